@@ -1,0 +1,74 @@
+"""The exceptions a user can cause, one for each exit code of the command line.
+
+A message is one sentence or two that say what is wrong, where, and how to mend it. ``kind`` is a short, stable
+reason code for programs; ``where`` names the file, the site or the slot.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "InfeasibleBudgetError",
+    "InterruptedRunError",
+    "NarfxError",
+    "NothingToRefineError",
+    "ParityError",
+    "RunError",
+    "UsageError",
+]
+
+
+class NarfxError(Exception):
+    """Base of every error that narfx raises on purpose; exit code 1 if nothing more exact fits."""
+
+    exit_code = 1
+    default_kind = "internal"
+
+    def __init__(self, message: str, *, where: str | None = None, kind: str | None = None) -> None:
+        super().__init__(message)
+        self.where = where
+        self.kind = kind or self.default_kind
+
+
+class UsageError(NarfxError):
+    """A wrong argument, file or configuration (exit code 2)."""
+
+    exit_code = 2
+    default_kind = "usage"
+
+
+class NothingToRefineError(NarfxError):
+    """No site of the model can be refined, or a trace is partial where a whole one was asked for (exit code 3)."""
+
+    exit_code = 3
+    default_kind = "nothing_to_refine"
+
+
+class InfeasibleBudgetError(NarfxError):
+    """No legal vector meets the budget (exit code 4)."""
+
+    exit_code = 4
+    default_kind = "infeasible_budget"
+
+
+class ParityError(NarfxError):
+    """An exported network does not compute what its source computes (exit code 5)."""
+
+    exit_code = 5
+    default_kind = "parity"
+
+
+class RunError(NarfxError):
+    """A run could not go on; its last good state is kept (exit code 7)."""
+
+    exit_code = 7
+    default_kind = "run_failed"
+
+
+class InterruptedRunError(NarfxError):
+    """A run was interrupted: exit code 75 where a checkpoint resumes it, 130 where there is none."""
+
+    default_kind = "interrupted"
+
+    def __init__(self, message: str, *, resumable: bool, where: str | None = None) -> None:
+        super().__init__(message, where=where)
+        self.exit_code = 75 if resumable else 130

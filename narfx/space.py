@@ -1,0 +1,273 @@
+"""Sites, slots and the search space, as plain records: nothing here imports torch.
+
+A cost is a mapping from metric to number. ``params`` counts parameters, ``macs`` multiply-accumulates of one sample;
+further metrics (a latency in milliseconds) need no change here, because every metric is additive over slots.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from narfx.budget import Budget
+from narfx.errors import InfeasibleBudgetError, UsageError
+
+__all__ = ["Cost", "SearchSpace", "Site", "Slot", "Vector"]
+
+Vector = tuple[int, ...]
+Cost = Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Site:
+    """One call of a convolution in the traced graph.
+
+    ``target`` is the module path, ``occurrence`` counts the calls of that module in graph order. Shapes are those of
+    one sample, ``(channels, height, width)``.
+    """
+
+    target: str
+    occurrence: int
+    kind: str
+    in_channels: int
+    out_channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    bias: bool
+    padding_mode: str
+    input_shape: tuple[int, int, int]
+    output_shape: tuple[int, int, int]
+    where: str = ""
+
+    @property
+    def name(self) -> str:
+        """The module path, with ``@n`` behind it for the calls after the first."""
+        return self.target if self.occurrence == 0 else f"{self.target}@{self.occurrence}"
+
+    def signature(self) -> str:
+        """The geometry in one line, the same for every trace of one model."""
+        pair = "{0[0]}x{0[1]}".format
+        return (
+            f"{self.name} {self.kind} {self.in_channels}->{self.out_channels} kernel {pair(self.kernel)} "
+            f"stride {pair(self.stride)} padding {pair(self.padding)} dilation {pair(self.dilation)} "
+            f"groups {self.groups} bias {self.bias} mode {self.padding_mode} "
+            f"shape {'x'.join(map(str, self.input_shape))}->{'x'.join(map(str, self.output_shape))}"
+        )
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A set of sites that share one choice.
+
+    ``legal`` holds the operator indices that may stand here (0, the base, always among them), ``refused`` the reason
+    for each of the others, and ``costs`` the absolute cost of the slot's sites for each metric by operator index
+    (meaningless where the operator is not legal).
+    """
+
+    name: str
+    sites: tuple[Site, ...]
+    legal: tuple[int, ...]
+    refused: Mapping[int, str]
+    costs: Mapping[str, tuple[float, ...]]
+
+
+@dataclass(frozen=True)
+class SearchSpace:
+    """The slots with their legal operators and costs: everything that a strategy sees.
+
+    ``fixed`` is the cost of all that no slot can change, so that ``cost`` is the cost of the whole network.
+    """
+
+    operators: tuple[str, ...]
+    slots: tuple[Slot, ...]
+    fixed: Cost = field(default_factory=dict)
+    budget: Budget = field(default_factory=Budget)
+
+    @classmethod
+    def uniform(cls, slots: int, operators: int) -> SearchSpace:
+        """A space without a model: every operator legal at every slot, costs 1 for the base down to 0."""
+        names = ("base", *(f"op{index}" for index in range(1, operators)))
+        step = 1.0 / max(operators - 1, 1)
+        costs = {"macs": tuple(1.0 - step * index for index in range(operators))}
+        return cls(names, tuple(Slot(f"slot{i}", (), tuple(range(operators)), {}, costs) for i in range(slots)))
+
+    def __len__(self) -> int:
+        return len(self.slots)
+
+    @property
+    def sites(self) -> tuple[Site, ...]:
+        """All sites, slot by slot."""
+        return tuple(site for slot in self.slots for site in slot.sites)
+
+    @property
+    def base(self) -> Vector:
+        """The vector of the base network: all zeros."""
+        return (0,) * len(self.slots)
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """The names of the costs that are known at every slot."""
+        return tuple(self.slots[0].costs) if self.slots else tuple(self.fixed)
+
+    @property
+    def size(self) -> int:
+        """The number of legal vectors, the budget left aside."""
+        count = 1
+        for slot in self.slots:
+            count *= len(slot.legal)
+        return count
+
+    def validate(self, vector: Sequence[object]) -> Vector:
+        """Return ``vector`` as a tuple of legal indices.
+
+        Raises:
+            UsageError: It has the wrong length, an entry that is no integer, an index out of range or an operator
+                that its slot refuses; the message names the slot and the reason.
+        """
+        if len(vector) != len(self.slots):
+            raise UsageError(
+                f"the vector has {len(vector)} entries, but the model has {len(self.slots)} slots", kind="vector_length"
+            )
+        checked = []
+        for index, (entry, slot) in enumerate(zip(vector, self.slots, strict=True)):
+            where = f"slot {index} ({slot.name})"
+            if isinstance(entry, bool) or not isinstance(entry, int):
+                raise UsageError(f"entry {entry!r} at {where} is not an integer", where=where, kind="vector_entry")
+            if not 0 <= entry < len(self.operators):
+                raise UsageError(
+                    f"operator index {entry} at {where} is out of range: there are {len(self.operators)} operators, "
+                    f"{', '.join(f'{i} {name}' for i, name in enumerate(self.operators))}",
+                    where=where,
+                    kind="vector_index",
+                )
+            if entry not in slot.legal:
+                reason = slot.refused.get(entry, "this stage of the search left it out")
+                raise UsageError(
+                    f"operator {entry} ({self.operators[entry]}) is not legal at {where}: {reason}",
+                    where=where,
+                    kind="vector_illegal",
+                )
+            checked.append(entry)
+        return tuple(checked)
+
+    def cost(self, vector: Sequence[int]) -> dict[str, float]:
+        """The cost of the whole network with ``vector``; the entries are not checked."""
+        return {
+            metric: self.fixed.get(metric, 0)
+            + sum(slot.costs[metric][entry] for slot, entry in zip(self.slots, vector, strict=True))
+            for metric in self.metrics
+        }
+
+    def least(self, metric: str) -> float:
+        """The lowest cost of any legal vector in one metric."""
+        return self.fixed.get(metric, 0) + sum(min(s.costs[metric][k] for k in s.legal) for s in self.slots)
+
+    def most(self, metric: str) -> float:
+        """The highest cost of any legal vector in one metric."""
+        return self.fixed.get(metric, 0) + sum(max(s.costs[metric][k] for k in s.legal) for s in self.slots)
+
+    def feasible(self, vector: Sequence[int]) -> bool:
+        """Whether the whole network with ``vector`` meets the budget."""
+        return self.budget.met_by(self.cost(vector))
+
+    def allowed(self, prefix: Sequence[int]) -> tuple[int, ...]:
+        """The operators for the slot behind ``prefix`` from which each constraint, taken alone, can still be met."""
+        here, rest = self.slots[len(prefix)], self.slots[len(prefix) + 1 :]
+        allowed = here.legal
+        for metric, bound in self.budget.bounds.items():
+            spent = self.fixed.get(metric, 0) + sum(
+                slot.costs[metric][entry] for slot, entry in zip(self.slots, prefix, strict=False)
+            )
+            room = bound - spent - sum(min(slot.costs[metric][k] for k in slot.legal) for slot in rest)
+            allowed = tuple(k for k in allowed if here.costs[metric][k] <= room)
+        return allowed
+
+    def restrict(self, choices: Mapping[int, Iterable[str | int]]) -> SearchSpace:
+        """A narrower space: at each slot named, only these operators (names or indices) remain legal.
+
+        Raises:
+            UsageError: A slot or operator does not exist, or nothing legal would remain at a slot.
+        """
+        slots = list(self.slots)
+        for index, kept in choices.items():
+            if not 0 <= index < len(slots):
+                raise UsageError(f"there is no slot {index}: the space has {len(slots)} slots", kind="unknown_slot")
+            wanted = {self.index(entry) for entry in kept}
+            legal = tuple(k for k in slots[index].legal if k in wanted)
+            if not legal:
+                raise UsageError(f"nothing legal would remain at slot {index} ({slots[index].name})", kind="empty_slot")
+            slots[index] = replace(slots[index], legal=legal)
+        return replace(self, slots=tuple(slots))
+
+    def index(self, operator: str | int) -> int:
+        """The index of an operator given by name or index; ``UsageError`` if there is none."""
+        if isinstance(operator, int) and 0 <= operator < len(self.operators):
+            return operator
+        if operator in self.operators:
+            return self.operators.index(str(operator))
+        raise UsageError(
+            f"unknown operator {operator!r}: this space has {', '.join(self.operators)}", kind="unknown_operator"
+        )
+
+    def within(self, budget: Budget) -> SearchSpace:
+        """The same space under a budget.
+
+        Raises:
+            InfeasibleBudgetError: No legal vector meets it; the message gives the lowest cost there is.
+            UsageError: The budget bounds a metric that the space does not know.
+        """
+        for metric, bound in budget.bounds.items():
+            if metric not in self.metrics:
+                raise UsageError(
+                    f"the budget bounds {metric!r}, but the costs known here are {', '.join(self.metrics)}",
+                    kind="unknown_metric",
+                )
+            if self.least(metric) > bound:
+                raise InfeasibleBudgetError(
+                    f"no architecture meets {metric}<={bound:,.0f}: the cheapest has {self.least(metric):,.0f} "
+                    f"({self.least(metric) / self.cost(self.base)[metric]:.3f} of the base); raise the budget",
+                    where=metric,
+                )
+        space = replace(self, budget=budget)
+        if len(budget.bounds) > 1 and not _jointly_feasible(space):
+            raise InfeasibleBudgetError(f"each bound of {budget} can be met alone, but no architecture meets all")
+        return space
+
+    def lines(self) -> list[str]:
+        """One line a site: what the fingerprint is made of, and what a difference is shown in."""
+        return [
+            f"slot {index} {site.signature()} operators {','.join(self.operators[k] for k in slot.legal)}"
+            for index, slot in enumerate(self.slots)
+            for site in slot.sites
+        ]
+
+    def fingerprint(self) -> str:
+        """A hash of the site records; code, weights and versions do not enter."""
+        return hashlib.sha256("\n".join(self.lines()).encode()).hexdigest()[:16]
+
+
+def _jointly_feasible(space: SearchSpace) -> bool:
+    """Whether one vector meets all bounds at once: a multiple-choice knapsack, left to an integer program."""
+    import numpy as np
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    columns = [(index, k) for index, slot in enumerate(space.slots) for k in slot.legal]
+    one_each = np.array([[float(slot == index) for slot, _ in columns] for index in range(len(space))])
+    costs = np.array([[space.slots[s].costs[m][k] for s, k in columns] for m in space.budget.bounds], dtype=float)
+    room = np.array([bound - space.fixed.get(m, 0) for m, bound in space.budget.bounds.items()], dtype=float)
+    scale = np.maximum(np.abs(costs).max(axis=1), 1.0)
+    found = milp(
+        c=np.zeros(len(columns)),
+        integrality=np.ones(len(columns)),
+        bounds=Bounds(0, 1),
+        constraints=[
+            LinearConstraint(one_each, 1, 1),
+            LinearConstraint(costs / scale[:, None], -np.inf, room / scale),
+        ],
+        options={"disp": False},
+    )
+    return bool(found.success)
