@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from narfx.budget import Budget
 from narfx.errors import InfeasibleBudgetError, UsageError
 
-__all__ = ["Cost", "SearchSpace", "Site", "Slot", "Vector"]
+__all__ = ["Cost", "SearchSpace", "Site", "Skipped", "Slot", "Vector"]
 
 Vector = tuple[int, ...]
 Cost = Mapping[str, float]
@@ -57,6 +57,16 @@ class Site:
             f"groups {self.groups} bias {self.bias} mode {self.padding_mode} "
             f"shape {'x'.join(map(str, self.input_shape))}->{'x'.join(map(str, self.output_shape))}"
         )
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A call or module that is not refined: a stable reason code, the reason in words, and the source line."""
+
+    name: str
+    code: str
+    reason: str
+    where: str
 
 
 @dataclass(frozen=True)

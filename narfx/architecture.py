@@ -1,0 +1,98 @@
+"""``arch.json``: a base model, an operator vector, and what is known of them. Nothing here imports torch."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+
+from narfx.errors import UsageError
+from narfx.files import read_json, write_json
+from narfx.space import SearchSpace, Vector
+
+__all__ = ["DEFAULT_OPERATORS", "Architecture", "Preprocessing"]
+
+DEFAULT_OPERATORS = ("base", "dwsep3x3", "maxpool3x3", "avgpool3x3")
+_VERSION = 1
+
+
+class Preprocessing(BaseModel):
+    """How an image becomes the network's input: ``(x / 255 - mean) / std`` for each channel."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+class Architecture(BaseModel):
+    """A base model and an operator vector; by hand it needs only ``model`` and ``vector``.
+
+    ``input`` is one sample's shape, channels first; absent means what the model's origin states, else (3, 224, 224).
+    ``sites`` are the lines that ``fingerprint`` was made of, kept so that a difference can be shown.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = _VERSION
+    model: str
+    vector: tuple[StrictInt, ...]
+    granularity: Literal["conv", "block"] = "conv"
+    operators: tuple[str, ...] = DEFAULT_OPERATORS
+    input: tuple[StrictInt, StrictInt, StrictInt] | None = None
+    max_candidate_params: float = Field(default=1.0, gt=0)
+    include_first: bool = False
+    weights: str | None = None
+    fingerprint: str | None = None
+    sites: tuple[str, ...] = ()
+    metrics: dict[str, Any] = Field(default_factory=dict)
+    preprocessing: Preprocessing | None = None
+    seed: StrictInt | None = None
+
+    @classmethod
+    def load(cls, path: Path | str) -> Architecture:
+        """Read and validate an ``arch.json``.
+
+        Raises:
+            UsageError: No such file, not JSON, or a value that the schema refuses; the message names the key.
+        """
+        path = Path(path)
+        value = read_json(path)
+        try:
+            return cls.model_validate(value)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "the whole"
+            raise UsageError(
+                f"{path}: {key}: {first['msg']}" + (f" (found {first['input']!r:.60})" if first["loc"] else ""),
+                where=str(path),
+                kind="malformed_architecture",
+            ) from error
+
+    def save(self, path: Path | str) -> None:
+        """Write ``arch.json`` whole or not at all; it holds no time, host or absolute path of narfx's own making."""
+        write_json(Path(path), self.model_dump(mode="json", exclude_none=True))
+
+    def check(self, space: SearchSpace) -> Vector:
+        """The vector, proven legal in ``space`` and meant for it.
+
+        Raises:
+            UsageError: The vector is not legal, or the fingerprint is another model's; then the message shows the
+                first differences between the site records.
+        """
+        if self.fingerprint is not None and self.fingerprint != space.fingerprint():
+            changes = [
+                line
+                for line in difflib.unified_diff(self.sites, space.lines(), "arch.json", "model", lineterm="", n=0)
+                if not line.startswith("@@")
+            ]
+            shown = "\n  ".join(changes[:12]) + (f"\n  ... {len(changes) - 12} more" if len(changes) > 12 else "")
+            raise UsageError(
+                f"this architecture was made for another model (fingerprint {self.fingerprint}, the model has "
+                f"{space.fingerprint()})" + (f":\n  {shown}" if changes else ""),
+                where="fingerprint",
+                kind="fingerprint",
+            )
+        return space.validate(self.vector)

@@ -1,0 +1,68 @@
+"""BatchNorm statistics that belong to the sub-network that is evaluated.
+
+Weights that many sub-networks share see many distributions, so running averages kept over a search belong to none of
+them. A quick reward uses the statistics of its own batch (as in TDeVries' ENAS and in LANA); a proper evaluation
+recalibrates: it averages the statistics over training images, and the result is what the lowered network ships with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+__all__ = ["batch_statistics", "recalibrate"]
+
+_Norm = nn.modules.batchnorm._BatchNorm
+
+
+def _norms(module: nn.Module) -> list[_Norm]:
+    return [part for part in module.modules() if isinstance(part, _Norm)]
+
+
+@contextmanager
+def batch_statistics(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode in which every BatchNorm uses its batch's statistics and none keeps them."""
+    modes = {part: part.training for part in module.modules()}
+    tracking = {norm: norm.track_running_stats for norm in _norms(module)}
+    module.eval()
+    try:
+        for norm in tracking:
+            # In training mode without tracking torch neither reads nor writes the running averages.
+            norm.training, norm.track_running_stats = True, False
+        yield
+    finally:
+        for norm, tracked in tracking.items():
+            norm.track_running_stats = tracked
+        for part, mode in modes.items():
+            part.training = mode
+
+
+def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
+    """Replace the running statistics by the plain average over ``batches``, each (N, C, H, W), normalised.
+
+    Only norms that the forward pass reaches are touched: those of operators that are not selected keep theirs. Modes
+    are restored; everything but BatchNorm runs in eval mode.
+    """
+    modes = {part: part.training for part in module.modules()}
+    norms = [norm for norm in _norms(module) if norm.track_running_stats]
+    momenta = {norm: norm.momentum for norm in norms}
+    kept = {norm: [buffer.clone() for buffer in norm.buffers(recurse=False)] for norm in norms}
+    module.eval()
+    try:
+        for norm in norms:
+            norm.reset_running_stats()
+            norm.training, norm.momentum = True, None  # no momentum: a cumulative average
+        with torch.no_grad():
+            for batch in batches:
+                module(batch)
+    finally:
+        for norm in norms:
+            norm.momentum = momenta[norm]
+            if norm.num_batches_tracked is not None and not norm.num_batches_tracked.item():
+                for buffer, old in zip(norm.buffers(recurse=False), kept[norm], strict=True):
+                    buffer.copy_(old)
+        for part, mode in modes.items():
+            part.training = mode

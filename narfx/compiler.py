@@ -1,0 +1,286 @@
+"""The passes in their order: trace, search space, supernet, lowered network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx, nn
+
+from narfx.architecture import DEFAULT_OPERATORS, Architecture
+from narfx.cost import GraphCost, shapes_and_cost
+from narfx.errors import NothingToRefineError, UsageError
+from narfx.operators import get_operator
+from narfx.passes.find_blocks import find_blocks
+from narfx.passes.find_sites import find_sites
+from narfx.passes.lower import Lower
+from narfx.space import SearchSpace, Site, Skipped, Slot
+from narfx.supernet import Supernet
+from narfx.tracing import note_training_difference, trace_graph
+
+__all__ = ["Traced", "lower", "trace"]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What ``trace`` found: the graph, the space of what may be refined, and what was left out and why."""
+
+    graph_module: fx.GraphModule
+    space: SearchSpace
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
+    input: tuple[int, int, int]
+    granularity: str
+    cost: dict[str, int]
+    max_candidate_params: float
+    include_first: bool
+    model: str | None = field(default=None)
+
+    def architecture(self, vector: Sequence[int], **known: Any) -> Architecture:
+        """An :class:`Architecture` of this model with ``vector``; ``known`` fills its other fields.
+
+        Raises:
+            UsageError: The vector is not legal, or the model was not given by a reference.
+        """
+        checked = self.space.validate(vector)
+        if self.model is None:
+            raise UsageError(
+                "an architecture names its model: trace it with model='file.py' or another reference",
+                kind="no_reference",
+            )
+        return Architecture(
+            model=self.model,
+            vector=checked,
+            granularity="block" if self.granularity == "block" else "conv",
+            operators=self.space.operators,
+            input=self.input,
+            max_candidate_params=self.max_candidate_params,
+            include_first=self.include_first,
+            fingerprint=self.space.fingerprint(),
+            sites=tuple(self.space.lines()),
+            **known,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The report of ``narfx trace``: plain values, costs in parameters and MACs of one sample."""
+        slot_of = {site.name: index for index, slot in enumerate(self.space.slots) for site in slot.sites}
+        sites = []
+        for site in self.space.sites:
+            slot = self.space.slots[slot_of[site.name]]
+            own = _site_cost(site, "base")
+            sites.append(
+                {
+                    "name": site.name,
+                    "slot": slot_of[site.name],
+                    "kind": site.kind,
+                    "in_channels": site.in_channels,
+                    "out_channels": site.out_channels,
+                    "kernel": list(site.kernel),
+                    "stride": list(site.stride),
+                    "groups": site.groups,
+                    "input_shape": list(site.input_shape),
+                    "output_shape": list(site.output_shape),
+                    "params": own["params"],
+                    "macs": own["macs"],
+                    "candidates": [self.space.operators[k] for k in slot.legal],
+                    "where": site.where,
+                }
+            )
+        metrics = self.space.metrics
+        return {
+            "model": self.model,
+            "input": list(self.input),
+            "granularity": self.granularity,
+            **self.cost,
+            "operators": list(self.space.operators),
+            "slots": len(self.space),
+            "sites": sites,
+            "skipped": [{"name": s.name, "code": s.code, "reason": s.reason, "where": s.where} for s in self.skipped],
+            "cost": {
+                "min": {metric: self.space.least(metric) for metric in metrics},
+                "base": self.space.cost(self.space.base),
+                "max": {metric: self.space.most(metric) for metric in metrics},
+            },
+            "fingerprint": self.space.fingerprint(),
+            "notes": list(self.notes),
+        }
+
+
+def trace(
+    model: nn.Module,
+    input: tuple[int, int, int] = (3, 224, 224),
+    granularity: str = "conv",
+    *,
+    operators: Sequence[str] = DEFAULT_OPERATORS,
+    max_candidate_params: float = 1.0,
+    include_first: bool = False,
+    reference: str | None = None,
+) -> Traced:
+    """Trace ``model`` and find what may be refined. The model is copied, never changed.
+
+    Args:
+        model: Any module that maps one tensor (N, C, H, W) to its outputs.
+        input: One sample's shape: channels, height, width.
+        granularity: ``"conv"`` for one slot a convolution, ``"block"`` for one slot a residual block.
+        operators: The list that a vector's entries index; the first is ``base``.
+        max_candidate_params: An operator with more parameters than this times the site's own call is not offered.
+        include_first: Whether the network's first convolution may be refined.
+        reference: How the model is named in an ``arch.json``.
+
+    Raises:
+        UsageError: The model cannot be traced, does not accept the input, or an option is wrong.
+        NothingToRefineError: The trace holds no site with a choice; the message says why for the first few.
+    """
+    _check_options(input, granularity, operators)
+    traced = trace_graph(model)
+    note_training_difference(model, traced)
+    cost = shapes_and_cost(traced.graph_module, input)
+    found, skipped = find_sites(traced.graph_module, cost.shapes, include_first=include_first)
+    skipped = [*traced.opaque, *skipped]
+    groups = _group(traced.graph_module, found, granularity, traced.notes)
+    slots = []
+    for name, sites in groups:
+        slot = _slot(name, sites, operators, max_candidate_params)
+        if len(slot.legal) > 1:
+            slots.append(slot)
+            continue
+        reasons = "; ".join(f"{operators[k]}: {why}" for k, why in slot.refused.items()) or "there is no other operator"
+        skipped += [
+            Skipped(site.name, "no_candidate", f"no operator may stand here ({reasons})", site.where) for site in sites
+        ]
+    if not slots:
+        shown = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:4]) or "it holds no convolution"
+        raise NothingToRefineError(
+            f"nothing to refine in {type(model).__name__}: {shown}" + ("; ..." if len(skipped) > 4 else ""),
+            where=reference,
+        )
+    space = SearchSpace(tuple(operators), tuple(slots), _fixed(cost, slots))
+    return Traced(
+        graph_module=traced.graph_module,
+        space=space,
+        skipped=tuple(skipped),
+        notes=tuple(traced.notes),
+        input=input,
+        granularity=granularity,
+        cost={"params": cost.params, "macs": cost.macs},
+        max_candidate_params=max_candidate_params,
+        include_first=include_first,
+        model=reference,
+    )
+
+
+def lower(net: Supernet, vector: Sequence[int]) -> fx.GraphModule:
+    """The network that ``vector`` describes, as an ordinary GraphModule with the supernet's present weights.
+
+    It holds no class of narfx, keeps the state-dict keys of what is untouched, and shares no storage with ``net``,
+    whose own vector stays as it is.
+
+    Raises:
+        UsageError: The vector is not legal.
+    """
+    before = net.vector
+    net.set_vector(vector)
+    try:
+        lowered: fx.GraphModule = Lower()(net.graph_module).graph_module
+        return lowered
+    finally:
+        net.set_vector(before)
+
+
+def _check_options(input: Sequence[int], granularity: str, operators: Sequence[str]) -> None:
+    if len(input) != 3 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in input):
+        raise UsageError(
+            f"the input is channels, height and width, three positive integers, not {json.dumps(input)}",
+            where="--input",
+            kind="input_shape",
+        )
+    if granularity not in ("conv", "block"):
+        raise UsageError(
+            f"granularity is conv or block, not {granularity!r}", where="--granularity", kind="granularity"
+        )
+    if not operators or operators[0] != "base" or len(set(operators)) != len(operators):
+        raise UsageError(
+            "the list of operators starts with base and names each operator once, not " + ", ".join(operators),
+            where="operators",
+            kind="operators",
+        )
+    for name in operators[1:]:
+        get_operator(name)
+
+
+def _site_cost(site: Site, operator: str) -> dict[str, float]:
+    if operator != "base":
+        return get_operator(operator).cost(site)
+    _, height, width = site.output_shape
+    weights = site.kernel[0] * site.kernel[1] * (site.in_channels // site.groups) * site.out_channels
+    return {"params": weights + (site.out_channels if site.bias else 0), "macs": weights * height * width}
+
+
+def _group(
+    graph_module: fx.GraphModule, sites: Sequence[Site], granularity: str, notes: list[str]
+) -> list[tuple[str, list[Site]]]:
+    """Sites that share one choice, in graph order: the calls of one module, or all calls in one residual block."""
+    by_target: dict[str, list[Site]] = {}
+    for site in sites:
+        by_target.setdefault(site.target, []).append(site)
+    if granularity == "conv":
+        return list(by_target.items())
+    block_of: dict[fx.Node, int] = {}
+    blocks = find_blocks(graph_module)
+    for index, block in enumerate(blocks):
+        for node in block.nodes:
+            block_of.setdefault(node, index)
+    if not blocks:
+        notes.append("no residual add was found, so every site is a slot of its own")
+    homes: dict[str, set[int | None]] = {target: set() for target in by_target}
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module" and str(node.target) in homes:
+            homes[str(node.target)].add(block_of.get(node))
+    groups: dict[int | str, list[Site]] = {}
+    for target, members in by_target.items():
+        home = next(iter(homes[target])) if len(homes[target]) == 1 else None
+        groups.setdefault(target if home is None else home, []).extend(members)
+    return [(_common_name(members), members) for members in groups.values()]
+
+
+def _common_name(sites: Sequence[Site]) -> str:
+    """The deepest module path that all sites share, else the first site's own."""
+    first, *others = [site.target.split(".") for site in sites]
+    depth = 0
+    while depth < len(first) and all(other[depth : depth + 1] == first[depth : depth + 1] for other in others):
+        depth += 1
+    return ".".join(first[:depth]) or sites[0].target
+
+
+def _slot(name: str, sites: Sequence[Site], operators: Sequence[str], max_candidate_params: float) -> Slot:
+    """A slot offers what all its sites allow; a module called several times has its parameters once."""
+    refused: dict[int, str] = {}
+    costs: dict[str, list[float]] = {"params": [], "macs": []}
+    for index, operator in enumerate(operators):
+        total = {"params": 0.0, "macs": 0.0}
+        for site in sites:
+            own, base = _site_cost(site, operator), _site_cost(site, "base")
+            reason = None if index == 0 else get_operator(operator).refuse(site)
+            if reason is None and own["params"] > max_candidate_params * base["params"]:
+                reason = (
+                    f"it has {own['params']:,.0f} parameters, more than {max_candidate_params:g} times the "
+                    f"site's own {base['params']:,.0f}"
+                )
+            if reason is not None:
+                refused.setdefault(index, reason if len(sites) == 1 else f"{site.name}: {reason}")
+            total["params"] += own["params"] if site.occurrence == 0 else 0
+            total["macs"] += own["macs"]
+        for metric, value in total.items():
+            costs[metric].append(int(value))
+    legal = tuple(index for index in range(len(operators)) if index not in refused)
+    return Slot(name, tuple(sites), legal, refused, {metric: tuple(values) for metric, values in costs.items()})
+
+
+def _fixed(cost: GraphCost, slots: Sequence[Slot]) -> dict[str, float]:
+    """The cost of everything outside the slots."""
+    return {
+        "params": cost.params - sum(slot.costs["params"][0] for slot in slots),
+        "macs": cost.macs - sum(slot.costs["macs"][0] for slot in slots),
+    }

@@ -1,0 +1,123 @@
+"""Files written whole or not at all, and JSON read with one clear sentence where it is wrong."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from narfx.errors import RunError, UsageError
+
+__all__ = ["output_folder", "read_json", "to_json", "write_bytes", "write_json", "write_text"]
+
+
+@contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """A full disk ends a run (exit 7); a place where one may not write is a wrong argument (exit 2)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise RunError(
+                f"cannot write {path}: {error.strerror}; free some space and repeat the command",
+                where=str(path),
+                kind="disk_full",
+            ) from error
+        raise UsageError(f"cannot write {path}: {error.strerror}", where=str(path), kind="not_writable") from error
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write ``content`` to ``path`` by an atomic rename: a reader, or a crash, sees the old file or the new one."""
+    with _disk_errors(path):
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(content)
+                stream.flush()
+                os.fsync(stream.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        except BaseException:
+            with suppress(OSError):
+                Path(name).unlink()
+            raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write text whole or not at all."""
+    write_bytes(path, text.encode())
+
+
+def to_json(value: Any) -> str:
+    """Valid JSON: a number that is not finite is refused rather than written as NaN."""
+    return json.dumps(value, indent=2, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write a JSON file whole or not at all."""
+    write_text(path, to_json(value))
+
+
+def read_json(path: Path) -> Any:
+    """The value in a JSON file.
+
+    Raises:
+        UsageError: There is no such file, it cannot be read, or it is not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UsageError(f"there is no file {path}", where=str(path), kind="missing_file") from error
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", where=str(path), kind="unreadable_file") from error
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"{path} is not valid JSON: {error}", where=str(path), kind="malformed_json") from error
+
+
+@contextmanager
+def output_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A fresh folder beside ``path`` that takes its place when the block ends well, and vanishes when it does not.
+
+    Raises:
+        UsageError: ``path`` is a file, or a folder that is not empty and may not be replaced, or cannot be made.
+    """
+    check_output(path, overwrite=overwrite)
+    with _disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        work.chmod(0o755)
+    try:
+        with _disk_errors(path):
+            yield work
+            replace_folder(work, path)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def check_output(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output folder that exists and is not empty, before any work is done."""
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} exists and is not a folder", where=str(path), kind="output_exists")
+    if path.is_dir() and any(path.iterdir()) and not overwrite:
+        raise UsageError(
+            f"the folder {path} exists and is not empty: choose another or add --overwrite, which replaces it whole",
+            where=str(path),
+            kind="output_exists",
+        )
+
+
+def replace_folder(work: Path, path: Path) -> None:
+    """Put the folder ``work`` where ``path`` is; what stood there is removed only after the new one stands."""
+    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+    try:
+        if path.exists():
+            path.rename(old / "old")
+        work.rename(path)
+    finally:
+        shutil.rmtree(old, ignore_errors=True)

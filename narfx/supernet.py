@@ -1,0 +1,77 @@
+"""The supernet: the traced network with a dispatch node at every site, set to one operator vector at a time."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from narfx.dispatch import Dispatch
+from narfx.passes.insert_dispatch import InsertDispatch
+from narfx.space import SearchSpace, Vector
+
+if TYPE_CHECKING:
+    from narfx.compiler import Traced
+
+__all__ = ["Supernet"]
+
+
+class Supernet(nn.Module):
+    """Shared weights for every architecture of a space.
+
+    ``base`` at each site is the user's own convolution with its weights; the other operators start from it. The
+    model that was traced is not touched. Set to the base vector, which is how it starts, the supernet computes bit
+    for bit what the base computes.
+
+    Args:
+        traced: What ``narfx.trace`` gives.
+        separate_norms: Whether each operator has a BatchNorm of its own behind it, where the site has one.
+    """
+
+    def __init__(self, traced: Traced, *, separate_norms: bool = False) -> None:
+        super().__init__()
+        self.space: SearchSpace = traced.space
+        self.separate_norms = separate_norms
+        insert = InsertDispatch(self.space.slots, self.space.operators, separate_norms=separate_norms)
+        self.graph_module = insert(copy.deepcopy(traced.graph_module)).graph_module
+        self._slots: list[list[Dispatch]] = [[] for _ in self.space.slots]
+        for module in self.graph_module.modules():
+            if isinstance(module, Dispatch):
+                self._slots[module.slot].append(module)
+        self._vector = self.space.base
+
+    @property
+    def vector(self) -> Vector:
+        """The operator vector that a forward pass computes."""
+        return self._vector
+
+    def set_vector(self, vector: Sequence[int]) -> None:
+        """Select one operator at each slot.
+
+        Raises:
+            UsageError: The vector is not legal; the message names the slot and the reason.
+        """
+        checked = self.space.validate(vector)
+        for dispatches, entry in zip(self._slots, checked, strict=True):
+            for dispatch in dispatches:
+                dispatch.select(self.space.operators[entry])
+        self._vector = checked
+
+    def active_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of the sub-network that is set; those of the other operators are left out."""
+        idle = {
+            id(parameter)
+            for dispatches in self._slots
+            for dispatch in dispatches
+            for name, candidate in dispatch.candidates.items()
+            if name not in dispatch.selected
+            for parameter in candidate.parameters()
+        }
+        return (parameter for parameter in self.parameters() if id(parameter) not in idle)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Compute the sub-network that is set; the shapes are the base model's."""
+        output: Tensor = self.graph_module(x)
+        return output

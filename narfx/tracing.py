@@ -1,0 +1,199 @@
+"""From an ``nn.Module`` to a graph: ``torch.fx`` with declared leaves, and leaves where a trace fails.
+
+Convolutions stay modules, whatever class they are of. A module whose ``forward`` asks ``self.training`` and holds no
+convolution stays a leaf too, because a trace would bake the answer in. Where a submodule cannot be traced, its class
+becomes a leaf and the trace starts again: a failed trace leaves torch's tracer in no state to go on from.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from narfx.dispatch import Dispatch
+from narfx.errors import UsageError
+from narfx.space import Skipped
+
+__all__ = ["GraphTrace", "trace_graph"]
+
+_MAX_LEAVES = 50
+
+
+@dataclass
+class GraphTrace:
+    """A graph that shares no parameter with the model it came from, and what it leaves opaque or bakes in."""
+
+    graph_module: fx.GraphModule
+    opaque: list[Skipped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+
+class _Tracer(fx.Tracer):
+    """fx's tracer with our leaves; it remembers the innermost module in whose forward a trace failed."""
+
+    record_stack_traces = True
+
+    def __init__(self, leaf_classes: frozenset[type]) -> None:
+        super().__init__()
+        self.leaf_classes = leaf_classes
+        self.failed: nn.Module | None = None
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether ``m`` stays one call."""
+        return (
+            isinstance(m, (nn.modules.conv._ConvNd, Dispatch))
+            or type(m) in self.leaf_classes
+            or _asks_training(m)
+            or super().is_leaf_module(m, module_qualified_name)
+        )
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Trace through ``m`` or record a call of it."""
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception:
+            self.failed = self.failed or m
+            raise
+
+
+def _asks_training(module: nn.Module) -> bool:
+    code = getattr(type(module).forward, "__code__", None)
+    asks = code is not None and "training" in code.co_names
+    return asks and not any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules())
+
+
+def trace_graph(model: nn.Module, *, training: bool = False) -> GraphTrace:
+    """Trace a copy of ``model``, in eval mode unless ``training``.
+
+    Raises:
+        UsageError: The model takes no or several tensors, carries hooks that a trace would lose, cannot be copied, or
+            cannot be traced; the message names the module and the line.
+    """
+    concrete = _bound_defaults(model)
+    if model._forward_hooks or model._forward_pre_hooks:
+        raise UsageError(
+            f"{type(model).__name__} carries forward hooks on the model itself, which a trace would lose: "
+            "remove them, or wrap the model in a module",
+            kind="root_hooks",
+        )
+    try:
+        model = copy.deepcopy(model)
+    except Exception as error:
+        raise UsageError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); "
+            "an old weight_norm or spectral_norm is the usual cause: remove it first",
+            kind="not_copyable",
+        ) from error
+    model.train(training)
+    names = {id(module): name for name, module in model.named_modules()}
+    leaves: dict[type, Skipped] = {}
+    while True:
+        tracer = _Tracer(frozenset(leaves))
+        try:
+            graph = tracer.trace(model, concrete)
+            break
+        except Exception as error:
+            failed, where = tracer.failed, _users_line(error)
+            if failed is None or type(failed) in leaves or _is_container(failed) or len(leaves) >= _MAX_LEAVES:
+                name = names.get(id(failed), "") if failed is not None else ""
+                raise UsageError(
+                    f"torch.fx cannot trace {name or 'the model'} ({type(failed or model).__name__}) at {where}: "
+                    f"{_first_line(error)}; keep data-dependent control flow in a submodule of its own",
+                    where=name or where,
+                    kind="untraceable",
+                ) from error
+            leaves[type(failed)] = Skipped(
+                names.get(id(failed), type(failed).__name__),
+                "untraceable",
+                f"{type(failed).__name__} cannot be traced and stays opaque: {_first_line(error)}",
+                where,
+            )
+    graph_module = fx.GraphModule(model, graph, type(model).__name__)
+    # The graph remembers the class of its tracer for unpickling; a user who unpickles it need not have narfx.
+    graph._tracer_cls = graph_module._tracer_cls = None
+    _keep_buffer_persistence(model, graph_module)
+    graph_module.train(training)
+    trace = GraphTrace(graph_module, list(leaves.values()))
+    dropped = sorted(set(model.state_dict()) - set(graph_module.state_dict()))
+    if dropped:
+        shown = ", ".join(dropped[:4]) + (", ..." if len(dropped) > 4 else "")
+        trace.notes.append(f"{len(dropped)} keys of the model are not used by the traced graph: {shown}")
+    return trace
+
+
+def note_training_difference(model: nn.Module, trace: GraphTrace) -> None:
+    """Trace in training mode as well, and note the first call that differs: there the trace has baked a mode in."""
+    try:
+        other = trace_graph(model, training=True).graph_module
+    except UsageError as error:
+        trace.notes.append(f"the model cannot be traced in training mode: {error}")
+        return
+    ours = [(node.op, str(node.target), str(node.args)) for node in trace.graph_module.graph.nodes]
+    theirs = [(node.op, str(node.target), str(node.args)) for node in other.graph.nodes]
+    if ours != theirs:
+        pairs = zip([*ours, ("end", "", "")], [*theirs, ("end", "", "")], strict=False)
+        eval_call, train_call = next((a, b) for a, b in pairs if a != b)
+        trace.notes.append(
+            "the model computes something else in training mode than in eval mode, and the trace holds eval mode: "
+            f"first at {eval_call[1] or eval_call[0]} (in training mode {train_call[1] or train_call[0]}); "
+            "make it a submodule whose forward asks self.training to keep both"
+        )
+
+
+def _bound_defaults(model: nn.Module) -> dict[str, Any] | None:
+    """The optional arguments of ``forward`` with their defaults; one required tensor is what narfx refines."""
+    parameters = list(inspect.signature(model.forward).parameters.values())
+    required = [
+        p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if len(required) != 1 and not (not required and any(p.kind is p.VAR_POSITIONAL for p in parameters)):
+        raise UsageError(
+            f"{type(model).__name__}.forward takes {len(required)} required inputs ({', '.join(required) or 'none'}); "
+            "narfx refines networks of one tensor: wrap the model in a module that fills in the others",
+            where=type(model).__name__,
+            kind="inputs",
+        )
+    optional = {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in required}
+    return optional or None
+
+
+def _is_container(module: nn.Module) -> bool:
+    """Making ``nn.Sequential`` a leaf would hide half of any network."""
+    return type(module).__module__.startswith("torch.nn.modules")
+
+
+def _keep_buffer_persistence(model: nn.Module, graph_module: fx.GraphModule) -> None:
+    """Fx makes every buffer that it copies persistent, which would add keys to the state dict."""
+    for name, module in model.named_modules():
+        for buffer in module._non_persistent_buffers_set:
+            try:
+                copied = graph_module.get_submodule(name)
+            except AttributeError:
+                continue
+            if buffer in copied._buffers:
+                copied._non_persistent_buffers_set.add(buffer)
+
+
+def _users_line(error: BaseException) -> str:
+    """``file:line`` of the last frame outside torch."""
+    torch_folder = str(Path(torch.__file__).parent)
+    own, frame = "an unknown line", error.__traceback__
+    while frame is not None:
+        file = frame.tb_frame.f_code.co_filename
+        if not file.startswith(torch_folder) and file != __file__ and not file.startswith("<"):
+            own = f"{file}:{frame.tb_lineno}"
+        frame = frame.tb_next
+    return own
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,15 @@
+"""Graph passes, one a file.
+
+An analysis is a function: a GraphModule in, records out. A rewrite is a :class:`~narfx.passes.base.Pass`: it takes
+its records and options in the constructor and has one call, a GraphModule in, torch's own ``PassResult`` out, so that
+it runs in ``torch.fx.passes.infra.pass_manager.PassManager``. A pass knows nothing of a search.
+"""
+
+from narfx.passes.base import Pass
+from narfx.passes.find_blocks import find_blocks
+from narfx.passes.find_sites import find_sites
+from narfx.passes.insert_dispatch import InsertDispatch
+from narfx.passes.lower import Lower
+from narfx.passes.verify import verify_lowered
+
+__all__ = ["InsertDispatch", "Lower", "Pass", "find_blocks", "find_sites", "verify_lowered"]

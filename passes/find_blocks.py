@@ -1,0 +1,72 @@
+"""Residual blocks, found from the graph alone: no name of a module is read.
+
+A residual add has two tensors of the network as operands. Its block is what lies between the add and the node where
+its branches part: the add's immediate dominator in the data-flow graph. It is a block only if it has a single exit,
+that is, nothing inside it is read from outside. Blocks may nest; callers take the innermost.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+
+import networkx as nx
+import torch
+from torch.fx import GraphModule, Node
+
+__all__ = ["Block", "find_blocks"]
+
+_ADD_FUNCTIONS = {operator.add, operator.iadd, torch.add}
+_ADD_METHODS = {"add", "add_"}
+
+
+@dataclass(frozen=True)
+class Block:
+    """A single-entry single-exit region: ``nodes`` holds the add, but not the ``entry``, where its branches part."""
+
+    entry: Node
+    add: Node
+    nodes: frozenset[Node]
+
+
+def find_blocks(graph_module: GraphModule) -> list[Block]:
+    """All residual blocks, the smaller ones first (so that a nested block stands before the one around it)."""
+    graph = graph_module.graph
+    flow = nx.DiGraph()
+    root = "root"
+    for node in graph.nodes:
+        flow.add_edges_from((source, node) for source in node.all_input_nodes)
+        if not node.all_input_nodes:
+            flow.add_edge(root, node)
+    dominator = nx.immediate_dominators(flow, root)
+    order = {node: index for index, node in enumerate(graph.nodes)}
+    blocks = []
+    for node in graph.nodes:
+        entry = dominator.get(node)
+        if _is_residual_add(node) and isinstance(entry, Node):
+            inside = _between(entry, node)
+            if _single_exit(inside, node):
+                blocks.append(Block(entry, node, frozenset(inside)))
+    return sorted(blocks, key=lambda block: (len(block.nodes), order[block.add]))
+
+
+def _is_residual_add(node: Node) -> bool:
+    adds = (node.op == "call_function" and node.target in _ADD_FUNCTIONS) or (
+        node.op == "call_method" and node.target in _ADD_METHODS
+    )
+    return adds and len(node.all_input_nodes) == 2
+
+
+def _between(entry: Node, exit_: Node) -> set[Node]:
+    """The nodes on the paths from ``entry`` (left out) to ``exit_`` (kept); every path back from it meets the entry."""
+    inside, waiting = {exit_}, [exit_]
+    while waiting:
+        for source in waiting.pop().all_input_nodes:
+            if source is not entry and source not in inside:
+                inside.add(source)
+                waiting.append(source)
+    return inside
+
+
+def _single_exit(inside: set[Node], exit_: Node) -> bool:
+    return all(user in inside for node in inside if node is not exit_ for user in node.users)

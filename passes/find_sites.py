@@ -1,0 +1,150 @@
+"""The convolutions of a traced graph: which may be refined, and why the others may not."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from narfx.space import Site, Skipped
+
+__all__ = ["call_targets", "find_sites", "source_line"]
+
+_FUNCTIONAL = {
+    torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d,
+    nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d, nn.functional.conv_transpose2d,
+}  # fmt: skip
+
+
+def find_sites(
+    graph_module: GraphModule,
+    shapes: Mapping[Node, tuple[int, ...]],
+    *,
+    kernels: Collection[int] = (3,),
+    include_first: bool = False,
+) -> tuple[list[Site], list[Skipped]]:
+    """Read the convolution calls in graph order.
+
+    Args:
+        graph_module: A trace in which every convolution module is a leaf.
+        shapes: The output shape of each node for a batch of samples, batch axis first.
+        kernels: The square kernel sizes that make a site.
+        include_first: Whether the network's first convolution may be a site.
+
+    Returns:
+        The sites (every call of a convolution that may be refined), and each other convolution with its reason.
+    """
+    modules = dict(graph_module.named_modules())
+    sites: list[Site] = []
+    skipped: dict[str, Skipped] = {}
+    calls: dict[str, int] = {}
+    first: str | None = None
+    for node in graph_module.graph.nodes:
+        if node.op == "call_function" and node.target in _FUNCTIONAL:
+            first = first or node.name
+            skipped[node.name] = Skipped(
+                node.name, "functional_call", "a functional call, not a module", source_line(node)
+            )
+            continue
+        module = modules.get(str(node.target)) if node.op == "call_module" else None
+        if not isinstance(module, nn.modules.conv._ConvNd):
+            continue
+        target = str(node.target)
+        first = first or target
+        occurrence = calls[target] = calls.get(target, -1) + 1
+        code, reason = _refusal(module, kernels, is_first=target == first and not include_first)
+        if code:
+            skipped.setdefault(target, Skipped(target, code, reason, source_line(node)))
+        else:
+            assert isinstance(module, nn.Conv2d)
+            sites.append(_site(node, module, target, occurrence, shapes))
+    _add_uncalled(graph_module, skipped, calls)
+    return sites, list(skipped.values())
+
+
+def _refusal(module: nn.Module, kernels: Collection[int], *, is_first: bool) -> tuple[str, str]:
+    """A reason code and a sentence, or two empty strings where the module makes a site."""
+    if type(module) is not nn.Conv2d:
+        known = type(module).__name__
+        if nn.utils.parametrize.is_parametrized(module):
+            return "parametrized", "its weight is parametrized"
+        if isinstance(module, nn.Conv2d):
+            return "subclass", f"a {known}, a subclass of Conv2d that may compute something else"
+        return "not_conv2d", f"a {known}, not a Conv2d"
+    if module._forward_hooks or module._forward_pre_hooks or "weight" not in module._parameters:
+        return "hooks", "it carries forward hooks (or an old weight_norm or spectral_norm), which a swap would lose"
+    height, width = module.kernel_size
+    if height != width or height not in kernels:
+        return "kernel", f"its kernel is {height}x{width}"
+    if module.groups > 1 and module.groups == module.in_channels:
+        return "depthwise", "it is depthwise already"
+    if is_first:
+        return "first", "it is the network's first convolution (--include-first makes it a site)"
+    if not module.weight.is_floating_point():
+        return "dtype", f"its weight is {module.weight.dtype}, not floating point"
+    return "", ""
+
+
+def _site(
+    node: Node, conv: nn.Conv2d, target: str, occurrence: int, shapes: Mapping[Node, tuple[int, ...]]
+) -> Site:  # fmt: skip
+    source = node.args[0] if node.args else node.kwargs["input"]
+    assert isinstance(source, Node)
+    kernel, stride, dilation = conv.kernel_size, conv.stride, conv.dilation
+    if isinstance(conv.padding, str):
+        same = conv.padding == "same"
+        padding = tuple(d * (k - 1) // 2 if same else 0 for k, d in zip(kernel, dilation, strict=True))
+    else:
+        padding = conv.padding
+    return Site(
+        target=target,
+        occurrence=occurrence,
+        kind=f"conv{kernel[0]}x{kernel[1]}",
+        in_channels=conv.in_channels,
+        out_channels=conv.out_channels,
+        kernel=(kernel[0], kernel[1]),
+        stride=(stride[0], stride[1]),
+        padding=(int(padding[0]), int(padding[1])),
+        dilation=(dilation[0], dilation[1]),
+        groups=conv.groups,
+        bias=conv.bias is not None,
+        padding_mode=conv.padding_mode,
+        input_shape=_sample(shapes[source]),
+        output_shape=_sample(shapes[node]),
+        where=source_line(node),
+    )
+
+
+def _sample(shape: tuple[int, ...]) -> tuple[int, int, int]:
+    channels, height, width = shape[-3:]
+    return channels, height, width
+
+
+def _add_uncalled(graph_module: GraphModule, skipped: dict[str, Skipped], calls: Mapping[str, int]) -> None:
+    """Convolutions inside a leaf: the graph calls the leaf, and nobody sees what is in it."""
+    for leaf in call_targets(graph_module):
+        for name, module in graph_module.get_submodule(leaf).named_modules(prefix=leaf):
+            if isinstance(module, nn.modules.conv._ConvNd) and name not in calls:
+                owner = type(graph_module.get_submodule(leaf)).__name__
+                skipped.setdefault(name, Skipped(name, "opaque", f"it is inside {leaf} ({owner}), which is opaque", ""))
+
+
+def call_targets(graph_module: GraphModule) -> dict[str, list[Node]]:
+    """The nodes that call each module, in graph order."""
+    targets: dict[str, list[Node]] = {}
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module":
+            targets.setdefault(str(node.target), []).append(node)
+    return targets
+
+
+def source_line(node: Node) -> str:
+    """``file:line`` of the user's code that made a node, as far as the trace recorded it."""
+    own = ""
+    for line in (node.stack_trace or "").splitlines():
+        head, _, rest = line.strip().partition('", line ')
+        if head.startswith('File "') and "/torch/" not in head and not head.endswith("narfx/tracing.py"):
+            own = f"{head[6:]}:{rest.split(',')[0]}"
+    return own

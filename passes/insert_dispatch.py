@@ -1,0 +1,82 @@
+"""Swap the convolutions of the slots for dispatchable op nodes.
+
+The node keeps its target; the module there becomes a ``Dispatch`` that holds the user's own convolution as ``base``
+and the other legal operators beside it, each started from the convolution's weights. A module called at several call
+sites is one Dispatch, so all its calls follow one choice and its weights stay tied.
+
+With ``separate_norms`` the BatchNorm that alone reads a site becomes a Dispatch too, one copy an operator, so that
+each operator has statistics and an affine of its own; lowering keeps the chosen copy and needs no arithmetic.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import ClassVar
+
+from torch import nn
+from torch.fx import GraphModule, Node
+
+from narfx.dispatch import Dispatch
+from narfx.operators import get_operator
+from narfx.passes.base import Pass
+from narfx.passes.find_sites import call_targets
+from narfx.space import Site, Slot
+
+__all__ = ["InsertDispatch"]
+
+
+class InsertDispatch(Pass):
+    """In place. ``slots`` and ``operators`` are those of the search space."""
+
+    in_place: ClassVar[bool] = True
+
+    def __init__(self, slots: Sequence[Slot], operators: Sequence[str], *, separate_norms: bool = False) -> None:
+        self.slots, self.operators, self.separate_norms = slots, operators, separate_norms
+
+    def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
+        """Put a Dispatch at the target of every site; what is one already stays."""
+        modified = False
+        calls = call_targets(graph_module)
+        for index, slot in enumerate(self.slots):
+            names = [self.operators[k] for k in slot.legal]
+            for site in {site.target: site for site in slot.sites}.values():
+                conv = graph_module.get_submodule(site.target)
+                if isinstance(conv, Dispatch):
+                    continue
+                assert isinstance(conv, nn.Conv2d)
+                candidates = {name: conv if name == "base" else _candidate(name, site, conv) for name in names}
+                _put(graph_module, site.target, Dispatch(candidates, slot=index))
+                for node in calls[site.target]:
+                    node.meta["narfx_slot"] = index
+                norm = _own_norm(graph_module, site.target, calls) if self.separate_norms else None
+                if norm is not None:
+                    module = graph_module.get_submodule(norm)
+                    copies = {name: module if name == "base" else copy.deepcopy(module) for name in names}
+                    _put(graph_module, norm, Dispatch(copies, slot=index))
+                modified = True
+        return graph_module, modified
+
+
+def _candidate(name: str, site: Site, conv: nn.Conv2d) -> nn.Module:
+    """A candidate with the convolution's device, type, mode and frozen state, started from its weights."""
+    operator = get_operator(name)
+    module = operator.build(site).to(device=conv.weight.device, dtype=conv.weight.dtype)
+    operator.start(module, conv)
+    module.train(conv.training)
+    return module.requires_grad_(conv.weight.requires_grad)
+
+
+def _own_norm(graph_module: GraphModule, target: str, calls: dict[str, list[Node]]) -> str | None:
+    """The BatchNorm that alone reads the site and reads nothing else."""
+    if len(calls[target]) != 1 or len(calls[target][0].users) != 1:
+        return None
+    (reader,) = calls[target][0].users
+    if reader.op != "call_module" or len(calls[str(reader.target)]) != 1:
+        return None
+    return str(reader.target) if type(graph_module.get_submodule(str(reader.target))) is nn.BatchNorm2d else None
+
+
+def _put(graph_module: GraphModule, target: str, module: nn.Module) -> None:
+    parent, _, name = target.rpartition(".")
+    setattr(graph_module.get_submodule(parent), name, module)

@@ -1,0 +1,38 @@
+"""Lower a supernet's graph: every dispatch node becomes the operator it has selected."""
+
+from __future__ import annotations
+
+import copy
+from typing import ClassVar
+
+from torch.fx import GraphModule
+
+from narfx.dispatch import Dispatch
+from narfx.passes.base import Pass
+
+__all__ = ["Lower"]
+
+
+class Lower(Pass):
+    """Functional. The chosen module is put at the site's own target, so untouched sites keep their state-dict keys.
+
+    Raises:
+        ValueError: A dispatch node has a mixture selected.
+    """
+
+    in_place: ClassVar[bool] = False
+
+    def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
+        """Copy the graph without the candidates that were not chosen, and without a trace of narfx."""
+        dispatches = [module for module in graph_module.modules() if isinstance(module, Dispatch)]
+        if not dispatches:
+            return graph_module, False
+        # deepcopy takes what its memo holds for the copy: so the chosen modules are copied into the places of their
+        # dispatch nodes, and the other candidates are never copied at all.
+        memo: dict[int, object] = {}
+        for dispatch in dispatches:
+            memo[id(dispatch)] = copy.deepcopy(dispatch.chosen, memo)
+        lowered: GraphModule = copy.deepcopy(graph_module, memo)
+        for node in lowered.graph.nodes:
+            node.meta.pop("narfx_slot", None)
+        return lowered, True

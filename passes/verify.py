@@ -1,0 +1,41 @@
+"""What a lowered graph must satisfy before it is exported."""
+
+from __future__ import annotations
+
+from itertools import accumulate
+
+from torch import nn
+from torch.fx import GraphModule
+
+__all__ = ["verify_lowered"]
+
+
+def verify_lowered(graph_module: GraphModule) -> list[str]:
+    """The rules that a graph breaks, one sentence each; an empty list for a lowered graph in eval mode."""
+    problems = [
+        f"{name or 'the root'} is {type(module).__name__} of {type(module).__module__}, which no export may hold"
+        for name, module in graph_module.named_modules()
+        if type(module).__module__.split(".")[0] == "narfx" and not _is_model(module)
+    ]
+    problems += [f"{name or 'the root'} is in training mode" for name, m in graph_module.named_modules() if m.training]
+    called = {str(node.target) for node in graph_module.graph.nodes if node.op in ("call_module", "get_attr")}
+    called |= {target.rpartition(".")[0] for target in called}
+    problems += [
+        f"{name} is not called by the graph"
+        for name, module in graph_module.named_modules()
+        if name and not list(module.children()) and not called.intersection(accumulate(name.split("."), _join))
+    ]
+    try:
+        graph_module.graph.lint()
+    except RuntimeError as error:
+        problems.append(f"the graph is not well formed: {error}")
+    return problems
+
+
+def _join(parent: str, name: str) -> str:
+    return f"{parent}.{name}"
+
+
+def _is_model(module: nn.Module) -> bool:
+    """A layer of one of the base models that narfx ships is the user's module, not the compiler's."""
+    return type(module).__module__.startswith("narfx.models.")
