@@ -1,1 +1,32 @@
-"""narfx."""
+"""narfx: Neural Architecture Refinement (arXiv 1905.02341) as a compiler pass over ``torch.fx``.
+
+A model that works goes in; its convolutions become dispatchable nodes, a search finds which of them may be cheaper
+operators, and an ordinary network with a proven ONNX file comes out.
+"""
+
+from narfx import search
+from narfx._version import __version__
+from narfx.architecture import Architecture
+from narfx.bundle import apply, check, export
+from narfx.compiler import Traced, lower, trace
+from narfx.errors import NarfxError
+from narfx.operators import Operator, register_operator
+from narfx.space import SearchSpace
+from narfx.supernet import Supernet
+
+__all__ = [
+    "Architecture",
+    "NarfxError",
+    "Operator",
+    "SearchSpace",
+    "Supernet",
+    "Traced",
+    "__version__",
+    "apply",
+    "check",
+    "export",
+    "lower",
+    "register_operator",
+    "search",
+    "trace",
+]

@@ -6,8 +6,9 @@ import difflib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
+from narfx.config import validated
 from narfx.errors import UsageError
 from narfx.files import read_json, write_json
 from narfx.space import SearchSpace, Vector
@@ -15,7 +16,6 @@ from narfx.space import SearchSpace, Vector
 __all__ = ["DEFAULT_OPERATORS", "Architecture", "Preprocessing"]
 
 DEFAULT_OPERATORS = ("base", "dwsep3x3", "maxpool3x3", "avgpool3x3")
-_VERSION = 1
 
 
 class Preprocessing(BaseModel):
@@ -36,7 +36,7 @@ class Architecture(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    version: Literal[1] = _VERSION
+    version: Literal[1] = 1
     model: str
     vector: tuple[StrictInt, ...]
     granularity: Literal["conv", "block"] = "conv"
@@ -60,16 +60,7 @@ class Architecture(BaseModel):
         """
         path = Path(path)
         value = read_json(path)
-        try:
-            return cls.model_validate(value)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"]) or "the whole"
-            raise UsageError(
-                f"{path}: {key}: {first['msg']}" + (f" (found {first['input']!r:.60})" if first["loc"] else ""),
-                where=str(path),
-                kind="malformed_architecture",
-            ) from error
+        return validated(cls, value, str(path), kind="malformed_architecture")
 
     def save(self, path: Path | str) -> None:
         """Write ``arch.json`` whole or not at all; it holds no time, host or absolute path of narfx's own making."""

@@ -14,11 +14,21 @@ from typing import Any
 
 from narfx.errors import RunError, UsageError
 
-__all__ = ["output_folder", "read_json", "to_json", "write_bytes", "write_json", "write_text"]
+__all__ = [
+    "check_output",
+    "disk_errors",
+    "output_folder",
+    "read_json",
+    "replace_folder",
+    "to_json",
+    "write_bytes",
+    "write_json",
+    "write_text",
+]
 
 
 @contextmanager
-def _disk_errors(path: Path) -> Iterator[None]:
+def disk_errors(path: Path) -> Iterator[None]:
     """A full disk ends a run (exit 7); a place where one may not write is a wrong argument (exit 2)."""
     try:
         yield
@@ -34,7 +44,7 @@ def _disk_errors(path: Path) -> Iterator[None]:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Write ``content`` to ``path`` by an atomic rename: a reader, or a crash, sees the old file or the new one."""
-    with _disk_errors(path):
+    with disk_errors(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(handle, "wb") as stream:
@@ -88,12 +98,12 @@ def output_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         UsageError: ``path`` is a file, or a folder that is not empty and may not be replaced, or cannot be made.
     """
     check_output(path, overwrite=overwrite)
-    with _disk_errors(path):
+    with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
         work.chmod(0o755)
     try:
-        with _disk_errors(path):
+        with disk_errors(path):
             yield work
             replace_folder(work, path)
     finally:

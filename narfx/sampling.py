@@ -13,12 +13,16 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from narfx.space import SearchSpace, Vector
+from narfx.errors import InfeasibleBudgetError
+from narfx.space import SearchSpace, Vector, feasible_vector
 
 __all__ = ["FeasibleSampler", "WindowSampler", "sample_window"]
 
 _BINS_PER_SLOT = 64
+_MOST_COUNTS = 4_000_000
 _TRIES = 200_000
+_LOT = 4096
+_JOINT_TRIES = 3_000
 
 
 class WindowSampler:
@@ -26,24 +30,24 @@ class WindowSampler:
 
     def __init__(self, space: SearchSpace, metric: str, low: float, high: float) -> None:
         self.space, self.metric, self.low, self.high = space, metric, low, high
-        least = space.least(metric)
-        window = max(min(high, space.most(metric)) - max(low, least), 0.0)
+        least, most = space.least(metric), space.most(metric)
+        bottom, top = max(low, least), min(high, most)
+        slots = max(len(space), 1)
         # One rounding down a slot: a window of 64 bins a slot keeps the share of rejected draws near 1/64.
-        width = max(window, 1e-9 * max(abs(high), 1.0)) / (_BINS_PER_SLOT * max(len(space), 1))
-        width = max(width, (space.most(metric) - least) / 2_000_000)
-        self._width = width = width or 1.0
+        width = max((top - bottom) / (_BINS_PER_SLOT * slots), (most - least) * slots / _MOST_COUNTS) or 1.0
         self._steps = [
             {k: math.floor((slot.costs[metric][k] - min(slot.costs[metric][j] for j in slot.legal)) / width)
              for k in slot.legal}
             for slot in space.slots
         ]  # fmt: skip
-        self._first = max(math.floor((low - least) / width) - len(space), 0)
-        self._last = math.floor((high - least) / width)
+        # One bin more at either end: a quotient that lies next to an integer may be rounded to it.
+        self._first = max(math.floor((bottom - least) / width) - len(space) - 1, 0)
+        self._last = math.floor((top - least) / width) + 1 if bottom <= top else -1
         self._counts = self._count()
 
     def _count(self) -> list[np.ndarray]:
         """counts[i][b]: ways to fill slots i.. so that the whole lands in the window when b bins are already spent."""
-        size = max(self._last + 1, 0)
+        size = self._last + 1
         last = np.zeros(size)
         last[self._first :] = 1.0
         counts = [last]
@@ -67,19 +71,27 @@ class WindowSampler:
         """One vector, or ``None`` when none was met in many tries (the window is empty or nearly so)."""
         if self.count == 0:
             return None
-        for _ in range(_TRIES):
-            spent, entries = 0, []
-            for index, steps in enumerate(self._steps):
-                ahead = self._counts[index + 1]
-                ways = np.array([ahead[spent + s] if spent + s < len(ahead) else 0.0 for s in steps.values()])
-                choice = int(np.searchsorted(np.cumsum(ways), rng.random() * ways.sum(), side="right"))
-                entry = list(steps)[min(choice, len(ways) - 1)]
-                entries.append(entry)
-                spent += steps[entry]
-            vector = tuple(entries)
-            if self._inside(vector):
-                return vector
+        for size in (1, *(_LOT for _ in range(0, _TRIES, _LOT))):
+            for entries in self._lot(size, rng):
+                vector = tuple(int(entry) for entry in entries)
+                if self._inside(vector):
+                    return vector
         return None
+
+    def _lot(self, size: int, rng: np.random.Generator) -> np.ndarray:
+        """Of ``size`` draws over the bins, those whose cost lies in the window but for rounding, one a row."""
+        spent, cost, chosen = np.zeros(size, dtype=int), np.full(size, self.space.fixed.get(self.metric, 0.0)), []
+        for slot, steps, ahead in zip(self.space.slots, self._steps, self._counts[1:], strict=True):
+            entries, step = np.array(list(steps)), np.array(list(steps.values()))
+            reach = spent[:, None] + step
+            ways = np.where(reach < len(ahead), ahead[np.minimum(reach, len(ahead) - 1)], 0.0).cumsum(axis=1)
+            picked = (rng.random(size)[:, None] * ways[:, -1:] >= ways).sum(axis=1).clip(max=len(entries) - 1)
+            spent += step[picked]
+            cost += np.array(slot.costs[self.metric])[entries[picked]]
+            chosen.append(entries[picked])
+        slack = 1e-9 * max(abs(self.space.most(self.metric)), 1.0)
+        inside = (cost >= self.low - slack) & (cost <= self.high + slack)
+        return np.stack(chosen, axis=1)[inside] if chosen else np.zeros((size, 0), dtype=int)
 
     def all(self) -> Iterator[Vector]:
         """Every vector of the window, in lexicographic order; meant for small windows."""
@@ -102,7 +114,10 @@ def sample_window(
     space: SearchSpace, n: int, low: float, high: float, rng: np.random.Generator, metric: str = "macs",
     exclude: frozenset[Vector] = frozenset(),
 ) -> list[Vector]:  # fmt: skip
-    """``n`` distinct vectors, uniform over those with a cost in the window; all of them where there are fewer."""
+    """``n`` distinct vectors, uniform over those with a cost in the window; all of them where there are fewer.
+
+    Only where a window is so narrow that hundreds of thousands of draws around it meet nothing, some may be missed.
+    """
     sampler = WindowSampler(space, metric, low, high)
     if sampler.count <= 4096:
         everything = [vector for vector in sampler.all() if vector not in exclude]
@@ -122,25 +137,39 @@ def sample_window(
 
 
 class FeasibleSampler:
-    """Draws uniformly from the legal vectors that meet the space's budget."""
+    """Draws uniformly from the legal vectors that meet the space's budget.
+
+    Where a budget has several bounds that leave almost nothing in common, what is drawn meets them all but favours
+    some vectors: those that are best for random preferences.
+    """
 
     def __init__(self, space: SearchSpace) -> None:
         self.space = space
         self._window: WindowSampler | None = None
 
     def draw(self, rng: np.random.Generator) -> Vector:
-        """One vector."""
+        """One vector.
+
+        Raises:
+            InfeasibleBudgetError: No vector meets the budget.
+        """
         if self._window is None:
             for _ in range(64):
                 vector = tuple(int(rng.choice(slot.legal)) for slot in self.space.slots)
                 if self.space.feasible(vector):
                     return vector
             self._window = self._tightest()
-        for _ in range(_TRIES):
+        for _ in range(_JOINT_TRIES):
             drawn = self._window.draw(rng)
-            if drawn is not None and self.space.feasible(drawn):
+            if drawn is None:
+                break
+            if self.space.feasible(drawn):
                 return drawn
-        raise RuntimeError("no feasible vector was met: was the budget checked with SearchSpace.within?")
+        preference = {(i, k): rng.random() for i, slot in enumerate(self.space.slots) for k in slot.legal}
+        solved = feasible_vector(self.space, preference)
+        if solved is None:
+            raise InfeasibleBudgetError(f"no architecture meets {self.space.budget}: raise the budget")
+        return solved
 
     def _tightest(self) -> WindowSampler:
         """The window of the bound that rules out most; the other bounds are met by rejection."""

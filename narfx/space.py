@@ -7,16 +7,19 @@ further metrics (a latency in milliseconds) need no change here, because every m
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from narfx.budget import Budget
 from narfx.errors import InfeasibleBudgetError, UsageError
 
-__all__ = ["Cost", "SearchSpace", "Site", "Skipped", "Slot", "Vector"]
+__all__ = ["Cost", "SearchSpace", "Site", "Skipped", "Slot", "Vector", "feasible_vector"]
 
 Vector = tuple[int, ...]
 Cost = Mapping[str, float]
+
+_SOLUTIONS = 64
 
 
 @dataclass(frozen=True)
@@ -143,10 +146,9 @@ class SearchSpace:
                 f"the vector has {len(vector)} entries, but the model has {len(self.slots)} slots", kind="vector_length"
             )
         checked = []
-        for index, (entry, slot) in enumerate(zip(vector, self.slots, strict=True)):
+        for index, (given, slot) in enumerate(zip(vector, self.slots, strict=True)):
             where = f"slot {index} ({slot.name})"
-            if isinstance(entry, bool) or not isinstance(entry, int):
-                raise UsageError(f"entry {entry!r} at {where} is not an integer", where=where, kind="vector_entry")
+            entry = _integer(given, where)
             if not 0 <= entry < len(self.operators):
                 raise UsageError(
                     f"operator index {entry} at {where} is out of range: there are {len(self.operators)} operators, "
@@ -186,14 +188,14 @@ class SearchSpace:
 
     def allowed(self, prefix: Sequence[int]) -> tuple[int, ...]:
         """The operators for the slot behind ``prefix`` from which each constraint, taken alone, can still be met."""
-        here, rest = self.slots[len(prefix)], self.slots[len(prefix) + 1 :]
+        here, later = self.slots[len(prefix)], self.slots[len(prefix) + 1 :]
         allowed = here.legal
         for metric, bound in self.budget.bounds.items():
-            spent = self.fixed.get(metric, 0) + sum(
-                slot.costs[metric][entry] for slot, entry in zip(self.slots, prefix, strict=False)
-            )
-            room = bound - spent - sum(min(slot.costs[metric][k] for k in slot.legal) for slot in rest)
-            allowed = tuple(k for k in allowed if here.costs[metric][k] <= room)
+            fixed = self.fixed.get(metric, 0)
+            spent = [slot.costs[metric][entry] for slot, entry in zip(self.slots, prefix, strict=False)]
+            rest = [min(slot.costs[metric][k] for k in slot.legal) for slot in later]
+            # Summed in the order of `cost`, so that rounding never shuts out the last vector that fits.
+            allowed = tuple(k for k in allowed if fixed + sum([*spent, here.costs[metric][k], *rest]) <= bound)
         return allowed
 
     def restrict(self, choices: Mapping[int, Iterable[str | int]]) -> SearchSpace:
@@ -201,6 +203,7 @@ class SearchSpace:
 
         Raises:
             UsageError: A slot or operator does not exist, or nothing legal would remain at a slot.
+            InfeasibleBudgetError: What remains cannot meet the space's budget.
         """
         slots = list(self.slots)
         for index, kept in choices.items():
@@ -211,7 +214,7 @@ class SearchSpace:
             if not legal:
                 raise UsageError(f"nothing legal would remain at slot {index} ({slots[index].name})", kind="empty_slot")
             slots[index] = replace(slots[index], legal=legal)
-        return replace(self, slots=tuple(slots))
+        return replace(self, slots=tuple(slots)).within(self.budget)
 
     def index(self, operator: str | int) -> int:
         """The index of an operator given by name or index; ``UsageError`` if there is none."""
@@ -243,7 +246,7 @@ class SearchSpace:
                     where=metric,
                 )
         space = replace(self, budget=budget)
-        if len(budget.bounds) > 1 and not _jointly_feasible(space):
+        if len(budget.bounds) > 1 and feasible_vector(space) is None:
             raise InfeasibleBudgetError(f"each bound of {budget} can be met alone, but no architecture meets all")
         return space
 
@@ -260,8 +263,12 @@ class SearchSpace:
         return hashlib.sha256("\n".join(self.lines()).encode()).hexdigest()[:16]
 
 
-def _jointly_feasible(space: SearchSpace) -> bool:
-    """Whether one vector meets all bounds at once: a multiple-choice knapsack, left to an integer program."""
+def feasible_vector(space: SearchSpace, preference: Mapping[tuple[int, int], float] | None = None) -> Vector | None:
+    """A legal vector that meets all bounds of the space's budget at once, or ``None`` if there is none.
+
+    This is a multiple-choice knapsack with several bounds, left to an integer program. Of the vectors that fit, the
+    one with the least sum of ``preference[slot, operator]`` is taken, without a preference a cheap one.
+    """
     import numpy as np
     from scipy.optimize import Bounds, LinearConstraint, milp
 
@@ -270,14 +277,28 @@ def _jointly_feasible(space: SearchSpace) -> bool:
     costs = np.array([[space.slots[s].costs[m][k] for s, k in columns] for m in space.budget.bounds], dtype=float)
     room = np.array([bound - space.fixed.get(m, 0) for m, bound in space.budget.bounds.items()], dtype=float)
     scale = np.maximum(np.abs(costs).max(axis=1), 1.0)
-    found = milp(
-        c=np.zeros(len(columns)),
-        integrality=np.ones(len(columns)),
-        bounds=Bounds(0, 1),
-        constraints=[
-            LinearConstraint(one_each, 1, 1),
-            LinearConstraint(costs / scale[:, None], -np.inf, room / scale),
-        ],
-        options={"disp": False},
-    )
-    return bool(found.success)
+    weights = (costs / scale[:, None]).sum(axis=0)
+    if preference is not None:
+        weights = np.array([preference[column] for column in columns])
+    constraints = [LinearConstraint(one_each, 1, 1), LinearConstraint(costs / scale[:, None], -np.inf, room / scale)]
+    for _ in range(_SOLUTIONS):
+        found = milp(weights, integrality=np.ones(len(columns)), bounds=Bounds(0, 1), constraints=constraints)
+        if not found.success:
+            return None
+        taken = found.x > 0.5
+        vector = tuple(k for (_, k), here in zip(columns, taken, strict=True) if here)
+        if space.feasible(vector):
+            return vector
+        # The solver keeps a bound to about 1e-6 only: a vector that breaks one by so little is ruled out by name.
+        constraints.append(LinearConstraint(taken.astype(float), -np.inf, len(space) - 1))
+    return None
+
+
+def _integer(entry: object, where: str) -> int:
+    """An entry of a vector as an ``int``: Python's or numpy's integer, but no bool and no float."""
+    try:
+        if not isinstance(entry, bool):
+            return operator.index(entry)  # type: ignore[arg-type]
+    except TypeError:
+        pass
+    raise UsageError(f"entry {entry!r} at {where} is not an integer", where=where, kind="vector_entry")

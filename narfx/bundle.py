@@ -1,0 +1,276 @@
+"""The bundle that ``apply`` writes, and the proof that ``check`` repeats from its files alone.
+
+A bundle holds ``arch.json``, ``model.py`` (readable source, torch only where the graph holds only torch),
+``model.safetensors``, ``model.onnx`` and ``report.json``. None of the first three needs narfx to load.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+import narfx._version as version
+from narfx.architecture import Architecture
+from narfx.codegen import CodegenError, generate
+from narfx.cost import measure
+from narfx.errors import ParityError, UsageError
+from narfx.files import check_output, output_folder, replace_folder, write_json, write_text
+from narfx.model_ref import load_model
+from narfx.networks import Lowered, beside, open_architecture
+from narfx.onnx_export import Parity, compare_onnx, export_onnx, randomise_norms, worst
+from narfx.weights import load_state, read_weights
+
+__all__ = ["apply", "check", "export"]
+
+ARCH, SOURCE, WEIGHTS, ONNX, REPORT = "arch.json", "model.py", "model.safetensors", "model.onnx", "report.json"
+_FILES = {"arch": ARCH, "source": SOURCE, "weights": WEIGHTS, "onnx": ONNX, "report": REPORT}
+
+
+def apply(
+    architecture: Architecture | Path | str,
+    folder: Path | str,
+    *,
+    weights: str | None = None,
+    relative_to: Path | None = None,
+    overwrite: bool = False,
+    opset: int | None = None,
+) -> dict[str, Any]:
+    """Lower an architecture and write its bundle, proven.
+
+    Args:
+        architecture: An :class:`Architecture`, or the path of an ``arch.json`` (whose folder relative paths start at).
+        folder: Where the bundle goes.
+        weights: A state dict with the base's keys or the lowered network's.
+        relative_to: The folder that relative paths of an ``Architecture`` object start at.
+        overwrite: Whether a folder that is not empty is replaced as a whole.
+        opset: The ONNX opset; torch's own default without it.
+
+    Returns:
+        The report: parameters and MACs before and after, where the weights come from, parity, the files.
+
+    Raises:
+        UsageError: The architecture, its model, the weights or the folder is wrong; nothing was written.
+        ParityError: The ONNX file does not compute what the network computes; the bundle lies in ``FOLDER.failed``.
+    """
+    folder = Path(folder)
+    if not isinstance(architecture, Architecture):
+        relative_to = Path(architecture).parent
+        architecture = Architecture.load(architecture)
+    check_output(folder, overwrite=overwrite)
+    lowered = open_architecture(architecture, relative_to=relative_to, weights=weights)
+    traced = lowered.traced
+    complete = traced.architecture(
+        architecture.vector,
+        weights=WEIGHTS,
+        metrics=architecture.metrics,
+        preprocessing=architecture.preprocessing,
+        seed=architecture.seed,
+    ).model_copy(update={"model": beside(architecture.model, folder, relative_to=relative_to)})
+    return export(
+        lowered.network, folder, architecture=complete, lowered=lowered, overwrite=overwrite, opset=opset
+    )  # fmt: skip
+
+
+def export(
+    network: fx.GraphModule,
+    folder: Path | str,
+    *,
+    input: tuple[int, int, int] | None = None,
+    architecture: Architecture | None = None,
+    lowered: Lowered | None = None,
+    overwrite: bool = False,
+    opset: int | None = None,
+) -> dict[str, Any]:
+    """Write the bundle of a lowered network and prove its ONNX file; ``apply`` says more of the arguments.
+
+    The network itself is not changed: a copy on the CPU, in float32 and eval mode, is what is written. Parity is
+    measured twice, on the file itself and on a second export whose BatchNorm statistics are random, because fresh
+    statistics would hide a wrong fusion; the worse of both is reported.
+
+    Raises:
+        UsageError: No input shape is known, or the folder may not be written.
+        ParityError: See :func:`apply`.
+    """
+    folder = Path(folder)
+    shape = input or (architecture.input if architecture is not None else None)
+    if shape is None:
+        raise UsageError("the export needs one sample's shape: input=(channels, height, width)", kind="input_shape")
+    check_output(folder, overwrite=overwrite)
+    network = _plain_copy(network)
+    cost = measure(network, shape)
+    failure: ParityError | None = None
+    target = folder
+    with output_folder(folder, overwrite=overwrite) as work:
+        try:
+            _write_weights(network, work / WEIGHTS)
+            source_note = _write_source(network, work / SOURCE, architecture, shape)
+            export_onnx(network, shape, work / ONNX, metadata=_metadata(architecture), opset=opset)
+            parity = _prove(network, work / ONNX, shape, opset)
+        except ParityError as error:
+            failure, parity, source_note = error, None, None
+        if parity is not None and not parity.passed:
+            failure = ParityError(
+                f"the ONNX file differs from the network by {parity.max_rel_error:.2e} of the largest output "
+                f"(tolerance {parity.tolerance:g})",
+                where=str(folder),
+            )
+        if architecture is not None:
+            architecture.model_copy(update={"metrics": {**architecture.metrics, **cost}}).save(work / ARCH)
+        files = {key: name for key, name in _FILES.items() if (work / name).exists() or name == REPORT}
+        report: dict[str, Any] = {
+            **cost,
+            "base": dict(lowered.traced.cost) if lowered is not None else None,
+            "vector": list(architecture.vector) if architecture is not None else None,
+            "weights": lowered.weights if lowered is not None else "the network's own",
+            "parity": parity.to_json() if parity is not None else None,
+            "source": source_note,
+            "versions": _versions(),
+        }
+        write_json(work / REPORT, {**report, "input": list(shape), "files": files})
+        if failure is not None:
+            target = folder.with_name(folder.name + ".failed")
+            replace_folder(work, target)
+            raise ParityError(f"{failure}; the bundle is in {target}", where=failure.where, kind=failure.kind)
+    return {**report, "files": {key: str(folder / name) for key, name in files.items()}}
+
+
+def check(folder: Path | str) -> dict[str, Any]:
+    """Prove a bundle again from its files: costs, metadata, the ONNX checker, and parity at three batch sizes.
+
+    Raises:
+        UsageError: A file of the bundle is missing or malformed.
+        ParityError: The files do not belong together, or the ONNX file computes something else.
+    """
+    import onnx
+
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise UsageError(f"there is no folder {folder}", where=str(folder), kind="missing_folder")
+    for name in (ARCH, WEIGHTS, ONNX):
+        if not (folder / name).is_file():
+            raise UsageError(f"{folder} is no bundle: it has no {name}", where=str(folder / name), kind="missing_file")
+    architecture = Architecture.load(folder / ARCH)
+    if architecture.input is None:
+        raise UsageError(f"{folder / ARCH} does not say the input shape", where=str(folder / ARCH), kind="input_shape")
+    network: nn.Module
+    if (folder / SOURCE).is_file():
+        network = load_model(str((folder / SOURCE).absolute()))
+        state, _ = read_weights(folder / WEIGHTS)
+        load_state(network, state, source=str(folder / WEIGHTS))
+    else:
+        network = open_architecture(architecture, relative_to=folder).network
+    network.eval()
+    cost = measure(network, architecture.input)
+    try:
+        onnx.checker.check_model(str(folder / ONNX), full_check=True)
+        entries = onnx.load(str(folder / ONNX), load_external_data=False).metadata_props
+    except Exception as error:  # protobuf and the checker each have errors of their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ParityError(f"{folder / ONNX} is not valid ONNX: {reason}", where=str(folder / ONNX)) from error
+    written = {entry.key: entry.value for entry in entries}
+    for key, value in (("vector", list(architecture.vector)), ("fingerprint", architecture.fingerprint)):
+        if written.get(f"narfx.{key}") != json.dumps(value):
+            raise ParityError(
+                f"{folder / ONNX} was made for another architecture: its {key} is {written.get(f'narfx.{key}')}, "
+                f"arch.json has {json.dumps(value)}",
+                where=str(folder / ONNX),
+                kind="metadata",
+            )
+    for metric, value in cost.items():
+        if architecture.metrics.get(metric, value) != value:
+            raise ParityError(
+                f"{folder / ARCH} says {architecture.metrics[metric]} {metric}, but the network has {value}",
+                where=str(folder / ARCH),
+                kind="cost",
+            )
+    parity = compare_onnx(network, folder / ONNX, architecture.input)
+    if not parity.passed:
+        raise ParityError(
+            f"{folder / ONNX} differs from the network by {parity.max_rel_error:.2e} of the largest output "
+            f"(tolerance {parity.tolerance:g})",
+            where=str(folder / ONNX),
+        )
+    return {**cost, "vector": list(architecture.vector), "parity": parity.to_json(), "folder": str(folder)}
+
+
+def _plain_copy(network: fx.GraphModule) -> fx.GraphModule:
+    plain: fx.GraphModule = copy.deepcopy(network).to(device="cpu", dtype=torch.float32).eval()
+    return plain
+
+
+def _write_weights(network: nn.Module, path: Path) -> None:
+    from safetensors.torch import save_model
+
+    save_model(network, str(path))
+    path.chmod(0o644)
+
+
+def _write_source(
+    network: fx.GraphModule, path: Path, architecture: Architecture | None, shape: tuple[int, int, int]
+) -> str | None:
+    """Write ``model.py`` after running it once; returns why there is none where it cannot be written."""
+    described = "x".join(map(str, shape))
+    title = f"A network lowered by narfx for inputs of {described}."
+    if architecture is not None:
+        title = (
+            f"{Path(architecture.model).name}, refined: operator vector {list(architecture.vector)}, input {described}."
+        )
+    try:
+        source = generate(network, title)
+        scope: dict[str, Any] = {"__name__": "narfx_generated"}
+        exec(compile(source, str(path), "exec"), scope)  # what is written is what was just tried
+        rebuilt = scope["Model"]().eval()
+        rebuilt.load_state_dict(network.state_dict())
+        x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+        with torch.inference_mode():
+            if not torch.equal(rebuilt(x), network(x)):
+                raise CodegenError("the generated source computes something else")
+    except CodegenError as error:
+        return f"no model.py: {error}"
+    except Exception as error:
+        return f"no model.py: {type(error).__name__}: {error}"
+    write_text(path, source)
+    return None
+
+
+def _prove(network: fx.GraphModule, path: Path, shape: tuple[int, int, int], opset: int | None) -> Parity:
+    """Parity of the file itself, and of a second export with random BatchNorm statistics."""
+    own = compare_onnx(network, path, shape)
+    changed = randomise_norms(network)
+    with tempfile.TemporaryDirectory() as scratch:
+        other = Path(scratch) / ONNX
+        export_onnx(changed, shape, other, opset=opset)
+        return worst(own, compare_onnx(changed, other, shape, seed=1))
+
+
+def _metadata(architecture: Architecture | None) -> dict[str, Any]:
+    if architecture is None:
+        return {"versions": _versions()}
+    known = architecture.preprocessing
+    return {
+        "vector": list(architecture.vector),
+        "operators": list(architecture.operators),
+        "fingerprint": architecture.fingerprint,
+        "input": list(architecture.input or ()),
+        "mean": list(known.mean) if known is not None else None,
+        "std": list(known.std) if known is not None else None,
+        "versions": _versions(),
+    }
+
+
+def _versions() -> dict[str, str]:
+    import onnx
+    import onnxruntime
+
+    return {
+        "narfx": version.__version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }

@@ -1,0 +1,196 @@
+"""A traced network as one readable Python file that imports only what the network itself needs.
+
+Each module of the graph is written as a call of its constructor. Whether a constructor call is right is not guessed:
+the module it makes must have the same parameters, buffers and plain attributes as the one it stands for, and the
+whole file is run once and must load the network's weights and give the network's output.
+"""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+__all__ = ["CodegenError", "generate"]
+
+_PLAIN = (int, float, bool, str, type(None))
+_NOT_STATE = {"training", "device", "dtype"}
+
+
+class CodegenError(Exception):
+    """A module of the graph cannot be written as a constructor call; the message names it."""
+
+
+def generate(graph_module: fx.GraphModule, title: str) -> str:
+    """The source of a module with one class, ``Model``, whose state-dict keys are the graph module's.
+
+    Raises:
+        CodegenError: A module cannot be rebuilt from its class and attributes.
+    """
+    imports: set[str] = {"import torch", "from torch import nn"}
+    lines = [f"        put(self, {name!r}, {_entry(graph_module, name, imports)})" for name in _targets(graph_module)]
+    body = graph_module.graph.python_code("self")
+    for name, value in sorted(body.globals.items()):
+        if re.search(rf"\b{re.escape(name)}\b", body.src):
+            imports.add(_import(name, value))
+    forward = "\n".join(f"    {line}".rstrip() for line in body.src.strip().splitlines())
+    ordered = sorted(imports, key=lambda line: (line.startswith("from"), line))
+    needed = sorted({line.split()[1].split(".")[0] for line in imports} - {"torch"} - sys.stdlib_module_names)
+    needs = "it needs only torch" if not needed else f"it needs torch and {', '.join(needed)}"
+    return "\n".join(
+        [
+            f'"""{title}',
+            "",
+            f"Written by narfx; {needs}. Load the weights that lie beside it with",
+            '``Model().load_state_dict(safetensors.torch.load_file("model.safetensors"))``.',
+            '"""',
+            "",
+            *ordered,
+            "",
+            "",
+            "def put(root, path, value):",
+            '    """Place a module, parameter or buffer at a dotted path, making plain containers on the way."""',
+            '    *parents, name = path.split(".")',
+            "    for parent in parents:",
+            "        if not hasattr(root, parent):",
+            "            root.add_module(parent, nn.Module())",
+            "        root = getattr(root, parent)",
+            "    if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):",
+            "        root.register_buffer(name, value)",
+            "    else:",
+            "        setattr(root, name, value)",
+            "",
+            "",
+            "class Model(nn.Module):",
+            "    def __init__(self):",
+            "        super().__init__()",
+            *lines,
+            "",
+            forward,
+            "",
+        ]
+    )
+
+
+def _targets(graph_module: fx.GraphModule) -> list[str]:
+    """What the graph calls or reads, in the order of its first use; parts of a called module come with it."""
+    called = dict.fromkeys(str(n.target) for n in graph_module.graph.nodes if n.op == "call_module")
+    read = dict.fromkeys(str(n.target) for n in graph_module.graph.nodes if n.op == "get_attr")
+    return [*called, *(name for name in read if not any(name.startswith(f"{target}.") for target in called))]
+
+
+def _entry(graph_module: fx.GraphModule, name: str, imports: set[str]) -> str:
+    value: Any = graph_module
+    for part in name.split("."):
+        value = getattr(value, part)
+    if isinstance(value, nn.Module):
+        return _constructor(value, name, imports)
+    if isinstance(value, torch.Tensor):
+        filled = f"torch.empty({tuple(value.shape)}, dtype={value.dtype})"
+        if isinstance(value, nn.Parameter):
+            return f"nn.Parameter({filled}, requires_grad={value.requires_grad})"
+        if name not in graph_module.state_dict():
+            if value.numel() > 64:
+                raise CodegenError(f"{name} is a large buffer that the state dict does not hold")
+            return f"torch.tensor({value.tolist()!r}, dtype={value.dtype})"
+        return filled.replace("empty", "zeros")
+    raise CodegenError(f"{name} is a {type(value).__name__}, which cannot be written down")
+
+
+def _constructor(module: nn.Module, name: str, imports: set[str]) -> str:
+    kind = type(module)
+    if kind in (nn.Sequential, nn.ModuleList):
+        parts = [(key, _constructor(child, f"{name}.{key}", imports)) for key, child in module.named_children()]
+        if kind is nn.ModuleList or all(key == str(index) for index, (key, _) in enumerate(parts)):
+            listed = ", ".join(text for _, text in parts)
+            return f"nn.Sequential({listed})" if kind is nn.Sequential else f"nn.ModuleList([{listed}])"
+        imports.add("from collections import OrderedDict")
+        return "nn.Sequential(OrderedDict([" + ", ".join(f"({key!r}, {text})" for key, text in parts) + "]))"
+    if "<locals>" in kind.__qualname__ or kind.__module__ == "__main__" or "." in kind.__qualname__:
+        raise CodegenError(f"the class of {name}, {kind.__qualname__}, cannot be imported")
+    arguments = _arguments(module)
+    try:
+        rebuilt = kind(**arguments)
+    except Exception as error:
+        raise CodegenError(
+            f"{name} ({kind.__name__}) cannot be built from its attributes: {type(error).__name__}: {error}"
+        ) from error
+    if not _same(module, rebuilt):
+        raise CodegenError(f"{name} ({kind.__name__}) holds state that its constructor does not give")
+    if getattr(nn, kind.__name__, None) is kind:
+        prefix = "nn."
+    else:
+        imports.add(f"from {kind.__module__} import {kind.__name__}")
+        prefix = ""
+    return f"{prefix}{kind.__name__}({', '.join(f'{key}={_literal(value)}' for key, value in arguments.items())})"
+
+
+def _arguments(module: nn.Module) -> dict[str, Any]:
+    """Constructor arguments read off attributes of the same name, those at their default left out."""
+    arguments: dict[str, Any] = {}
+    for name, parameter in inspect.signature(type(module).__init__).parameters.items():
+        if name in ("self", "device", "dtype") or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        if not hasattr(module, name):
+            continue
+        value = getattr(module, name)
+        if name == "bias" and not isinstance(value, bool):
+            value = value is not None
+        if not _plain(value):
+            continue
+        same = type(value) is type(parameter.default) and value == parameter.default
+        if not same:
+            arguments[name] = value
+    return arguments
+
+
+def _plain(value: Any) -> bool:
+    return isinstance(value, _PLAIN) or (isinstance(value, (tuple, list)) and all(map(_plain, value)))
+
+
+def _literal(value: Any) -> str:
+    if isinstance(value, float) and not torch.isfinite(torch.tensor(value)):
+        return f'float("{value}")'
+    return repr(value)
+
+
+def _same(module: nn.Module, rebuilt: nn.Module) -> bool:
+    """Equal tensors' names and shapes, and equal plain attributes, all the way down."""
+    parts, others = dict(module.named_modules()), dict(rebuilt.named_modules())
+    if parts.keys() != others.keys():
+        return False
+    for name, part in parts.items():
+        other = others[name]
+        if type(part) is not type(other):
+            return False
+        for own, theirs in ((part._parameters, other._parameters), (part._buffers, other._buffers)):
+            shapes = [{k: None if t is None else (t.shape, t.dtype) for k, t in d.items()} for d in (own, theirs)]
+            if shapes[0] != shapes[1]:
+                return False
+        state = [
+            {k: v for k, v in vars(m).items() if _plain(v) and k not in _NOT_STATE and not k.startswith("__")}
+            for m in (part, other)
+        ]
+        if state[0] != state[1]:
+            return False
+    return True
+
+
+def _import(name: str, value: Any) -> str:
+    if isinstance(value, ModuleType):
+        return f"import {value.__name__}" if value.__name__ == name else f"import {value.__name__} as {name}"
+    if name in ("inf", "nan"):
+        return f"from math import {name}"
+    module, qualname = getattr(value, "__module__", None), getattr(value, "__qualname__", "")
+    if value is type(None):
+        return "from types import NoneType"
+    if value is torch.device:
+        return "from torch import device"
+    if not module or "." in qualname or "<" in qualname or module == "__main__":
+        raise CodegenError(f"{name} cannot be imported by the generated file")
+    return f"from {module} import {qualname}" + ("" if qualname == name else f" as {name}")

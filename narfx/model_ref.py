@@ -1,0 +1,324 @@
+"""A reference to a model, as a user writes it, and the module that it names.
+
+===========================  ==========================================================================
+``file.py``                  ``model`` in that file, else its only module class that builds without arguments
+``file.py:factory``          a callable in that file that returns a module, or a module
+``package.module:factory``   the same in an importable module; the working directory is searched first
+``torchvision:NAME``         a torchvision model without weights
+``timm:NAME``                a timm model without weights, where timm is installed
+``narfx:NAME``               an entry of :data:`narfx.models.MODELS`
+===========================  ==========================================================================
+
+Each form takes arguments for the factory: ``torchvision:resnet18?num_classes=10&norm_layer=...``; a value is read as
+a Python literal where it is one, else as text. Nothing is ever downloaded. A model file is the user's own code: it is
+run, and what it prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import copy
+import inspect
+import os
+import sys
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from narfx.errors import UsageError
+from narfx.models import MODELS
+from narfx.usercode import (
+    attribute,
+    call,
+    close_names,
+    execute_file,
+    import_module,
+    importable,
+    missing_arguments,
+    user_code,
+)
+from narfx.weights import apply_weights
+from narfx.zoo import ZOOS, find_model
+
+__all__ = ["ModelRef", "apply_weights", "default_input", "load_model"]
+
+Shape = tuple[int, int, int]
+
+_FORMS = "file.py, file.py:factory, package.module:factory, torchvision:NAME, timm:NAME or narfx:NAME"
+
+
+@dataclass(frozen=True)
+class ModelRef:
+    """A parsed reference; ``str`` gives its canonical text, which parses to an equal reference.
+
+    ``kind`` is ``file``, ``module``, ``torchvision``, ``timm`` or ``narfx``; ``name`` is the path, the dotted module
+    or the model's name.
+    """
+
+    kind: str
+    name: str
+    factory: str | None = None
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def parse(cls, text: str) -> ModelRef:
+        """Read one of the forms above.
+
+        Raises:
+            UsageError: The text has none of them, or its arguments are not ``name=value`` joined by ``&``.
+        """
+        head, mark, tail = text.strip().partition("?")
+        arguments = _parse_arguments(tail, text) if mark else {}
+        name, colon, factory = head.rpartition(":")
+        if head.endswith(".py"):
+            return cls("file", _posix(head), None, arguments)
+        if name.endswith(".py") and _dotted(factory):
+            return cls("file", _posix(name), factory, arguments)
+        if name in ZOOS and factory:
+            return cls(name, factory, None, arguments)
+        if colon and _dotted(name) and _dotted(factory):
+            return cls("module", name, factory, arguments)
+        known = [f"narfx:{found}" for found in close_names(head, MODELS)]
+        hint = f"; did you mean {' or '.join(known)}?" if known else ""
+        raise UsageError(
+            f"cannot read the model reference {text!r}: write {_FORMS}{hint}", where=text, kind="model_reference"
+        )
+
+    def __str__(self) -> str:
+        head = self.name if self.factory is None else f"{self.name}:{self.factory}"
+        head = f"{self.kind}:{head}" if self.kind in ZOOS else head
+        pairs = "&".join(f"{name}={_write_value(value)}" for name, value in sorted(self.arguments.items()))
+        return f"{head}?{pairs}" if pairs else head
+
+    def beside(self, folder: Path, *, relative_to: Path | None = None) -> ModelRef:
+        """The same reference as a file in ``folder`` names it: a model file by its path from there.
+
+        Raises:
+            UsageError: There is no such model file.
+        """
+        if self.kind != "file":
+            return self
+        path = _find(self.name, relative_to)
+        return replace(self, name=_posix(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())))
+
+
+def load_model(ref: str | ModelRef, *, relative_to: Path | None = None, seed: int | None = None) -> nn.Module:
+    """The module that ``ref`` names, freshly built.
+
+    Args:
+        ref: A reference, or its text.
+        relative_to: A folder (that of an ``arch.json``) in which a relative path is looked for first.
+        seed: Where given, torch's initial weights follow from it and the global generator is left as it was.
+
+    Raises:
+        UsageError: The reference cannot be read, or what it names is missing, fails or is no module.
+    """
+    ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
+    with contextlib.redirect_stdout(sys.stderr), _seeded(seed):
+        if ref.kind == "file":
+            return _load_file(ref, relative_to)
+        if ref.kind == "module":
+            return _load_module(ref)
+        return _load_from_zoo(ref)
+
+
+def default_input(ref: str | ModelRef, *, relative_to: Path | None = None) -> Shape | None:
+    """(channels, height, width) of one sample where the model's origin states it, else ``None``.
+
+    narfx's own models know it, as do timm's; torchvision's classifiers take 3x224x224 (Inception 3x299x299); a file
+    may hold a line ``INPUT_SHAPE = (3, 32, 32)``, which is read without running the file.
+
+    Raises:
+        UsageError: The reference cannot be read, or names no model of its origin.
+    """
+    ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
+    if ref.kind == "file":
+        return _stated_input(ref.name, relative_to)
+    shape = find_model(ref.kind, ref.name, ref.arguments).input_shape if ref.kind in ZOOS else None
+    channels = ref.arguments.get("in_channels", ref.arguments.get("in_chans"))
+    return (channels, *shape[1:]) if shape is not None and isinstance(channels, int) else shape
+
+
+def _load_file(ref: ModelRef, relative_to: Path | None) -> nn.Module:
+    path = _find(ref.name, relative_to)
+    with importable(path.parent, siblings=True):
+        with user_code(f"cannot import {ref.name}", kind="import_failed"):
+            module = execute_file(path)
+        factory = ref.factory or _only_candidate(module, ref)
+        return _build(attribute(module, factory, ref.name), ref, f"{ref.name}:{factory}")
+
+
+def _load_module(ref: ModelRef) -> nn.Module:
+    assert ref.factory is not None
+    with importable(Path.cwd()):
+        entry = attribute(import_module(ref.name), ref.factory, ref.name)
+        built = _build(entry, ref, f"{ref.name}:{ref.factory}")
+        # A network that stands ready in an imported package is the user's: narfx works on a copy.
+        with user_code(f"{ref} cannot be copied", kind="factory_failed"):
+            return copy.deepcopy(built) if built is entry else built
+
+
+def _load_from_zoo(ref: ModelRef) -> nn.Module:
+    found = find_model(ref.kind, ref.name, ref.arguments)
+    with warnings.catch_warnings():
+        # torchvision's GoogLeNet and Inception announce that their initialisation will change one day.
+        warnings.simplefilter("ignore", FutureWarning)
+        return _build(found.factory, ref, f"{ref.kind}:{ref.name}", **found.fixed)
+
+
+def _find(name: str, relative_to: Path | None) -> Path:
+    """The absolute path of a model file."""
+    folders = [Path.cwd()] if relative_to is None else [relative_to.absolute(), Path.cwd()]
+    for folder in folders:
+        if (folder / name).is_file():
+            return folder / name
+    looked = " or ".join(dict.fromkeys(str(folder) for folder in folders))
+    place = "" if Path(name).is_absolute() else f" in {looked}"
+    raise UsageError(f"there is no model file {name}{place}", where=name, kind="missing_file")
+
+
+def _only_candidate(module: ModuleType, ref: ModelRef) -> str:
+    """The name in a model file that stands for the model when the reference gives none."""
+    entry = getattr(module, "model", None)
+    if isinstance(entry, nn.Module) or (callable(entry) and not missing_arguments(entry, ref.arguments)):
+        return "model"
+    classes = {
+        value: name
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
+    }
+    buildable = [
+        name
+        for cls, name in classes.items()
+        if not inspect.isabstract(cls) and not missing_arguments(cls, ref.arguments)
+    ]
+    if len(buildable) == 1:
+        return buildable[0]
+    if buildable:
+        choices = ", ".join(f"{ref.name}:{name}" for name in buildable)
+        raise UsageError(
+            f"{ref.name} holds several models: say which with {choices}, or give one the name model",
+            where=ref.name,
+            kind="several_models",
+        )
+    named = {**({"model": entry} if callable(entry) else {}), **{name: cls for cls, name in classes.items()}}
+    lacks = {name: missing_arguments(value, ref.arguments) for name, value in named.items()}
+    wants = "; ".join(f"{name} needs {', '.join(lack)}" for name, lack in lacks.items() if lack)
+    raise UsageError(
+        f"{ref.name} holds no model: define model (a module, or a function without arguments that returns one), or "
+        f"one module class that builds without arguments" + (f" ({wants})" if wants else ""),
+        where=ref.name,
+        kind="no_model",
+    )
+
+
+def _build(factory: Any, ref: ModelRef, label: str, **fixed: Any) -> nn.Module:
+    """Call ``factory`` with the reference's arguments; a module is taken as it is."""
+    if isinstance(factory, nn.Module):
+        if ref.arguments:
+            raise UsageError(
+                f"{label} is a module that is already built and takes no arguments ({', '.join(ref.arguments)}): "
+                "name a function or a class",
+                where=label,
+                kind="model_arguments",
+            )
+        return factory
+    if not callable(factory):
+        raise UsageError(
+            f"{label} is {_article(factory)}, neither a module nor a function that returns one",
+            where=label,
+            kind="factory_not_callable",
+        )
+    built = call(factory, {**ref.arguments, **fixed}, label, locate=ref.kind not in ZOOS)
+    if not isinstance(built, nn.Module):
+        raise UsageError(
+            f"{label} returned {_article(built)}, not a torch.nn.Module", where=label, kind="factory_result"
+        )
+    return built
+
+
+def _stated_input(name: str, relative_to: Path | None) -> Shape | None:
+    """The value of a line ``INPUT_SHAPE = (C, H, W)`` in a model file; what is wrong with the file shows on loading."""
+    try:
+        body = ast.parse(_find(name, relative_to).read_bytes()).body
+    except (UsageError, SyntaxError, ValueError, OSError):
+        return None
+    for statement in body:
+        match statement:
+            case (
+                ast.Assign(targets=[ast.Name(id="INPUT_SHAPE")], value=ast.expr() as value)
+                | ast.AnnAssign(target=ast.Name(id="INPUT_SHAPE"), value=ast.expr() as value)
+            ):
+                return _shape(value)
+    return None
+
+
+def _shape(expression: ast.expr) -> Shape | None:
+    """Three positive integers written out as a tuple, else ``None``."""
+    try:
+        value = ast.literal_eval(expression)
+    except ValueError:
+        return None
+    fits = isinstance(value, tuple) and len(value) == 3 and all(type(n) is int and n > 0 for n in value)
+    return value if fits else None
+
+
+def _parse_arguments(text: str, whole: str) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    for pair in text.split("&"):
+        name, equals, value = pair.partition("=")
+        name = name.strip()
+        if not equals or not name.isidentifier():
+            raise UsageError(
+                f"cannot read the argument {pair!r} in {whole!r}: write name=value, several with & between, as in "
+                "torchvision:resnet18?num_classes=10",
+                where=whole,
+                kind="model_arguments",
+            )
+        if name in arguments:
+            raise UsageError(f"{whole!r} gives the argument {name!r} twice", where=whole, kind="model_arguments")
+        arguments[name] = _read_value(value)
+    return arguments
+
+
+def _read_value(text: str) -> Any:
+    text = text.strip()
+    try:
+        return ast.literal_eval(text)
+    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
+        # Left as text, "false" would count as true.
+        return {"true": True, "false": False}.get(text, text)
+
+
+def _write_value(value: Any) -> str:
+    return value if isinstance(value, str) and _read_value(value) == value and "&" not in value else repr(value)
+
+
+def _posix(path: str) -> str:
+    return Path(path).as_posix()
+
+
+def _dotted(text: str) -> bool:
+    return bool(text) and all(part.isidentifier() for part in text.split("."))
+
+
+def _article(value: object) -> str:
+    kind = type(value).__name__
+    return "None" if value is None else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
+
+
+@contextlib.contextmanager
+def _seeded(seed: int | None) -> Iterator[None]:
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        yield

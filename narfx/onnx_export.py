@@ -1,0 +1,199 @@
+"""ONNX files, and the proof that one computes what its network computes."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+from torch.utils import _pytree as pytree
+
+from narfx.errors import ParityError, RunError, UsageError
+from narfx.passes.verify import verify_lowered
+
+__all__ = ["BATCH_SIZES", "TOLERANCE", "Parity", "compare_onnx", "export_onnx", "randomise_norms", "worst"]
+
+TOLERANCE = 1e-5
+BATCH_SIZES = (1, 2, 5)
+_TWO_GIB = 2**31
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an ONNX file is from its network.
+
+    ``max_rel_error`` is the largest absolute difference of an output tensor over that tensor's largest absolute
+    value, the worst over outputs and batches, in float32.
+    """
+
+    max_abs_error: float
+    max_rel_error: float
+    tolerance: float
+    passed: bool
+    samples: int
+    batch_sizes: tuple[int, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; an error that is not finite is given as null."""
+        values = asdict(self) | {"batch_sizes": list(self.batch_sizes)}
+        return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in values.items()}
+
+
+def worst(*parities: Parity) -> Parity:
+    """Several comparisons as one."""
+    return Parity(
+        max(p.max_abs_error for p in parities),
+        max(p.max_rel_error for p in parities),
+        max(p.tolerance for p in parities),
+        all(p.passed for p in parities),
+        sum(p.samples for p in parities),
+        parities[0].batch_sizes,
+    )
+
+
+def export_onnx(
+    network: fx.GraphModule,
+    input_shape: tuple[int, int, int],
+    path: Path,
+    *,
+    metadata: Mapping[str, Any] | None = None,
+    opset: int | None = None,
+) -> None:
+    """Write ``network`` as ONNX with a batch axis of any size, input ``input`` and outputs ``output``, ``output1``...
+
+    ``metadata`` is written into the file, each value as JSON under ``narfx.KEY``. The file is checked by
+    ``onnx.checker`` before this returns.
+
+    Raises:
+        ParityError: The network is not lowered or not in eval mode, or the file is not what was asked for.
+        RunError: torch's exporter cannot export the network.
+    """
+    problems = verify_lowered(network)
+    if problems:
+        raise ParityError(f"the network is not ready to export: {problems[0]}", kind="not_lowered")
+    import onnx
+
+    example = torch.zeros(2, *input_shape)
+    with torch.no_grad():
+        outputs = len(_tensors(network(example)))
+    names = ["output", *(f"output{index}" for index in range(1, outputs))]
+    program = _quiet_export(network, example, names, opset)
+    for key, value in (metadata or {}).items():
+        program.model.metadata_props[f"narfx.{key}"] = json.dumps(value)
+    size = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    program.save(str(path), external_data=size >= _TWO_GIB)
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ParityError(f"{path.name} is not valid ONNX: {str(error).splitlines()[0]}", where=str(path)) from error
+    written = {entry.domain: entry.version for entry in onnx.load(str(path), load_external_data=False).opset_import}
+    if opset is not None and written.get("") != opset:
+        raise UsageError(
+            f"opset {opset} was asked for, but torch's exporter wrote {written.get('')}: ask for that or for another",
+            where="--opset",
+            kind="opset",
+        )
+
+
+def _quiet_export(network: fx.GraphModule, example: Tensor, names: list[str], opset: int | None) -> Any:
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=({0: "batch"}, *({} for _ in range(_placeholders(network) - 1))),
+                input_names=["input"],
+                output_names=names,
+                opset_version=opset,
+                verbose=False,
+            )
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise RunError(
+            f"torch's ONNX exporter cannot export this network ({type(error).__name__}: {reason})", kind="onnx_export"
+        ) from error
+    finally:
+        log.setLevel(level)
+
+
+def _placeholders(network: fx.GraphModule) -> int:
+    return sum(node.op == "placeholder" and not node.args for node in network.graph.nodes)
+
+
+def compare_onnx(
+    network: nn.Module,
+    path: Path,
+    input_shape: tuple[int, int, int],
+    *,
+    batch_sizes: Sequence[int] = BATCH_SIZES,
+    tolerance: float = TOLERANCE,
+    seed: int = 0,
+) -> Parity:
+    """Run the network and the ONNX file (onnxruntime, CPU) on the same random images at several batch sizes.
+
+    Raises:
+        ParityError: onnxruntime cannot load or run the file.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    generator = torch.Generator().manual_seed(seed)
+    largest_abs = largest_rel = 0.0
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        name = session.get_inputs()[0].name
+        for batch in batch_sizes:
+            x = torch.randn(batch, *input_shape, generator=generator)
+            with torch.inference_mode():
+                expected = [tensor.numpy() for tensor in _tensors(network(x))]
+            found = session.run(None, {name: x.numpy()})
+            for ours, theirs in zip(expected, found, strict=True):
+                error, scale = _difference(ours, np.asarray(theirs))
+                largest_abs, largest_rel = max(largest_abs, error), max(largest_rel, scale)
+    except Exception as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ParityError(f"onnxruntime cannot run {path.name}: {reason}", where=str(path)) from error
+    return Parity(largest_abs, largest_rel, tolerance, largest_rel <= tolerance, sum(batch_sizes), tuple(batch_sizes))
+
+
+def _difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
+    """The largest absolute difference, and the same over the largest absolute value; infinite where not comparable."""
+    if ours.shape != theirs.shape or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+        return float("inf"), float("inf")
+    error = float(np.abs(ours.astype(np.float64) - theirs).max(initial=0.0))
+    size = float(np.abs(ours).max(initial=0.0))
+    return error, error / size if size else (0.0 if error == 0 else float("inf"))
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def randomise_norms(network: fx.GraphModule, seed: int = 0) -> fx.GraphModule:
+    """A copy with random BatchNorm statistics and affines; fresh ones would hide a wrong fusion."""
+    changed = copy.deepcopy(network)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for norm in changed.modules():
+            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
+                if norm.running_mean is not None and norm.running_var is not None:
+                    norm.running_mean.normal_(0, 0.5, generator=generator)
+                    norm.running_var.uniform_(0.5, 2.0, generator=generator)
+                if norm.affine:
+                    norm.weight.uniform_(0.5, 1.5, generator=generator)
+                    norm.bias.normal_(0, 0.5, generator=generator)
+    return changed

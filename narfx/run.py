@@ -1,0 +1,168 @@
+"""A run is a directory: its config, its events, its checkpoint.
+
+``events.jsonl`` is the record, one JSON object a line. ``checkpoint.pt`` holds the whole state at the end of a phase
+and the length that ``events.jsonl`` had then: a resumed run drops the events behind it and does the phase again.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from narfx.errors import InterruptedRunError, RunError, UsageError
+from narfx.files import check_output, disk_errors, read_json, write_bytes, write_json
+
+__all__ = ["RunFolder", "interruptible", "read_events"]
+
+CONFIG, EVENTS, CHECKPOINT, LOCK = "config.json", "events.jsonl", "checkpoint.pt", ".lock"
+
+
+class RunFolder:
+    """The directory of one run; a context manager that holds a lock on it, so that no second process runs in it.
+
+    Raises:
+        UsageError: Another process has the lock.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: io.TextIOBase | None = None
+        self._started = time.monotonic()
+
+    @classmethod
+    def create(cls, path: Path, config: dict[str, Any], *, overwrite: bool = False) -> RunFolder:
+        """Make a new run; ``UsageError`` where ``path`` is not empty and may not be replaced."""
+        check_output(path, overwrite=overwrite)
+        with disk_errors(path):
+            if path.exists():
+                with cls(path):  # a run that is still going on is not pulled from under its feet
+                    pass
+                shutil.rmtree(path)
+            path.mkdir(parents=True)
+        write_json(path / CONFIG, config)
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run, to be resumed; ``UsageError`` where there is none."""
+        if not (path / CONFIG).is_file():
+            raise UsageError(f"{path} holds no run: it has no {CONFIG}", where=str(path), kind="no_run")
+        return cls(path)
+
+    def config(self) -> Any:
+        """The effective configuration."""
+        return read_json(self.path / CONFIG)
+
+    def __enter__(self) -> RunFolder:
+        import fcntl
+
+        with disk_errors(self.path):
+            self._lock = (self.path / LOCK).open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            self._lock.close()
+            raise UsageError(
+                f"another process is running in {self.path}: wait for it, or choose another folder",
+                where=str(self.path),
+                kind="run_locked",
+            ) from error
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
+
+    def event(self, kind: str, **values: Any) -> None:
+        """Append one event; a value that is not finite is written as null, so that every line is valid JSON."""
+        line = {"event": kind, **values, "seconds": round(time.monotonic() - self._started, 3)}
+        with disk_errors(self.path / EVENTS), (self.path / EVENTS).open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Write a checkpoint of tensors and plain values, whole or not at all."""
+        events = self.path / EVENTS
+        state = {"state": state, "events": events.stat().st_size if events.exists() else 0}
+        buffer = io.BytesIO()
+        torch.save(state, buffer)
+        write_bytes(self.path / CHECKPOINT, buffer.getvalue())
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is something to resume."""
+        return (self.path / CHECKPOINT).is_file()
+
+    def load(self) -> dict[str, Any] | None:
+        """The state at the last checkpoint, the events behind it dropped; ``None`` (and no events) without one.
+
+        Raises:
+            UsageError: The checkpoint cannot be read.
+        """
+        events = self.path / EVENTS
+        if not self.has_checkpoint:
+            events.unlink(missing_ok=True)
+            return None
+        try:
+            saved = torch.load(self.path / CHECKPOINT, map_location="cpu", weights_only=True)
+            state: dict[str, Any] = saved["state"]
+            length = int(saved["events"])
+        except Exception as error:
+            raise UsageError(
+                f"the checkpoint of {self.path} cannot be read ({type(error).__name__}): delete {CHECKPOINT} to start "
+                "over",
+                where=str(self.path / CHECKPOINT),
+                kind="bad_checkpoint",
+            ) from error
+        if events.exists():
+            os.truncate(events, min(length, events.stat().st_size))
+        return state
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """The events of a run, in order; a last line cut short by a crash is left out."""
+    with (path / EVENTS).open(encoding="utf-8") as stream:
+        for line in stream:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+@contextmanager
+def interruptible(folder: RunFolder) -> Iterator[None]:
+    """Turn Ctrl-C, and what a machine runs out of, into the error that says how to go on."""
+    resume = f"the run in {folder.path} resumes with --resume --out {folder.path}"
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        kept = folder.has_checkpoint
+        raise InterruptedRunError(
+            f"interrupted; {resume}" if kept else f"interrupted before the first checkpoint of {folder.path}",
+            resumable=kept,
+            where=str(folder.path),
+        ) from error
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"out of device memory: use a smaller batch; {resume}", where=str(folder.path), kind="out_of_memory"
+        ) from error
+    except MemoryError as error:
+        raise RunError(f"out of memory; {resume}", where=str(folder.path), kind="out_of_memory") from error
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return value

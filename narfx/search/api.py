@@ -1,0 +1,196 @@
+"""A whole search, from a configuration to a run directory with an architecture in it."""
+
+from __future__ import annotations
+
+import copy
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from narfx.architecture import Preprocessing
+from narfx.batchnorm import recalibrate
+from narfx.budget import Budget
+from narfx.compiler import Traced, lower
+from narfx.config import validated
+from narfx.files import write_bytes, write_json
+from narfx.networks import beside, open_base
+from narfx.progress import Reporter, Silent
+from narfx.run import RunFolder, interruptible
+from narfx.search.config import SearchConfig
+from narfx.search.loop import Search, quick_reward, recipe_of
+from narfx.search.outcome import Outcome, conclude, front, verdict
+from narfx.search.strategy import make_strategy
+from narfx.space import SearchSpace
+from narfx.supernet import Supernet
+from narfx.tasks.classification import Classification
+from narfx.tasks.options import open_task
+from narfx.training import outputs, pick_device, reinitialise, sgd, train_step
+
+__all__ = ["resume", "run"]
+
+
+def run(
+    config: SearchConfig,
+    out: Path | str,
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+    relative_to: Path | None = None,
+) -> dict[str, Any]:
+    """Search, and write the run directory ``out``.
+
+    Everything that can be known to be wrong is found before ``out`` is touched.
+
+    Returns:
+        What ``narfx search --json`` prints: the vector, accuracy, costs, the random vectors, the verdict, the files.
+
+    Raises:
+        UsageError: The model, the data, the strategy, an option or the folder is wrong.
+        NothingToRefineError: The model has no site with a choice.
+        InfeasibleBudgetError: No vector meets the budget.
+        RunError: The loss became NaN or the machine ran out of something; the last checkpoint is kept.
+        InterruptedRunError: Ctrl-C.
+    """
+    out, reporter = Path(out), reporter or Silent()
+    prepared = _Prepared(config, device, relative_to)
+    stored = config.model_dump(mode="json") | {"model": beside(config.model, out, relative_to=relative_to)}
+    if not out.parent.exists():
+        out.parent.mkdir(parents=True, exist_ok=True)
+    folder = RunFolder.create(out, stored, overwrite=overwrite)
+    return _go(prepared, config.model_copy(update={"model": stored["model"]}), folder, reporter)
+
+
+def resume(out: Path | str, *, device: str = "auto", reporter: Reporter | None = None) -> dict[str, Any]:
+    """Go on with the run in ``out`` from its last checkpoint; the result is that of a run never stopped."""
+    folder = RunFolder.open(Path(out))
+    config = validated(SearchConfig, folder.config(), str(folder.path / "config.json"))
+    return _go(_Prepared(config, device, folder.path), config, folder, reporter or Silent())
+
+
+class _Prepared:
+    """What a search needs before its first step, all of it checked."""
+
+    def __init__(self, config: SearchConfig, device: str, relative_to: Path | None) -> None:
+        self.device = pick_device(device)
+        self.traced: Traced = open_base(config, relative_to=relative_to, seed=config.seed)
+        base = self.traced.space
+        self.space: SearchSpace = base.within(Budget.parse(config.budget, base.cost(base.base)))
+        self.strategy = make_strategy(config.strategy, self.space, seed=config.seed, **config.strategy_options)
+        self.task: Classification = open_task(config, self.traced.input, seed=config.seed, device=self.device)
+        self.notes = [*self.traced.notes, *self.task.data.notes]
+        if config.init == "scratch":
+            left = reinitialise(self.traced.graph_module, config.seed)
+            if left:
+                self.notes.append(f"kept as the model made them, for want of a rule: {', '.join(left[:4])}")
+        elif self.task.data.val_from_train and config.weights is not None:
+            self.notes.append(
+                "warning: validation images come out of the training part, and the weights given may have seen them; "
+                "--val-data names others"
+            )
+        self.net = Supernet(self.traced, separate_norms=config.norms == "separate")
+        if config.init == "scratch":
+            reinitialise(self.net, config.seed)
+        self.net.to(self.device)
+        self.task.check(outputs(self.net, self.traced.input, self.device))
+
+
+def _go(prepared: _Prepared, config: SearchConfig, folder: RunFolder, reporter: Reporter) -> dict[str, Any]:
+    with folder, interruptible(folder):
+        for note in prepared.notes:
+            reporter.say(note)
+        reporter.say(_plan(prepared, config))
+        net, space, task = prepared.net, prepared.space, prepared.task
+        Search(config, space, net, prepared.strategy, task, folder, reporter).run()
+        finalists = prepared.strategy.finalists(config.finalists)
+        outcome = conclude(net, space, task, finalists, randoms=config.randoms, seed=config.seed, reporter=reporter)
+        result = _write(prepared, config, folder, outcome)
+        reporter.say(result["verdict"])
+        return result
+
+
+def _plan(prepared: _Prepared, config: SearchConfig) -> str:
+    """What the search will cost: images, evaluations, and a time measured on a copy of the supernet."""
+    task, space = prepared.task, prepared.space
+    train = config.epochs * task.steps_per_epoch
+    evaluations = max(config.epochs - config.pretrain_epochs, 0) * config.steps * config.lot
+    step, reward = _probe(prepared, config)
+    minutes = (train * step + evaluations * reward) / 60
+    finals = config.finalists + config.randoms + 1
+    return (
+        f"search: {len(space)} slots, {space.size:.3g} vectors, budget {space.budget}; {config.epochs} epochs of "
+        f"{task.steps_per_epoch} training steps ({config.pretrain_epochs} of them on uniform random vectors), "
+        f"{evaluations} rewards, about {finals} evaluations on {len(task.data.val)} images at the end; "
+        f"about {minutes:.1f} minutes at the speed just measured"
+    )
+
+
+def _probe(prepared: _Prepared, config: SearchConfig) -> tuple[float, float]:
+    """Seconds of one training step and of one reward, the second of two; nothing of the run is touched."""
+    net = copy.deepcopy(prepared.net)
+    optimizer = sgd(net, recipe_of(config))
+    x, y = next(prepared.task.train_batches(0))
+    batch = next(prepared.task.reward_batches(0, 1, config.reward_images))
+    seconds = (0.0, 0.0)
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(2):
+            start = time.monotonic()
+            net.train()
+            train_step(net, optimizer, prepared.task, x, y, config.clip)
+            middle = time.monotonic()
+            quick_reward(net, prepared.space.base, prepared.task, batch)
+            seconds = (middle - start, time.monotonic() - middle)
+    return seconds
+
+
+def _write(prepared: _Prepared, config: SearchConfig, folder: RunFolder, outcome: Outcome) -> dict[str, Any]:
+    """The chosen network, the front and ``arch.json``, which is written last and so vouches for the others."""
+    from safetensors.torch import save
+
+    best, data = outcome.best, prepared.task.data
+    network = lower(prepared.net, best["vector"])
+    recalibrate(network, prepared.task.calibration_batches())
+    weights = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in network.state_dict().items()}
+    write_bytes(folder.path / "weights.safetensors", save(weights))
+    records = [outcome.base, *outcome.finalists, *outcome.randoms]
+    write_json(folder.path / "front.json", {"metric": prepared.task.metric, "front": front(records)})
+    metrics = {
+        "data": data.name,
+        "strategy": config.strategy,
+        "accuracy": best["accuracy"],
+        "accuracy_of": "shared weights, recalibrated BatchNorm, whole validation part",
+        "params": best["params"],
+        "macs": best["macs"],
+        "base": {key: outcome.base[key] for key in ("accuracy", "params", "macs")},
+        "random": {
+            "vectors": len(outcome.randoms),
+            "mean_accuracy": outcome.random_mean,
+            "best_accuracy": outcome.random_best,
+        },
+        "verdict": verdict(outcome),
+    }
+    architecture = prepared.traced.architecture(
+        best["vector"],
+        weights="weights.safetensors",
+        metrics=metrics,
+        preprocessing=Preprocessing(mean=data.mean, std=data.std),
+        seed=config.seed,
+    ).model_copy(update={"model": config.model})
+    architecture.save(folder.path / "arch.json")
+    folder.event("done", **metrics)
+    return {
+        "vector": best["vector"],
+        **metrics,
+        "finalists": outcome.finalists,
+        "randoms": outcome.randoms,
+        "out": str(folder.path),
+        "files": {name: str(folder.path / file) for name, file in _FILES.items()},
+    }
+
+
+_FILES = {
+    "arch": "arch.json", "weights": "weights.safetensors", "front": "front.json", "events": "events.jsonl",
+    "config": "config.json",
+}  # fmt: skip

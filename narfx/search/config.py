@@ -1,0 +1,42 @@
+"""What a search is told: one validated record, stored in the run and enough to repeat it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from narfx.networks import NetworkOptions
+from narfx.tasks.options import DataOptions
+
+__all__ = ["SearchConfig"]
+
+
+class SearchConfig(NetworkOptions, DataOptions):
+    """A search. Learning rates are for SGD with Nesterov momentum and warm restarts (SGDR); times are epochs.
+
+    ``epochs`` counts all epochs of shared weights, the ``pretrain_epochs`` on uniform random vectors among them. Each
+    epoch behind those is followed by ``steps`` steps of the strategy, each on a lot of ``lot`` vectors and one
+    validation minibatch of ``reward_images`` images.
+    """
+
+    strategy: str = "nar"
+    strategy_options: dict[str, Any] = Field(default_factory=dict)
+    init: Literal["base", "scratch"] = "base"
+    budget: str = "macs<=0.8x"
+    norms: Literal["shared", "separate"] = "shared"
+    epochs: int = Field(default=30, ge=1)
+    pretrain_epochs: int = Field(default=3, ge=0)
+    steps: int = Field(default=50, ge=1)
+    lot: int = Field(default=5, ge=1)
+    reward_images: int = Field(default=256, ge=1)
+    finalists: int = Field(default=10, ge=1)
+    randoms: int = Field(default=8, ge=8)
+    lr: float = Field(default=0.05, gt=0)
+    lr_min: float = Field(default=1e-4, ge=0)
+    t0: int = Field(default=10, ge=1)
+    tmult: int = Field(default=2, ge=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    clip: float = Field(default=5.0, gt=0)
+    seed: int = Field(default=0, ge=0)

@@ -1,0 +1,107 @@
+"""The end of a search: finalists evaluated properly, the best kept, random vectors of equal cost beside it."""
+
+from __future__ import annotations
+
+import statistics
+from dataclasses import dataclass
+from typing import Any
+
+from narfx.batchnorm import recalibrate
+from narfx.compiler import lower
+from narfx.progress import Reporter
+from narfx.sampling import sample_window
+from narfx.seeds import numpy_generator
+from narfx.space import SearchSpace, Vector
+from narfx.supernet import Supernet
+from narfx.tasks.classification import Classification
+
+__all__ = ["Outcome", "conclude", "evaluate_vector", "front", "verdict"]
+
+WINDOW = 0.02
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was kept, and all that was evaluated: records of vector, accuracy and costs."""
+
+    best: dict[str, Any]
+    base: dict[str, Any]
+    finalists: list[dict[str, Any]]
+    randoms: list[dict[str, Any]]
+
+    @property
+    def random_mean(self) -> float | None:
+        """The mean accuracy of the random vectors, where there are any."""
+        return statistics.fmean(r["accuracy"] for r in self.randoms) if self.randoms else None
+
+    @property
+    def random_best(self) -> float | None:
+        """The best accuracy of the random vectors, where there are any."""
+        return max((r["accuracy"] for r in self.randoms), default=None)
+
+
+def evaluate_vector(net: Supernet, vector: Vector, task: Classification) -> dict[str, Any]:
+    """Accuracy of one sub-network on the whole validation part, its BatchNorm recalibrated on training images.
+
+    It works on a lowered copy: the shared weights and statistics stay as they are.
+    """
+    network = lower(net, vector)
+    recalibrate(network, task.calibration_batches())
+    network.eval()
+    found = task.evaluate(network, "val")
+    return {"vector": list(vector), "accuracy": found["accuracy"], "loss": found["loss"], **net.space.cost(vector)}
+
+
+def conclude(
+    net: Supernet,
+    space: SearchSpace,
+    task: Classification,
+    finalists: list[Vector],
+    *,
+    randoms: int,
+    seed: int,
+    reporter: Reporter,
+) -> Outcome:
+    """Evaluate the finalists, keep the most accurate (at equal accuracy the one of fewer MACs), and its comparison.
+
+    The comparison is ``randoms`` vectors, uniform over all whose MACs lie within 2 % below the kept one's (every one
+    of them where there are fewer), evaluated the same way.
+    """
+    tried = [evaluate_vector(net, vector, task) for vector in reporter.track(finalists, len(finalists), "finalists")]
+    best = min(tried, key=lambda record: (-record["accuracy"], record["macs"], record["vector"]))
+    drawn = sample_window(
+        space,
+        randoms,
+        (1 - WINDOW) * best["macs"],
+        best["macs"],
+        numpy_generator(seed, "random vectors"),
+        exclude=frozenset({tuple(best["vector"])}),
+    )
+    beside = [evaluate_vector(net, vector, task) for vector in reporter.track(drawn, len(drawn), "random vectors")]
+    return Outcome(best, evaluate_vector(net, space.base, task), tried, beside)
+
+
+def verdict(outcome: Outcome) -> str:
+    """One sentence on whether the search did better than chance at equal cost."""
+    best, mean, top = outcome.best["accuracy"], outcome.random_mean, outcome.random_best
+    if mean is None or top is None:
+        return "no other vector has a cost within 2 % below: there is no random vector to compare with"
+    n = len(outcome.randoms)
+    compared = f"{best:.4f} against {n} random vectors of equal MACs: mean {mean:.4f}, best {top:.4f}"
+    if best > top:
+        return f"the search beat random vectors of equal cost on shared weights ({compared})"
+    if best > mean:
+        return f"the search did NOT beat the best of the random vectors of equal cost, only their mean ({compared})"
+    return f"the search did NOT beat random vectors of equal cost ({compared})"
+
+
+def front(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The records that no other one beats in accuracy, MACs and parameters at once, the cheapest first."""
+    unique = list({tuple(record["vector"]): record for record in records}.values())
+
+    def beats(a: dict[str, Any], b: dict[str, Any]) -> bool:
+        gains = [a["accuracy"] - b["accuracy"], b["macs"] - a["macs"], b["params"] - a["params"]]
+        return bool(min(gains) >= 0 and max(gains) > 0)
+
+    kept = [record for record in unique if not any(beats(other, record) for other in unique)]
+    return sorted(kept, key=lambda record: (record["macs"], record["vector"]))

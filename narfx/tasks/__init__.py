@@ -1,0 +1,6 @@
+"""Tasks: the data, the loss and the metric that a network is searched, trained and judged by. No graph is seen here."""
+
+from narfx.tasks.classification import Classification
+from narfx.tasks.data import ImageData, Split, batches, load_data
+
+__all__ = ["Classification", "ImageData", "Split", "batches", "load_data"]

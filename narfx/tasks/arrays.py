@@ -1,0 +1,172 @@
+"""Sources that are arrays: an ``.npz`` file, or a mapping with the same keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from narfx.errors import UsageError
+from narfx.tasks.parts import ArrayPart, IntArray, Part
+
+__all__ = ["Source", "from_arrays", "number_classes", "read_npz"]
+
+_KEYS = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test", "class_names")
+
+
+@dataclass(frozen=True)
+class Source:
+    """What a source holds. ``named`` is false where the classes are only the numbers of the labels.
+
+    ``statistics`` are the published mean and standard deviation of a known set; ``augment`` is the augmentation that
+    suits it.
+    """
+
+    classes: tuple[str, ...]
+    train: Part
+    val: Part | None = None
+    test: Part | None = None
+    named: bool = True
+    statistics: tuple[tuple[float, ...], tuple[float, ...]] | None = None
+    augment: str = "crop-flip"
+    notes: tuple[str, ...] = ()
+
+
+def read_npz(path: Path) -> Source:
+    """An ``.npz`` with ``x_train`` and ``y_train``, and as it likes ``x_test``, ``x_val`` and ``class_names``.
+
+    Raises:
+        UsageError: The file is no ``.npz``, needs pickle, or its arrays are not as :func:`from_arrays` wants them.
+    """
+    where = str(path)
+    try:
+        # numpy leaves a file open that it opened itself and found to be no zip.
+        with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+            arrays = {key: _array(file, key, where) for key in _KEYS if key in file.files}
+            keys = file.files
+    except (UsageError, OSError, MemoryError):
+        raise
+    except Exception as error:  # a broken zip, a broken header and a plain .npy each raise their own kind
+        raise UsageError(
+            f"{where} is no .npz of arrays, or a damaged one: write it with numpy.savez", where=where, kind="bad_npz"
+        ) from error
+    return from_arrays(arrays, where, keys)
+
+
+def _array(file: Any, key: str, where: str) -> NDArray[Any]:
+    try:
+        array: NDArray[Any] = file[key]
+    except ValueError as error:
+        if "allow_pickle" not in str(error):
+            raise
+        raise UsageError(
+            f"{key} is an array of pickled Python objects, which are not read: save plain numbers or strings",
+            where=where,
+            kind="pickled_array",
+        ) from error
+    return array
+
+
+def from_arrays(arrays: Mapping[str, Any], where: str, keys: list[str] | None = None) -> Source:
+    """A source of arrays or tensors: images uint8 ``(N, H, W)`` or ``(N, H, W, C)``, labels integers ``(N,)``.
+
+    Raises:
+        UsageError: A key is missing, an array has another shape or type, a label is negative, or a class is empty.
+    """
+    known = [str(key) for key in (arrays if keys is None else keys)]
+    train = _part(arrays, "train", where, known)
+    if train is None:
+        raise _missing("x_train", where, known)
+    names = _names(arrays["class_names"], where) if "class_names" in arrays else None
+    classes = number_classes(train.labels, names, where)
+    held = {name: _part(arrays, name, where, known) for name in ("val", "test")}
+    return Source(classes, train, held["val"], held["test"], named=names is not None)
+
+
+def _missing(key: str, where: str, keys: list[str]) -> UsageError:
+    found = ", ".join(keys) or "nothing"
+    return UsageError(
+        f"{key} is missing: x_train, y_train and, if there are any, x_test, y_test are read; found {found}",
+        where=where,
+        kind="missing_key",
+    )
+
+
+def _part(arrays: Mapping[str, Any], name: str, where: str, keys: list[str]) -> ArrayPart | None:
+    x, y = f"x_{name}", f"y_{name}"
+    if x not in arrays and y not in arrays:
+        return None
+    for key in (x, y):
+        if key not in arrays:
+            raise _missing(key, where, keys)
+    images, labels = _plain(arrays[x]), _plain(arrays[y])
+    if images.dtype != np.uint8:
+        raise UsageError(f"{x} is {images.dtype}: uint8 from 0 to 255 is read", where=where, kind="image_dtype")
+    if images.ndim not in (3, 4) or 0 in images.shape[1:]:
+        raise UsageError(
+            f"{x} has the shape {images.shape}: (N, H, W) or (N, H, W, C) is read", where=where, kind="image_shape"
+        )
+    if len(images) == 0:
+        raise UsageError(f"{x} holds no images", where=where, kind="empty_data")
+    return ArrayPart(images[..., None] if images.ndim == 3 else images, _labels(labels, y, len(images), where))
+
+
+def _plain(value: Any) -> NDArray[Any]:
+    return value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+
+
+def _labels(labels: NDArray[Any], key: str, count: int, where: str) -> IntArray:
+    if labels.dtype.kind not in "iu":
+        raise UsageError(f"{key} is {labels.dtype}: labels are integers 0, 1, 2, ...", where=where, kind="label_dtype")
+    if labels.shape not in ((count,), (count, 1)):
+        raise UsageError(
+            f"{key} has the shape {labels.shape} where there are {count} images: it must be ({count},)",
+            where=where,
+            kind="label_shape",
+        )
+    if labels.min() < 0:
+        raise UsageError(
+            f"{key} holds the label {labels.min()}: labels are 0, 1, 2, ...", where=where, kind="label_range"
+        )
+    if labels.max() > np.iinfo(np.int32).max:
+        raise UsageError(f"{key} holds the label {labels.max()}, which is no class", where=where, kind="label_range")
+    return labels.reshape(-1).astype(np.int64)
+
+
+def _names(value: Any, where: str) -> tuple[str, ...]:
+    names = np.asarray(value)
+    if names.ndim != 1 or names.dtype.kind not in "US" or len(set(names.tolist())) != len(names):
+        raise UsageError(
+            "class_names must be one row of distinct strings, one for each class", where=where, kind="class_names"
+        )
+    return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.tolist())
+
+
+def number_classes(labels: IntArray, names: tuple[str, ...] | None, where: str) -> tuple[str, ...]:
+    """The classes of a training part; without names they are called by their numbers.
+
+    Raises:
+        UsageError: A label has no name, or a class has no training image.
+    """
+    present = np.unique(labels)
+    if names is not None and present[-1] >= len(names):
+        raise UsageError(
+            f"there are {len(names)} class names, but the labels go up to {present[-1]}",
+            where=where,
+            kind="class_names",
+        )
+    count = int(present[-1]) + 1 if names is None else len(names)
+    if len(present) != count:
+        gap = int(np.argmax(np.append(present, -1) != np.arange(len(present) + 1)))
+        called = "" if names is None else f" ({names[gap]})"
+        raise UsageError(
+            f"class {gap}{called} of {count} has no training image: number the classes 0, 1, 2, ... without a gap",
+            where=where,
+            kind="class_without_images",
+        )
+    return names or tuple(map(str, range(count)))

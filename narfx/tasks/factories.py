@@ -1,0 +1,169 @@
+"""A source made by the user's own code: ``package.module:factory`` or ``file.py:factory``."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from narfx.errors import UsageError
+from narfx.tasks.arrays import Source, from_arrays, number_classes
+from narfx.tasks.parts import ArrayPart, ItemPart, Part, Shape, check_channels, fit, image_of
+
+__all__ = ["is_reference", "read_factory"]
+
+
+def is_reference(source: str) -> bool:
+    """Whether ``source`` has the form of a reference to a factory."""
+    place, colon, name = source.rpartition(":")
+    is_module = all(word.isidentifier() for word in place.split("."))
+    return bool(colon) and name.isidentifier() and (place.endswith(".py") or is_module)
+
+
+def read_factory(source: str, shape: Shape, limit: int) -> Source:
+    """Call the factory that ``source`` names and read what it returns.
+
+    That is a mapping with the keys of an ``.npz`` source, or a pair (train, test or ``None``) of map-style data sets
+    that yield (image, label). Data sets are read once from end to end, because only their items tell their labels;
+    fitted images that take no more than ``limit`` bytes are kept, others are read again when needed.
+
+    Raises:
+        UsageError: The code cannot be imported, fails, or returns something else.
+    """
+    place, _, name = source.rpartition(":")
+    with _importable(place):
+        module = _import(place, source)
+        factory = getattr(module, name, None)
+        if factory is None:
+            raise UsageError(f"{place} has no {name}", where=source, kind="factory_missing")
+        if not callable(factory):
+            raise UsageError(f"{name} in {place} cannot be called", where=source, kind="factory_not_callable")
+        result = _guard(factory, f"{name} in {place} failed", source, "factory_failed")
+        if isinstance(result, Mapping):
+            return from_arrays(result, source)
+        if not isinstance(result, (tuple, list)) or len(result) != 2:
+            raise UsageError(
+                f"{name} returns {_kind(result)}: a mapping of arrays x_train, y_train, x_test, y_test or a pair of "
+                "data sets (train, test) is read",
+                where=source,
+                kind="factory_result",
+            )
+        return _from_data_sets(result[0], result[1], source, shape, limit)
+
+
+def _kind(value: Any) -> str:
+    return f"{len(value)} things" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
+
+
+def _guard(call: Callable[[], Any], what: str, where: str, kind: str) -> Any:
+    """Run the user's code: whatever it raises becomes one sentence."""
+    try:
+        return call()
+    except (Exception, SystemExit) as error:
+        cause = " ".join(str(error).split())
+        raise UsageError(f"{what}: {type(error).__name__}: {cause}".rstrip(": "), where=where, kind=kind) from error
+
+
+@contextmanager
+def _importable(place: str) -> Iterator[None]:
+    """Let the user's code import what lies beside it: the file's folder, or the working directory for a package."""
+    folder = str(Path(place).resolve().parent if place.endswith(".py") else Path.cwd())
+    sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        if folder in sys.path:
+            sys.path.remove(folder)
+
+
+def _import(place: str, source: str) -> Any:
+    if not place.endswith(".py"):
+        importlib.invalidate_caches()
+        return _guard(lambda: importlib.import_module(place), f"cannot import {place}", source, "factory_import")
+    path = Path(place)
+    if not path.is_file():
+        raise UsageError(f"there is no file {place}", where=source, kind="missing_data")
+    name = f"_narfx_data_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{place} cannot be imported", where=source, kind="factory_import")
+    loader, module = spec.loader, importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickles of the user's look their module up
+    try:
+        _guard(lambda: loader.exec_module(module), f"cannot import {place}", source, "factory_import")
+    except UsageError:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _from_data_sets(train: Any, test: Any, source: str, shape: Shape, limit: int) -> Source:
+    sets = {name: part for name, part in (("train", train), ("test", test)) if part is not None}
+    for name, part in sets.items():
+        if not (hasattr(part, "__getitem__") and hasattr(part, "__len__")) or isinstance(part, (str, dict)):
+            raise UsageError(
+                f"the {name} part is {_kind(part)}: a data set with a length and items (image, label) is read",
+                where=source,
+                kind="factory_result",
+            )
+        if len(part) == 0:
+            raise UsageError(f"the {name} part holds no images", where=source, kind="empty_data")
+    if "train" not in sets:
+        raise UsageError("the train part is None", where=source, kind="factory_result")
+    small = sum(map(len, sets.values())) * int(np.prod(shape)) <= limit
+    parts = {name: _read_items(part, name, source, shape, small) for name, part in sets.items()}
+    names = _class_names(train)
+    classes = number_classes(parts["train"].labels, names, source)
+    return Source(classes, parts["train"], test=parts.get("test"), named=names is not None)
+
+
+def _class_names(data_set: Any) -> tuple[str, ...] | None:
+    """Torchvision's convention: an attribute ``classes``."""
+    names = getattr(data_set, "classes", None)
+    if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
+        return tuple(names)
+    return None
+
+
+def _read_items(data_set: Any, name: str, source: str, shape: Shape, keep: bool) -> Part:
+    def item(index: int) -> tuple[torch.Tensor, int]:
+        def read() -> tuple[torch.Tensor, int]:
+            image, label = data_set[index]
+            return image_of(image, shape), _label(label)
+
+        image, label = _guard(read, f"item {index} of the {name} part cannot be read", source, "bad_item")
+        check_channels(image.shape[1], shape[0], f"{source}, {name} part, item {index}")
+        return image, label
+
+    labels, channels, sizes, kept = [], set(), set(), []
+    for index in range(len(data_set)):
+        image, label = item(index)
+        labels.append(label)
+        channels.add(int(image.shape[1]))
+        sizes.add((int(image.shape[2]), int(image.shape[3])))
+        if keep:
+            kept.append(fit(image, shape))
+    targets, deepest, seen = np.array(labels, dtype=np.int64), max(channels), tuple(sorted(sizes))
+    if not keep:
+        return ItemPart(lambda index: item(index)[0], targets, deepest, seen)
+    width = max(image.shape[1] for image in kept)
+    stacked = torch.cat([image.expand(-1, width, -1, -1) for image in kept])
+    return ArrayPart(stacked.permute(0, 2, 3, 1).numpy(), targets, deepest, seen)
+
+
+def _label(value: Any) -> int:
+    if isinstance(value, (torch.Tensor, np.ndarray)):
+        value = value.item()
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
+        raise ValueError(f"its label is {value!r}, where an integer 0, 1, 2, ... is read")
+    if not 0 <= value <= np.iinfo(np.int32).max:
+        raise ValueError(f"its label is {value}: labels are 0, 1, 2, ...")
+    return int(value)

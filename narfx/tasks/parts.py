@@ -1,0 +1,211 @@
+"""Parts of a data set as they are at their source: labels, and images that are read, fitted and counted on demand.
+
+Every reader hands out uint8 images ``(B, c, H, W)`` of the network's height and width. ``c`` is the network's number of
+channels, or 1 where the images are grey and still have to be repeated (a third of the memory until then).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch.nn import functional
+
+from narfx.errors import UsageError
+
+__all__ = [
+    "ArrayPart",
+    "FilePart",
+    "IntArray",
+    "ItemPart",
+    "Part",
+    "Shape",
+    "check_channels",
+    "decode",
+    "fit",
+    "from_pil",
+    "image_of",
+]
+
+IntArray = NDArray[np.int64]
+Shape = tuple[int, int, int]
+
+_GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
+_PROBES = 64
+
+
+class Part(Protocol):
+    """One part of a source: ``labels`` (N,), the images' ``channels`` and the ``sizes`` (height, width) seen there."""
+
+    labels: IntArray
+    channels: int
+    sizes: tuple[tuple[int, int], ...]
+
+    def read(self, indices: IntArray, shape: Shape) -> torch.Tensor:
+        """The images at ``indices`` as uint8 ``(B, c, H, W)`` on the CPU, fitted to ``shape`` (C, H, W)."""
+        ...
+
+
+def check_channels(have: int, want: int, where: str) -> None:
+    """Refuse images that cannot be brought to the network's channels.
+
+    Raises:
+        UsageError: Neither the same number, nor grey to be repeated, nor colour for a network of one channel.
+    """
+    if have not in (1, want) and (have, want) != (3, 1):
+        raise UsageError(
+            f"the images have {have} channels and the network takes {want}: give images of {want} channels, or grey "
+            "ones (an array of images has its channels last: N, H, W, C)",
+            where=where,
+            kind="channels",
+        )
+
+
+def fit(images: torch.Tensor, shape: Shape) -> torch.Tensor:
+    """Bring uint8 ``(B, c, h, w)`` to H and W (antialiased bilinear), and colour to luminance where C is 1."""
+    channels, height, width = shape
+    if images.shape[1] == 3 and channels == 1:
+        red, green, blue = images.int().unbind(1)
+        # ITU-R 601 in 16 bit fixed point, as Pillow has it, so that files and arrays give the same grey.
+        images = ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).to(torch.uint8).unsqueeze(1)
+    if images.shape[2:] != (height, width):
+        images = functional.interpolate(images, (height, width), mode="bilinear", antialias=True)
+    return images
+
+
+class ArrayPart:
+    """Images in one array, uint8 ``(N, H, W, C)``; ``channels`` and ``sizes`` where they were others at the source."""
+
+    def __init__(
+        self, images: NDArray[np.uint8], labels: IntArray, channels: int | None = None,
+        sizes: tuple[tuple[int, int], ...] | None = None,
+    ) -> None:  # fmt: skip
+        self.images, self.labels = images, labels
+        self.channels = channels or int(images.shape[3])
+        self.sizes = sizes or ((int(images.shape[1]), int(images.shape[2])),)
+
+    def read(self, indices: IntArray, shape: Shape) -> torch.Tensor:
+        """See :class:`Part`."""
+        images = torch.from_numpy(self.images[indices]).permute(0, 3, 1, 2)
+        return fit(images.contiguous(), shape)
+
+
+class FilePart:
+    """Image files, decoded by threads. ``channels`` and ``sizes`` come from the headers of a few of them."""
+
+    def __init__(self, paths: Sequence[Path], labels: IntArray) -> None:
+        self.paths, self.labels = paths, labels
+        probed = [_header(paths[i]) for i in range(0, len(paths), max(len(paths) // _PROBES, 1))]
+        self.channels = 1 if all(mode in _GREY_MODES for mode, _ in probed) else 3
+        self.sizes = tuple(sorted({size for _, size in probed}))
+
+    def read(self, indices: IntArray, shape: Shape) -> torch.Tensor:
+        """See :class:`Part`; grey files among coloured ones are repeated here."""
+        return torch.cat(list(_threads().map(lambda i: decode(self.paths[i], shape), indices.tolist())))
+
+
+class ItemPart:
+    """Items of the user's own data set, read one after the other because its code may not bear threads.
+
+    ``image`` maps an index to a uint8 image ``(1, c, h, w)``.
+    """
+
+    def __init__(
+        self, image: Callable[[int], torch.Tensor], labels: IntArray, channels: int, sizes: tuple[tuple[int, int], ...]
+    ) -> None:
+        self._image, self.labels, self.channels, self.sizes = image, labels, channels, sizes
+
+    def read(self, indices: IntArray, shape: Shape) -> torch.Tensor:
+        """See :class:`Part`; grey images among coloured ones are repeated here."""
+        return torch.cat([fit(self._image(i), shape).expand(-1, shape[0], -1, -1) for i in indices.tolist()])
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(min(os.cpu_count() or 1, 16), thread_name_prefix="narfx-decode")
+
+
+def _unreadable(path: Path, error: Exception) -> UsageError:
+    cause = " ".join(str(error).split()) or type(error).__name__
+    return UsageError(
+        f"{path} cannot be decoded as an image ({cause}): replace or remove it",
+        where=str(path),
+        kind="undecodable_image",
+    )
+
+
+def _header(path: Path) -> tuple[str, tuple[int, int]]:
+    try:
+        with Image.open(path) as image:
+            return image.mode, (image.height, image.width)
+    except Exception as error:  # Pillow's formats raise whatever their parsers meet
+        raise _unreadable(path, error) from error
+
+
+def decode(path: Path, shape: Shape) -> torch.Tensor:
+    """One file as uint8 ``(1, c, H, W)``: three channels where the network has three, else grey.
+
+    Raises:
+        UsageError: The file is not an image that Pillow reads, is cut short, or has more than 16 bits a channel.
+    """
+    try:
+        with Image.open(path) as image:
+            return from_pil(image, shape)
+    except Exception as error:  # as in _header
+        raise _unreadable(path, error) from error
+
+
+def from_pil(image: Image.Image, shape: Shape) -> torch.Tensor:
+    """A Pillow image as uint8 ``(1, c, H, W)``, fitted to ``shape``; transparency is dropped."""
+    if image.mode.startswith("I;16"):
+        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ValueError(f"its pixels have 32 bits (mode {image.mode}), where 8 or 16 bits a channel are read")
+    if "transparency" in image.info:
+        image = image.convert("RGBA")
+    channels, height, width = shape
+    image = image.convert("RGB" if channels == 3 else "L")
+    if image.size != (width, height):
+        # Pillow's resize leaves Python's lock and has no threads of its own; it agrees with ``fit`` to a level or two.
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(image))
+    return pixels.view(1, height, width, -1).permute(0, 3, 1, 2)
+
+
+def image_of(value: Any, shape: Shape) -> torch.Tensor:
+    """What a user's data set yields as an image, as uint8 ``(1, c, h, w)``.
+
+    A Pillow image, a uint8 array ``(h, w)`` or ``(h, w, c)``, or a tensor ``(h, w)`` or ``(c, h, w)`` that is uint8 or
+    a float in [0, 1].
+
+    Raises:
+        ValueError: It is something else; the text says what.
+    """
+    if isinstance(value, Image.Image):
+        return from_pil(value, shape)
+    if isinstance(value, np.ndarray):
+        if value.dtype != np.uint8 or value.ndim not in (2, 3):
+            raise ValueError(f"an array must be uint8 of shape (H, W) or (H, W, C), not {value.dtype} {value.shape}")
+        pixels = torch.from_numpy(np.array(value))
+        return (pixels[None] if value.ndim == 2 else pixels.permute(2, 0, 1))[None].contiguous()
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(f"an image must be a Pillow image, an array or a tensor, not {type(value).__name__}")
+    if value.ndim not in (2, 3) or not (value.dtype == torch.uint8 or value.is_floating_point()):
+        raise ValueError(
+            f"a tensor must be uint8 or float, (H, W) or (C, H, W), not {value.dtype} {tuple(value.shape)}"
+        )
+    pixels = value.detach().cpu()
+    if pixels.is_floating_point():
+        low, high = pixels.aminmax()
+        if not (low >= 0 and high <= 1):
+            raise ValueError(f"a float tensor must lie in [0, 1], not in [{low:.3g}, {high:.3g}]: leave out Normalize")
+        pixels = (pixels * 255).round().to(torch.uint8)
+    return (pixels[None] if pixels.ndim == 2 else pixels)[None].contiguous()

@@ -1,0 +1,149 @@
+"""From a source as the user writes it to its parts: the bundled digits, torchvision's sets, and who reads the rest."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from narfx.errors import UsageError
+from narfx.tasks.arrays import Source, read_npz
+from narfx.tasks.factories import is_reference, read_factory
+from narfx.tasks.folders import read_folder
+from narfx.tasks.parts import ArrayPart, Shape
+
+__all__ = ["FORMS", "read_source"]
+
+FORMS = (
+    "digits, a folder of images, a file .npz, torchvision:NAME:ROOT with NAME of cifar10, cifar100, mnist, "
+    "fashion_mnist, or package.module:factory or file.py:factory of your own"
+)
+
+
+class _Known(NamedTuple):
+    """A set of torchvision's: its class, its folder in the root, published statistics of the training part."""
+
+    title: str
+    folder: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: str = "crop-flip"
+
+
+_TORCHVISION = {
+    "cifar10": _Known("CIFAR10", "cifar-10-batches-py", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": _Known("CIFAR100", "cifar-100-python", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "mnist": _Known("MNIST", "MNIST/raw", (0.1307,), (0.3081,), "crop"),
+    "fashion_mnist": _Known("FashionMNIST", "FashionMNIST/raw", (0.2860,), (0.3530,)),
+}
+
+
+def read_source(source: str, shape: Shape, limit: int) -> Source:
+    """Read the parts of ``source``; images themselves may be read later.
+
+    Args:
+        source: One of the forms that ``FORMS`` lists.
+        shape: The network's input (C, H, W), which a user's own data sets are fitted to at once.
+        limit: How many bytes of fitted images may be kept in memory.
+
+    Raises:
+        UsageError: The source has no known form, is not there, or does not hold what it should.
+    """
+    try:
+        return _read(source, shape, limit)
+    except OSError as error:
+        place = error.filename or source
+        raise UsageError(f"cannot read {place}: {error.strerror or error}", where=source, kind="unreadable") from error
+
+
+def _read(source: str, shape: Shape, limit: int) -> Source:
+    path = Path(source)
+    if not source:
+        raise UsageError(f"no data source is given: data are read from {FORMS}", kind="unknown_source")
+    if source == "digits":
+        return _digits()
+    if source.startswith("torchvision:"):
+        return _torchvision(source)
+    if path.is_dir():
+        return read_folder(path)
+    if is_reference(source):
+        return read_factory(source, shape, limit)
+    if path.suffix.lower() == ".npz":
+        if not path.is_file():
+            raise UsageError(f"there is no file {source}", where=source, kind="missing_data")
+        return read_npz(path)
+    if path.is_file():
+        how = f"name its factory, {source}:factory" if path.suffix == ".py" else f"data are read from {FORMS}"
+        raise UsageError(f"{source} is no data source: {how}", where=source, kind="unknown_source")
+    if "/" in source or "\\" in source or path.suffix:
+        raise UsageError(f"there is no file or folder {source}", where=source, kind="missing_data")
+    raise UsageError(f"unknown data source {source!r}: data are read from {FORMS}", where=source, kind="unknown_source")
+
+
+def _digits() -> Source:
+    """scikit-learn's 1797 handwritten digits, 8x8 grey from 0 to 16, scaled to 0..255.
+
+    They come without parts. The fifth, tenth, ... image of each class is the test part, whatever the seed.
+    """
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)[..., None]
+    labels = bunch.target.astype(np.int64)
+    rank = np.zeros(len(labels), dtype=np.int64)
+    for label in range(10):
+        members = np.flatnonzero(labels == label)
+        rank[members] = np.arange(len(members))
+    held = rank % 5 == 4
+    return Source(
+        classes=tuple(map(str, range(10))),
+        train=ArrayPart(images[~held], labels[~held]),
+        test=ArrayPart(images[held], labels[held]),
+        augment="crop",
+        notes=(f"test: every fifth image of each class, {int(held.sum())} images, the same for every seed",),
+    )
+
+
+def _torchvision(source: str) -> Source:
+    name, _, root = source.removeprefix("torchvision:").partition(":")
+    if name not in _TORCHVISION or not root:
+        raise UsageError(
+            f"cannot read {source!r}: write torchvision:NAME:ROOT with NAME of {', '.join(_TORCHVISION)} and ROOT the "
+            "folder that holds the set",
+            where=source,
+            kind="unknown_source",
+        )
+    known = _TORCHVISION[name]
+    try:
+        from torchvision import datasets
+    except Exception as error:  # a torchvision made for another torch raises RuntimeError at its import
+        raise UsageError(
+            f"torchvision cannot be imported ({error}): install torch and torchvision of one release",
+            where=source,
+            kind="torchvision",
+        ) from error
+    try:
+        with warnings.catch_warnings():
+            # CIFAR's files are pickles of an old numpy; torchvision compares their MD5 before it opens them.
+            warnings.simplefilter("ignore")
+            train, test = (getattr(datasets, known.title)(root, train=part, download=False) for part in (True, False))
+    except Exception as error:
+        raise UsageError(
+            f"{root} does not hold {known.title}, whole, in {known.folder} as torchvision stores it",
+            where=source,
+            kind="missing_data",
+        ) from error
+    return Source(
+        classes=tuple(train.classes),
+        train=_torchvision_part(train),
+        test=_torchvision_part(test),
+        statistics=(known.mean, known.std),
+        augment=known.augment,
+    )
+
+
+def _torchvision_part(data_set: Any) -> ArrayPart:
+    images = np.asarray(data_set.data)
+    return ArrayPart(images[..., None] if images.ndim == 3 else images, np.asarray(data_set.targets, dtype=np.int64))

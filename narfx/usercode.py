@@ -1,0 +1,239 @@
+"""Running code that belongs to the user: a model file, a factory in a package of theirs.
+
+Whatever goes wrong in there becomes one sentence with the line it came from. The modules that a file finds beside
+itself (its siblings) are importable while it runs, and a later file that has a sibling of the same name gets its own.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import importlib.util
+import inspect
+import itertools
+import sys
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from importlib.machinery import PathFinder, SourceFileLoader
+from importlib.metadata import PackageNotFoundError, version
+from operator import attrgetter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from narfx.errors import NarfxError, UsageError
+
+__all__ = [
+    "attribute",
+    "call",
+    "close_names",
+    "execute_file",
+    "import_module",
+    "importable",
+    "missing_arguments",
+    "pair_error",
+    "user_code",
+]
+
+_OWN = Path(__file__).parent
+_STDLIB = Path(sysconfig.get_path("stdlib"))
+_numbers = itertools.count()
+_siblings: set[str] = set()
+
+
+@contextmanager
+def user_code(what: str, *, kind: str, locate: bool = True) -> Iterator[None]:
+    """Turn whatever the block raises into a :class:`UsageError` that begins with ``what``.
+
+    Args:
+        what: What could not be done, as the start of a sentence.
+        kind: The reason code.
+        locate: Whether to name the line of the user's code that raised.
+    """
+    try:
+        yield
+    except NarfxError:
+        raise
+    except (Exception, SystemExit) as error:
+        text = " ".join(str(error).split())[:400]
+        if "torchvision::" in text and "does not exist" in text:
+            raise pair_error(error) from error
+        line = _line(error) if locate else None
+        message = f"{what}: {type(error).__name__}" + (f" at {line}" if line else "") + (f": {text}" if text else "")
+        if isinstance(error, ModuleNotFoundError):
+            message += f"; install {error.name}, or put it where this file can import it"
+        raise UsageError(message, where=line, kind=kind) from error
+
+
+def pair_error(error: BaseException) -> UsageError:
+    """What to say when torchvision cannot be imported because it was built for another torch."""
+    found = " and ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision"))
+    return UsageError(
+        f"{found} do not fit each other ({' '.join(str(error).split())[:200]}): install both in one command from one "
+        "index, as in pip install --upgrade torch torchvision",
+        where="torchvision",
+        kind="torch_torchvision_mismatch",
+    )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "of unknown version"
+
+
+def _line(error: BaseException) -> str | None:
+    """``file:line`` of the user's code that raised, or of the innermost frame if none of it is the user's."""
+    if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
+        return f"{_short(error.filename)}:{error.lineno}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
+    frames = [f for f in frames if _OWN not in Path(f.filename).parents]
+    theirs = [f for f in frames if not _is_library(Path(f.filename))]
+    last = (theirs or frames)[-1:]
+    return f"{_short(last[0].filename)}:{last[0].lineno}" if last else None
+
+
+def _is_library(path: Path) -> bool:
+    return _STDLIB in path.parents or bool({"site-packages", "dist-packages"} & set(path.parts))
+
+
+def _short(filename: str) -> str:
+    path = Path(filename)
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else filename
+
+
+@contextmanager
+def importable(folder: Path, *, siblings: bool = False) -> Iterator[None]:
+    """Put ``folder`` first on ``sys.path`` for the block and restore the path after it.
+
+    With ``siblings``, modules that were found in an earlier such block, and only through its folder, are forgotten
+    first, so that ``import layers`` beside one model file never gives the ``layers`` of another.
+    """
+    for name in list(sys.modules) if siblings else []:
+        if name.partition(".")[0] in _siblings:
+            del sys.modules[name]
+    importlib.invalidate_caches()
+    path, before = list(sys.path), set(sys.modules)
+    sys.path.insert(0, str(folder))
+    try:
+        yield
+    finally:
+        sys.path[:] = path
+        if siblings:
+            new = {name for name in set(sys.modules) - before if "." not in name}
+            _siblings.clear()
+            _siblings.update(name for name in new if _only_in(folder, name, path))
+
+
+def _only_in(folder: Path, name: str, path: list[str]) -> bool:
+    """Whether the imported module ``name`` lies in ``folder`` and could not be found on ``path`` without it."""
+    here = PathFinder.find_spec(name, [str(folder)])
+    elsewhere = PathFinder.find_spec(name, path)
+    return here is not None and (elsewhere is None or elsewhere.origin != here.origin)
+
+
+def execute_file(path: Path) -> ModuleType:
+    """Run a file as a module of a private name, which stays in ``sys.modules`` for pickles and dataclasses.
+
+    The file is compiled anew each time, never taken from a cache of bytecode. Its exceptions are not translated.
+    """
+    name = f"_narfx_user_{next(_numbers)}_{path.stem}"
+    loader = SourceFileLoader(name, str(path))
+    spec = importlib.util.spec_from_file_location(name, path, loader=loader)
+    assert spec is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        exec(loader.source_to_code(path.read_bytes(), str(path)), module.__dict__)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def import_module(name: str) -> ModuleType:
+    """Import a module that the user names.
+
+    Raises:
+        UsageError: There is no such module, or it cannot be imported.
+    """
+    try:
+        with user_code(f"cannot import {name}", kind="import_failed"):
+            return importlib.import_module(name)
+    except UsageError as error:
+        missing = error.__cause__
+        if isinstance(missing, ModuleNotFoundError) and f"{name}.".startswith(f"{missing.name}."):
+            raise UsageError(
+                f"there is no module {missing.name!r}: neither the working directory nor the installed packages "
+                "hold it",
+                where=name,
+                kind="missing_module",
+            ) from missing
+        raise
+
+
+def attribute(module: ModuleType, name: str, label: str) -> Any:
+    """The value of a (dotted) name in a module that the user knows as ``label``.
+
+    Raises:
+        UsageError: There is none; the message names what comes close.
+    """
+    try:
+        return attrgetter(name)(module)
+    except AttributeError:
+        names = [key for key in vars(module) if not key.startswith("_")]
+        close = close_names(name, names)
+        hint = f": did you mean {' or '.join(close)}?" if close else f": it has {', '.join(names[:12]) or 'nothing'}"
+        raise UsageError(f"{label} has no {name!r}{hint}", where=f"{label}:{name}", kind="missing_factory") from None
+
+
+def close_names(name: str, names: Iterable[str]) -> list[str]:
+    """At most three of ``names`` that look like ``name``."""
+    return difflib.get_close_matches(name, list(names), n=3)
+
+
+def call(factory: Callable[..., Any], arguments: Mapping[str, Any], label: str, *, locate: bool = True) -> Any:
+    """Call what the user knows as ``label``.
+
+    Raises:
+        UsageError: It needs other arguments, or it raised.
+    """
+    missing = missing_arguments(factory, arguments)
+    if missing:
+        example = "&".join(f"{name}=..." for name in missing)
+        raise UsageError(
+            f"{label} needs {', '.join(missing)}: write {label}?{example}, or give them defaults",
+            where=label,
+            kind="factory_arguments",
+        )
+    parameters = _parameters(factory)
+    accepted = [p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    unknown = [name for name in arguments if name not in accepted]
+    if unknown and not any(p.kind is p.VAR_KEYWORD for p in parameters):
+        close = close_names(unknown[0], accepted)
+        hint = f"did you mean {' or '.join(close)}?" if close else f"it takes {', '.join(accepted) or 'none'}"
+        raise UsageError(f"{label} has no argument {unknown[0]!r}: {hint}", where=label, kind="model_arguments")
+    with user_code(f"{label} could not be built", kind="factory_failed", locate=locate):
+        return factory(**arguments)
+
+
+def missing_arguments(factory: Callable[..., Any], given: Iterable[str]) -> list[str]:
+    """The names of the arguments that a call of ``factory`` with those ``given`` still lacks."""
+    given = set(given)
+    return [
+        p.name
+        for p in _parameters(factory)
+        if p.default is p.empty
+        and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)
+        and (p.name not in given or p.kind is p.POSITIONAL_ONLY)
+    ]
+
+
+def _parameters(factory: Callable[..., Any]) -> list[inspect.Parameter]:
+    try:
+        return list(inspect.signature(factory).parameters.values())
+    except (TypeError, ValueError):  # a callable written in C may have no signature: the call itself will tell
+        return [inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)]

@@ -1,0 +1,165 @@
+"""Weights from a file into a model: a state dict with the model's keys, and nothing that could run code.
+
+Read are safetensors, and what ``torch.load(weights_only=True)`` accepts. Two habits of checkpoints are undone: the
+state dict lies under ``state_dict``, ``model_state_dict`` or ``model``, and every key has the prefix of a wrapper
+(``module.`` of DataParallel, ``_orig_mod.`` of torch.compile).
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from narfx.errors import UsageError
+
+__all__ = ["apply_weights", "load_state", "read_weights"]
+
+_ENTRIES = ("state_dict", "model_state_dict", "model")
+_PREFIXES = ("module.", "_orig_mod.")
+
+
+def apply_weights(model: nn.Module, path: Path | str) -> str | None:
+    """Load the state dict in ``path`` into ``model``, all of it or nothing.
+
+    Returns:
+        What was undone on the way (``"taken from 'state_dict', prefix 'module.' removed"``), ``None`` if nothing was.
+
+    Raises:
+        UsageError: The file is missing, cannot be read without running code, does not have the model's keys and
+            shapes, or holds a value that is not finite.
+    """
+    state, entry = read_weights(path)
+    prefix = load_state(model, state, source=str(path))
+    notes = [f"taken from {entry!r}"] if entry else []
+    notes += [f"prefix {prefix!r} removed"] if prefix else []
+    return ", ".join(notes) or None
+
+
+def read_weights(path: Path | str) -> tuple[dict[str, Tensor], str | None]:
+    """The tensors in a file by name, on the CPU, and the entry of the file that they were taken from, if any.
+
+    Raises:
+        UsageError: The file is missing or cannot be read, or it is no state dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UsageError(f"there is no weights file {path}", where=str(path), kind="missing_file")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    entries = content if isinstance(content, Mapping) else {}
+    entry = next((name for name in _ENTRIES if isinstance(entries.get(name), Mapping)), None)
+    content = content if entry is None else entries[entry]
+    if not isinstance(content, Mapping):
+        raise _not_a_state_dict(path, f"it holds a {type(content).__name__}")
+    odd = [str(key) for key, value in content.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
+    if odd or not content:
+        raise _not_a_state_dict(path, f"{_few(odd)} hold no tensors" if odd else "it is empty")
+    return dict(content), entry
+
+
+def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> str | None:
+    """Load ``state`` into ``model`` after checking that it is exactly what the model wants.
+
+    Two keys may be missing: ``num_batches_tracked``, which old checkpoints lack, and another name of a parameter that
+    is given already (tied weights). ``source`` is how the user knows the weights.
+
+    Returns:
+        The prefix of a wrapper that was taken off every key, ``None`` if there was none.
+
+    Raises:
+        UsageError: Keys or shapes differ, a kind of number differs, or a value is not finite.
+    """
+    own = model.state_dict(keep_vars=True)
+    prefix = _wrapper(state, own)
+    state = {key.removeprefix(prefix): value for key, value in state.items()} if prefix else state
+    given = {id(own[key]) for key in state if key in own}
+    missing = [
+        key
+        for key, tensor in own.items()
+        if key not in state and id(tensor) not in given and not key.endswith("num_batches_tracked")
+    ]
+    unexpected = [key for key in state if key not in own]
+    shapes = [
+        f"{key} ({_shape(state[key])} in the file, {_shape(own[key])} in the model)"
+        for key in own
+        if key in state and state[key].shape != own[key].shape
+    ]
+    faults = [("missing", missing), ("not in the model", unexpected), ("of another shape", shapes)]
+    told = [f"{len(keys)} {what} ({_few(keys)})" for what, keys in faults if keys]
+    if told:
+        raise UsageError(
+            f"the weights in {source} do not fit this model, by their keys: {', '.join(told)}; save them from the "
+            "model that is given here",
+            where=source,
+            kind="weights_mismatch",
+        )
+    kinds = [key for key in state if state[key].is_floating_point() != own[key].is_floating_point()]
+    if kinds:
+        raise UsageError(
+            f"the weights in {source} mix up integers and floats at {_few(kinds)}: save the state dict of the float "
+            "model",
+            where=source,
+            kind="weights_mismatch",
+        )
+    infinite = [key for key, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
+    if infinite:
+        raise UsageError(
+            f"the weights in {source} hold NaN or infinite values at {_few(infinite)}: take an earlier checkpoint",
+            where=source,
+            kind="weights_not_finite",
+        )
+    model.load_state_dict(dict(state), strict=False)
+    return prefix
+
+
+def _wrapper(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
+    """The prefix that all keys have and none of the model's own keys explains."""
+    if any(key in own for key in state):
+        return None
+    return next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in state)), None)
+
+
+def _read_safetensors(path: Path) -> object:
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except Exception as error:
+        raise UsageError(
+            f"{path} is not a readable safetensors file: {_one_line(error)}", where=str(path), kind="weights_unreadable"
+        ) from error
+
+
+def _read_torch(path: Path) -> object:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old storage classes and of TorchScript: not the user's to mend here
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise UsageError(
+            f"{path} does not load with weights_only=True ({type(error).__name__}): narfx runs no pickled code, so "
+            "save model.state_dict() alone, by safetensors or torch.save",
+            where=str(path),
+            kind="weights_unreadable",
+        ) from error
+
+
+def _not_a_state_dict(path: Path, why: str) -> UsageError:
+    return UsageError(
+        f"{path} is no state dict, {why}: save model.state_dict()", where=str(path), kind="weights_unreadable"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _few(names: list[str], most: int = 3) -> str:
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

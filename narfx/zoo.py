@@ -1,0 +1,113 @@
+"""The collections of models that a reference can name: torchvision's, timm's and narfx's own.
+
+A collection is a function from a model's name to a :class:`ZooModel`. torchvision and timm are imported only here and
+only when they are asked for; their models are built without weights, so that nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from narfx.errors import UsageError
+from narfx.models import MODELS
+from narfx.usercode import close_names, pair_error
+
+__all__ = ["ZOOS", "ZooModel", "find_model"]
+
+# Each of these would fetch weights, or read a checkpoint that narfx has not checked.
+_WEIGHT_ARGUMENTS = frozenset(
+    {
+        "checkpoint_path",
+        "pretrained",
+        "pretrained_backbone",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "weights",
+        "weights_backbone",
+    }
+)
+
+
+@dataclass(frozen=True)
+class ZooModel:
+    """What builds a model, the arguments that are not the user's to choose, and the shape of one sample if known."""
+
+    factory: Callable[..., Any]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    input_shape: tuple[int, int, int] | None = None
+
+
+def find_model(zoo: str, name: str, arguments: Iterable[str] = ()) -> ZooModel:
+    """The model ``name`` of the collection ``zoo``, for a call with these argument names.
+
+    Raises:
+        UsageError: The collection is not installed or has no such model, or an argument asks for weights.
+    """
+    named = sorted(_WEIGHT_ARGUMENTS & set(arguments))
+    if named:
+        raise UsageError(
+            f"{zoo}:{name} asks for {', '.join(named)}, but narfx downloads nothing: save the weights to a file and "
+            "give it with --weights",
+            where=f"{zoo}:{name}",
+            kind="model_arguments",
+        )
+    return ZOOS[zoo](name)
+
+
+def _narfx(name: str) -> ZooModel:
+    _check_name("narfx", name, MODELS)
+    return ZooModel(MODELS[name].factory, {}, MODELS[name].input_shape)
+
+
+def _torchvision(name: str) -> ZooModel:
+    try:
+        import torchvision
+    except Exception as error:
+        raise _unusable("torchvision", "install torch and torchvision in one command", error) from error
+    models = torchvision.models
+    _check_name("torchvision", name, models.list_models())
+    builder = models.get_model_builder(name)
+    fixed = {"weights", "weights_backbone"} & set(inspect.signature(builder).parameters)
+    classifiers = {*models.list_models(module=models), *models.list_models(module=models.quantization)}
+    side = 299 if name.endswith("inception_v3") else 224
+    return ZooModel(builder, dict.fromkeys(fixed), (3, side, side) if name in classifiers else None)
+
+
+def _timm(name: str) -> ZooModel:
+    try:
+        import timm  # type: ignore[import-not-found, unused-ignore]
+    except Exception as error:
+        raise _unusable("timm", "run pip install timm", error) from error
+    # is_model knows the names with a tag behind a dot, and refuses those that would be fetched from a hub.
+    if not timm.is_model(name):
+        _check_name("timm", name, timm.list_models())
+    config = timm.get_pretrained_cfg(name)
+    shape = tuple(config.input_size) if config is not None else None
+    return ZooModel(timm.create_model, {"model_name": name, "pretrained": False}, shape)
+
+
+def _unusable(package: str, cure: str, error: Exception) -> UsageError:
+    """A package that is absent, or that torch refuses to load because it was built for another torch."""
+    if not isinstance(error, ModuleNotFoundError):
+        return pair_error(error)
+    return UsageError(
+        f"{package} cannot be imported ({error}): {cure}",
+        where=package,
+        kind="missing_package",
+    )
+
+
+def _check_name(zoo: str, name: str, names: Iterable[str]) -> None:
+    names = list(names)
+    if name in names:
+        return
+    close = close_names(name, names)
+    some = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+    hint = f"did you mean {' or '.join(close)}?" if close else f"it has {some}"
+    raise UsageError(f"{zoo} has no model {name!r}: {hint}", where=f"{zoo}:{name}", kind="unknown_model")
+
+
+ZOOS: dict[str, Callable[[str], ZooModel]] = {"torchvision": _torchvision, "timm": _timm, "narfx": _narfx}
