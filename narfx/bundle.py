@@ -40,6 +40,7 @@ def apply(
     relative_to: Path | None = None,
     overwrite: bool = False,
     opset: int | None = None,
+    seed: int = 0,
 ) -> dict[str, Any]:
     """Lower an architecture and write its bundle, proven.
 
@@ -50,6 +51,7 @@ def apply(
         relative_to: The folder that relative paths of an ``Architecture`` object start at.
         overwrite: Whether a folder that is not empty is replaced as a whole.
         opset: The ONNX opset; torch's own default without it.
+        seed: Decides the values of a model that is built without weights.
 
     Returns:
         The report: parameters and MACs before and after, where the weights come from, parity, the files.
@@ -63,7 +65,7 @@ def apply(
         relative_to = Path(architecture).parent
         architecture = Architecture.load(architecture)
     check_output(folder, overwrite=overwrite)
-    lowered = open_architecture(architecture, relative_to=relative_to, weights=weights)
+    lowered = open_architecture(architecture, relative_to=relative_to, weights=weights, seed=seed)
     traced = lowered.traced
     complete = traced.architecture(
         architecture.vector,
@@ -140,8 +142,10 @@ def export(
     return {**report, "files": {key: str(folder / name) for key, name in files.items()}}
 
 
-def check(folder: Path | str) -> dict[str, Any]:
+def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
     """Prove a bundle again from its files: costs, metadata, the ONNX checker, and parity at three batch sizes.
+
+    ``seed`` decides the random images.
 
     Raises:
         UsageError: A file of the bundle is missing or malformed.
@@ -182,14 +186,14 @@ def check(folder: Path | str) -> dict[str, Any]:
                 where=str(folder / ONNX),
                 kind="metadata",
             )
-    for metric, value in cost.items():
-        if architecture.metrics.get(metric, value) != value:
+    for metric, number in cost.items():
+        if architecture.metrics.get(metric, number) != number:
             raise ParityError(
-                f"{folder / ARCH} says {architecture.metrics[metric]} {metric}, but the network has {value}",
+                f"{folder / ARCH} says {architecture.metrics[metric]} {metric}, but the network has {number}",
                 where=str(folder / ARCH),
                 kind="cost",
             )
-    parity = compare_onnx(network, folder / ONNX, architecture.input)
+    parity = compare_onnx(network, folder / ONNX, architecture.input, seed=seed)
     if not parity.passed:
         raise ParityError(
             f"{folder / ONNX} differs from the network by {parity.max_rel_error:.2e} of the largest output "

@@ -63,6 +63,17 @@ class Traced:
             **known,
         )
 
+    def check_whole(self) -> None:
+        """Raise ``NothingToRefineError`` if a part of the model could not be traced."""
+        opaque = [entry for entry in self.skipped if entry.code == "untraceable"]
+        if opaque:
+            raise NothingToRefineError(
+                f"the trace is partial: {opaque[0].name}: {opaque[0].reason}"
+                + (f"; and {len(opaque) - 1} more" if len(opaque) > 1 else ""),
+                where=opaque[0].where,
+                kind="partial_trace",
+            )
+
     def to_json(self) -> dict[str, Any]:
         """The report of ``narfx trace``: plain values, costs in parameters and MACs of one sample."""
         slot_of = {site.name: index for index, slot in enumerate(self.space.slots) for site in slot.sites}

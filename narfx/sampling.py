@@ -9,7 +9,7 @@ little wider) is rejected. What remains is exactly uniform.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
@@ -22,7 +22,7 @@ _BINS_PER_SLOT = 64
 _MOST_COUNTS = 4_000_000
 _TRIES = 200_000
 _LOT = 4096
-_JOINT_TRIES = 3_000
+_JOINT_TRIES = 20_000
 
 
 class WindowSampler:
@@ -67,27 +67,30 @@ class WindowSampler:
     def _inside(self, vector: Vector) -> bool:
         return self.low <= self.space.cost(vector)[self.metric] <= self.high
 
-    def draw(self, rng: np.random.Generator) -> Vector | None:
-        """One vector, or ``None`` when none was met in many tries (the window is empty or nearly so)."""
+    def draw(
+        self, rng: np.random.Generator, accept: Callable[[Vector], bool] | None = None, tries: int = _TRIES
+    ) -> Vector | None:
+        """One vector that ``accept`` takes, or ``None`` when ``tries`` draws around the window met none."""
         if self.count == 0:
             return None
-        for size in (1, *(_LOT for _ in range(0, _TRIES, _LOT))):
+        for size in (1, *(_LOT for _ in range(1, tries, _LOT))):
             for entries in self._lot(size, rng):
                 vector = tuple(int(entry) for entry in entries)
-                if self._inside(vector):
+                if self._inside(vector) and (accept is None or accept(vector)):
                     return vector
         return None
 
     def _lot(self, size: int, rng: np.random.Generator) -> np.ndarray:
         """Of ``size`` draws over the bins, those whose cost lies in the window but for rounding, one a row."""
-        spent, cost, chosen = np.zeros(size, dtype=int), np.full(size, self.space.fixed.get(self.metric, 0.0)), []
+        spent, chosen = np.zeros(size, dtype=int), []
+        cost = np.full(size, float(self.space.fixed.get(self.metric, 0)))
         for slot, steps, ahead in zip(self.space.slots, self._steps, self._counts[1:], strict=True):
             entries, step = np.array(list(steps)), np.array(list(steps.values()))
             reach = spent[:, None] + step
             ways = np.where(reach < len(ahead), ahead[np.minimum(reach, len(ahead) - 1)], 0.0).cumsum(axis=1)
             picked = (rng.random(size)[:, None] * ways[:, -1:] >= ways).sum(axis=1).clip(max=len(entries) - 1)
             spent += step[picked]
-            cost += np.array(slot.costs[self.metric])[entries[picked]]
+            cost += np.array(slot.costs[self.metric], dtype=float)[entries[picked]]
             chosen.append(entries[picked])
         slack = 1e-9 * max(abs(self.space.most(self.metric)), 1.0)
         inside = (cost >= self.low - slack) & (cost <= self.high + slack)
@@ -159,12 +162,9 @@ class FeasibleSampler:
                 if self.space.feasible(vector):
                     return vector
             self._window = self._tightest()
-        for _ in range(_JOINT_TRIES):
-            drawn = self._window.draw(rng)
-            if drawn is None:
-                break
-            if self.space.feasible(drawn):
-                return drawn
+        drawn = self._window.draw(rng, self.space.feasible, _JOINT_TRIES)
+        if drawn is not None:
+            return drawn
         preference = {(i, k): rng.random() for i, slot in enumerate(self.space.slots) for k in slot.legal}
         solved = feasible_vector(self.space, preference)
         if solved is None:

@@ -108,6 +108,7 @@ def fit(
     started = time.monotonic()
     for epoch in range(first, recipe.epochs):
         loss = _epoch(network, optimizer, task, recipe, epoch, seed, reporter, f"{label}: epoch {epoch + 1}")
+        reporter.say(f"{label}: epoch {epoch + 1}/{recipe.epochs}, loss {loss:.4f}")
         if folder is not None:
             folder.event("epoch", epoch=epoch + 1, loss=loss, lr=optimizer.param_groups[0]["lr"])
             folder.save(

@@ -299,7 +299,7 @@ def uneven() -> SearchSpace:
     return SearchSpace(
         OPERATORS[:3],
         tuple(slot(f"s{i}", (0, 1, 2), (7.3 * 2**i, 3.1 * 2**i, 2.9 * 2**i + 1)) for i in range(6)),
-        {"macs": 100.0},
+        {"macs": 100},
     )
 
 

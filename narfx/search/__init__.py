@@ -1,0 +1,17 @@
+"""Search: the strategies, and the loop that trains shared weights and a strategy in turn."""
+
+from narfx.search.api import resume, run
+from narfx.search.config import SearchConfig
+from narfx.search.strategy import Proposal, Result, Strategy, make_strategy, register_strategy, strategies
+
+__all__ = [
+    "Proposal",
+    "Result",
+    "SearchConfig",
+    "Strategy",
+    "make_strategy",
+    "register_strategy",
+    "resume",
+    "run",
+    "strategies",
+]

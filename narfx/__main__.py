@@ -1,0 +1,5 @@
+"""``python -m narfx``."""
+
+from narfx.cli import main
+
+main()

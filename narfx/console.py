@@ -1,0 +1,152 @@
+"""How a command meets its caller: standard output, standard error, exit codes.
+
+Under ``--json`` standard output holds exactly one JSON object, whatever a library may print: while a command runs,
+the file descriptor itself points at standard error.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+
+from narfx.errors import NarfxError, RunError, UsageError
+from narfx.progress import ConsoleProgress, Reporter, Silent
+
+__all__ = ["Output", "parse_input", "parse_pairs", "run_app"]
+
+Renderer = Callable[[dict[str, Any], Console], None]
+
+_results: list[tuple[dict[str, Any], Renderer, bool]] = []
+
+
+class Output:
+    """Where a command's news and its one result go."""
+
+    def __init__(self, as_json: bool, quiet: bool) -> None:
+        self.as_json = as_json
+        self.reporter: Reporter = Silent() if quiet else ConsoleProgress()
+
+    def result(self, value: dict[str, Any], render: Renderer) -> None:
+        """The result: kept until the command has ended, then printed as JSON or as a table."""
+        _results.append((value, render, self.as_json))
+
+
+def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code. Nothing a user can cause ends in a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in arguments
+    verbose = "-v" in arguments or "--verbose" in arguments
+    _results.clear()
+    command = typer.main.get_command(app)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with _standard_output_free(as_json) as stdout:
+            try:
+                code = command.main(args=arguments, prog_name="narfx", standalone_mode=False)
+                for value, render, wants_json in _results:
+                    if wants_json:
+                        stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
+                    else:
+                        render(value, Console(file=stdout, highlight=False, soft_wrap=not stdout.isatty()))
+                stdout.flush()
+                return code if isinstance(code, int) else 0
+            except BaseException as error:
+                failure = _failure(error)
+                if failure is None:
+                    raise
+                if verbose and failure.exit_code == 1:
+                    traceback.print_exc()
+                sys.stderr.write(f"narfx: {failure}\n")
+                if as_json:
+                    stdout.write(json.dumps({"error": _described(failure)}, indent=2) + "\n")
+                    stdout.flush()
+                return failure.exit_code
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _failure(error: BaseException) -> NarfxError | None:
+    """What is said of an exception; ``None`` for what is none of ours (an exit without an error)."""
+    if isinstance(error, NarfxError):
+        return error
+    if callable(told := getattr(error, "format_message", None)):  # how the parser of arguments reports its findings
+        return UsageError(f"{told()} (narfx --help shows the usage)", kind="usage")
+    if isinstance(error, (typer.Abort, KeyboardInterrupt)):
+        failure = NarfxError("interrupted", kind="interrupted")
+        failure.exit_code = 130
+        return failure
+    if isinstance(error, MemoryError):
+        return RunError("out of memory", kind="out_of_memory")
+    if isinstance(error, BrokenPipeError) or not isinstance(error, Exception):
+        return None
+    reason = (str(error).strip() or "no message").splitlines()[0]
+    return NarfxError(f"internal error, {type(error).__name__}: {reason}; -v shows where: please report it")
+
+
+def _described(failure: NarfxError) -> dict[str, Any]:
+    return {"code": failure.exit_code, "kind": failure.kind, "message": str(failure), "where": failure.where}
+
+
+def _interrupt(*_: Any) -> None:
+    """A polite end by ``kill`` is an interruption like Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+@contextmanager
+def _standard_output_free(wanted: bool) -> Iterator[Any]:
+    """While the block runs, whatever writes to standard output reaches standard error; yields the real one."""
+    if not wanted:
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    kept = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as stream:
+            yield stream
+    finally:
+        sys.stdout.flush()
+        os.dup2(kept, 1)
+        os.close(kept)
+
+
+def parse_input(text: str | None) -> tuple[int, ...] | None:
+    """``3,224,224`` as a tuple; ``UsageError`` for another form."""
+    if text is None:
+        return None
+    try:
+        shape = tuple(int(part) for part in text.split(","))
+    except ValueError:
+        shape = ()
+    if len(shape) != 3 or min(shape) < 1:
+        raise UsageError(
+            f"--input is channels,height,width, as in 3,224,224, not {text!r}", where="--input", kind="input_shape"
+        )
+    return shape
+
+
+def parse_pairs(texts: list[str] | None, option: str) -> dict[str, Any]:
+    """``KEY=VALUE`` texts as a mapping; a value is a Python literal where it is one, else text."""
+    pairs: dict[str, Any] = {}
+    for text in texts or []:
+        key, equals, value = text.partition("=")
+        if not equals or not key.isidentifier():
+            raise UsageError(f"{option} takes KEY=VALUE, not {text!r}", where=option, kind="option_syntax")
+        try:
+            pairs[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            pairs[key] = value
+    return pairs

@@ -1,0 +1,150 @@
+"""What people see of a result: tables and sentences, one function a verb."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["apply", "check", "compare", "search", "trace", "train"]
+
+
+def _count(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _millions(value: float) -> str:
+    return f"{value / 1e6:,.2f} M"
+
+
+def _share(value: float, base: float) -> str:
+    return f"{value / base - 1:+.1%}" if base else ""
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
+    return table
+
+
+def trace(report: Mapping[str, Any], console: Console) -> None:
+    """Sites, what was left out and why, and the range of costs."""
+    table = _table("site", "slot", "kind", "channels", "stride", "input", "output", "params", "MACs", "operators")
+    for site in report["sites"]:
+        table.add_row(
+            site["name"],
+            str(site["slot"]),
+            site["kind"],
+            f"{site['in_channels']}→{site['out_channels']}" + (f"/{site['groups']}" if site["groups"] > 1 else ""),
+            "x".join(map(str, site["stride"])),
+            "x".join(map(str, site["input_shape"])),
+            "x".join(map(str, site["output_shape"])),
+            _count(site["params"]),
+            _count(site["macs"]),
+            " ".join(name if name != "base" else site["kind"] for name in site["candidates"]),
+        )
+    console.print(table)
+    if report["skipped"]:
+        left = _table(
+            "left as it is", "reason", "where", title=f"\n{len(report['skipped'])} convolutions or modules left"
+        )
+        left.columns[1].justify = left.columns[2].justify = "left"
+        for entry in report["skipped"]:
+            left.add_row(entry["name"], entry["reason"], entry["where"])
+        console.print(left)
+    for note in report["notes"]:
+        console.print(f"note: {note}", markup=False)
+    cost = report["cost"]
+    bounds = _table("cost", "min", "base", "max", title="")
+    for metric, unit in (("params", "parameters"), ("macs", "MACs")):
+        bounds.add_row(unit, *(_millions(cost[key][metric]) for key in ("min", "base", "max")))
+    console.print(bounds)
+    shape = "x".join(map(str, report["input"]))
+    console.print(
+        f"\n{report['slots']} slots at {report['granularity']} granularity, input {shape}, "
+        f"vector entries: {', '.join(f'{i} {name}' for i, name in enumerate(report['operators']))}",
+        markup=False,
+    )
+
+
+def search(result: Mapping[str, Any], console: Console) -> None:
+    """The vector that was kept, between its base and random vectors of equal cost."""
+    base, random = result["base"], result["random"]
+    table = _table("on shared weights", "accuracy", "params", "MACs", "MACs against base")
+    for name, record in (("base", base), ("kept", result)):
+        table.add_row(
+            name,
+            f"{record['accuracy']:.4f}",
+            _count(record["params"]),
+            _count(record["macs"]),
+            _share(record["macs"], base["macs"]),
+        )
+    if random["vectors"]:
+        table.add_row(f"{random['vectors']} random, mean", f"{random['mean_accuracy']:.4f}", "", "", "")
+        table.add_row(f"{random['vectors']} random, best", f"{random['best_accuracy']:.4f}", "", "", "")
+    console.print(table)
+    console.print(f"\nvector {result['vector']}\n{result['verdict']}", markup=False)
+    console.print(f"next: narfx apply {result['files']['arch']} --out DIR", markup=False)
+
+
+def apply(report: Mapping[str, Any], console: Console) -> None:
+    """Costs before and after, weights, parity, files."""
+    base = report["base"]
+    table = _table("", "base", "refined", "change")
+    for metric, unit in (("params", "parameters"), ("macs", "MACs")):
+        table.add_row(unit, _count(base[metric]), _count(report[metric]), _share(report[metric], base[metric]))
+    console.print(table)
+    console.print(f"\nweights: {report['weights']}", markup=False)
+    if report["source"]:
+        console.print(report["source"], markup=False)
+    _parity(report["parity"], console)
+    console.print("files: " + ", ".join(report["files"].values()), markup=False)
+
+
+def check(report: Mapping[str, Any], console: Console) -> None:
+    """The proof."""
+    console.print(
+        f"{report['folder']}: {_count(report['params'])} parameters, {_count(report['macs'])} MACs", markup=False
+    )
+    _parity(report["parity"], console)
+
+
+def _parity(parity: Mapping[str, Any], console: Console) -> None:
+    console.print(
+        f"parity {'passed' if parity['passed'] else 'FAILED'}: the largest difference is "
+        f"{parity['max_rel_error']:.2e} of the largest output (tolerance {parity['tolerance']:g}), "
+        f"{parity['samples']} images in batches of {', '.join(map(str, parity['batch_sizes']))}",
+        markup=False,
+    )
+
+
+def train(result: Mapping[str, Any], console: Console) -> None:
+    """Accuracy by part."""
+    table = _table("part", "accuracy", "loss", "images")
+    for part in ("val", "test"):
+        if part in result:
+            found = result[part]
+            table.add_row(part, f"{found['accuracy']:.4f}", f"{found['loss']:.4f}", _count(found["images"]))
+    console.print(table)
+    console.print(f"\nweights: {result['files']['weights']}", markup=False)
+
+
+def compare(result: Mapping[str, Any], console: Console) -> None:
+    """Base, refined and random vectors."""
+    base = result["rows"][0]
+    table = _table("network", f"{result['part']} accuracy", "± s.e.", "params", "MACs", "MACs against base")
+    for row in result["rows"]:
+        error = row["standard_error"]
+        table.add_row(
+            row["name"],
+            f"{row['mean']:.4f}",
+            f"{error:.4f}" if error is not None else "",
+            _count(row["params"]),
+            _count(row["macs"]),
+            _share(row["macs"], base["macs"]),
+        )
+    console.print(table)
+    console.print(f"\n{result['seeds']} seeds; {result['verdict']}", markup=False)
