@@ -42,7 +42,7 @@ class Architecture(BaseModel):
     granularity: Literal["conv", "block"] = "conv"
     operators: tuple[str, ...] = DEFAULT_OPERATORS
     input: tuple[StrictInt, StrictInt, StrictInt] | None = None
-    max_candidate_params: float = Field(default=1.0, gt=0)
+    max_candidate_params: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     include_first: bool = False
     weights: str | None = None
     fingerprint: str | None = None

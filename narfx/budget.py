@@ -56,4 +56,4 @@ class Budget:
         return all(cost[metric] <= bound for metric, bound in self.bounds.items())
 
     def __str__(self) -> str:
-        return ",".join(f"{metric}<={bound:,.0f}" for metric, bound in self.bounds.items()) or "none"
+        return ",".join(f"{metric}<={bound:.12g}" for metric, bound in self.bounds.items()) or "none"

@@ -23,7 +23,7 @@ from narfx.errors import ParityError, UsageError
 from narfx.files import check_output, output_folder, replace_folder, write_json, write_text
 from narfx.model_ref import load_model
 from narfx.networks import Lowered, beside, open_architecture
-from narfx.onnx_export import Parity, compare_onnx, export_onnx, randomise_norms, worst
+from narfx.onnx_export import Parity, compare_onnx, export_onnx, randomise_norms, tensors, worst
 from narfx.weights import load_state, read_weights
 
 __all__ = ["apply", "check", "export"]
@@ -209,9 +209,10 @@ def _plain_copy(network: fx.GraphModule) -> fx.GraphModule:
 
 
 def _write_weights(network: nn.Module, path: Path) -> None:
-    from safetensors.torch import save_model
+    from safetensors.torch import save_file
 
-    save_model(network, str(path))
+    # Tied weights are written under each of their keys, so that every key of the state dict is there to load.
+    save_file({key: value.contiguous().clone() for key, value in network.state_dict().items()}, str(path))
     path.chmod(0o644)
 
 
@@ -226,14 +227,14 @@ def _write_source(
             f"{Path(architecture.model).name}, refined: operator vector {list(architecture.vector)}, input {described}."
         )
     try:
-        source = generate(network, title)
+        source = generate(network, title, shape)
         scope: dict[str, Any] = {"__name__": "narfx_generated"}
         exec(compile(source, str(path), "exec"), scope)  # what is written is what was just tried
         rebuilt = scope["Model"]().eval()
         rebuilt.load_state_dict(network.state_dict())
         x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
-            if not torch.equal(rebuilt(x), network(x)):
+            if not all(map(torch.equal, tensors(rebuilt(x)), tensors(network(x)))):
                 raise CodegenError("the generated source computes something else")
     except CodegenError as error:
         return f"no model.py: {error}"

@@ -26,7 +26,7 @@ class CodegenError(Exception):
     """A module of the graph cannot be written as a constructor call; the message names it."""
 
 
-def generate(graph_module: fx.GraphModule, title: str) -> str:
+def generate(graph_module: fx.GraphModule, title: str, input_shape: tuple[int, int, int]) -> str:
     """The source of a module with one class, ``Model``, whose state-dict keys are the graph module's.
 
     Raises:
@@ -34,6 +34,7 @@ def generate(graph_module: fx.GraphModule, title: str) -> str:
     """
     imports: set[str] = {"import torch", "from torch import nn"}
     lines = [f"        put(self, {name!r}, {_entry(graph_module, name, imports)})" for name in _targets(graph_module)]
+    lines += [f"        put(self, {name!r}, self.get_parameter({first!r}))" for name, first in _tied(graph_module)]
     body = graph_module.graph.python_code("self")
     for name, value in sorted(body.globals.items()):
         if re.search(rf"\b{re.escape(name)}\b", body.src):
@@ -52,8 +53,10 @@ def generate(graph_module: fx.GraphModule, title: str) -> str:
             "",
             *ordered,
             "",
+            f"INPUT_SHAPE = {input_shape}  # channels, height, width of one sample",
             "",
-            "def put(root, path, value):",
+            "",
+            "def put(root, path, value, persistent=True):",
             '    """Place a module, parameter or buffer at a dotted path, making plain containers on the way."""',
             '    *parents, name = path.split(".")',
             "    for parent in parents:",
@@ -61,7 +64,7 @@ def generate(graph_module: fx.GraphModule, title: str) -> str:
             "            root.add_module(parent, nn.Module())",
             "        root = getattr(root, parent)",
             "    if isinstance(value, torch.Tensor) and not isinstance(value, nn.Parameter):",
-            "        root.register_buffer(name, value)",
+            "        root.register_buffer(name, value, persistent)",
             "    else:",
             "        setattr(root, name, value)",
             "",
@@ -84,6 +87,13 @@ def _targets(graph_module: fx.GraphModule) -> list[str]:
     return [*called, *(name for name in read if not any(name.startswith(f"{target}.") for target in called))]
 
 
+def _tied(graph_module: fx.GraphModule) -> list[tuple[str, str]]:
+    """The further names of each parameter that has several, with its first name."""
+    first = {id(parameter): name for name, parameter in graph_module.named_parameters()}
+    named = graph_module.named_parameters(remove_duplicate=False)
+    return [(name, first[id(parameter)]) for name, parameter in named if first[id(parameter)] != name]
+
+
 def _entry(graph_module: fx.GraphModule, name: str, imports: set[str]) -> str:
     value: Any = graph_module
     for part in name.split("."):
@@ -97,7 +107,7 @@ def _entry(graph_module: fx.GraphModule, name: str, imports: set[str]) -> str:
         if name not in graph_module.state_dict():
             if value.numel() > 64:
                 raise CodegenError(f"{name} is a large buffer that the state dict does not hold")
-            return f"torch.tensor({value.tolist()!r}, dtype={value.dtype})"
+            return f"torch.tensor({_literal(value.tolist())}, dtype={value.dtype}), persistent=False"
         return filled.replace("empty", "zeros")
     raise CodegenError(f"{name} is a {type(value).__name__}, which cannot be written down")
 
@@ -111,8 +121,8 @@ def _constructor(module: nn.Module, name: str, imports: set[str]) -> str:
             return f"nn.Sequential({listed})" if kind is nn.Sequential else f"nn.ModuleList([{listed}])"
         imports.add("from collections import OrderedDict")
         return "nn.Sequential(OrderedDict([" + ", ".join(f"({key!r}, {text})" for key, text in parts) + "]))"
-    if "<locals>" in kind.__qualname__ or kind.__module__ == "__main__" or "." in kind.__qualname__:
-        raise CodegenError(f"the class of {name}, {kind.__qualname__}, cannot be imported")
+    if "." in kind.__qualname__ or not _importable(kind.__module__):
+        raise CodegenError(f"the class of {name}, {kind.__qualname__}, cannot be imported by the name of its module")
     arguments = _arguments(module)
     try:
         rebuilt = kind(**arguments)
@@ -156,6 +166,8 @@ def _plain(value: Any) -> bool:
 def _literal(value: Any) -> str:
     if isinstance(value, float) and not torch.isfinite(torch.tensor(value)):
         return f'float("{value}")'
+    if isinstance(value, list):
+        return f"[{', '.join(map(_literal, value))}]"
     return repr(value)
 
 
@@ -191,6 +203,12 @@ def _import(name: str, value: Any) -> str:
         return "from types import NoneType"
     if value is torch.device:
         return "from torch import device"
-    if not module or "." in qualname or "<" in qualname or module == "__main__":
+    if not module or "." in qualname or "<" in qualname or not _importable(module):
         raise CodegenError(f"{name} cannot be imported by the generated file")
     return f"from {module} import {qualname}" + ("" if qualname == name else f" as {name}")
+
+
+def _importable(module: str) -> bool:
+    """Whether any Python would find the module: not one that stands only in ``sys.modules``, as a model file does."""
+    name = module.partition(".")[0]
+    return name != "__main__" and any(finder.find_spec(name, None) is not None for finder in sys.meta_path)

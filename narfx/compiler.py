@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -203,7 +202,7 @@ def lower(net: Supernet, vector: Sequence[int]) -> fx.GraphModule:
 def _check_options(input: Sequence[int], granularity: str, operators: Sequence[str]) -> None:
     if len(input) != 3 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in input):
         raise UsageError(
-            f"the input is channels, height and width, three positive integers, not {json.dumps(input)}",
+            f"the input is channels, height and width, three positive integers, not {input!r}",
             where="--input",
             kind="input_shape",
         )

@@ -57,7 +57,7 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
                     if wants_json:
                         stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
                     else:
-                        render(value, Console(file=stdout, highlight=False, soft_wrap=not stdout.isatty()))
+                        render(value, Console(file=stdout, highlight=False, width=None if stdout.isatty() else 160))
                 stdout.flush()
                 return code if isinstance(code, int) else 0
             except BaseException as error:

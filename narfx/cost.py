@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from narfx.errors import UsageError
+from narfx.tracing import trace_graph
 
 __all__ = ["GraphCost", "measure", "shapes_and_cost"]
 
@@ -110,6 +111,6 @@ def _counter(macs: list[int]) -> Callable[[nn.Module, tuple[Any, ...], Any], Non
 
 def measure(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, int]:
     """``{"params", "macs"}`` of any module for one sample of ``input_shape`` (channels, height, width)."""
-    graph_module = network if isinstance(network, fx.GraphModule) else fx.symbolic_trace(network)
+    graph_module = network if isinstance(network, fx.GraphModule) else trace_graph(network).graph_module
     cost = shapes_and_cost(graph_module, input_shape)
     return {"params": cost.params, "macs": cost.macs}

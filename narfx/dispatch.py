@@ -43,7 +43,8 @@ class Dispatch(nn.Module):
                 raise KeyError(f"no candidate {name!r} here: there are {', '.join(self.candidates)}")
         if not names or (weights is None and len(names) > 1) or (weights is not None and len(weights) != len(names)):
             raise ValueError("select one name, or several with one weight each")
-        self._selection = tuple(zip(names, weights or [None], strict=True))
+        scales: Sequence[Tensor | float | None] = [None] if weights is None else weights
+        self._selection = tuple(zip(names, scales, strict=True))
 
     def forward(self, x: Tensor) -> Tensor:
         """Map (N, C, H, W) as the selected candidates do."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import statistics
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +17,7 @@ from narfx.cost import measure
 from narfx.errors import UsageError
 from narfx.files import read_json, write_bytes, write_json
 from narfx.model_ref import default_input, load_model
-from narfx.networks import NetworkOptions, beside, find, open_architecture
+from narfx.networks import NetworkOptions, beside, find, from_folder, open_architecture
 from narfx.progress import Reporter, Silent
 from narfx.run import RunFolder, interruptible
 from narfx.sampling import sample_window
@@ -80,9 +79,7 @@ def train(
     """
     out = Path(out)
     prepared = _Training(config, device, relative_to)
-    stored = config.model_dump(mode="json") | {"target": _stored_target(config.target, out, relative_to)}
-    if config.weights is not None:
-        stored["weights"] = str(Path(config.weights).absolute())
+    stored = _stored(config, out, relative_to)
     folder = RunFolder.create(out, stored, overwrite=overwrite)
     return prepared.run(folder, reporter or Silent())
 
@@ -101,16 +98,17 @@ class _Training:
         self.config, self.device = config, pick_device(device)
         self.notes: list[str] = []
         architecture, folder = _target(config.target, relative_to)
+        weights = None if config.weights is None else str(find(config.weights, relative_to))
         if architecture is None:
             options = NetworkOptions(model=config.target, input=config.input)
-            self.network, self.input = _plain_base(options, config.weights, folder, config.seed)
+            self.network, self.input = _plain_base(options, weights, folder, config.seed)
             self.vector: Vector | None = None
         else:
             if config.base:
                 architecture = architecture.model_copy(
                     update={"vector": (0,) * len(architecture.vector), "weights": None}
                 )
-            lowered = open_architecture(architecture, relative_to=folder, weights=config.weights, seed=config.seed)
+            lowered = open_architecture(architecture, relative_to=folder, weights=weights, seed=config.seed)
             self.network, self.input = lowered.network, lowered.traced.input
             self.vector = lowered.traced.space.validate(architecture.vector)
             self.notes.append(f"weights: {lowered.weights}")
@@ -165,9 +163,7 @@ def compare(
     """
     out = Path(out)
     prepared = _Comparison(config, device, relative_to)
-    stored = config.model_dump(mode="json") | {"target": _stored_target(config.target, out, relative_to)}
-    if config.weights is not None:
-        stored["weights"] = str(Path(config.weights).absolute())
+    stored = _stored(config, out, relative_to)
     folder = RunFolder.create(out, stored, overwrite=overwrite)
     return prepared.run(folder, reporter or Silent())
 
@@ -189,8 +185,9 @@ class _Comparison:
             raise UsageError(
                 f"compare takes an arch.json, not {config.target!r}", where=config.target, kind="not_an_architecture"
             )
+        weights = None if config.weights is None else str(find(config.weights, relative_to))
         base = architecture.model_copy(update={"vector": (0,) * len(architecture.vector), "weights": None})
-        opened = open_architecture(base, relative_to=folder, weights=config.weights, seed=config.seed)
+        opened = open_architecture(base, relative_to=folder, weights=weights, seed=config.seed)
         self.traced: Traced = opened.traced
         vector = architecture.check(self.traced.space)
         self.vectors = {"base": self.traced.space.base, "refined": vector, **self._randoms(vector)}
@@ -285,11 +282,16 @@ def _target(target: str, relative_to: Path | None) -> tuple[Architecture | None,
     return Architecture.load(path), path.parent
 
 
-def _stored_target(target: str, out: Path, relative_to: Path | None) -> str:
-    """The target as the run directory names it: by its path from there."""
-    if not target.endswith(".json"):
-        return beside(target, out, relative_to=relative_to)
-    return os.path.relpath(find(target, relative_to).resolve(), out.resolve())
+def _stored(config: TrainConfig | CompareConfig, out: Path, relative_to: Path | None) -> dict[str, Any]:
+    """The configuration as the run directory holds it: paths of models, architectures and weights start there."""
+    values = config.model_dump(mode="json")
+    if config.target.endswith(".json"):
+        values["target"] = from_folder(config.target, out, relative_to=relative_to)
+    else:
+        values["target"] = beside(config.target, out, relative_to=relative_to)
+    if config.weights is not None:
+        values["weights"] = from_folder(config.weights, out, relative_to=relative_to)
+    return values
 
 
 def _plain_base(

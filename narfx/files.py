@@ -78,16 +78,20 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file.
 
     Raises:
-        UsageError: There is no such file, it cannot be read, or it is not JSON.
+        UsageError: There is no such file, it cannot be read, or it is not JSON (Python's NaN and Infinity are not).
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
     except FileNotFoundError as error:
         raise UsageError(f"there is no file {path}", where=str(path), kind="missing_file") from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", where=str(path), kind="unreadable_file") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not valid JSON: {error}", where=str(path), kind="malformed_json") from error
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is no JSON number")
 
 
 @contextmanager

@@ -149,7 +149,7 @@ def default_input(ref: str | ModelRef, *, relative_to: Path | None = None) -> Sh
 def _load_file(ref: ModelRef, relative_to: Path | None) -> nn.Module:
     path = _find(ref.name, relative_to)
     with importable(path.parent, siblings=True):
-        with user_code(f"cannot import {ref.name}", kind="import_failed"):
+        with user_code(f"cannot import {ref.name}", where=ref.name, kind="import_failed"):
             module = execute_file(path)
         factory = ref.factory or _only_candidate(module, ref)
         return _build(attribute(module, factory, ref.name), ref, f"{ref.name}:{factory}")
@@ -161,7 +161,7 @@ def _load_module(ref: ModelRef) -> nn.Module:
         entry = attribute(import_module(ref.name), ref.factory, ref.name)
         built = _build(entry, ref, f"{ref.name}:{ref.factory}")
         # A network that stands ready in an imported package is the user's: narfx works on a copy.
-        with user_code(f"{ref} cannot be copied", kind="factory_failed"):
+        with user_code(f"{ref} cannot be copied", where=str(ref), kind="factory_failed"):
             return copy.deepcopy(built) if built is entry else built
 
 

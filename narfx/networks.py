@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, Field
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from narfx.architecture import DEFAULT_OPERATORS, Architecture
 from narfx.compiler import Traced, lower, trace
@@ -15,7 +16,7 @@ from narfx.model_ref import ModelRef, default_input, load_model
 from narfx.supernet import Supernet
 from narfx.weights import load_state, read_weights
 
-__all__ = ["Lowered", "NetworkOptions", "beside", "open_architecture", "open_base"]
+__all__ = ["Lowered", "NetworkOptions", "beside", "find", "from_folder", "open_architecture", "open_base"]
 
 _DEFAULT_INPUT = (3, 224, 224)
 
@@ -30,7 +31,7 @@ class NetworkOptions(BaseModel):
     input: tuple[int, int, int] | None = None
     granularity: str = "conv"
     operators: tuple[str, ...] = DEFAULT_OPERATORS
-    max_candidate_params: float = Field(default=1.0, gt=0)
+    max_candidate_params: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     include_first: bool = False
 
 
@@ -91,25 +92,24 @@ def open_architecture(
     traced = open_base(options, relative_to=relative_to, seed=seed)
     vector = architecture.check(traced.space)
     started = sum(1 for entry in vector if entry)
-    candidates = f"; operators at {started} slots warm-started, not trained" if started else ""
+    slots = f"{started} slot{'' if started == 1 else 's'}"
+    candidates = f"; operators at {slots} warm-started, not trained" if started else ""
     if weights is None and architecture.weights is None:
         network = lower(Supernet(traced), vector)
         return Lowered(network, traced, f"none given: the base as {architecture.model} builds it{candidates}", False)
     path = Path(weights) if weights is not None else find(str(architecture.weights), relative_to)
     state, _ = read_weights(path)
     network = lower(Supernet(traced), vector)
-    if _fits(network, state):
-        load_state(network, state, source=str(path))
+    if _loads(network, state, path):
         return Lowered(network, traced, f"{path.name}: the lowered network's", True)
     base = traced.graph_module
-    if not _fits(base, state):
+    if not _loads(base, state, path):
         # The base as its author wrote it may have keys that the trace does not use.
         model = load_model(architecture.model, relative_to=relative_to, seed=seed)
-        _check_either(model.state_dict(), network.state_dict(), state, path)
-        load_state(model, state, source=str(path))
+        if not _loads(model, state, path):
+            raise _neither(model.state_dict(), network.state_dict(), state, path)
         used = model.state_dict()
-        state = {key: used[key] for key in base.state_dict()}
-    load_state(base, state, source=str(path))
+        load_state(base, {key: used[key] for key in base.state_dict()}, source=str(path))
     return Lowered(lower(Supernet(traced), vector), traced, f"{path.name}: the base's{candidates}", not started)
 
 
@@ -118,30 +118,38 @@ def beside(reference: str, folder: Path, *, relative_to: Path | None = None) -> 
     return str(ModelRef.parse(reference).beside(folder, relative_to=relative_to))
 
 
+def from_folder(path: str, folder: Path, *, relative_to: Path | None = None) -> str:
+    """A path as a file in ``folder`` names it; ``find`` with that folder leads back to it."""
+    return os.path.relpath(find(path, relative_to).resolve(), folder.resolve())
+
+
 def find(path: str, relative_to: Path | None) -> Path:
     """A path that a file names: taken from that file's folder where it exists there, else from the working folder."""
     there = (relative_to or Path()) / path
     return there if there.exists() else Path(path)
 
 
-def _fits(network: fx.GraphModule, state: dict[str, Tensor]) -> bool:
-    own = network.state_dict()
-    counters = {key for key in own if key.endswith("num_batches_tracked")}
-    return set(own) - counters <= set(state) <= set(own) and all(own[k].shape == state[k].shape for k in state)
+def _loads(network: nn.Module, state: dict[str, Tensor], path: Path) -> bool:
+    try:
+        load_state(network, state, source=str(path))
+    except UsageError as error:
+        if error.kind == "weights_mismatch":
+            return False
+        raise
+    return True
 
 
-def _check_either(base: dict[str, Tensor], lowered: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> None:
+def _neither(base: dict[str, Tensor], lowered: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> UsageError:
     def faults(own: dict[str, Tensor]) -> list[str]:
         missing = [f"{key} is missing" for key in own if key not in state and not key.endswith("num_batches_tracked")]
         extra = [f"{key} is unknown" for key in state if key not in own]
         shapes = [f"{key} has another shape" for key in state if key in own and own[key].shape != state[key].shape]
-        return missing + extra + shapes
+        return missing + extra + shapes or ["the kind of number"]
 
     of_base, of_lowered = faults(base), faults(lowered)
-    if of_base and of_lowered:
-        raise UsageError(
-            f"the weights in {path} fit neither the base ({len(of_base)} keys differ: {of_base[0]}) nor the lowered "
-            f"network ({len(of_lowered)} keys differ: {of_lowered[0]})",
-            where=str(path),
-            kind="weights_mismatch",
-        )
+    return UsageError(
+        f"the weights in {path} fit neither the base ({len(of_base)} keys differ: {of_base[0]}) nor the lowered "
+        f"network ({len(of_lowered)} keys differ: {of_lowered[0]})",
+        where=str(path),
+        kind="weights_mismatch",
+    )

@@ -19,7 +19,7 @@ from torch.utils import _pytree as pytree
 from narfx.errors import ParityError, RunError, UsageError
 from narfx.passes.verify import verify_lowered
 
-__all__ = ["BATCH_SIZES", "TOLERANCE", "Parity", "compare_onnx", "export_onnx", "randomise_norms", "worst"]
+__all__ = ["BATCH_SIZES", "TOLERANCE", "Parity", "compare_onnx", "export_onnx", "randomise_norms", "tensors", "worst"]
 
 TOLERANCE = 1e-5
 BATCH_SIZES = (1, 2, 5)
@@ -83,7 +83,7 @@ def export_onnx(
 
     example = torch.zeros(2, *input_shape)
     with torch.no_grad():
-        outputs = len(_tensors(network(example)))
+        outputs = len(tensors(network(example)))
     names = ["output", *(f"output{index}" for index in range(1, outputs))]
     program = _quiet_export(network, example, names, opset)
     for key, value in (metadata or {}).items():
@@ -104,9 +104,10 @@ def export_onnx(
 
 
 def _quiet_export(network: fx.GraphModule, example: Tensor, names: list[str], opset: int | None) -> Any:
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)
+    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [log.level for log in logs]
+    for log in logs:
+        log.setLevel(logging.CRITICAL)  # what goes wrong is told below, or shows in the file
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -114,23 +115,30 @@ def _quiet_export(network: fx.GraphModule, example: Tensor, names: list[str], op
                 network,
                 (example,),
                 dynamo=True,
-                dynamic_shapes=({0: "batch"}, *({} for _ in range(_placeholders(network) - 1))),
+                dynamic_shapes=_dynamic_shapes(network),
                 input_names=["input"],
                 output_names=names,
                 opset_version=opset,
                 verbose=False,
             )
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # torch wraps what happened into advice on how to report it
+            cause = cause.__cause__
+        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         raise RunError(
-            f"torch's ONNX exporter cannot export this network ({type(error).__name__}: {reason})", kind="onnx_export"
+            f"torch's ONNX exporter cannot export this network ({type(cause).__name__}: {reason})", kind="onnx_export"
         ) from error
     finally:
-        log.setLevel(level)
+        for log, level in zip(logs, levels, strict=True):
+            log.setLevel(level)
 
 
-def _placeholders(network: fx.GraphModule) -> int:
-    return sum(node.op == "placeholder" and not node.args for node in network.graph.nodes)
+def _dynamic_shapes(network: fx.GraphModule) -> tuple[Any, ...]:
+    """A free batch axis of the one input, which ``forward(self, *inputs)`` takes in a tuple."""
+    first, *others = [node for node in network.graph.nodes if node.op == "placeholder" and not node.args]
+    batch = {0: "batch"}
+    return ((batch,) if str(first.target).startswith("*") else batch, *({} for _ in others))
 
 
 def compare_onnx(
@@ -159,7 +167,7 @@ def compare_onnx(
         for batch in batch_sizes:
             x = torch.randn(batch, *input_shape, generator=generator)
             with torch.inference_mode():
-                expected = [tensor.numpy() for tensor in _tensors(network(x))]
+                expected = [tensor.numpy() for tensor in tensors(network(x))]
             found = session.run(None, {name: x.numpy()})
             for ours, theirs in zip(expected, found, strict=True):
                 error, scale = _difference(ours, np.asarray(theirs))
@@ -179,7 +187,8 @@ def _difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
     return error, error / size if size else (0.0 if error == 0 else float("inf"))
 
 
-def _tensors(output: Any) -> list[Tensor]:
+def tensors(output: Any) -> list[Tensor]:
+    """The tensors in what a network returns (a tensor, or tuples, lists and dictionaries of them), in one order."""
     return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
 
 

@@ -91,10 +91,14 @@ def _padding_for(site: Site, kernel: int, dilation: tuple[int, int]) -> tuple[in
 
 
 def _refuse_padding(site: Site, kernel: int) -> str | None:
-    if any(padding < 0 for padding in _padding_for(site, kernel, site.dilation)):
+    needed = _padding_for(site, kernel, site.dilation)
+    if any(padding < 0 for padding in needed):
         return f"no padding gives a {kernel}x{kernel} kernel the output size of the site"
-    if site.padding_mode == "reflect" and _padding_for(site, kernel, site.dilation)[0] >= min(site.input_shape[1:]):
+    room = [size - padding for size, padding in zip(site.input_shape[1:], needed, strict=True)]
+    if site.padding_mode == "reflect" and min(room) <= 0:
         return "reflection needs a map larger than its padding"
+    if site.padding_mode == "circular" and min(room) < 0:
+        return "circular padding needs a map at least as large as itself"
     return None
 
 

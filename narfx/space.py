@@ -10,6 +10,7 @@ import hashlib
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from narfx.budget import Budget
 from narfx.errors import InfeasibleBudgetError, UsageError
@@ -41,7 +42,7 @@ class Site:
     dilation: tuple[int, int]
     groups: int
     bias: bool
-    padding_mode: str
+    padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
     input_shape: tuple[int, int, int]
     output_shape: tuple[int, int, int]
     where: str = ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -32,7 +33,8 @@ def _table(*columns: str, title: str | None = None) -> Table:
 
 def trace(report: Mapping[str, Any], console: Console) -> None:
     """Sites, what was left out and why, and the range of costs."""
-    table = _table("site", "slot", "kind", "channels", "stride", "input", "output", "params", "MACs", "operators")
+    index = {name: str(number) for number, name in enumerate(report["operators"])}
+    table = _table("site", "slot", "kind", "channels", "stride", "output", "params", "MACs", "operators")
     for site in report["sites"]:
         table.add_row(
             site["name"],
@@ -40,20 +42,18 @@ def trace(report: Mapping[str, Any], console: Console) -> None:
             site["kind"],
             f"{site['in_channels']}→{site['out_channels']}" + (f"/{site['groups']}" if site["groups"] > 1 else ""),
             "x".join(map(str, site["stride"])),
-            "x".join(map(str, site["input_shape"])),
             "x".join(map(str, site["output_shape"])),
             _count(site["params"]),
-            _count(site["macs"]),
-            " ".join(name if name != "base" else site["kind"] for name in site["candidates"]),
+            _millions(site["macs"]),
+            " ".join(index[name] for name in site["candidates"]),
         )
     console.print(table)
     if report["skipped"]:
-        left = _table(
-            "left as it is", "reason", "where", title=f"\n{len(report['skipped'])} convolutions or modules left"
-        )
-        left.columns[1].justify = left.columns[2].justify = "left"
+        left = _table("left as it is", "reason", title="")
+        left.columns[1].justify = "left"
         for entry in report["skipped"]:
-            left.add_row(entry["name"], entry["reason"], entry["where"])
+            line = Path(entry["where"])
+            left.add_row(entry["name"], entry["reason"] + (f" ({line.name})" if entry["where"] else ""))
         console.print(left)
     for note in report["notes"]:
         console.print(f"note: {note}", markup=False)

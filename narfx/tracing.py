@@ -61,7 +61,8 @@ class _Tracer(fx.Tracer):
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception:
-            self.failed = self.failed or m
+            # Not `or`: an empty container counts as false.
+            self.failed = m if self.failed is None else self.failed
             raise
 
 
@@ -137,24 +138,28 @@ def note_training_difference(model: nn.Module, trace: GraphTrace) -> None:
     except UsageError as error:
         trace.notes.append(f"the model cannot be traced in training mode: {error}")
         return
-    ours = [(node.op, str(node.target), str(node.args)) for node in trace.graph_module.graph.nodes]
-    theirs = [(node.op, str(node.target), str(node.args)) for node in other.graph.nodes]
+    ours, theirs = [[*map(_call, graph.nodes), "the end"] for graph in (trace.graph_module.graph, other.graph)]
     if ours != theirs:
-        pairs = zip([*ours, ("end", "", "")], [*theirs, ("end", "", "")], strict=False)
-        eval_call, train_call = next((a, b) for a, b in pairs if a != b)
+        eval_call, train_call = next((a, b) for a, b in zip(ours, theirs, strict=False) if a != b)
         trace.notes.append(
             "the model computes something else in training mode than in eval mode, and the trace holds eval mode: "
-            f"first at {eval_call[1] or eval_call[0]} (in training mode {train_call[1] or train_call[0]}); "
+            f"first at {eval_call} (in training mode {train_call}); "
             "make it a submodule whose forward asks self.training to keep both"
         )
+
+
+def _call(node: fx.Node) -> str:
+    """One node as a person writes a call; what a mode decides is often a keyword (``training=False``)."""
+    if node.op == "output":
+        return f"return {node.args[0]}"
+    target = getattr(node.target, "__name__", node.target)
+    return f"{target}({', '.join([*map(str, node.args), *(f'{key}={value}' for key, value in node.kwargs.items())])})"
 
 
 def _bound_defaults(model: nn.Module) -> dict[str, Any] | None:
     """The optional arguments of ``forward`` with their defaults; one required tensor is what narfx refines."""
     parameters = list(inspect.signature(model.forward).parameters.values())
-    required = [
-        p.name for p in parameters if p.default is p.empty and p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
-    ]
+    required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if len(required) != 1 and not (not required and any(p.kind is p.VAR_POSITIONAL for p in parameters)):
         raise UsageError(
             f"{type(model).__name__}.forward takes {len(required)} required inputs ({', '.join(required) or 'none'}); "

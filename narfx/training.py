@@ -72,7 +72,7 @@ def train_step(
         raise RunError(
             f"the loss became {value}: lower the learning rate (--lr); the last checkpoint is kept", kind="nan_loss"
         )
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
     active = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     torch.nn.utils.clip_grad_norm_(active, clip)
     optimizer.step()

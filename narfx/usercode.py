@@ -44,11 +44,12 @@ _siblings: set[str] = set()
 
 
 @contextmanager
-def user_code(what: str, *, kind: str, locate: bool = True) -> Iterator[None]:
+def user_code(what: str, *, where: str, kind: str, locate: bool = True) -> Iterator[None]:
     """Turn whatever the block raises into a :class:`UsageError` that begins with ``what``.
 
     Args:
         what: What could not be done, as the start of a sentence.
+        where: What to point at where no line of the user's code can be named.
         kind: The reason code.
         locate: Whether to name the line of the user's code that raised.
     """
@@ -57,14 +58,14 @@ def user_code(what: str, *, kind: str, locate: bool = True) -> Iterator[None]:
     except NarfxError:
         raise
     except (Exception, SystemExit) as error:
-        text = " ".join(str(error).split())[:400]
+        text = " ".join((error.msg if isinstance(error, SyntaxError) else str(error)).split())[:400]
         if "torchvision::" in text and "does not exist" in text:
             raise pair_error(error) from error
         line = _line(error) if locate else None
         message = f"{what}: {type(error).__name__}" + (f" at {line}" if line else "") + (f": {text}" if text else "")
         if isinstance(error, ModuleNotFoundError):
             message += f"; install {error.name}, or put it where this file can import it"
-        raise UsageError(message, where=line, kind=kind) from error
+        raise UsageError(message, where=line or where, kind=kind) from error
 
 
 def pair_error(error: BaseException) -> UsageError:
@@ -161,7 +162,7 @@ def import_module(name: str) -> ModuleType:
         UsageError: There is no such module, or it cannot be imported.
     """
     try:
-        with user_code(f"cannot import {name}", kind="import_failed"):
+        with user_code(f"cannot import {name}", where=name, kind="import_failed"):
             return importlib.import_module(name)
     except UsageError as error:
         missing = error.__cause__
@@ -216,7 +217,7 @@ def call(factory: Callable[..., Any], arguments: Mapping[str, Any], label: str, 
         close = close_names(unknown[0], accepted)
         hint = f"did you mean {' or '.join(close)}?" if close else f"it takes {', '.join(accepted) or 'none'}"
         raise UsageError(f"{label} has no argument {unknown[0]!r}: {hint}", where=label, kind="model_arguments")
-    with user_code(f"{label} could not be built", kind="factory_failed", locate=locate):
+    with user_code(f"{label} could not be built", where=label, kind="factory_failed", locate=locate):
         return factory(**arguments)
 
 

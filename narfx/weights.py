@@ -56,7 +56,7 @@ def read_weights(path: Path | str) -> tuple[dict[str, Tensor], str | None]:
         raise _not_a_state_dict(path, f"it holds a {type(content).__name__}")
     odd = [str(key) for key, value in content.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
     if odd or not content:
-        raise _not_a_state_dict(path, f"{_few(odd)} hold no tensors" if odd else "it is empty")
+        raise _not_a_state_dict(path, f"there is no tensor under {_few(odd)}" if odd else "it is empty")
     return dict(content), entry
 
 

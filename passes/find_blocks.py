@@ -3,6 +3,9 @@
 A residual add has two tensors of the network as operands. Its block is what lies between the add and the node where
 its branches part: the add's immediate dominator in the data-flow graph. It is a block only if it has a single exit,
 that is, nothing inside it is read from outside. Blocks may nest; callers take the innermost.
+
+What does not depend on the network's input (a parameter that scales a branch, a constant) is no data flow: it is no
+operand of a residual add and no second way into a block.
 """
 
 from __future__ import annotations
@@ -34,17 +37,18 @@ def find_blocks(graph_module: GraphModule) -> list[Block]:
     graph = graph_module.graph
     flow = nx.DiGraph()
     root = "root"
+    flow.add_node(root)
     for node in graph.nodes:
-        flow.add_edges_from((source, node) for source in node.all_input_nodes)
-        if not node.all_input_nodes:
+        if node.op == "placeholder":
             flow.add_edge(root, node)
+        flow.add_edges_from((source, node) for source in node.all_input_nodes if source in flow)
     dominator = nx.immediate_dominators(flow, root)
     order = {node: index for index, node in enumerate(graph.nodes)}
     blocks = []
     for node in graph.nodes:
         entry = dominator.get(node)
-        if _is_residual_add(node) and isinstance(entry, Node):
-            inside = _between(entry, node)
+        if _is_residual_add(node) and flow.in_degree(node) == 2 and isinstance(entry, Node):
+            inside = _between(flow, entry, node)
             if _single_exit(inside, node):
                 blocks.append(Block(entry, node, frozenset(inside)))
     return sorted(blocks, key=lambda block: (len(block.nodes), order[block.add]))
@@ -57,11 +61,11 @@ def _is_residual_add(node: Node) -> bool:
     return adds and len(node.all_input_nodes) == 2
 
 
-def _between(entry: Node, exit_: Node) -> set[Node]:
+def _between(flow: nx.DiGraph, entry: Node, exit_: Node) -> set[Node]:
     """The nodes on the paths from ``entry`` (left out) to ``exit_`` (kept); every path back from it meets the entry."""
     inside, waiting = {exit_}, [exit_]
     while waiting:
-        for source in waiting.pop().all_input_nodes:
+        for source in flow.predecessors(waiting.pop()):
             if source is not entry and source not in inside:
                 inside.add(source)
                 waiting.append(source)

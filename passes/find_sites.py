@@ -37,6 +37,7 @@ def find_sites(
         The sites (every call of a convolution that may be refined), and each other convolution with its reason.
     """
     modules = dict(graph_module.named_modules())
+    homes, called = _homes(graph_module), call_targets(graph_module)
     sites: list[Site] = []
     skipped: dict[str, Skipped] = {}
     calls: dict[str, int] = {}
@@ -55,6 +56,12 @@ def find_sites(
         first = first or target
         occurrence = calls[target] = calls.get(target, -1) + 1
         code, reason = _refusal(module, kernels, is_first=target == first and not include_first)
+        others = sorted({home for p in module.parameters() for home in homes[id(p)]} - {target})
+        if not code and others:
+            code, reason = "shared_weight", f"its weights are used by {others[0]} too, which a swap would not reach"
+        around = next((leaf for leaf in called if target.startswith(f"{leaf}.")), None)
+        if not code and around:
+            code, reason = "opaque", f"it may be used inside {around} too, which is opaque"
         if code:
             skipped.setdefault(target, Skipped(target, code, reason, source_line(node)))
         else:
@@ -85,6 +92,20 @@ def _refusal(module: nn.Module, kernels: Collection[int], *, is_first: bool) -> 
     if not module.weight.is_floating_point():
         return "dtype", f"its weight is {module.weight.dtype}, not floating point"
     return "", ""
+
+
+def _homes(graph_module: GraphModule) -> dict[int, set[str]]:
+    """Where each parameter is used: the modules that hold it (a leaf's parts too), and the places the graph reads."""
+    homes: dict[int, set[str]] = {}
+    for name, module in graph_module.named_modules(remove_duplicate=False):
+        for parameter in module.parameters(recurse=False):
+            homes.setdefault(id(parameter), set()).add(name)
+    for node in graph_module.graph.nodes:
+        if node.op == "get_attr":
+            owner, _, attribute = str(node.target).rpartition(".")
+            value = getattr(graph_module.get_submodule(owner), attribute)
+            homes.setdefault(id(value), set()).add(f"a read of {node.target}")
+    return homes
 
 
 def _site(

@@ -14,10 +14,12 @@ import copy
 from collections.abc import Sequence
 from typing import ClassVar
 
+import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
 from narfx.dispatch import Dispatch
+from narfx.errors import UsageError
 from narfx.operators import get_operator
 from narfx.passes.base import Pass
 from narfx.passes.find_sites import call_targets
@@ -60,19 +62,29 @@ class InsertDispatch(Pass):
 
 def _candidate(name: str, site: Site, conv: nn.Conv2d) -> nn.Module:
     """A candidate with the convolution's device, type, mode and frozen state, started from its weights."""
+    if not all(bool(parameter.isfinite().all()) for parameter in conv.parameters()):
+        raise UsageError(
+            f"the weights of {site.name} are not all finite, and the other operators start from them: "
+            "give the model weights without NaN or infinite values",
+            where=site.name,
+            kind="weights_not_finite",
+        )
     operator = get_operator(name)
-    module = operator.build(site).to(device=conv.weight.device, dtype=conv.weight.dtype)
+    with torch.random.fork_rng(devices=()):  # the values drawn here are overwritten: spare the user's generator
+        module = operator.build(site).to(device=conv.weight.device, dtype=conv.weight.dtype)
     operator.start(module, conv)
     module.train(conv.training)
     return module.requires_grad_(conv.weight.requires_grad)
 
 
 def _own_norm(graph_module: GraphModule, target: str, calls: dict[str, list[Node]]) -> str | None:
-    """The BatchNorm that alone reads the site and reads nothing else."""
+    """The BatchNorm that alone reads the site, reads nothing else, and has no parameter that the graph reads itself."""
     if len(calls[target]) != 1 or len(calls[target][0].users) != 1:
         return None
     (reader,) = calls[target][0].users
     if reader.op != "call_module" or len(calls[str(reader.target)]) != 1:
+        return None
+    if any(n.op == "get_attr" and str(n.target).startswith(f"{reader.target}.") for n in graph_module.graph.nodes):
         return None
     return str(reader.target) if type(graph_module.get_submodule(str(reader.target))) is nn.BatchNorm2d else None
 

@@ -18,22 +18,19 @@ def verify_lowered(graph_module: GraphModule) -> list[str]:
         if type(module).__module__.split(".")[0] == "narfx" and not _is_model(module)
     ]
     problems += [f"{name or 'the root'} is in training mode" for name, m in graph_module.named_modules() if m.training]
-    called = {str(node.target) for node in graph_module.graph.nodes if node.op in ("call_module", "get_attr")}
-    called |= {target.rpartition(".")[0] for target in called}
+    called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
+    read = {str(node.target).rpartition(".")[0] for node in graph_module.graph.nodes if node.op == "get_attr"}
     problems += [
         f"{name} is not called by the graph"
         for name, module in graph_module.named_modules()
-        if name and not list(module.children()) and not called.intersection(accumulate(name.split("."), _join))
+        if name and not list(module.children()) and name not in read
+        if not called.intersection(accumulate(name.split("."), "{}.{}".format))
     ]
     try:
         graph_module.graph.lint()
     except RuntimeError as error:
         problems.append(f"the graph is not well formed: {error}")
     return problems
-
-
-def _join(parent: str, name: str) -> str:
-    return f"{parent}.{name}"
 
 
 def _is_model(module: nn.Module) -> bool:

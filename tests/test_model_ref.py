@@ -51,10 +51,10 @@ def write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Write:
     return file
 
 
-def refusal(ref: str, **options: Path) -> UsageError:
+def refusal(ref: str, relative_to: Path | None = None) -> UsageError:
     """The error that a reference causes: one that a user can read, with the exit code of wrong usage."""
     with pytest.raises(UsageError) as caught:
-        load_model(ref, **options)
+        load_model(ref, relative_to=relative_to)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
     return caught.value
@@ -114,7 +114,7 @@ def test_the_canonical_text_reads_back(head: str, arguments: dict[str, object]) 
 
 
 @pytest.mark.parametrize(
-    "text", ["", "model", "model.pt", "model.py:", "pkg:", ":build", "torchvision:", "a b:c", "x.onnx:f"]
+    "text", ["", "model", "model.pt", "model.py:", "pkg:", ":build", "torchvision:", "a b:c", "x.onnx"]
 )
 def test_other_texts_are_refused_with_the_forms(text: str) -> None:
     error = refusal(text)
@@ -322,11 +322,12 @@ def test_a_missing_file_is_named_with_the_places_looked_at(write: Write, tmp_pat
 def test_a_file_that_cannot_be_imported(write: Write, text: str, told: list[str]) -> None:
     write("\n{}['x']\n", "helper_that_fails.py")
     write(text)
+    before = set(sys.modules)
     error = refusal("model.py")
     assert error.kind == "import_failed"
     assert all(part in str(error) for part in ["cannot import model.py", *told])
-    assert told[0] == "SyntaxError" or error.where == next(part for part in told if ".py:" in part)
-    assert not [name for name in sys.modules if name.startswith("_narfx_user") and name.endswith("helper_that_fails")]
+    assert error.where == next((part for part in told if ".py:" in part), "model.py")
+    assert set(sys.modules) == before
 
 
 @pytest.mark.parametrize(
@@ -335,7 +336,7 @@ def test_a_file_that_cannot_be_imported(write: Write, text: str, told: list[str]
         ("model.py:bild", "def build(): ...\n", "missing_factory", ["'bild'", "did you mean build?"]),
         ("model.py:Net.large", NET, "missing_factory", ["'Net.large'"]),
         ("model.py:width", "width = 3\n", "factory_not_callable", ["model.py:width is an int"]),
-        ("model.py:build", "def build(depth, width): ...\n", "factory_arguments", ["depth, width", "?depth=...&width=..."]),
+        ("model.py:build", "def build(a, b): ...\n", "factory_arguments", ["needs a, b:", "?a=...&b=..."]),
         ("model.py:build?width=1", "def build(depth, width): ...\n", "factory_arguments", ["needs depth:"]),
         ("model.py:build", "def build():\n    return {}['a']\n", "factory_failed", ["KeyError", "model.py:2", "'a'"]),
         ("model.py:build", "def build(): ...\n", "factory_result", ["returned None"]),
@@ -343,7 +344,7 @@ def test_a_file_that_cannot_be_imported(write: Write, text: str, told: list[str]
         ("model.py:build?widht=1", "def build(width=2): ...\n", "model_arguments", ["'widht'", "did you mean width?"]),
         ("model.py:build?x=1", "def build(): ...\n", "model_arguments", ["'x'", "it takes none"]),
         ("model.py:net?x=1", NET + "net = Net()\n", "model_arguments", ["already built"]),
-        ("model.py:build?x=1", NET + "def build(**kw):\n    return Net(**kw)\n", "factory_failed", ["TypeError", "'x'"]),
+        ("model.py:build?x=1", NET + "def build(**k):\n    return Net(**k)\n", "factory_failed", ["TypeError"]),
     ],
 )  # fmt: skip
 def test_a_factory_that_cannot_be_used(write: Write, ref: str, text: str, kind: str, told: list[str]) -> None:
@@ -475,7 +476,7 @@ def test_importing_narfx_does_not_import_the_collections(tmp_path: Path) -> None
     [
         ("torchvision:resnet18", (3, 224, 224)),
         ("torchvision:inception_v3", (3, 299, 299)),
-        ("torchvision:quantized_resnet18", (3, 224, 224)) if False else ("torchvision:vgg11", (3, 224, 224)),
+        ("torchvision:quantized_resnet18", (3, 224, 224)),
         ("torchvision:fcn_resnet50", None),
         ("narfx:resnet20", (3, 32, 32)),
         ("narfx:resnet_digits", (1, 8, 8)),

@@ -83,6 +83,12 @@ def test_a_shape_that_is_no_cifar_resnet_is_refused(options: dict[str, object]) 
     assert caught.value.kind == "model_arguments"
 
 
+@pytest.mark.parametrize("options", [{"width": 0}, {"width": "a"}, {"num_classes": 0}, {"in_channels": 1.5}])
+def test_sizes_that_are_no_positive_integers_are_refused(options: dict[str, object]) -> None:
+    with pytest.raises(UsageError, match="positive integers"):
+        resnet_digits(**options)  # type: ignore[arg-type]
+
+
 def test_shortcuts_are_identities_but_where_shapes_differ() -> None:
     blocks = [m for m in resnet18_cifar().modules() if isinstance(m, BasicBlock)]
     assert [b.shortcut is None for b in blocks] == [True, True, False, True, False, True, False, True]

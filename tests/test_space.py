@@ -294,6 +294,18 @@ def test_a_window_on_the_cost_of_a_vector_holds_it(space: SearchSpace, data: st.
     assert vector in set(WindowSampler(space, "params", cost, float("inf")).all())
 
 
+@pytest.mark.parametrize(("slots", "third", "fixed"), [(2, 37, 43), (4, 526, 32), (4, 74, 22), (2, 296, 17)])
+def test_the_dearest_vector_survives_the_rounding_of_bins(slots: int, third: int, fixed: int) -> None:
+    """Costs whose quotients lie next to an integer: the window begins exactly where the most costly vector lies."""
+    costs = (third / 7, third / 3, third / 11)
+    space = SearchSpace(
+        OPERATORS[:3], tuple(slot(f"s{i}", (0, 1, 2), costs) for i in range(slots)), {"macs": fixed / 3}
+    )
+    dearest = (1,) * slots
+    cost = space.cost(dearest)["macs"]
+    assert list(WindowSampler(space, "macs", cost, 1.3 * cost).all()) == [dearest]
+
+
 def uneven() -> SearchSpace:
     """Six slots whose costs differ by orders of magnitude, as the stages of a network do."""
     return SearchSpace(

@@ -51,10 +51,20 @@ class BasicBlock(nn.Module):
 
 
 class SmallResNet(nn.Module):
-    """A 3x3 stem, one stage of basic blocks for each entry of ``channels``, pooling and a linear layer."""
+    """A 3x3 stem, one stage of basic blocks for each entry of ``channels``, pooling and a linear layer.
+
+    Raises:
+        UsageError: A number of channels or classes is not a positive integer.
+    """
 
     def __init__(self, blocks: Sequence[int], channels: Sequence[int], num_classes: int, in_channels: int) -> None:
         super().__init__()
+        sizes = (in_channels, *channels, num_classes)
+        if not all(isinstance(size, int) and size > 0 for size in sizes):
+            raise UsageError(
+                f"channels and classes are positive integers, but these are {', '.join(map(repr, sizes))}",
+                kind="model_arguments",
+            )
         self.conv1 = nn.Conv2d(in_channels, channels[0], 3, padding=1, bias=False)
         self.bn1 = nn.BatchNorm2d(channels[0])
         self.relu = nn.ReLU(inplace=True)

@@ -15,7 +15,7 @@ from narfx.budget import Budget
 from narfx.compiler import Traced, lower
 from narfx.config import validated
 from narfx.files import write_bytes, write_json
-from narfx.networks import beside, open_base
+from narfx.networks import beside, from_folder, open_base
 from narfx.progress import Reporter, Silent
 from narfx.run import RunFolder, interruptible
 from narfx.search.config import SearchConfig
@@ -56,11 +56,12 @@ def run(
     """
     out, reporter = Path(out), reporter or Silent()
     prepared = _Prepared(config, device, relative_to)
-    stored = config.model_dump(mode="json") | {"model": beside(config.model, out, relative_to=relative_to)}
-    if not out.parent.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
-    folder = RunFolder.create(out, stored, overwrite=overwrite)
-    return _go(prepared, config.model_copy(update={"model": stored["model"]}), folder, reporter)
+    paths = {"model": beside(config.model, out, relative_to=relative_to)}
+    if config.weights is not None:
+        paths["weights"] = from_folder(config.weights, out, relative_to=relative_to)
+    config = config.model_copy(update=paths)
+    folder = RunFolder.create(out, config.model_dump(mode="json"), overwrite=overwrite)
+    return _go(prepared, config, folder, reporter)
 
 
 def resume(out: Path | str, *, device: str = "auto", reporter: Reporter | None = None) -> dict[str, Any]:
@@ -157,7 +158,7 @@ def _write(prepared: _Prepared, config: SearchConfig, folder: RunFolder, outcome
     records = [outcome.base, *outcome.finalists, *outcome.randoms]
     write_json(folder.path / "front.json", {"metric": prepared.task.metric, "front": front(records)})
     metrics = {
-        "data": data.name,
+        "data": ":".join(Path(part).name or part for part in data.name.split(":")),  # no absolute path
         "strategy": config.strategy,
         "accuracy": best["accuracy"],
         "accuracy_of": "shared weights, recalibrated BatchNorm, whole validation part",

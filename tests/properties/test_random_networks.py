@@ -1,0 +1,256 @@
+"""The laws of the compiler, on networks and vectors that are drawn at random."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sample_networks import images, settled
+from torch import Tensor, nn
+
+import narfx
+from narfx.cost import measure
+from narfx.errors import NothingToRefineError
+from narfx.onnx_export import compare_onnx, export_onnx, randomise_norms
+from narfx.passes import verify_lowered
+from narfx.supernet import Supernet
+
+OPERATORS = ("base", "dwsep3x3", "maxpool3x3", "avgpool3x3", "conv5x5", "dwsep5x5")
+SIDE = 12
+
+
+class Unit(nn.Module):
+    """A convolution of any geometry, with or without a norm and an activation."""
+
+    def __init__(self, conv: dict[str, Any], norm: bool, act: str) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(**conv)
+        self.norm = nn.BatchNorm2d(conv["out_channels"]) if norm else None
+        self.act = {"relu": nn.ReLU(), "inplace": nn.ReLU(inplace=True), "none": nn.Identity()}[act]
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        activated: Tensor = self.act(x if self.norm is None else self.norm(x))
+        return activated
+
+
+class Residual(nn.Module):
+    """A body and a skip: plain, scaled by a parameter, or added in place."""
+
+    def __init__(self, body: nn.Module, channels: int, style: str) -> None:
+        super().__init__()
+        self.body, self.style = body, style
+        self.scale = nn.Parameter(torch.ones(channels, 1, 1)) if style == "scaled" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.body(x)
+        if self.style == "inplace":
+            y += x
+            return y
+        return y + x if self.scale is None else torch.add(y * self.scale, x)
+
+
+class Dense(nn.Module):
+    """Each layer reads all that came before it."""
+
+    def __init__(self, layers: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = [x]
+        for layer in self.layers:
+            found.append(layer(torch.cat(found, 1)))
+        return torch.cat(found, 1)
+
+
+class Branches(nn.Module):
+    """Branches of one input, put side by side or added up."""
+
+    def __init__(self, branches: Sequence[nn.Module], add: bool) -> None:
+        super().__init__()
+        self.branches, self.add = nn.ModuleList(branches), add
+
+    def forward(self, x: Tensor) -> Tensor:
+        outputs = [branch(x) for branch in self.branches]
+        if not self.add:
+            return torch.cat(outputs, 1)
+        total = outputs[0]
+        for output in outputs[1:]:
+            total = total + output
+        return total
+
+
+class Repeat(nn.Module):
+    """One module called several times."""
+
+    def __init__(self, again: nn.Module, times: int) -> None:
+        super().__init__()
+        self.again, self.times = again, times
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.times):
+            x = self.again(x)
+        return x
+
+
+class Headed(nn.Module):
+    def __init__(self, body: nn.Module, head: nn.Module | None, pair: bool) -> None:
+        super().__init__()
+        self.body, self.head, self.pair = body, head, pair
+
+    def forward(self, x: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        features: Tensor = self.body(x)
+        output: Tensor = features if self.head is None else self.head(features.mean((2, 3)))
+        return (output, features) if self.pair else output
+
+
+@st.composite
+def units(
+    draw: st.DrawFn, channels: int, out: int | None = None, same_size: bool = True, grown: bool = False
+) -> tuple[nn.Module, int, int]:
+    """A unit, its channels, and by how much it shrinks the map (a stride of two counts as a half)."""
+    kernel = draw(st.sampled_from([3, 3, 3, 3, 1]))
+    out = out or draw(st.sampled_from([4, 6, 8, 12]))
+    dilation = draw(st.sampled_from([1, 1, 1, 2]))
+    keeping = dilation * (kernel - 1) // 2
+    padding: Any = keeping if same_size else draw(st.sampled_from([0, 1, keeping, "same", "valid"]))
+    stride = 1 if same_size or padding == "same" else draw(st.sampled_from([1, 2]))
+    groups = draw(st.sampled_from([g for g in (1, 1, 2, 4, channels) if channels % g == 0 and out % g == 0]))
+    conv = {
+        "in_channels": channels,
+        "out_channels": out,
+        "kernel_size": kernel,
+        "stride": stride,
+        "padding": padding,
+        "dilation": dilation,
+        "groups": groups,
+        "bias": draw(st.booleans()),
+        "padding_mode": draw(st.sampled_from(["zeros", "zeros", "reflect", "replicate", "circular"])),
+    }
+    norm, act = draw(st.booleans()), draw(st.sampled_from(["relu", "inplace", "none"]))
+    return Unit(conv, norm, act), out
+
+
+@st.composite
+def stages(draw: st.DrawFn, channels: int, size: int, depth: int = 0) -> tuple[nn.Module, int, int]:
+    """A part of a network that maps (channels, size, size), the channels and the size that it gives."""
+    kinds = ["unit", "repeat", "dense", "branches"] + ["residual"] * 2 * (depth < 2)
+    kind = draw(st.sampled_from(kinds))
+    if kind == "unit":
+        unit, out = draw(units(channels, same_size=False))
+        with torch.no_grad():
+            try:
+                shape = unit.eval()(torch.zeros(1, channels, size, size)).shape
+            except RuntimeError:
+                shape = (0, 0, 0, 0)
+        if shape[-1] < 3:
+            unit, out = draw(units(channels))
+            return unit, out, size
+        return unit, out, shape[-1]
+    if kind == "repeat":
+        unit, _ = draw(units(channels, out=channels))
+        return Repeat(unit, draw(st.integers(2, 3))), channels, size
+    if kind == "dense":
+        layers, width = [], channels
+        for _ in range(draw(st.integers(1, 2))):
+            layer, out = draw(units(width))
+            layers.append(layer)
+            width += out
+        return Dense(layers), width, size
+    if kind == "branches":
+        add = draw(st.booleans())
+        found = [draw(units(channels, out=channels if add else None)) for _ in range(draw(st.integers(2, 3)))]
+        return Branches([b for b, _ in found], add), channels if add else sum(out for _, out in found), size
+    parts: list[nn.Module] = []
+    width = channels
+    for _ in range(draw(st.integers(1, 2))):
+        if draw(st.booleans()):
+            part, width = draw(units(width))
+        else:
+            part, width = draw(inner(width, depth + 1))
+        parts.append(part)
+    if width != channels:
+        parts.append(draw(units(width, out=channels))[0])
+    style = draw(st.sampled_from(["plain", "scaled", "inplace"]))
+    if style == "inplace":  # an activation needs its output for the gradient, a convolution does not
+        parts.append(nn.Conv2d(channels, channels, 1))
+    return Residual(nn.Sequential(*parts), channels, style), channels, size
+
+
+def inner(channels: int, depth: int) -> st.SearchStrategy[tuple[nn.Module, int]]:
+    """A part that keeps the size of the map."""
+    return stages(channels, SIDE, depth).filter(lambda part: part[2] == SIDE).map(lambda part: part[:2])
+
+
+@st.composite
+def networks(draw: st.DrawFn) -> nn.Module:
+    channels, size = 8, SIDE
+    parts: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1)]
+    for _ in range(draw(st.integers(1, 4))):
+        part, channels, size = draw(stages(channels, size))
+        parts.append(part)
+    head = draw(st.sampled_from([None, nn.Linear(channels, 5)]))
+    return settled(Headed(nn.Sequential(*parts), head, draw(st.booleans())), seed=draw(st.integers(0, 99)))
+
+
+def outputs(result: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return result if isinstance(result, tuple) else (result,)
+
+
+def equal(ours: Any, theirs: Any) -> bool:
+    return all(map(torch.equal, outputs(ours), outputs(theirs)))
+
+
+def check_laws(network: nn.Module, data: st.DataObject) -> None:
+    state, x = copy.deepcopy(network.state_dict()), images(2, 3, SIDE, SIDE)
+    try:
+        traced = narfx.trace(
+            network,
+            input=(3, SIDE, SIDE),
+            granularity=data.draw(st.sampled_from(["conv", "block"])),
+            operators=OPERATORS,
+            max_candidate_params=data.draw(st.sampled_from([1.0, 4.0])),
+        )
+    except NothingToRefineError as error:
+        assert "nothing to refine" in str(error)
+        return
+    net = Supernet(traced, separate_norms=data.draw(st.booleans())).eval()
+    with torch.no_grad():
+        expected = network(x.clone())
+        assert equal(traced.graph_module(x.clone()), expected)
+        assert equal(net(x.clone()), expected)
+    unchanged = narfx.lower(net, traced.space.base)
+    assert unchanged.code == traced.graph_module.code
+    assert list(unchanged.state_dict()) == list(traced.graph_module.state_dict()) == list(state)
+    assert traced.space.cost(traced.space.base) == measure(network, traced.input)
+    for _ in range(3):
+        vector = tuple(data.draw(st.sampled_from(slot.legal)) for slot in traced.space.slots)
+        net.set_vector(vector)
+        lowered = narfx.lower(net, vector)
+        assert verify_lowered(lowered) == []
+        with torch.no_grad():
+            found, lower = net(x.clone()), lowered(x.clone())
+        assert equal(found, lower)
+        assert [t.shape for t in outputs(lower)] == [t.shape for t in outputs(expected)]
+        assert traced.space.cost(vector) == measure(lowered, traced.input)
+    assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+
+
+@settings(max_examples=25)
+@given(network=networks(), data=st.data())
+def test_laws_hold_on_random_networks(network: nn.Module, data: st.DataObject) -> None:
+    check_laws(network, data)
+
+
+@pytest.mark.slow
+@settings(max_examples=400)
+@given(network=networks(), data=st.data())
+def test_laws_hold_on_many_random_networks(network: nn.Module, data: st.DataObject) -> None:
+    check_laws(network, data)

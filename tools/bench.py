@@ -1,0 +1,354 @@
+"""What dispatching costs: ratios measured in one process, never times.
+
+Each number is the median, over many rounds, of the time that one thing takes over the time that another takes in the
+same round; the two take turns at going first, so that a drift of the machine falls on both. The quartiles say how
+far a round strays. One row measures the plain network against a copy of itself: the error of the method.
+
+    OMP_NUM_THREADS=1 python tools/bench.py
+    python tools/bench.py --check        # exit code 1 where a promise is broken
+
+Times in milliseconds are printed for information only: they are those of this machine at that moment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import gc
+import itertools
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor, fx, nn
+
+import narfx
+from narfx.architecture import DEFAULT_OPERATORS
+from narfx.compiler import Traced, lower, trace
+from narfx.model_ref import load_model
+from narfx.onnx_export import export_onnx
+from narfx.progress import ConsoleProgress
+from narfx.sampling import FeasibleSampler
+from narfx.seeds import numpy_generator
+from narfx.supernet import Supernet
+from narfx.training import Recipe, sgd
+
+MODEL, INPUT = "torchvision:resnet18", (3, 32, 32)
+MakeCall = Callable[[nn.Module], Callable[[], object]]
+SAMPLE = 0.004  # seconds: a sample is as many calls as last this long
+SITES = {  # input channels, output channels, size of the map, stride
+    "64 → 64, 56x56": (64, 64, 56, 1),
+    "128 → 128, 28x28": (128, 128, 28, 1),
+    "256 → 256, 14x14": (256, 256, 14, 1),
+    "512 → 512, 7x7": (512, 512, 7, 1),
+    "64 → 128, 56x56, stride 2": (64, 128, 56, 2),
+    "16 → 16, 32x32": (16, 16, 32, 1),
+}
+OPERATORS = (*DEFAULT_OPERATORS, "conv5x5", "dwsep5x5")
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The time of something over that of its baseline: median and quartiles over rounds, milliseconds beside them."""
+
+    name: str
+    median: float
+    quartiles: tuple[float, float]
+    baseline_ms: float
+    measured_ms: float
+    bound: float | None = None
+
+    @property
+    def kept(self) -> bool | None:
+        """Whether the promise is kept; ``None`` where there is none."""
+        return None if self.bound is None else self.median <= self.bound
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {
+            "name": self.name,
+            "ratio": self.median,
+            "quartiles": list(self.quartiles),
+            "bound": self.bound,
+            "kept": self.kept,
+            "baseline_ms": self.baseline_ms,
+            "measured_ms": self.measured_ms,
+        }
+
+
+def measure(calls: Mapping[str, Callable[[], object]], rounds: int) -> list[list[float]]:
+    """Seconds of one call of each, round by round; every second round goes through them backwards."""
+    repeats = {name: _repeats(call) for name, call in calls.items()}
+    taken: dict[str, list[float]] = {name: [] for name in calls}
+    gc.collect()
+    gc.disable()
+    try:
+        for index in range(rounds):
+            for name in list(calls) if index % 2 == 0 else list(calls)[::-1]:
+                taken[name].append(_seconds(calls[name], repeats[name]))
+    finally:
+        gc.enable()
+    return list(taken.values())
+
+
+def _repeats(call: Callable[[], object]) -> int:
+    for _ in range(2):  # warms up
+        call()
+    return max(round(SAMPLE / max(_seconds(call, 1), 1e-9)), 1)
+
+
+def _seconds(call: Callable[[], object], repeats: int) -> float:
+    # With one thread the processor time of the process: the turns of other processes are not counted.
+    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+    start = clock()
+    for _ in range(repeats):
+        call()
+    return (clock() - start) / repeats
+
+
+def compare(
+    name: str, baseline: nn.Module, measured: nn.Module, call: MakeCall, rounds: int, bound: float | None = None
+) -> Ratio:
+    """Calls of one module over calls of another.
+
+    Fresh copies of both are made every few rounds: where weights come to lie in memory is worth some percent.
+    """
+    taken: tuple[list[float], list[float]] = ([], [])
+    pairs = max(rounds // 20, 1)
+    for pair in range(pairs):
+        order = (baseline, measured) if pair % 2 == 0 else (measured, baseline)
+        copies = [copy.deepcopy(module) for module in order][:: 1 if pair % 2 == 0 else -1]
+        seconds = measure({"baseline": call(copies[0]), "measured": call(copies[1])}, rounds // pairs)
+        for mine, found in zip(taken, seconds, strict=True):
+            mine.extend(found)
+    return _ratio(name, *taken, bound)
+
+
+def _ratio(name: str, baseline: Sequence[float], measured: Sequence[float], bound: float | None = None) -> Ratio:
+    low, middle, high = np.percentile(np.array(measured) / np.array(baseline), [25, 50, 75])
+    times = (1000 * float(np.median(baseline)), 1000 * float(np.median(measured)))
+    return Ratio(name, float(middle), (float(low), float(high)), *times, bound)
+
+
+def forward_ratios(plain: nn.Module, net: Supernet, rounds: int) -> Iterator[Ratio]:
+    """A forward pass with every site dispatched, in eval mode without gradients, over the plain network's."""
+    for batch in (1, 16):
+        x = torch.randn(batch, *INPUT, generator=torch.Generator().manual_seed(0))
+        shape = "x".join(map(str, x.shape))
+        call = partial(_forward, x=x)
+        yield compare(f"forward, {shape}: supernet / plain", plain, net, call, rounds, 1.03)
+        yield compare(f"forward, {shape}: plain / its copy", plain, plain, call, rounds)
+
+
+def _forward(module: nn.Module, x: Tensor) -> Callable[[], Tensor]:
+    module.eval()
+
+    @torch.inference_mode()
+    def call() -> Tensor:
+        output: Tensor = module(x)
+        return output
+
+    return call
+
+
+def step_ratios(plain: nn.Module, net: Supernet, rounds: int, batch: int = 16) -> Iterator[Ratio]:
+    """A training step by SGD with Nesterov momentum and weight decay, the supernet at the base vector."""
+    x = torch.randn(batch, *INPUT, generator=torch.Generator().manual_seed(1))
+    call = partial(_step, x=x.contiguous(memory_format=torch.channels_last), y=torch.arange(batch))
+    yield compare(f"training step, batch {batch}: supernet / plain", plain, net, call, rounds, 1.10)
+    yield compare(f"training step, batch {batch}: plain / its copy", plain, plain, call, rounds)
+
+
+def _step(module: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
+    """As :func:`narfx.training.train_step`, on one batch."""
+    module.train().to(memory_format=torch.channels_last)
+    optimizer = sgd(module, Recipe(lr=1e-4))
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        loss: Tensor = nn.functional.cross_entropy(module(x), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_([p for p in parameters if p.grad is not None], 5.0)
+        optimizer.step()
+
+    return step
+
+
+def compiler_ratios(model: nn.Module, traced: Traced, net: Supernet, rounds: int) -> list[Ratio]:
+    """What the compiler takes over ``torch.fx.symbolic_trace`` of the same model, whole and by its parts."""
+    vector = FeasibleSampler(traced.space).draw(numpy_generator(0, "bench"))
+
+    def whole() -> object:
+        found = trace(model, input=INPUT)
+        return lower(Supernet(found), vector)
+
+    calls: dict[str, Callable[[], object]] = {
+        "symbolic_trace": lambda: fx.symbolic_trace(model),
+        "trace, space, supernet, lowering": whole,
+        "trace and space": lambda: trace(model, input=INPUT),
+        "supernet": lambda: Supernet(traced),
+        "lowering": lambda: lower(net, vector),
+        "copy of the weights (deepcopy)": lambda: copy.deepcopy(model),
+    }
+    baseline, *others = measure(calls, rounds)
+    names = [f"{name} / symbolic_trace" for name in list(calls)[1:]]
+    return [_ratio(name, baseline, taken) for name, taken in zip(names, others, strict=True)]
+
+
+def set_vector_ratio(plain: nn.Module, net: Supernet, rounds: int) -> Ratio:
+    """Setting a vector, another one each time, over one forward pass of one small image."""
+    sampler, rng = FeasibleSampler(net.space), numpy_generator(0, "bench")
+    vectors = [sampler.draw(rng) for _ in range(64)]
+    count = itertools.count()
+    calls: dict[str, Callable[[], object]] = {
+        "forward": _forward(plain, torch.zeros(1, *INPUT)),
+        "set_vector": lambda: net.set_vector(vectors[next(count) % len(vectors)]),
+    }
+    forward, setting = measure(calls, rounds)
+    net.set_vector(net.space.base)
+    return _ratio("set_vector / forward of one image", forward, setting)
+
+
+def operator_ratios(site: str, operators: Sequence[str], rounds: int) -> list[dict[str, Any]]:
+    """The latency in onnxruntime of each operator with the BatchNorm and ReLU behind it, over the base's, batch 1."""
+    channels, out, size, stride = SITES[site]
+    conv = nn.Conv2d(channels, out, 3, stride, padding=1, bias=False)
+    model = nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU()).eval()
+    shape = (channels, size, size)
+    traced = trace(model, input=shape, operators=operators, max_candidate_params=3.0, include_first=True)
+    net, (slot,) = Supernet(traced), traced.space.slots
+    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).numpy()
+    with tempfile.TemporaryDirectory() as folder:
+        calls = {}
+        for index in slot.legal:
+            path = Path(folder) / f"{operators[index]}.onnx"
+            export_onnx(lower(net, (index,)), shape, path)
+            calls[operators[index]] = _session(path, x)
+        baseline, *others = measure(calls, rounds)
+    rows = []
+    for index, taken in zip(slot.legal[1:], others, strict=True):
+        macs = slot.costs["macs"][index] / slot.costs["macs"][0]
+        row = _ratio(operators[index], baseline, taken).to_json()
+        rows.append({"site": site, "operator": row.pop("name"), "macs_ratio": macs, **row})
+        del rows[-1]["bound"], rows[-1]["kept"]
+    return rows
+
+
+def _session(path: Path, x: np.ndarray) -> Callable[[], object]:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, {"input": x})
+
+
+def environment() -> dict[str, Any]:
+    """What a ratio may depend on."""
+    import onnxruntime
+
+    return {
+        "threads": torch.get_num_threads(),
+        "clock": "processor time" if torch.get_num_threads() == 1 else "wall time",
+        "cpus": os.cpu_count(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "onnxruntime": onnxruntime.__version__,
+        "narfx": narfx.__version__,
+        "model": MODEL,
+    }
+
+
+def run(rounds: int, quick: bool) -> dict[str, Any]:
+    """All measurements; ``quick`` takes one site and three operators."""
+    news = ConsoleProgress()
+    plain = load_model(MODEL).eval()
+    traced = trace(plain, input=INPUT)
+    net = Supernet(traced)
+    news.say("forward")
+    ratios = list(forward_ratios(plain, net, rounds))
+    news.say("compiler")
+    few = max(rounds // 10, 3)  # a round takes a second
+    ratios += [*compiler_ratios(plain, traced, net, few), set_vector_ratio(plain, net, rounds)]
+    news.say("training step")
+    ratios += step_ratios(plain, net, max(rounds // 4, 3))  # and here half a second
+    sites = list(SITES)[-1:] if quick else list(SITES)
+    rows = []
+    for site in sites:
+        news.say(f"onnxruntime: {site}")
+        rows += operator_ratios(site, OPERATORS[:3] if quick else OPERATORS, rounds)
+    return {
+        "environment": environment(),
+        "rounds": rounds,
+        "ratios": [ratio.to_json() for ratio in ratios],
+        "operators": rows,
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """The tables, in Markdown."""
+    console = Console(width=200, highlight=False)
+    console.print(", ".join(f"{key} {value}" for key, value in result["environment"].items()))
+    table = Table(box=box.MARKDOWN)
+    for name in ("what", "ratio", "quartiles", "promised", "kept", "for information, ms"):
+        table.add_column(name, justify="left" if name == "what" else "right")
+    for row in result["ratios"]:
+        promise = "" if row["bound"] is None else f"≤ {row['bound']:.2f}"
+        kept = {None: "", True: "yes", False: "NO"}[row["kept"]]
+        table.add_row(row["name"], *_numbers(row), promise, kept, _times(row))
+    console.print(table)
+    console.print(
+        "\nonnxruntime, batch 1, the operator with the BatchNorm and ReLU behind it, over the base convolution\n"
+    )
+    table = Table(box=box.MARKDOWN)
+    for name in ("site", "operator", "latency ratio", "quartiles", "MACs ratio", "for information, ms"):
+        table.add_column(name, justify="left" if name in ("site", "operator") else "right")
+    for row in result["operators"]:
+        table.add_row(row["site"], row["operator"], *_numbers(row), f"{row['macs_ratio']:.2f}", _times(row))
+    console.print(table)
+
+
+def _numbers(row: dict[str, Any]) -> tuple[str, str]:
+    digits = 4 if row["ratio"] < 0.1 else 3 if row["ratio"] < 10 else 1
+    low, high = row["quartiles"]
+    return f"{row['ratio']:.{digits}f}", f"{low:.{digits}f} to {high:.{digits}f}"
+
+
+def _times(row: dict[str, Any]) -> str:
+    return f"{row['measured_ms']:.3g} / {row['baseline_ms']:.3g}"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Ratios of what dispatching costs, measured in one process.")
+    parser.add_argument("--rounds", type=int, help="rounds of each measurement (200; 5 with --quick)")
+    parser.add_argument("--quick", action="store_true", help="few rounds, one site: does it run?")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("--check", action="store_true", help="exit code 1 where a promise is broken")
+    options = parser.parse_args(arguments)
+    rounds = options.rounds or (5 if options.quick else 200)
+    if rounds < 1:
+        parser.error(f"--rounds is {rounds}: it is at least 1")
+    result = run(rounds, options.quick)
+    if options.json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        show(result)
+    return int(options.check and any(row["kept"] is False for row in result["ratios"]))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,427 @@
+"""Is the shared BatchNorm a fair judge? How a supernet ranks architectures, against training each of them alone.
+
+A search believes the rewards that sub-networks earn with shared weights. This tool measures what that belief is
+worth: Kendall's tau between those rewards and the accuracy of the same architectures trained stand-alone from
+scratch, once with one BatchNorm behind each site (``shared``) and once with one for each operator (``separate``). The
+vectors are drawn uniformly from the space, and the supernets are trained on uniform random vectors, so that no
+strategy takes part. Everything that was trained is kept in the output folder, and a second call goes on from there.
+
+    python tools/fair_judge.py --data cifar10.npz --out runs/fair_judge
+
+Three rewards are judged: the search's own quick reward (one validation minibatch with its batch statistics, the same
+one for all vectors; tau is averaged over minibatches), its mean over all validation minibatches, and the evaluation
+of finalists (BatchNorm recalibrated, the whole validation part).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from pydantic import Field
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import kendalltau
+
+from narfx.compiler import Traced, lower
+from narfx.config import validated
+from narfx.errors import NarfxError, UsageError
+from narfx.files import read_json, write_json
+from narfx.networks import NetworkOptions, open_base
+from narfx.progress import ConsoleProgress, Reporter, Silent
+from narfx.run import RunFolder
+from narfx.sampling import FeasibleSampler
+from narfx.search.config import SearchConfig
+from narfx.search.loop import Search, quick_reward
+from narfx.search.outcome import evaluate_vector
+from narfx.search.strategy import Proposal, Result
+from narfx.seeds import derive, numpy_generator
+from narfx.space import SearchSpace, Vector
+from narfx.supernet import Supernet
+from narfx.tasks.classification import Classification
+from narfx.tasks.options import DataOptions, open_task
+from narfx.training import Recipe, fit, outputs, pick_device, reinitialise
+
+Norms = Literal["shared", "separate"]
+Rewards = dict[str, list[list[float]]]  # of one supernet, by reward: minibatches by vectors
+NORMS: tuple[Norms, ...] = ("shared", "separate")
+REWARDS = {
+    "quick": "batch statistics, one minibatch",
+    "quick_all": "batch statistics, whole validation part",
+    "proper": "recalibrated, whole validation part",
+}
+GROWS = ("vectors", "repeats", "supernets")  # what a second call may raise
+
+
+class Config(Recipe, DataOptions):
+    """The measurement; the recipe is that of stand-alone training, one cosine from ``lr`` to ``lr_min`` by default."""
+
+    model: str = "narfx:resnet_cifar?depth=8"
+    vectors: int = Field(default=30, ge=3)
+    repeats: int = Field(default=10, ge=0)
+    supernets: int = Field(default=3, ge=1)
+    supernet_epochs: int = Field(default=40, ge=1)
+    supernet_lr: float = Field(default=0.05, gt=0)
+    reward_images: int = Field(default=256, ge=1)
+    seed: int = Field(default=0, ge=0)
+
+
+def draw(space: SearchSpace, n: int, seed: int) -> list[Vector]:
+    """``n`` different vectors, uniform over the space; the first ones stay the same where ``n`` grows."""
+    if n > space.size:
+        raise UsageError(f"the space has {space.size} vectors, fewer than --vectors {n}", kind="too_many_vectors")
+    sampler, rng, found = FeasibleSampler(space), numpy_generator(seed, "fair judge"), dict[Vector, None]()
+    while len(found) < n:
+        found[sampler.draw(rng)] = None
+    return list(found)
+
+
+class _NoStrategy:
+    """Stands where the loop wants a strategy: all its epochs are on uniform random vectors, so none is asked."""
+
+    def ask(self, n: int) -> list[Proposal]:
+        raise NotImplementedError
+
+    def tell(self, proposals: Sequence[Proposal], results: Sequence[Result]) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def finalists(self, n: int) -> list[Vector]:
+        raise NotImplementedError
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
+
+
+class Measurement:
+    """The space, the data and the folder in which trainings are kept."""
+
+    def __init__(self, config: Config, out: Path, device: str, reporter: Reporter) -> None:
+        self.config, self.out, self.device, self.reporter = config, out, pick_device(device), reporter
+        self.traced: Traced = open_base(NetworkOptions(model=config.model), seed=config.seed)
+        self.vectors = draw(self.traced.space, config.vectors, config.seed)
+        self.task: Classification = open_task(
+            config, self.traced.input, seed=config.seed, device=self.device, label_smoothing=config.label_smoothing
+        )
+        self.part = "val" if self.task.data.test is None else "test"
+        self.task.check(outputs(lower(Supernet(self.traced), self.traced.space.base).to(self.device),
+                                self.traced.input, self.device))  # fmt: skip
+
+    def run(self) -> dict[str, Any]:
+        """Train what is not trained yet, judge, and compare the judges."""
+        for note in self.task.data.notes:
+            self.reporter.say(note)
+        plan = [(vector, 0) for vector in self.vectors] + [(v, 1) for v in self.vectors[: self.config.repeats]]
+        found: dict[Vector, list[float]] = {vector: [] for vector in self.vectors}
+        for done, (vector, repeat) in enumerate(plan):
+            found[vector].append(self._alone(vector, self.config.seed + repeat, f"{done + 1}/{len(plan)}"))
+        judged = {
+            norms: [self._judge(norms, self.config.seed + index) for index in range(self.config.supernets)]
+            for norms in NORMS
+        }
+        return self._report([found[vector] for vector in self.vectors], judged)
+
+    def _alone(self, vector: Vector, seed: int, count: str) -> float:
+        """The stand-alone accuracy of one vector, trained from scratch; read where it is known."""
+        folder, name = RunFolder(self.out / "alone" / f"{_text(vector)}.{seed}"), f"stand-alone {count}: {vector}"
+        kept = folder.path / "metrics.json"
+        if not kept.is_file():
+            folder.path.mkdir(parents=True, exist_ok=True)
+            started = time.monotonic()
+            network = lower(Supernet(self.traced), vector)
+            reinitialise(network, seed)
+            network.to(self.device)
+            with folder:
+                metrics = fit(network, self.task, self.config, seed=seed, folder=folder)
+            write_json(kept, metrics)
+            (folder.path / "checkpoint.pt").unlink()
+            self.reporter.say(
+                f"{name}, seed {seed}: loss {metrics['loss']:.4f}, {self.part} accuracy "
+                f"{metrics[self.part]['accuracy']:.4f} ({time.monotonic() - started:.0f} s)"
+            )
+        return float(read_json(kept)[self.part]["accuracy"])
+
+    def _judge(self, norms: Norms, seed: int) -> Rewards:
+        """The rewards of all vectors in one supernet, trained on uniform random vectors: minibatches by vectors."""
+        folder = RunFolder(self.out / "supernets" / f"{norms}.{seed}")
+        folder.path.mkdir(parents=True, exist_ok=True)
+        kept, known = folder.path / "rewards.json", dict[str, Any]()
+        if kept.is_file():
+            known = read_json(kept)
+        missing = [vector for vector in self.vectors if _text(vector) not in known]
+        if missing:
+            self.reporter.say(f"supernet with {norms} norms, seed {seed}")
+            with folder:
+                net = self._supernet(norms, seed, folder)
+                known |= {_text(vector): self._rewards(net, vector) for vector in missing}
+            write_json(kept, known)
+        records = [known[_text(vector)] for vector in self.vectors]
+        quick = np.array([record["quick"] for record in records]).T
+        proper = [record["proper"] for record in records]
+        return {"quick": quick.tolist(), "quick_all": [quick.mean(axis=0).tolist()], "proper": [proper]}
+
+    def _supernet(self, norms: Norms, seed: int, folder: RunFolder) -> Supernet:
+        """The search's own warm-up on uniform random vectors (NAR-PreTrain), from scratch, and nothing behind it."""
+        config = self.config
+        net = Supernet(self.traced, separate_norms=norms == "separate")
+        reinitialise(net, seed)
+        net.to(self.device)
+        search = SearchConfig(
+            model=config.model,
+            init="scratch",
+            norms=norms,
+            epochs=config.supernet_epochs,
+            pretrain_epochs=config.supernet_epochs,
+            t0=config.supernet_epochs,
+            lr=config.supernet_lr,
+            weight_decay=config.weight_decay,
+            seed=seed,
+        )
+        Search(search, net.space, net, _NoStrategy(), self.task, folder, self.reporter).run()
+        return net
+
+    def _rewards(self, net: Supernet, vector: Vector) -> dict[str, Any]:
+        size = min(self.config.reward_images, len(self.task.data.val))
+        batches = self.task.reward_batches(derive(self.config.seed, "reward"), len(self.task.data.val) // size, size)
+        quick = [quick_reward(net, vector, self.task, batch) for batch in batches]
+        return {"quick": quick, "proper": evaluate_vector(net, vector, self.task)["accuracy"]}
+
+    def _report(self, found: list[list[float]], judged: dict[Norms, list[Rewards]]) -> dict[str, Any]:
+        alone = np.array([statistics.fmean(values) for values in found])
+        costs = [self.traced.space.cost(vector) for vector in self.vectors]
+        judges = {
+            f"{norms} {reward}": np.array([supernet[reward] for supernet in judged[norms]])
+            for reward in REWARDS
+            for norms in NORMS
+        }
+        judges["macs"] = np.array([cost["macs"] for cost in costs]).reshape(1, 1, -1)
+        compared = compare_judges(judges, alone, seed=self.config.seed)
+        data = self.task.data
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "part": self.part,
+            "images": {"train": len(data.train), "val": len(data.val), "test": len(data.test) if data.test else None},
+            "vectors": [
+                {"vector": list(vector), "macs": cost["macs"], "params": cost["params"], "accuracies": values}
+                for vector, cost, values in zip(self.vectors, costs, found, strict=True)
+            ],
+            "alone": _spread(alone, found),
+            **compared,
+            "verdict": verdict(compared),
+        }
+
+
+def _spread(alone: np.ndarray, found: list[list[float]]) -> dict[str, float | None]:
+    """How far the architectures lie apart, and how far one of them from itself with another seed."""
+    twice = np.array([values for values in found if len(values) == 2]).reshape(-1, 2)
+    enough = len(twice) > 2
+    return {
+        "mean": float(alone.mean()),
+        "least": float(alone.min()),
+        "most": float(alone.max()),
+        "deviation": float(alone.std(ddof=1)),
+        "seed_deviation": float(np.std(twice[:, 1] - twice[:, 0], ddof=1) / 2**0.5) if enough else None,
+        "seed_to_seed_tau": _finite(kendalltau(*twice.T).statistic) if enough else None,
+        "repeats": len(twice),
+    }
+
+
+def compare_judges(
+    judges: dict[str, np.ndarray], alone: np.ndarray, *, seed: int, resamples: int = 4000
+) -> dict[str, Any]:
+    """Tau of each judge with the stand-alone accuracy, and the differences that decide, with 95 % intervals.
+
+    A judge is an array of rewards (supernets, minibatches, vectors); its tau is the mean over the first two. The
+    intervals are percentiles of a bootstrap that draws vectors and, of each kind, supernets. All judges see the same
+    vectors, so that a difference is one of pairs.
+    """
+    signs, truth = {name: _signs(rewards) for name, rewards in judges.items()}, _signs(alone)
+    rng, vectors, supernets = numpy_generator(seed, "bootstrap"), len(alone), max(map(len, judges.values()))
+    drawn: dict[str, list[float]] = {name: [] for name in judges}
+    for _ in range(resamples):
+        pick = rng.integers(vectors, size=vectors)
+        nets = {str(norms): rng.integers(supernets, size=supernets) for norms in NORMS}
+        for name, sign in signs.items():
+            chosen = sign[nets.get(name.split()[0], slice(None))]
+            drawn[name].append(_tau(chosen[..., pick[:, None], pick], truth[pick[:, None], pick]))
+    result: dict[str, Any] = {"judges": {}, "differences": {}}
+    for name, rewards in judges.items():
+        taus = [statistics.fmean(float(kendalltau(row, alone).statistic) for row in supernet) for supernet in rewards]
+        result["judges"][name] = {
+            "tau": _finite(statistics.fmean(taus)),
+            "interval": _interval(drawn[name]),
+            "by_supernet": [_finite(value) for value in taus],
+        }
+    kinds = [(f"separate {reward}", f"shared {reward}") for reward in REWARDS]
+    for first, second in kinds + [(name, "macs") for name in judges if name != "macs"]:
+        taus = [result["judges"][name]["tau"] for name in (first, second)]
+        result["differences"][f"{first} - {second}"] = {
+            "tau": None if None in taus else taus[0] - taus[1],
+            "interval": _interval(np.array(drawn[first]) - np.array(drawn[second])),
+        }
+    return result
+
+
+def verdict(compared: dict[str, Any]) -> list[str]:
+    """One sentence for each reward: which kind of BatchNorm judged better, and whether that is more than noise."""
+    said = []
+    for reward, text in REWARDS.items():
+        found = compared["differences"][f"separate {reward} - shared {reward}"]
+        if found["tau"] is None or found["interval"] is None:
+            said.append(f"{text}: a judge gave all vectors one reward, so nothing can be said")
+            continue
+        low, high = found["interval"]
+        better = "separate" if found["tau"] > 0 else "shared"
+        more = "more than noise" if low > 0 or high < 0 else "no more than noise"
+        said.append(
+            f"{text}: separate - shared {found['tau']:+.3f} ({low:+.3f} to {high:+.3f}): "
+            + ("neither judged better" if found["tau"] == 0 else f"{better} judged better, {more}")
+        )
+    return said
+
+
+def _signs(values: np.ndarray) -> np.ndarray:
+    """Which of two vectors is better, for all pairs: (..., n) to (..., n, n)."""
+    return np.asarray(np.sign(values[..., :, None] - values[..., None, :]))
+
+
+def _tau(signs: np.ndarray, truth: np.ndarray) -> float:
+    """The mean of Kendall's tau-b, from the signs of all pairs; NaN where one side has only ties."""
+    axes = (-2, -1)
+    with np.errstate(invalid="ignore"):
+        taus = (signs * truth).sum(axes) / np.sqrt((signs**2).sum(axes) * (truth**2).sum(axes))
+    return float(taus.mean())
+
+
+def _interval(values: Sequence[float] | np.ndarray) -> list[float] | None:
+    finite = np.asarray(values)[np.isfinite(values)]
+    return [float(bound) for bound in np.percentile(finite, [2.5, 97.5])] if len(finite) else None
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _text(vector: Vector) -> str:
+    return "-".join(map(str, vector))
+
+
+def open_folder(out: Path, config: Config) -> None:
+    """Make the output folder, or see to it that what is kept in it came from the same configuration."""
+    values, kept = config.model_dump(mode="json"), out / "config.json"
+    if kept.is_file():
+        old = validated(Config, read_json(kept), str(kept)).model_dump(mode="json")
+        differs = [key for key in values if key not in GROWS and old[key] != values[key]]
+        if differs:
+            shown = ", ".join(f"{key} was {old[key]!r} and is {values[key]!r}" for key in differs)
+            raise UsageError(f"{out} holds another measurement ({shown}): choose another --out", kind="other_config")
+    elif out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UsageError(f"{out} exists and holds no measurement: choose another --out", kind="output_exists")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(kept, values)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Kendall's tau of supernet rewards with stand-alone accuracy.")
+    fields = Config.model_fields
+    for name, text in {
+        "model": "model reference",
+        "data": "data source, as for narfx search",
+        "data_fraction": "share of the training part that is used",
+        "val_fraction": "share of it that is held out for the rewards",
+        "batch_size": "images in a training step",
+        "vectors": "architectures, drawn uniformly",
+        "repeats": "how many of them are trained with a second seed too, for the noise of stand-alone training",
+        "epochs": "epochs of stand-alone training",
+        "lr": "its learning rate",
+        "supernets": "supernets of each kind, over as many seeds",
+        "supernet_epochs": "epochs of shared weights on uniform random vectors",
+        "supernet_lr": "their learning rate",
+        "reward_images": "images in a quick reward",
+        "seed": "seed of everything",
+    }.items():
+        default = fields[name].default
+        parser.add_argument(
+            f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"{text} (%(default)s)"
+        )
+    parser.add_argument("--device", default="cpu", help="(%(default)s)")
+    parser.add_argument("--out", type=Path, required=True, help="folder that keeps what was trained")
+    parser.add_argument("--json", action="store_true", help="print the result as JSON")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse(arguments)
+    values = {key: value for key, value in vars(options).items() if key in Config.model_fields}
+    try:
+        config = validated(Config, {"epochs": 20, "t0": options.epochs, **values}, "fair_judge")
+        measurement = Measurement(config, options.out, options.device, Silent() if options.quiet else ConsoleProgress())
+        open_folder(options.out, config)
+        result = measurement.run()
+        write_json(options.out / "result.json", result)
+    except NarfxError as error:
+        print(f"fair_judge: {error}", file=sys.stderr)
+        return error.exit_code
+    if options.json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        show(result)
+    return 0
+
+
+def show(result: dict[str, Any]) -> None:
+    """The tables, in Markdown."""
+    console = Console(width=160, highlight=False)
+    alone, images = result["alone"], result["images"]
+    console.print(
+        f"{len(result['vectors'])} vectors, {images['train']} training and {images['val']} validation images; "
+        f"stand-alone accuracy on the {result['part']} part {alone['least']:.4f} to {alone['most']:.4f}, mean "
+        f"{alone['mean']:.4f}, standard deviation {alone['deviation']:.4f}"
+    )
+    if alone["seed_deviation"] is not None:
+        console.print(
+            f"{alone['repeats']} of them with a second seed: standard deviation of one training "
+            f"{alone['seed_deviation']:.4f}, seed-to-seed tau {_number(alone['seed_to_seed_tau'])}"
+        )
+    judges, differences = Table(box=box.MARKDOWN), Table(box=box.MARKDOWN)
+    for column in ("judge", "tau", "95 % interval", "by supernet"):
+        judges.add_column(column)
+    for column in ("difference", "tau", "95 % interval"):
+        differences.add_column(column)
+    for name, row in result["judges"].items():
+        shown = ", ".join(map(_number, row["by_supernet"])) if name != "macs" else ""
+        judges.add_row(_label(name), _number(row["tau"]), _range(row["interval"]), shown)
+    for name, row in result["differences"].items():
+        first, _, second = name.partition(" - ")
+        label = f"{_label(first)} − MACs alone" if second == "macs" else f"separate − {_label(second)}"
+        differences.add_row(label, _number(row["tau"]), _range(row["interval"]))
+    for part in (judges, differences, *result["verdict"]):
+        console.print(part)
+
+
+def _label(name: str) -> str:
+    kind, _, reward = name.partition(" ")
+    return "MACs alone" if kind == "macs" else f"{kind}: {REWARDS[reward]}"
+
+
+def _number(value: float | None) -> str:
+    return "none" if value is None else f"{value:.3f}"
+
+
+def _range(interval: list[float] | None) -> str:
+    return "none" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
