@@ -8,11 +8,12 @@ from narfx import search
 from narfx._version import __version__
 from narfx.architecture import Architecture
 from narfx.bundle import apply, check, export
-from narfx.compiler import Traced, lower, trace
+from narfx.compiler import lower, trace
 from narfx.errors import NarfxError
 from narfx.operators import Operator, register_operator
 from narfx.space import SearchSpace
 from narfx.supernet import Supernet
+from narfx.traced import Traced
 
 __all__ = [
     "Architecture",

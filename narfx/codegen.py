@@ -7,6 +7,7 @@ whole file is run once and must load the network's weights and give the network'
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 import sys
@@ -35,7 +36,10 @@ def generate(graph_module: fx.GraphModule, title: str, input_shape: tuple[int, i
     imports: set[str] = {"import torch", "from torch import nn"}
     lines = [f"        put(self, {name!r}, {_entry(graph_module, name, imports)})" for name in _targets(graph_module)]
     lines += [f"        put(self, {name!r}, self.get_parameter({first!r}))" for name, first in _tied(graph_module)]
-    body = graph_module.graph.python_code("self")
+    graph = copy.deepcopy(graph_module.graph)
+    for node in graph.nodes:
+        node.type = None  # an annotation may name what only the user's own file imports
+    body = graph.python_code("self")
     for name, value in sorted(body.globals.items()):
         if re.search(rf"\b{re.escape(name)}\b", body.src):
             imports.add(_import(name, value))
@@ -137,7 +141,18 @@ def _constructor(module: nn.Module, name: str, imports: set[str]) -> str:
     else:
         imports.add(f"from {kind.__module__} import {kind.__name__}")
         prefix = ""
-    return f"{prefix}{kind.__name__}({', '.join(f'{key}={_literal(value)}' for key, value in arguments.items())})"
+    return f"{prefix}{kind.__name__}({_written(kind, arguments)})"
+
+
+def _written(kind: type[nn.Module], arguments: dict[str, Any]) -> str:
+    """Arguments as a person writes them: those without a default by position, as long as none is left out."""
+    texts, by_position = [], True
+    for name, parameter in list(inspect.signature(kind.__init__).parameters.items())[1:]:
+        by_position &= name in arguments and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        by_position &= parameter.default is parameter.empty
+        if name in arguments:
+            texts.append(_literal(arguments[name]) if by_position else f"{name}={_literal(arguments[name])}")
+    return ", ".join(texts)
 
 
 def _arguments(module: nn.Module) -> dict[str, Any]:
@@ -154,6 +169,7 @@ def _arguments(module: nn.Module) -> dict[str, Any]:
         if not _plain(value):
             continue
         same = type(value) is type(parameter.default) and value == parameter.default
+        same |= isinstance(value, tuple) and type(parameter.default) is int and set(value) == {parameter.default}
         if not same:
             arguments[name] = value
     return arguments

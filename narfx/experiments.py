@@ -11,7 +11,7 @@ from pydantic import Field
 from torch import fx
 
 from narfx.architecture import Architecture
-from narfx.compiler import Traced, lower
+from narfx.compiler import lower
 from narfx.config import validated
 from narfx.cost import measure
 from narfx.errors import UsageError
@@ -26,6 +26,7 @@ from narfx.space import Vector
 from narfx.supernet import Supernet
 from narfx.tasks.classification import Classification
 from narfx.tasks.options import DataOptions, open_task
+from narfx.traced import Traced
 from narfx.tracing import trace_graph
 from narfx.training import Recipe, fit, outputs, pick_device, reinitialise
 from narfx.weights import apply_weights

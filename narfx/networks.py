@@ -10,10 +10,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, fx, nn
 
 from narfx.architecture import DEFAULT_OPERATORS, Architecture
-from narfx.compiler import Traced, lower, trace
+from narfx.compiler import lower, trace
 from narfx.errors import UsageError
 from narfx.model_ref import ModelRef, default_input, load_model
 from narfx.supernet import Supernet
+from narfx.traced import Traced
 from narfx.weights import load_state, read_weights
 
 __all__ = ["Lowered", "NetworkOptions", "beside", "find", "from_folder", "open_architecture", "open_base"]

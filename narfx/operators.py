@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from narfx.errors import UsageError
 from narfx.space import Site
 
-__all__ = ["Operator", "get_operator", "operator_names", "register_operator"]
+__all__ = ["Operator", "get_operator", "operator_cost", "operator_names", "register_operator"]
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,13 @@ def get_operator(name: str) -> Operator:
             kind="unknown_operator",
         )
     return _REGISTRY[name]
+
+
+def operator_cost(site: Site, name: str) -> dict[str, float]:
+    """Parameters and MACs of one sample with this operator (or ``base``) at the site."""
+    if name != "base":
+        return get_operator(name).cost(site)
+    return _conv_cost(site, site.kernel[0], site.in_channels, site.out_channels, site.groups, site.bias)
 
 
 def _conv_cost(

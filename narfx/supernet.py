@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
 from narfx.dispatch import Dispatch
 from narfx.passes.insert_dispatch import InsertDispatch
 from narfx.space import SearchSpace, Vector
-
-if TYPE_CHECKING:
-    from narfx.compiler import Traced
+from narfx.traced import Traced
 
 __all__ = ["Supernet"]
 

@@ -118,6 +118,7 @@ def trace_graph(model: nn.Module, *, training: bool = False) -> GraphTrace:
                 f"{type(failed).__name__} cannot be traced and stays opaque: {_first_line(error)}",
                 where,
             )
+    _refuse_clashes(model, graph)
     graph_module = fx.GraphModule(model, graph, type(model).__name__)
     # The graph remembers the class of its tracer for unpickling; a user who unpickles it need not have narfx.
     graph._tracer_cls = graph_module._tracer_cls = None
@@ -169,6 +170,18 @@ def _bound_defaults(model: nn.Module) -> dict[str, Any] | None:
         )
     optional = {p.name: p.default for p in parameters if p.default is not p.empty and p.name not in required}
     return optional or None
+
+
+def _refuse_clashes(model: nn.Module, graph: fx.Graph) -> None:
+    """A part of the model with the name of something that torch's GraphModule has itself cannot be put into one."""
+    taken = {name for name in dir(fx.GraphModule) if not hasattr(nn.Module, name)} | {"meta"}
+    used = {str(node.target).partition(".")[0] for node in graph.nodes if node.op in ("call_module", "get_attr")}
+    for name in sorted(taken & used):
+        raise UsageError(
+            f"{type(model).__name__} has a part named {name}, a name that torch.fx needs for itself: rename it",
+            where=name,
+            kind="name_clash",
+        )
 
 
 def _is_container(module: nn.Module) -> bool:

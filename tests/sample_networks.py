@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Chain", "ResidualNet", "Shared", "images", "settled"]
+__all__ = ["Chain", "ResidualNet", "Shared", "images", "part", "settled"]
 
 
 def settled(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -28,6 +29,11 @@ def settled(model: nn.Module, seed: int = 0) -> nn.Module:
 
 def images(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def part(model: nn.Module, path: str) -> Any:
+    """A submodule by its path; what it is, the test knows."""
+    return model.get_submodule(path)
 
 
 class Chain(nn.Module):

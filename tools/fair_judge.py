@@ -245,15 +245,13 @@ def compare_judges(
     intervals are percentiles of a bootstrap that draws vectors and, of each kind, supernets. All judges see the same
     vectors, so that a difference is one of pairs.
     """
-    signs, truth = {name: _signs(rewards) for name, rewards in judges.items()}, _signs(alone)
     rng, vectors, supernets = numpy_generator(seed, "bootstrap"), len(alone), max(map(len, judges.values()))
-    drawn: dict[str, list[float]] = {name: [] for name in judges}
-    for _ in range(resamples):
-        pick = rng.integers(vectors, size=vectors)
-        nets = {str(norms): rng.integers(supernets, size=supernets) for norms in NORMS}
-        for name, sign in signs.items():
-            chosen = sign[nets.get(name.split()[0], slice(None))]
-            drawn[name].append(_tau(chosen[..., pick[:, None], pick], truth[pick[:, None], pick]))
+    counts = rng.multinomial(vectors, np.full(vectors, 1 / vectors), size=resamples)
+    nets = {str(norms): rng.integers(supernets, size=(resamples, supernets)) for norms in NORMS}
+    drawn = {}
+    for name, rewards in judges.items():
+        taus = _taus(_signs(rewards), _signs(alone), counts).mean(axis=-1)
+        drawn[name] = np.take_along_axis(taus, nets.get(name.split()[0], np.zeros((resamples, 1), int)), axis=1).mean(1)
     result: dict[str, Any] = {"judges": {}, "differences": {}}
     for name, rewards in judges.items():
         taus = [statistics.fmean(float(kendalltau(row, alone).statistic) for row in supernet) for supernet in rewards]
@@ -267,7 +265,7 @@ def compare_judges(
         taus = [result["judges"][name]["tau"] for name in (first, second)]
         result["differences"][f"{first} - {second}"] = {
             "tau": None if None in taus else taus[0] - taus[1],
-            "interval": _interval(np.array(drawn[first]) - np.array(drawn[second])),
+            "interval": _interval(drawn[first] - drawn[second]),
         }
     return result
 
@@ -295,16 +293,23 @@ def _signs(values: np.ndarray) -> np.ndarray:
     return np.asarray(np.sign(values[..., :, None] - values[..., None, :]))
 
 
-def _tau(signs: np.ndarray, truth: np.ndarray) -> float:
-    """The mean of Kendall's tau-b, from the signs of all pairs; NaN where one side has only ties."""
-    axes = (-2, -1)
+def _taus(signs: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Kendall's tau-b from the signs of all pairs, (..., n, n) and (n, n), each vector taken ``counts`` (r, n) times.
+
+    The result is (r, ...). A vector that is taken twice makes a tie with itself; tau-b leaves ties out. NaN where one
+    side has only ties.
+    """
+
+    def total(pairs: np.ndarray) -> np.ndarray:
+        return np.einsum("r...j,rj->r...", np.einsum("ri,...ij->r...j", counts, pairs), counts)
+
+    of_truth = total(truth**2).reshape(-1, *[1] * (signs.ndim - 2))
     with np.errstate(invalid="ignore"):
-        taus = (signs * truth).sum(axes) / np.sqrt((signs**2).sum(axes) * (truth**2).sum(axes))
-    return float(taus.mean())
+        return np.asarray(total(signs * truth) / np.sqrt(total(signs**2) * of_truth))
 
 
-def _interval(values: Sequence[float] | np.ndarray) -> list[float] | None:
-    finite = np.asarray(values)[np.isfinite(values)]
+def _interval(values: np.ndarray) -> list[float] | None:
+    finite = values[np.isfinite(values)]
     return [float(bound) for bound in np.percentile(finite, [2.5, 97.5])] if len(finite) else None
 
 

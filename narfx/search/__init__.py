@@ -2,9 +2,11 @@
 
 from narfx.search.api import resume, run
 from narfx.search.config import SearchConfig
+from narfx.search.nar import Nar
 from narfx.search.strategy import Proposal, Result, Strategy, make_strategy, register_strategy, strategies
 
 __all__ = [
+    "Nar",
     "Proposal",
     "Result",
     "SearchConfig",

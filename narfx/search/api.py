@@ -12,7 +12,7 @@ import torch
 from narfx.architecture import Preprocessing
 from narfx.batchnorm import recalibrate
 from narfx.budget import Budget
-from narfx.compiler import Traced, lower
+from narfx.compiler import lower
 from narfx.config import validated
 from narfx.files import write_bytes, write_json
 from narfx.networks import beside, from_folder, open_base
@@ -26,6 +26,7 @@ from narfx.space import SearchSpace
 from narfx.supernet import Supernet
 from narfx.tasks.classification import Classification
 from narfx.tasks.options import open_task
+from narfx.traced import Traced
 from narfx.training import outputs, pick_device, reinitialise, sgd, train_step
 
 __all__ = ["resume", "run"]

@@ -112,89 +112,85 @@ class Headed(nn.Module):
 
 
 @st.composite
-def units(
-    draw: st.DrawFn, channels: int, out: int | None = None, same_size: bool = True, grown: bool = False
-) -> tuple[nn.Module, int, int]:
-    """A unit, its channels, and by how much it shrinks the map (a stride of two counts as a half)."""
-    kernel = draw(st.sampled_from([3, 3, 3, 3, 1]))
+def units(draw: st.DrawFn, channels: int, out: int | None = None) -> tuple[nn.Module, int]:
+    """A unit that keeps the size of the map, and its channels."""
     out = out or draw(st.sampled_from([4, 6, 8, 12]))
-    dilation = draw(st.sampled_from([1, 1, 1, 2]))
-    keeping = dilation * (kernel - 1) // 2
-    padding: Any = keeping if same_size else draw(st.sampled_from([0, 1, keeping, "same", "valid"]))
-    stride = 1 if same_size or padding == "same" else draw(st.sampled_from([1, 2]))
-    groups = draw(st.sampled_from([g for g in (1, 1, 2, 4, channels) if channels % g == 0 and out % g == 0]))
+    kernel, dilation = draw(st.sampled_from([(3, 1), (3, 1), (3, 1), (3, 2), (1, 1)]))
     conv = {
         "in_channels": channels,
         "out_channels": out,
         "kernel_size": kernel,
-        "stride": stride,
-        "padding": padding,
+        "padding": draw(st.sampled_from([dilation * (kernel - 1) // 2, "same"])),
         "dilation": dilation,
-        "groups": groups,
+        "groups": draw(st.sampled_from([g for g in (1, 1, 2, 4, channels) if channels % g == 0 == out % g])),
         "bias": draw(st.booleans()),
         "padding_mode": draw(st.sampled_from(["zeros", "zeros", "reflect", "replicate", "circular"])),
     }
-    norm, act = draw(st.booleans()), draw(st.sampled_from(["relu", "inplace", "none"]))
-    return Unit(conv, norm, act), out
+    return Unit(conv, draw(st.booleans()), draw(st.sampled_from(["relu", "inplace", "none"]))), out
 
 
 @st.composite
-def stages(draw: st.DrawFn, channels: int, size: int, depth: int = 0) -> tuple[nn.Module, int, int]:
-    """A part of a network that maps (channels, size, size), the channels and the size that it gives."""
-    kinds = ["unit", "repeat", "dense", "branches"] + ["residual"] * 2 * (depth < 2)
-    kind = draw(st.sampled_from(kinds))
+def shrinking(draw: st.DrawFn, channels: int, size: int) -> tuple[nn.Module, int]:
+    """A unit that makes the map smaller, and its channels."""
+    dilation = draw(st.sampled_from([1, 2])) if size > 5 else 1
+    conv = {
+        "in_channels": channels,
+        "out_channels": 8,
+        "kernel_size": 3,
+        "stride": draw(st.sampled_from([1, 2])),
+        "padding": draw(st.sampled_from([0, "valid"])),
+        "dilation": dilation,
+        "bias": draw(st.booleans()),
+    }
+    if conv["stride"] == 2:
+        conv["padding"] = draw(st.sampled_from([0, 1, (1, 0), 2]))
+    return Unit(conv, draw(st.booleans()), "relu"), 8
+
+
+@st.composite
+def stages(draw: st.DrawFn, channels: int, depth: int = 0) -> tuple[nn.Module, int]:
+    """A part of a network that keeps the size of the map, and its channels."""
+    kind = draw(st.sampled_from(["unit", "repeat", "dense", "branches"] + ["residual"] * 2 * (depth < 2)))
     if kind == "unit":
-        unit, out = draw(units(channels, same_size=False))
-        with torch.no_grad():
-            try:
-                shape = unit.eval()(torch.zeros(1, channels, size, size)).shape
-            except RuntimeError:
-                shape = (0, 0, 0, 0)
-        if shape[-1] < 3:
-            unit, out = draw(units(channels))
-            return unit, out, size
-        return unit, out, shape[-1]
+        return draw(units(channels))
     if kind == "repeat":
         unit, _ = draw(units(channels, out=channels))
-        return Repeat(unit, draw(st.integers(2, 3))), channels, size
+        return Repeat(unit, draw(st.integers(2, 3))), channels
     if kind == "dense":
         layers, width = [], channels
         for _ in range(draw(st.integers(1, 2))):
             layer, out = draw(units(width))
             layers.append(layer)
             width += out
-        return Dense(layers), width, size
+        return Dense(layers), width
     if kind == "branches":
         add = draw(st.booleans())
         found = [draw(units(channels, out=channels if add else None)) for _ in range(draw(st.integers(2, 3)))]
-        return Branches([b for b, _ in found], add), channels if add else sum(out for _, out in found), size
+        return Branches([branch for branch, _ in found], add), channels if add else sum(out for _, out in found)
     parts: list[nn.Module] = []
     width = channels
     for _ in range(draw(st.integers(1, 2))):
-        if draw(st.booleans()):
-            part, width = draw(units(width))
-        else:
-            part, width = draw(inner(width, depth + 1))
-        parts.append(part)
-    if width != channels:
-        parts.append(draw(units(width, out=channels))[0])
+        inner, width = draw(stages(width, depth + 1))
+        parts.append(inner)
     style = draw(st.sampled_from(["plain", "scaled", "inplace"]))
-    if style == "inplace":  # an activation needs its output for the gradient, a convolution does not
-        parts.append(nn.Conv2d(channels, channels, 1))
-    return Residual(nn.Sequential(*parts), channels, style), channels, size
-
-
-def inner(channels: int, depth: int) -> st.SearchStrategy[tuple[nn.Module, int]]:
-    """A part that keeps the size of the map."""
-    return stages(channels, SIDE, depth).filter(lambda part: part[2] == SIDE).map(lambda part: part[:2])
+    if width != channels or style == "inplace":  # the add in place must not write into what the skip carries
+        parts.append(nn.Conv2d(width, channels, 1))
+    return Residual(nn.Sequential(*parts), channels, style), channels
 
 
 @st.composite
 def networks(draw: st.DrawFn) -> nn.Module:
+    """A stem of 3x3, stages with reductions between them, and perhaps a linear layer; one output or two."""
     channels, size = 8, SIDE
     parts: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1)]
     for _ in range(draw(st.integers(1, 4))):
-        part, channels, size = draw(stages(channels, size))
+        if size > 3 and draw(st.integers(0, 3)) == 0:
+            part, channels = draw(shrinking(channels, size))
+            size = part.eval()(torch.zeros(1, part.conv.in_channels, size, size)).shape[-1]  # type: ignore
+            if size < 3:
+                break
+        else:
+            part, channels = draw(stages(channels))
         parts.append(part)
     head = draw(st.sampled_from([None, nn.Linear(channels, 5)]))
     return settled(Headed(nn.Sequential(*parts), head, draw(st.booleans())), seed=draw(st.integers(0, 99)))

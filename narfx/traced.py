@@ -1,0 +1,112 @@
+"""What a trace found, as one record: the input of everything that comes behind it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import fx
+
+from narfx.architecture import Architecture
+from narfx.errors import NothingToRefineError, UsageError
+from narfx.operators import operator_cost
+from narfx.space import SearchSpace, Skipped
+
+__all__ = ["Traced"]
+
+
+@dataclass(frozen=True)
+class Traced:
+    """What ``trace`` found: the graph, the space of what may be refined, and what was left out and why."""
+
+    graph_module: fx.GraphModule
+    space: SearchSpace
+    skipped: tuple[Skipped, ...]
+    notes: tuple[str, ...]
+    input: tuple[int, int, int]
+    granularity: str
+    cost: dict[str, int]
+    max_candidate_params: float
+    include_first: bool
+    model: str | None = field(default=None)
+
+    def architecture(self, vector: Sequence[int], **known: Any) -> Architecture:
+        """An :class:`Architecture` of this model with ``vector``; ``known`` fills its other fields.
+
+        Raises:
+            UsageError: The vector is not legal, or the model was not given by a reference.
+        """
+        checked = self.space.validate(vector)
+        if self.model is None:
+            raise UsageError(
+                "an architecture names its model: trace it with model='file.py' or another reference",
+                kind="no_reference",
+            )
+        return Architecture(
+            model=self.model,
+            vector=checked,
+            granularity="block" if self.granularity == "block" else "conv",
+            operators=self.space.operators,
+            input=self.input,
+            max_candidate_params=self.max_candidate_params,
+            include_first=self.include_first,
+            fingerprint=self.space.fingerprint(),
+            sites=tuple(self.space.lines()),
+            **known,
+        )
+
+    def check_whole(self) -> None:
+        """Raise ``NothingToRefineError`` if a part of the model could not be traced."""
+        opaque = [entry for entry in self.skipped if entry.code == "untraceable"]
+        if opaque:
+            raise NothingToRefineError(
+                f"the trace is partial: {opaque[0].name}: {opaque[0].reason}"
+                + (f"; and {len(opaque) - 1} more" if len(opaque) > 1 else ""),
+                where=opaque[0].where,
+                kind="partial_trace",
+            )
+
+    def to_json(self) -> dict[str, Any]:
+        """The report of ``narfx trace``: plain values, costs in parameters and MACs of one sample."""
+        slot_of = {site.name: index for index, slot in enumerate(self.space.slots) for site in slot.sites}
+        sites = []
+        for site in self.space.sites:
+            slot = self.space.slots[slot_of[site.name]]
+            own = operator_cost(site, "base")
+            sites.append(
+                {
+                    "name": site.name,
+                    "slot": slot_of[site.name],
+                    "kind": site.kind,
+                    "in_channels": site.in_channels,
+                    "out_channels": site.out_channels,
+                    "kernel": list(site.kernel),
+                    "stride": list(site.stride),
+                    "groups": site.groups,
+                    "input_shape": list(site.input_shape),
+                    "output_shape": list(site.output_shape),
+                    "params": own["params"],
+                    "macs": own["macs"],
+                    "candidates": [self.space.operators[k] for k in slot.legal],
+                    "where": site.where,
+                }
+            )
+        metrics = self.space.metrics
+        return {
+            "model": self.model,
+            "input": list(self.input),
+            "granularity": self.granularity,
+            **self.cost,
+            "operators": list(self.space.operators),
+            "slots": len(self.space),
+            "sites": sites,
+            "skipped": [{"name": s.name, "code": s.code, "reason": s.reason, "where": s.where} for s in self.skipped],
+            "cost": {
+                "min": {metric: self.space.least(metric) for metric in metrics},
+                "base": self.space.cost(self.space.base),
+                "max": {metric: self.space.most(metric) for metric in metrics},
+            },
+            "fingerprint": self.space.fingerprint(),
+            "notes": list(self.notes),
+        }

@@ -1,0 +1,336 @@
+"""Inserting dispatch nodes and lowering them: the laws that a user relies on."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import pickle
+from collections.abc import Callable
+
+import pytest
+import torch
+from sample_networks import Chain, ResidualNet, Shared, images, part, settled
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.fx.passes.infra.pass_manager import PassManager
+
+import narfx
+from narfx.cost import measure
+from narfx.dispatch import Dispatch
+from narfx.errors import UsageError
+from narfx.passes import InsertDispatch, Lower, verify_lowered
+from narfx.supernet import Supernet
+
+MODELS = [Chain, ResidualNet, Shared]
+SHAPE = (3, 8, 8)
+
+
+def traced(model: nn.Module, granularity: str = "conv") -> narfx.Traced:
+    return narfx.trace(model, input=SHAPE, granularity=granularity)
+
+
+def inserted(found: narfx.Traced, *, separate_norms: bool = False) -> GraphModule:
+    insert = InsertDispatch(found.space.slots, found.space.operators, separate_norms=separate_norms)
+    result: GraphModule = insert(copy.deepcopy(found.graph_module)).graph_module
+    return result
+
+
+def dispatches(graph_module: GraphModule) -> dict[str, Dispatch]:
+    return {name: module for name, module in graph_module.named_modules() if isinstance(module, Dispatch)}
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_base_and_trace_and_supernet_are_the_same_function(make: Callable[[], nn.Module]) -> None:
+    model, x = settled(make()), images(2, *SHAPE)
+    found = traced(model)
+    with torch.no_grad():
+        assert torch.equal(found.graph_module(x), model(x))
+        assert torch.equal(inserted(found)(x), model(x))
+
+
+@pytest.mark.parametrize("granularity", ["conv", "block"])
+@pytest.mark.parametrize("make", MODELS)
+def test_every_vector_runs_and_lowers_to_the_same_function(make: Callable[[], nn.Module], granularity: str) -> None:
+    model, x = settled(make()), images(2, *SHAPE)
+    found = traced(model, granularity)
+    net = Supernet(found).eval()
+    for vector in itertools.product(*(slot.legal for slot in found.space.slots)):
+        net.set_vector(vector)
+        lowered = narfx.lower(net, vector)
+        with torch.no_grad():
+            assert torch.equal(lowered(x), net(x))
+            assert lowered(x).shape == model(x).shape
+        assert measure(lowered, SHAPE) == found.space.cost(vector)
+        assert verify_lowered(lowered) == []
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_the_zero_vector_gives_code_keys_and_weights_back(make: Callable[[], nn.Module]) -> None:
+    model = settled(make())
+    found = traced(model)
+    lowered = Lower()(inserted(found)).graph_module
+    assert lowered.code == found.graph_module.code
+    assert list(lowered.state_dict()) == list(model.state_dict())
+    assert all(torch.equal(value, model.state_dict()[key]) for key, value in lowered.state_dict().items())
+    assert [n.meta.get("stack_trace") for n in lowered.graph.nodes] == [
+        n.meta.get("stack_trace") for n in found.graph_module.graph.nodes
+    ]
+
+
+def test_buffers_that_are_not_saved_stay_so() -> None:
+    class Normalising(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean: Tensor
+            self.register_buffer("mean", torch.ones(1, 3, 1, 1), persistent=False)
+            self.inner = Chain(1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.inner(x - self.mean)
+            return y
+
+    model = settled(Normalising())
+    net = Supernet(traced(model))
+    assert set(narfx.lower(net, (0,)).state_dict()) == set(model.state_dict())
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_a_second_run_changes_nothing(make: Callable[[], nn.Module]) -> None:
+    found = traced(settled(make()))
+    insert = InsertDispatch(found.space.slots, found.space.operators, separate_norms=True)
+    first = insert(copy.deepcopy(found.graph_module))
+    assert first.modified
+    code, modules = first.graph_module.code, dict(first.graph_module.named_modules())
+    second = insert(first)
+    assert not second.modified
+    assert second.graph_module is first.graph_module
+    assert second.graph_module.code == code
+    assert dict(second.graph_module.named_modules()) == modules
+    lowered = Lower()(second)
+    assert lowered.modified
+    again = Lower()(lowered)
+    assert not again.modified
+    assert again.graph_module is lowered.graph_module
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_both_passes_run_in_the_pass_manager_of_torch(make: Callable[[], nn.Module]) -> None:
+    model, x = settled(make()), images(2, *SHAPE)
+    found = traced(model)
+    manager = PassManager([InsertDispatch(found.space.slots, found.space.operators), Lower()])
+    result = manager(copy.deepcopy(found.graph_module))
+    assert result.modified
+    assert torch.equal(result.graph_module(x), model(x))
+
+
+def test_the_graph_stays_well_formed_and_the_node_keeps_its_target() -> None:
+    found = traced(settled(Shared()))
+    graph_module = inserted(found)
+    graph_module.graph.lint()
+    assert graph_module.code == found.graph_module.code
+    slots = {node.target: node.meta.get("narfx_slot") for node in graph_module.graph.nodes if node.op == "call_module"}
+    assert slots == {"stem": None, "again": 0}
+
+
+def test_a_lowered_graph_holds_nothing_of_narfx() -> None:
+    found = traced(settled(ResidualNet()))
+    lowered = narfx.lower(Supernet(found), (1, 2, 3, 0))
+    assert b"narfx" not in pickle.dumps(lowered)
+    assert not any(key.startswith("narfx") for node in lowered.graph.nodes for key in node.meta)
+    assert not [m for m in lowered.modules() if type(m).__module__.split(".")[0] == "narfx"]
+
+
+def test_a_lowered_graph_copies_and_pickles() -> None:
+    found, x = traced(settled(ResidualNet())), images(2, *SHAPE)
+    lowered = narfx.lower(Supernet(found), (1, 2, 3, 0))
+    for other in (copy.deepcopy(lowered), pickle.loads(pickle.dumps(lowered))):
+        assert list(other.state_dict()) == list(lowered.state_dict())
+        assert torch.equal(other(x), lowered(x))
+
+
+def test_a_supernet_can_be_copied_and_each_copy_is_set_alone() -> None:
+    net, x = Supernet(traced(settled(Chain()))).eval(), images(2, *SHAPE)
+    other = copy.deepcopy(net)
+    other.set_vector((1, 2))
+    assert net.vector == (0, 0)
+    net.set_vector((1, 2))
+    assert torch.equal(net(x), other(x))
+    other.set_vector((0, 0))
+    assert not torch.equal(net(x), other(x))
+
+
+def test_a_shared_module_is_one_slot_whose_calls_follow_one_choice() -> None:
+    model = settled(Shared())
+    found = traced(model)
+    assert [[site.name for site in slot.sites] for slot in found.space.slots] == [["again", "again@1", "again@2"]]
+    net = Supernet(found)
+    assert list(dispatches(net.graph_module)) == ["again"]
+    lowered = narfx.lower(net, (1,))
+    assert lowered.code == found.graph_module.code
+    assert [name for name, _ in part(lowered, "again").named_children()] == ["depthwise", "pointwise"]
+    own, dwsep = found.space.slots[0].costs["params"][:2]
+    assert own - dwsep == measure(model, SHAPE)["params"] - measure(lowered, SHAPE)["params"]
+
+
+def test_weights_stay_tied_in_the_supernet_and_after_lowering() -> None:
+    net = Supernet(traced(settled(Shared())))
+    net.set_vector((1,))
+    net(images(2, *SHAPE)).sum().backward()
+    assert part(net, "graph_module.again.candidates.dwsep3x3.depthwise").weight.grad is not None
+    lowered = narfx.lower(net, (1,))
+    assert len([name for name, _ in lowered.named_parameters() if name.startswith("again.")]) == 3
+
+
+@pytest.mark.parametrize("make", MODELS)
+def test_the_model_that_was_given_is_never_changed(make: Callable[[], nn.Module]) -> None:
+    model = settled(make()).train()
+    kept = copy.deepcopy(model.state_dict())
+    classes = [type(module) for module in model.modules()]
+    found = traced(model)
+    code, state = found.graph_module.code, copy.deepcopy(found.graph_module.state_dict())
+    net = Supernet(found).train()
+    net.set_vector((1, *found.space.base[1:]))
+    optimizer = torch.optim.SGD(net.parameters(), 0.1, momentum=0.9)
+    net(images(4, *SHAPE)).square().sum().backward()
+    optimizer.step()
+    narfx.lower(net, found.space.base)
+    assert model.training
+    assert [type(module) for module in model.modules()] == classes
+    assert all(torch.equal(value, kept[key]) for key, value in model.state_dict().items())
+    assert found.graph_module.code == code
+    assert all(torch.equal(value, state[key]) for key, value in found.graph_module.state_dict().items())
+
+
+def test_lowering_leaves_the_supernet_as_it_was() -> None:
+    net, x = Supernet(traced(settled(Chain()))).eval(), images(2, *SHAPE)
+    net.set_vector((2, 0))
+    before = net(x)
+    lowered = narfx.lower(net, (1, 1))
+    assert net.vector == (2, 0)
+    assert torch.equal(net(x), before)
+    with torch.no_grad():
+        for tensor in lowered.state_dict().values():
+            tensor.zero_()
+    assert torch.equal(net(x), before)
+
+
+def test_untouched_sites_keep_their_keys() -> None:
+    model = settled(Chain())
+    lowered = narfx.lower(Supernet(traced(model)), (1, 0))
+    keys, own = set(model.state_dict()), set(lowered.state_dict())
+    assert keys - own == {"body.0.weight"}
+    assert own - keys == {"body.0.depthwise.weight", "body.0.pointwise.weight"}
+
+
+def test_a_mixture_cannot_be_lowered() -> None:
+    graph_module = inserted(traced(settled(Chain(1))))
+    (dispatch,) = dispatches(graph_module).values()
+    dispatch.select("base", "dwsep3x3", weights=[0.5, 0.5])
+    with pytest.raises(ValueError, match=r"base, dwsep3x3 is selected") as caught:
+        Lower()(graph_module)
+    assert caught.value.__notes__ == ["in the pass Lower"]
+    dispatch.select("dwsep3x3", weights=[2.0])
+    with pytest.raises(ValueError, match="mixture"):
+        Lower()(graph_module)
+
+
+def test_a_dispatch_computes_what_is_selected() -> None:
+    graph_module, x = inserted(traced(settled(Chain(1)))), images(2, 8, 6, 6)
+    (dispatch,) = dispatches(graph_module).values()
+    one, two = dispatch.candidates["base"], dispatch.candidates["avgpool3x3"]
+    assert (dispatch.selected, dispatch.chosen) == (("base",), one)
+    assert torch.equal(dispatch(x), one(x))
+    dispatch.select("base", "avgpool3x3", weights=[0.25, torch.tensor(0.75)])
+    assert torch.allclose(dispatch(x), 0.25 * one(x) + 0.75 * two(x))
+    dispatch.select("avgpool3x3")
+    assert torch.equal(dispatch(x), two(x))
+    with pytest.raises(KeyError, match="no candidate 'conv9x9'"):
+        dispatch.select("conv9x9")
+    for names, weights in ((("base", "dwsep3x3"), None), ((), None), (("base",), [1.0, 2.0])):
+        with pytest.raises(ValueError, match="select one name"):
+            dispatch.select(*names, weights=weights)
+    assert dispatch.selected == ("avgpool3x3",)
+
+
+def test_each_operator_may_have_a_norm_of_its_own() -> None:
+    model, x = settled(Chain()), images(4, *SHAPE)
+    found = traced(model)
+    net = Supernet(found, separate_norms=True)
+    assert list(dispatches(net.graph_module)) == ["body.0", "body.1", "body.3", "body.4"]
+    assert torch.equal(net.eval()(x), model(x))
+    net.set_vector((1, 0))
+    net.train()(x)
+    norms, before = part(net, "graph_module.body.1.candidates"), part(model, "body.1").running_mean
+    assert torch.equal(norms.base.running_mean, before)
+    assert not torch.equal(norms.dwsep3x3.running_mean, before)
+    lowered = narfx.lower(net.eval(), (1, 0))
+    assert torch.equal(lowered(x), net(x))
+    assert set(lowered.state_dict()) == set(narfx.lower(Supernet(found), (1, 0)).state_dict())
+
+
+class ReadNorm(Chain):
+    """A network that reads a norm's weight beside calling it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale: Tensor = part(self, "body.1").weight.sum()
+        return super().forward(x) * scale
+
+
+class TwiceNorm(Chain):
+    """A network that calls a norm twice."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(part(self, "body.1")(self.body(self.stem(x))).mean((2, 3)))
+        return y
+
+
+@pytest.mark.parametrize("make", [ReadNorm, TwiceNorm, Shared])
+def test_a_norm_that_something_else_uses_stays_one(make: Callable[[], nn.Module]) -> None:
+    model, x = settled(make()), images(2, *SHAPE)
+    net = Supernet(traced(model), separate_norms=True).eval()
+    assert "body.1" not in dispatches(net.graph_module)
+    with torch.no_grad():
+        assert torch.equal(net(x), model(x))
+
+
+def test_candidates_take_type_mode_and_frozen_state_from_the_site() -> None:
+    model = settled(Chain(1)).double()
+    part(model, "body.0").weight.requires_grad_(False)
+    (dispatch,) = dispatches(inserted(traced(model))).values()
+    for module in dispatch.candidates.values():
+        assert not any(part.training for part in module.modules())
+        assert {(p.dtype, p.requires_grad) for p in module.parameters()} == {(torch.float64, False)}
+
+
+def test_building_a_supernet_draws_nothing_from_the_global_generator() -> None:
+    found = traced(settled(Chain()))
+    state = torch.get_rng_state()
+    Supernet(found)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_weights_that_are_not_finite_are_refused() -> None:
+    model = settled(Chain())
+    with torch.no_grad():
+        part(model, "body.3").weight[0, 0, 0, 0] = float("nan")
+    with pytest.raises(UsageError, match=r"body\.3 are not all finite") as caught:
+        Supernet(traced(model))
+    assert (caught.value.kind, caught.value.where) == ("weights_not_finite", "body.3")
+
+
+def test_what_an_export_may_not_hold_is_named() -> None:
+    found = traced(settled(Chain()))
+    net = Supernet(found)
+    lowered = narfx.lower(net, (1, 0))
+    assert verify_lowered(lowered) == []
+    assert any("body.0 is Dispatch of narfx" in problem for problem in verify_lowered(net.graph_module))
+    part(lowered, "body").train()
+    assert "body is in training mode" in verify_lowered(lowered)
+    lowered.eval()
+    part(lowered, "body").orphan = nn.Conv2d(1, 1, 1).eval()
+    assert verify_lowered(lowered) == ["body.orphan is not called by the graph"]
+    lowered.delete_all_unused_submodules()
+    assert verify_lowered(lowered) == []
+    _, first, _, later, *_ = lowered.graph.nodes
+    first.args = (later,)
+    assert [p for p in verify_lowered(lowered) if "not well formed" in p]

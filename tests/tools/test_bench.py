@@ -1,0 +1,57 @@
+"""The benchmark runs and says what it should; what it measures is no matter of a test."""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / "tools" / "bench.py"
+
+
+@pytest.fixture(scope="module")
+def result() -> Any:
+    """What ``--quick --json`` prints on standard output, where nothing else may stand."""
+    done = subprocess.run([sys.executable, TOOL, "--quick", "--json"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_states_what_ratios_depend_on(result: Any) -> None:
+    assert result["environment"]["threads"] >= 1
+    assert result["environment"]["cpus"] >= 1
+    assert result["environment"]["torch"]
+    assert result["rounds"] == 5
+
+
+def test_measures_each_promise_and_the_error_of_the_method(result: Any) -> None:
+    bounds = {row["name"]: row["bound"] for row in result["ratios"]}
+    assert bounds["forward, 1x3x32x32: supernet / plain"] == 1.03
+    assert bounds["forward, 16x3x32x32: supernet / plain"] == 1.03
+    assert bounds["training step, batch 16: supernet / plain"] == 1.10
+    assert bounds["forward, 1x3x32x32: plain / its copy"] is None
+    assert bounds["trace, space, supernet, lowering / symbolic_trace"] is None
+    assert bounds["set_vector / forward of one image"] is None
+
+
+def test_ratios_are_positive_and_within_their_quartiles(result: Any) -> None:
+    for row in [*result["ratios"], *result["operators"]]:
+        low, high = row["quartiles"]
+        assert 0 < low <= row["ratio"] <= high < math.inf
+        assert row["baseline_ms"] > 0 and row["measured_ms"] > 0
+
+
+def test_says_whether_a_promise_is_kept(result: Any) -> None:
+    for row in result["ratios"]:
+        assert row["kept"] is (None if row["bound"] is None else row["ratio"] <= row["bound"])
+
+
+def test_compares_operators_with_the_convolution_at_a_site(result: Any) -> None:
+    macs = {row["operator"]: row["macs_ratio"] for row in result["operators"]}
+    # 3x3, 16 to 16 channels: 9·16·16 multiply-accumulates a pixel; 9·16 + 16·16 and 16·16.
+    assert macs == {"dwsep3x3": pytest.approx(400 / 2304), "maxpool3x3": pytest.approx(256 / 2304)}
