@@ -210,7 +210,7 @@ class _Comparison:
         """Train what is not trained yet, and write the table."""
         config = self.config
         part = "test" if self.task.data.test is not None else "val"
-        with folder, interruptible(folder):
+        with folder, interruptible(folder, resumable=True):
             for note in self.task.data.notes:
                 reporter.say(note)
             rows = [self._row(name, vector, part, folder, reporter) for name, vector in self.vectors.items()]

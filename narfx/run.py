@@ -138,13 +138,16 @@ def read_events(path: Path) -> Iterator[dict[str, Any]]:
 
 
 @contextmanager
-def interruptible(folder: RunFolder) -> Iterator[None]:
-    """Turn Ctrl-C, and what a machine runs out of, into the error that says how to go on."""
+def interruptible(folder: RunFolder, *, resumable: bool = False) -> Iterator[None]:
+    """Turn Ctrl-C, and what a machine runs out of, into the error that says how to go on.
+
+    ``resumable`` says that the folder can be resumed without a checkpoint of its own.
+    """
     resume = f"the run in {folder.path} resumes with --resume --out {folder.path}"
     try:
         yield
     except KeyboardInterrupt as error:
-        kept = folder.has_checkpoint
+        kept = resumable or folder.has_checkpoint
         raise InterruptedRunError(
             f"interrupted; {resume}" if kept else f"interrupted before the first checkpoint of {folder.path}",
             resumable=kept,

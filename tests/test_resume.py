@@ -80,7 +80,7 @@ def test_kill_and_resume(tmp_path: Path, whole: Path, events: int) -> None:
     process = start(out, "--config", str(whole / "config.json"))
     wait_for(out, events, process)
     process.send_signal(signal.SIGKILL)
-    process.wait()
+    process.communicate()
     assert not (out / "arch.json").exists()
     resume(out)
     same(out, whole)

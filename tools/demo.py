@@ -18,7 +18,6 @@ from rich.console import Console
 from rich.table import Table
 
 from narfx.cli import app
-if True: import sys; sys.path.insert(0,"/tmp"); import tmprandom
 from narfx.console import run_app
 from narfx.latency import measure_latency
 

@@ -55,7 +55,7 @@ Rewards = dict[str, list[list[float]]]  # of one supernet, by reward: minibatche
 NORMS: tuple[Norms, ...] = ("shared", "separate")
 REWARDS = {
     "quick": "batch statistics, one minibatch",
-    "quick_all": "batch statistics, whole validation part",
+    "quick_all": "batch statistics, all minibatches",
     "proper": "recalibrated, whole validation part",
 }
 GROWS = ("vectors", "repeats", "supernets")  # what a second call may raise
@@ -114,8 +114,8 @@ class Measurement:
             config, self.traced.input, seed=config.seed, device=self.device, label_smoothing=config.label_smoothing
         )
         self.part = "val" if self.task.data.test is None else "test"
-        self.task.check(outputs(lower(Supernet(self.traced), self.traced.space.base).to(self.device),
-                                self.traced.input, self.device))  # fmt: skip
+        base = lower(Supernet(self.traced), self.traced.space.base).to(self.device)
+        self.task.check(outputs(base, self.traced.input, self.device))
 
     def run(self) -> dict[str, Any]:
         """Train what is not trained yet, judge, and compare the judges."""
@@ -168,7 +168,7 @@ class Measurement:
         records = [known[_text(vector)] for vector in self.vectors]
         quick = np.array([record["quick"] for record in records]).T
         proper = [record["proper"] for record in records]
-        return {"quick": quick.tolist(), "quick_all": [quick.mean(axis=0).tolist()], "proper": [proper]}
+        return {"quick": quick.tolist(), "quick_all": [quick.mean(axis=0).round(12).tolist()], "proper": [proper]}
 
     def _supernet(self, norms: Norms, seed: int, folder: RunFolder) -> Supernet:
         """The search's own warm-up on uniform random vectors (NAR-PreTrain), from scratch, and nothing behind it."""
@@ -301,7 +301,7 @@ def _taus(signs: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> np.ndarra
     """
 
     def total(pairs: np.ndarray) -> np.ndarray:
-        return np.einsum("r...j,rj->r...", np.einsum("ri,...ij->r...j", counts, pairs), counts)
+        return np.asarray(np.einsum("r...j,rj->r...", np.einsum("ri,...ij->r...j", counts, pairs), counts))
 
     of_truth = total(truth**2).reshape(-1, *[1] * (signs.ndim - 2))
     with np.errstate(invalid="ignore"):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
@@ -117,6 +117,7 @@ def test_the_resampled_tau_is_scipys(rows: list[tuple[int, int, int]]) -> None:
         patch.syspath_prepend(str(TOOLS))
         tool: Any = importlib.import_module("fair_judge")
     x, y, counts = (np.array(column) for column in zip(*rows, strict=True))
+    assume(counts.sum() >= 2)
     (ours,) = tool._taus(tool._signs(x), tool._signs(y), counts[None])
     scipys = kendalltau(x.repeat(counts), y.repeat(counts)).statistic
     assert ours == pytest.approx(scipys, nan_ok=True)
