@@ -47,6 +47,7 @@ def generate(graph_module: fx.GraphModule, title: str, input_shape: tuple[int, i
     ordered = sorted(imports, key=lambda line: (line.startswith("from"), line))
     needed = sorted({line.split()[1].split(".")[0] for line in imports} - {"torch"} - sys.stdlib_module_names)
     needs = "it needs only torch" if not needed else f"it needs torch and {', '.join(needed)}"
+    title = " ".join(title.split()).replace("\\", "/").replace('"', "'")  # it cannot end the docstring that it opens
     return "\n".join(
         [
             f'"""{title}',
@@ -169,7 +170,8 @@ def _arguments(module: nn.Module) -> dict[str, Any]:
         if not _plain(value):
             continue
         same = type(value) is type(parameter.default) and value == parameter.default
-        same |= isinstance(value, tuple) and type(parameter.default) is int and set(value) == {parameter.default}
+        if isinstance(module, nn.modules.conv._ConvNd) and isinstance(value, tuple):
+            same = set(value) == {parameter.default}  # a convolution makes a pair of a number, a pool keeps it
         if not same:
             arguments[name] = value
     return arguments

@@ -25,4 +25,5 @@ def validated(schema: type[M], values: Any, where: str, *, kind: str = "bad_conf
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         found = f" (found {first['input']!r:.60})" if key and first["type"] != "missing" else ""
-        raise UsageError(f"{where}: {key or 'the whole'}: {first['msg']}{found}", where=where, kind=kind) from error
+        told = first["msg"].removeprefix("Value error, ")
+        raise UsageError(f"{where}: {key + ': ' if key else ''}{told}{found}", where=where, kind=kind) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import shutil
 import tempfile
@@ -81,7 +82,7 @@ def read_json(path: Path) -> Any:
         UsageError: There is no such file, it cannot be read, or it is not JSON (Python's NaN and Infinity are not).
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
     except FileNotFoundError as error:
         raise UsageError(f"there is no file {path}", where=str(path), kind="missing_file") from error
     except OSError as error:
@@ -92,6 +93,13 @@ def read_json(path: Path) -> Any:
 
 def _refuse_constant(name: str) -> None:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text} is too large a number")
+    return number
 
 
 @contextmanager
@@ -118,6 +126,12 @@ def check_output(path: Path, *, overwrite: bool) -> None:
     """Refuse an output folder that exists and is not empty, before any work is done."""
     if path.exists() and not path.is_dir():
         raise UsageError(f"{path} exists and is not a folder", where=str(path), kind="output_exists")
+    if Path.cwd().is_relative_to(path.resolve()):
+        raise UsageError(
+            f"{path} is the working folder or holds it, so it cannot be replaced: name a folder of its own",
+            where=str(path),
+            kind="output_exists",
+        )
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise UsageError(
             f"the folder {path} exists and is not empty: choose another or add --overwrite, which replaces it whole",

@@ -124,8 +124,9 @@ class RunFolder:
                 where=str(self.path / CHECKPOINT),
                 kind="bad_checkpoint",
             ) from error
-        if events.exists():
-            os.truncate(events, min(length, events.stat().st_size))
+        with disk_errors(events):
+            if events.exists():
+                os.truncate(events, min(length, events.stat().st_size))
         return state
 
 

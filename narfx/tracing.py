@@ -39,6 +39,8 @@ class _Tracer(fx.Tracer):
     """fx's tracer with our leaves; it remembers the innermost module in whose forward a trace failed."""
 
     record_stack_traces = True
+    # A buffer that is computed with is read by the graph, not baked in: it stays in the state dict.
+    proxy_buffer_attributes = True
 
     def __init__(self, leaf_classes: frozenset[type]) -> None:
         super().__init__()
@@ -190,7 +192,8 @@ def _is_container(module: nn.Module) -> bool:
 
 
 def _keep_buffer_persistence(model: nn.Module, graph_module: fx.GraphModule) -> None:
-    """Fx makes every buffer that it copies persistent, which would add keys to the state dict."""
+    """Fx makes every buffer that it copies persistent, and a tensor that forward makes a buffer: keys too many."""
+    graph_module._non_persistent_buffers_set.update(graph_module._buffers.keys() - model._buffers.keys())
     for name, module in model.named_modules():
         for buffer in module._non_persistent_buffers_set:
             try:

@@ -45,16 +45,16 @@ def site_of(conv: nn.Conv2d, size: tuple[int, int]) -> Site:
         bias=conv.bias is not None,
         padding_mode=conv.padding_mode,
         input_shape=(conv.in_channels, *size),
-        output_shape=tuple(output.shape[1:]),  # type: ignore[arg-type]
+        output_shape=tuple(output.shape[1:]),
     )
 
 
 @st.composite
-def convolutions(draw: st.DrawFn, **fixed: Any) -> tuple[nn.Conv2d, Site]:
+def convolutions(draw: st.DrawFn, /, **fixed: Any) -> tuple[nn.Conv2d, Site]:
     """A 3x3 convolution of any geometry that fits its map, and its site."""
     size = draw(st.tuples(st.integers(3, 11), st.integers(3, 11)))
     groups = draw(st.sampled_from([1, 1, 2, 3]))
-    options = {
+    options: dict[str, Any] = {
         "groups": groups,
         "stride": draw(st.sampled_from([1, 2, (1, 2)])),
         "padding": draw(st.sampled_from([0, 1, 2, (1, 0), (0, 2), 3])),
@@ -174,7 +174,6 @@ def make_separable(conv: nn.Conv2d, seed: int) -> None:
 def test_a_separable_kernel_is_reproduced(drawn: tuple[nn.Conv2d, Site], name: str, seed: int) -> None:
     conv, site = drawn
     assume(get_operator(name).refuse(site) is None)
-    # Other values than the image's own at the border reach the two extra rings of a padded 5x5 kernel: its zeros.
     make_separable(conv, seed)
     x = images(2, *site.input_shape)
     with torch.no_grad():
@@ -261,7 +260,7 @@ def half() -> Iterator[Operator]:
 
     def start(module: nn.Module, conv: nn.Conv2d) -> None:
         with torch.no_grad():
-            module.weight.copy_(conv.weight[:, :, 1:2, 1:2])  # type: ignore[operator, index]
+            module.weight.copy_(conv.weight[:, :, 1:2, 1:2])  # type: ignore[operator]
 
     operator = Operator(
         "middle",
