@@ -20,11 +20,12 @@ from narfx.architecture import Architecture
 from narfx.codegen import CodegenError, generate
 from narfx.cost import measure
 from narfx.errors import ParityError, UsageError
-from narfx.files import check_output, output_folder, replace_folder, write_json, write_text
+from narfx.files import check_output, output_folder, refuse_inside, replace_folder, write_json, write_text
 from narfx.model_ref import load_model
-from narfx.networks import Lowered, beside, open_architecture
+from narfx.networks import Lowered, open_architecture
 from narfx.onnx_export import Parity, compare_onnx, export_onnx, randomise_norms, tensors, worst
-from narfx.weights import load_state, read_weights
+from narfx.paths import find, move_model
+from narfx.weights import load_state, read_weights, write_weights
 
 __all__ = ["apply", "check", "export"]
 
@@ -60,20 +61,24 @@ def apply(
         UsageError: The architecture, its model, the weights or the folder is wrong; nothing was written.
         ParityError: The ONNX file does not compute what the network computes; the bundle lies in ``FOLDER.failed``.
     """
-    folder = Path(folder)
+    folder, given = Path(folder), list[Path]()
     if not isinstance(architecture, Architecture):
-        relative_to = Path(architecture).parent
+        relative_to, given = Path(architecture).parent, [Path(architecture)]
         architecture = Architecture.load(architecture)
     check_output(folder, overwrite=overwrite)
+    if folder.exists():
+        read = [find(path, relative_to) for path in (architecture.model, architecture.weights) if path is not None]
+        refuse_inside(folder, [*read, *([Path(weights)] if weights is not None else []), *given])
     lowered = open_architecture(architecture, relative_to=relative_to, weights=weights, seed=seed)
     traced = lowered.traced
     complete = traced.architecture(
         architecture.vector,
         weights=WEIGHTS,
-        metrics=architecture.metrics,
+        # What was measured with other weights says nothing of these.
+        metrics=architecture.metrics if weights is None else {},
         preprocessing=architecture.preprocessing,
         seed=architecture.seed,
-    ).model_copy(update={"model": beside(architecture.model, folder, relative_to=relative_to)})
+    ).model_copy(update={"model": move_model(architecture.model, folder, start=relative_to)})
     return export(
         lowered.network, folder, architecture=complete, lowered=lowered, overwrite=overwrite, opset=opset
     )  # fmt: skip
@@ -100,7 +105,7 @@ def export(
         ParityError: See :func:`apply`.
     """
     folder = Path(folder)
-    shape = input or (architecture.input if architecture is not None else None)
+    shape = input or (architecture.input if architecture is not None else None) or network.meta.get("input_shape")
     if shape is None:
         raise UsageError("the export needs one sample's shape: input=(channels, height, width)", kind="input_shape")
     check_output(folder, overwrite=overwrite)
@@ -110,7 +115,7 @@ def export(
     target = folder
     with output_folder(folder, overwrite=overwrite) as work:
         try:
-            _write_weights(network, work / WEIGHTS)
+            write_weights(network, work / WEIGHTS)
             source_note = _write_source(network, work / SOURCE, architecture, shape)
             export_onnx(network, shape, work / ONNX, metadata=_metadata(architecture), opset=opset)
             parity = _prove(network, work / ONNX, shape, opset)
@@ -206,14 +211,6 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
 def _plain_copy(network: fx.GraphModule) -> fx.GraphModule:
     plain: fx.GraphModule = copy.deepcopy(network).to(device="cpu", dtype=torch.float32).eval()
     return plain
-
-
-def _write_weights(network: nn.Module, path: Path) -> None:
-    from safetensors.torch import save_file
-
-    # Tied weights are written under each of their keys, so that every key of the state dict is there to load.
-    save_file({key: value.contiguous().clone() for key, value in network.state_dict().items()}, str(path))
-    path.chmod(0o644)
 
 
 def _write_source(

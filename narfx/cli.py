@@ -28,7 +28,7 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="One JSON object on standard output, all else on standard error.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Results and errors only.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="A traceback with an internal error.")]
-Seed = Annotated[int | None, typer.Option(min=0, help="Of every random draw [0].")]
+Seed = Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Of every random draw [0].")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is not empty, as a whole.")]
 Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")]
@@ -146,26 +146,25 @@ def search(
     from narfx.search import resume as go_on
 
     output = Output(json, quiet)
+    given = {
+        **_network_values(model, input, granularity, operators, max_candidate_params, include_first, weights),
+        **_data_values(data, val_data, data_fraction, val_fraction, augment, batch_size),
+        "strategy": strategy, "strategy_options": parse_pairs(strategy_option, "--strategy-option"),
+        "budget": budget, "init": init, "epochs": epochs, "pretrain_epochs": pretrain_epochs, "steps": steps,
+        "lot": lot, "reward_images": reward_images, "finalists": finalists, "randoms": randoms, "norms": norms,
+        "lr": lr, "lr_min": lr_min, "t0": t0, "tmult": tmult, "weight_decay": weight_decay, "seed": seed,
+    }  # fmt: skip
     if resume:
-        _resumes(model, config, overwrite)
+        _resumes(config, overwrite, given)
         result = go_on(out, device=device, reporter=output.reporter)
     else:
-        given = {
-            **_network_values(model, input, granularity, operators, max_candidate_params, include_first, weights),
-            **_data_values(data, val_data, data_fraction, val_fraction, augment, batch_size),
-            "strategy": strategy, "strategy_options": parse_pairs(strategy_option, "--strategy-option"),
-            "budget": budget, "init": init, "epochs": epochs, "pretrain_epochs": pretrain_epochs, "steps": steps,
-            "lot": lot, "reward_images": reward_images, "finalists": finalists, "randoms": randoms, "norms": norms,
-            "lr": lr, "lr_min": lr_min, "t0": t0, "tmult": tmult, "weight_decay": weight_decay, "seed": seed,
-        }  # fmt: skip
-        values, folder = _values(config, given, "model", "data")
+        values = _values(config, given, "model", "data")
         result = run(
             validated(SearchConfig, values, "search"),
             out,
             device=device,
             overwrite=overwrite,
             reporter=output.reporter,
-            relative_to=folder,
         )
     output.result(result, tables.search)
 
@@ -246,23 +245,22 @@ def train(
     from narfx.config import validated
 
     output = Output(json, quiet)
+    given = {
+        "target": target, "base": base, "init": init, "weights": weights, "input": parse_input(input),
+        **_data_values(data, val_data, data_fraction, val_fraction, augment, batch_size),
+        **_recipe_values(epochs, lr, lr_min, t0, tmult, weight_decay, label_smoothing), "seed": seed,
+    }  # fmt: skip
     if resume:
-        _resumes(target, config, overwrite)
+        _resumes(config, overwrite, given)
         result = experiments.resume_train(out, device=device, reporter=output.reporter)
     else:
-        given = {
-            "target": target, "base": base, "init": init, "weights": weights, "input": parse_input(input),
-            **_data_values(data, val_data, data_fraction, val_fraction, augment, batch_size),
-            **_recipe_values(epochs, lr, lr_min, t0, tmult, weight_decay, label_smoothing), "seed": seed,
-        }  # fmt: skip
-        values, folder = _values(config, given, "target", "data")
+        values = _values(config, given, "target", "data")
         result = experiments.train(
             validated(experiments.TrainConfig, values, "train"),
             out,
             device=device,
             overwrite=overwrite,
             reporter=output.reporter,
-            relative_to=folder,
         )
     output.result(result, tables.train)
 
@@ -298,27 +296,26 @@ def compare(
     verbose: Verbose = False,
 ) -> None:
     """Train base, refined and random vectors of equal cost by one recipe, and show them side by side."""
-    from narfx import experiments
+    from narfx import comparison
     from narfx.config import validated
 
     output = Output(json, quiet)
+    given = {
+        "target": target, "seeds": seeds, "randoms": randoms, "init": init, "weights": weights,
+        **_data_values(data, val_data, data_fraction, val_fraction, augment, batch_size),
+        **_recipe_values(epochs, lr, lr_min, t0, tmult, weight_decay, label_smoothing), "seed": seed,
+    }  # fmt: skip
     if resume:
-        _resumes(target, config, overwrite)
-        result = experiments.resume_compare(out, device=device, reporter=output.reporter)
+        _resumes(config, overwrite, given)
+        result = comparison.resume_compare(out, device=device, reporter=output.reporter)
     else:
-        given = {
-            "target": target, "seeds": seeds, "randoms": randoms, "init": init, "weights": weights,
-            **_data_values(data, val_data, data_fraction, val_fraction, augment, batch_size),
-            **_recipe_values(epochs, lr, lr_min, t0, tmult, weight_decay, label_smoothing), "seed": seed,
-        }  # fmt: skip
-        values, folder = _values(config, given, "target", "data")
-        result = experiments.compare(
-            validated(experiments.CompareConfig, values, "compare"),
+        values = _values(config, given, "target", "data")
+        result = comparison.compare(
+            validated(comparison.CompareConfig, values, "compare"),
             out,
             device=device,
             overwrite=overwrite,
             reporter=output.reporter,
-            relative_to=folder,
         )
     output.result(result, tables.compare)
 
@@ -386,27 +383,40 @@ def _given(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value not in (None, {})}
 
 
-def _values(config: Path | None, given: dict[str, Any], *needed: str) -> tuple[dict[str, Any], Path | None]:
-    """The options that were given over those of a config file, and the folder that the file's paths start at."""
+def _values(config: Path | None, given: dict[str, Any], *needed: str) -> dict[str, Any]:
+    """The options that were given over those of a config file, whose paths are made to start at the working folder."""
     from narfx.files import read_json
+    from narfx.paths import move, move_model, move_source
 
     values: dict[str, Any] = {}
     if config is not None:
         values = read_json(config)
         if not isinstance(values, dict):
             raise UsageError(f"{config} is not a JSON object", where=str(config), kind="bad_config")
+        moves = {
+            "model": move_model,
+            "target": move_model,
+            "weights": move,
+            "data": move_source,
+            "val_data": move_source,
+        }
+        for key, moved in moves.items():
+            if isinstance(values.get(key), str) and key not in _given(given):
+                values[key] = moved(values[key], Path.cwd(), start=config.parent)
     values = values | _given(given)
     for key in needed:
         if key not in values:
             option = "--data SOURCE" if key == "data" else "a MODEL" if key == "model" else "an arch.json"
             raise UsageError(f"{option} is missing", where=key, kind="missing_option")
-    return values, config.parent if config is not None else None
+    return values
 
 
-def _resumes(target: str | None, config: Path | None, overwrite: bool) -> None:
-    if target is not None or config is not None or overwrite:
+def _resumes(config: Path | None, overwrite: bool, given: dict[str, Any]) -> None:
+    """Refuse options that a resumed run would not heed."""
+    named = [*(["--config"] if config else []), *(["--overwrite"] if overwrite else []), *_given(given)]
+    if named:
         raise UsageError(
-            "--resume takes all from the run in --out: leave out the model, --config and --overwrite",
+            f"--resume takes all from the run in --out: leave out {', '.join(named)}",
             where="--resume",
             kind="resume_options",
         )

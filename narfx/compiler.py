@@ -70,6 +70,7 @@ def trace(
             where=reference,
         )
     space = SearchSpace(tuple(operators), tuple(slots), _fixed(cost, slots))
+    traced.graph_module.meta["input_shape"] = input  # copies keep it, so that a lowered network can be exported alone
     return Traced(
         graph_module=traced.graph_module,
         space=space,

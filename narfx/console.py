@@ -21,6 +21,7 @@ from rich.console import Console
 
 from narfx.errors import NarfxError, RunError, UsageError
 from narfx.progress import ConsoleProgress, Reporter, Silent
+from narfx.run import is_out_of_memory
 
 __all__ = ["Output", "parse_input", "parse_pairs", "run_app"]
 
@@ -57,7 +58,8 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
                     if wants_json:
                         stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
                     else:
-                        render(value, Console(file=stdout, highlight=False, width=None if stdout.isatty() else 160))
+                        width = None if stdout.isatty() else 160
+                        render(value, Console(file=stdout, highlight=False, markup=False, width=width))
                 stdout.flush()
                 return code if isinstance(code, int) else 0
             except BaseException as error:
@@ -88,7 +90,7 @@ def _failure(error: BaseException) -> NarfxError | None:
         failure = NarfxError("interrupted", kind="interrupted")
         failure.exit_code = 130
         return failure
-    if isinstance(error, MemoryError):
+    if is_out_of_memory(error):
         return RunError("out of memory", kind="out_of_memory")
     if isinstance(error, BrokenPipeError) or not isinstance(error, Exception):
         return None

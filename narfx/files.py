@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ __all__ = [
     "disk_errors",
     "output_folder",
     "read_json",
+    "refuse_inside",
     "replace_folder",
     "to_json",
     "write_bytes",
@@ -124,7 +125,9 @@ def output_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 def check_output(path: Path, *, overwrite: bool) -> None:
     """Refuse an output folder that exists and is not empty, before any work is done."""
-    if path.exists() and not path.is_dir():
+    with disk_errors(path):
+        exists = path.exists()
+    if exists and not path.is_dir():
         raise UsageError(f"{path} exists and is not a folder", where=str(path), kind="output_exists")
     if Path.cwd().is_relative_to(path.resolve()):
         raise UsageError(
@@ -141,11 +144,27 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 
 def replace_folder(work: Path, path: Path) -> None:
-    """Put the folder ``work`` where ``path`` is; what stood there is removed only after the new one stands."""
-    old = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-    try:
-        if path.exists():
-            path.rename(old / "old")
+    """Put the folder ``work`` where ``path`` is; what stood there is removed only once the new one stands."""
+    if not path.exists():
         work.rename(path)
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+        return
+    shelf = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
+    path.rename(shelf / "old")
+    try:
+        work.rename(path)
+    except BaseException:
+        (shelf / "old").rename(path)
+        shelf.rmdir()
+        raise
+    shutil.rmtree(shelf, ignore_errors=True)
+
+
+def refuse_inside(folder: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to replace a folder that holds what the command reads."""
+    for path in inputs:
+        if path.exists() and path.resolve().is_relative_to(folder.resolve()):
+            raise UsageError(
+                f"{path} lies in {folder}, which would be replaced: choose another folder for the output",
+                where=str(path),
+                kind="input_in_output",
+            )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,12 +11,13 @@ from torch import Tensor, fx, nn
 from narfx.architecture import DEFAULT_OPERATORS, Architecture
 from narfx.compiler import lower, trace
 from narfx.errors import UsageError
-from narfx.model_ref import ModelRef, default_input, load_model
+from narfx.model_ref import default_input, load_model
+from narfx.paths import find
 from narfx.supernet import Supernet
 from narfx.traced import Traced
 from narfx.weights import load_state, read_weights
 
-__all__ = ["Lowered", "NetworkOptions", "beside", "find", "from_folder", "open_architecture", "open_base"]
+__all__ = ["Lowered", "NetworkOptions", "open_architecture", "open_base"]
 
 _DEFAULT_INPUT = (3, 224, 224)
 
@@ -38,15 +38,11 @@ class NetworkOptions(BaseModel):
 
 @dataclass(frozen=True)
 class Lowered:
-    """The network of an architecture, where its weights come from in words, and the trace of its base.
-
-    ``inherited`` is true where every operator has weights that were read from a file.
-    """
+    """The network of an architecture, where its weights come from in words, and the trace of its base."""
 
     network: fx.GraphModule
     traced: Traced
     weights: str
-    inherited: bool
 
 
 def open_base(options: NetworkOptions, *, relative_to: Path | None = None, seed: int = 0) -> Traced:
@@ -97,12 +93,13 @@ def open_architecture(
     candidates = f"; operators at {slots} warm-started, not trained" if started else ""
     if weights is None and architecture.weights is None:
         network = lower(Supernet(traced), vector)
-        return Lowered(network, traced, f"none given: the base as {architecture.model} builds it{candidates}", False)
+        return Lowered(network, traced, f"none given: the base as {architecture.model} builds it{candidates}")
     path = Path(weights) if weights is not None else find(str(architecture.weights), relative_to)
     state, _ = read_weights(path)
     network = lower(Supernet(traced), vector)
-    if _loads(network, state, path):
-        return Lowered(network, traced, f"{path.name}: the lowered network's", True)
+    # The base's own vector has the base's keys: then the trace takes the weights, for what else is made of it.
+    if any(vector) and _loads(network, state, path):
+        return Lowered(network, traced, f"{path.name}: the lowered network's")
     base = traced.graph_module
     if not _loads(base, state, path):
         # The base as its author wrote it may have keys that the trace does not use.
@@ -111,23 +108,7 @@ def open_architecture(
             raise _neither(model.state_dict(), network.state_dict(), state, path)
         used = model.state_dict()
         load_state(base, {key: used[key] for key in base.state_dict()}, source=str(path))
-    return Lowered(lower(Supernet(traced), vector), traced, f"{path.name}: the base's{candidates}", not started)
-
-
-def beside(reference: str, folder: Path, *, relative_to: Path | None = None) -> str:
-    """A model reference as a file in ``folder`` names it: a path is given from there, so no absolute one is stored."""
-    return str(ModelRef.parse(reference).beside(folder, relative_to=relative_to))
-
-
-def from_folder(path: str, folder: Path, *, relative_to: Path | None = None) -> str:
-    """A path as a file in ``folder`` names it; ``find`` with that folder leads back to it."""
-    return os.path.relpath(find(path, relative_to).resolve(), folder.resolve())
-
-
-def find(path: str, relative_to: Path | None) -> Path:
-    """A path that a file names: taken from that file's folder where it exists there, else from the working folder."""
-    there = (relative_to or Path()) / path
-    return there if there.exists() else Path(path)
+    return Lowered(lower(Supernet(traced), vector), traced, f"{path.name}: the base's{candidates}")
 
 
 def _loads(network: nn.Module, state: dict[str, Tensor], path: Path) -> bool:

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,9 +20,9 @@ from typing import Any
 import torch
 
 from narfx.errors import InterruptedRunError, RunError, UsageError
-from narfx.files import check_output, disk_errors, read_json, write_bytes, write_json
+from narfx.files import check_output, disk_errors, read_json, refuse_inside, write_bytes, write_json
 
-__all__ = ["RunFolder", "interruptible", "read_events"]
+__all__ = ["RunFolder", "interruptible", "is_out_of_memory", "read_events"]
 
 CONFIG, EVENTS, CHECKPOINT, LOCK = "config.json", "events.jsonl", "checkpoint.pt", ".lock"
 
@@ -40,16 +40,30 @@ class RunFolder:
         self._started = time.monotonic()
 
     @classmethod
-    def create(cls, path: Path, config: dict[str, Any], *, overwrite: bool = False) -> RunFolder:
-        """Make a new run; ``UsageError`` where ``path`` is not empty and may not be replaced."""
+    def create(
+        cls,
+        path: Path,
+        config: dict[str, Any],
+        *,
+        overwrite: bool = False,
+        inputs: Iterable[Path] = (),
+        files: Mapping[str, Any] | None = None,
+    ) -> RunFolder:
+        """Make a new run; the JSON ``files`` are part of it from the start.
+
+        Raises:
+            UsageError: ``path`` is not empty and may not be replaced, or one of the ``inputs`` lies in it.
+        """
         check_output(path, overwrite=overwrite)
         with disk_errors(path):
-            if path.exists():
+            if path.is_dir() and any(path.iterdir()):
+                refuse_inside(path, inputs)
                 with cls(path):  # a run that is still going on is not pulled from under its feet
                     pass
                 shutil.rmtree(path)
-            path.mkdir(parents=True)
-        write_json(path / CONFIG, config)
+            path.mkdir(parents=True, exist_ok=True)
+        for name, value in {**(files or {}), CONFIG: config}.items():
+            write_json(path / name, value)
         return cls(path)
 
     @classmethod
@@ -93,7 +107,11 @@ class RunFolder:
     def save(self, state: dict[str, Any]) -> None:
         """Write a checkpoint of tensors and plain values, whole or not at all."""
         events = self.path / EVENTS
-        state = {"state": state, "events": events.stat().st_size if events.exists() else 0}
+        state = {
+            "state": state,
+            "events": events.stat().st_size if events.exists() else 0,
+            "seconds": time.monotonic() - self._started,
+        }
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_bytes(self.path / CHECKPOINT, buffer.getvalue())
@@ -117,6 +135,7 @@ class RunFolder:
             saved = torch.load(self.path / CHECKPOINT, map_location="cpu", weights_only=True)
             state: dict[str, Any] = saved["state"]
             length = int(saved["events"])
+            self._started = time.monotonic() - float(saved["seconds"])
         except Exception as error:
             raise UsageError(
                 f"the checkpoint of {self.path} cannot be read ({type(error).__name__}): delete {CHECKPOINT} to start "
@@ -154,12 +173,19 @@ def interruptible(folder: RunFolder, *, resumable: bool = False) -> Iterator[Non
             resumable=kept,
             where=str(folder.path),
         ) from error
-    except torch.OutOfMemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
         raise RunError(
-            f"out of device memory: use a smaller batch; {resume}", where=str(folder.path), kind="out_of_memory"
+            f"out of memory: use a smaller batch; {resume}", where=str(folder.path), kind="out_of_memory"
         ) from error
-    except MemoryError as error:
-        raise RunError(f"out of memory; {resume}", where=str(folder.path), kind="out_of_memory") from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on the device or (where torch raises a plain RuntimeError) on the CPU."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def _finite(value: Any) -> Any:

@@ -11,14 +11,13 @@ import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import fx, nn
 
 from narfx.dispatch import Dispatch
 from narfx.errors import UsageError
+from narfx.source import is_model_code
 from narfx.space import Skipped
 
 __all__ = ["GraphTrace", "trace_graph"]
@@ -206,11 +205,10 @@ def _keep_buffer_persistence(model: nn.Module, graph_module: fx.GraphModule) -> 
 
 def _users_line(error: BaseException) -> str:
     """``file:line`` of the last frame outside torch."""
-    torch_folder = str(Path(torch.__file__).parent)
     own, frame = "an unknown line", error.__traceback__
     while frame is not None:
         file = frame.tb_frame.f_code.co_filename
-        if not file.startswith(torch_folder) and file != __file__ and not file.startswith("<"):
+        if is_model_code(file):
             own = f"{file}:{frame.tb_lineno}"
         frame = frame.tb_next
     return own

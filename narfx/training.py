@@ -10,13 +10,27 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
+from narfx.batchnorm import batch_statistics
 from narfx.errors import RunError, UsageError
 from narfx.progress import Reporter, Silent
 from narfx.run import RunFolder
 from narfx.seeds import derive
 from narfx.tasks.classification import Classification
 
-__all__ = ["Recipe", "fit", "outputs", "pick_device", "reinitialise", "set_rate", "sgd", "sgdr", "train_step"]
+__all__ = [
+    "Recipe",
+    "check_batches",
+    "check_finite",
+    "fit",
+    "outputs",
+    "pick_device",
+    "reinitialise",
+    "restore",
+    "set_rate",
+    "sgd",
+    "sgdr",
+    "train_step",
+]
 
 
 class Recipe(BaseModel):
@@ -70,11 +84,17 @@ def train_step(
     value = float(loss.detach())
     if not math.isfinite(value):
         raise RunError(
-            f"the loss became {value}: lower the learning rate (--lr); the last checkpoint is kept", kind="nan_loss"
+            f"the loss became {value}: lower the learning rate (--lr); the last checkpoint is kept",
+            kind="nan_loss",
         )
     loss.backward()
     active = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    torch.nn.utils.clip_grad_norm_(active, clip)
+    norm = torch.nn.utils.clip_grad_norm_(active, clip)
+    if not torch.isfinite(norm):
+        raise RunError(
+            f"the gradient became {float(norm)}: lower the learning rate (--lr); the last checkpoint is kept",
+            kind="nan_loss",
+        )
     optimizer.step()
     return value
 
@@ -102,22 +122,25 @@ def fit(
     state = folder.load() if folder is not None else None
     first, loss = 0, math.nan
     if state is not None:
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
+        restore(folder, (network, state["network"]), (optimizer, state["optimizer"]))
         first, loss = state["epoch"], state["loss"]
     started = time.monotonic()
     for epoch in range(first, recipe.epochs):
         loss = _epoch(network, optimizer, task, recipe, epoch, seed, reporter, f"{label}: epoch {epoch + 1}")
         reporter.say(f"{label}: epoch {epoch + 1}/{recipe.epochs}, loss {loss:.4f}")
+        check_finite(network)
         if folder is not None:
             folder.event("epoch", epoch=epoch + 1, loss=loss, lr=optimizer.param_groups[0]["lr"])
             folder.save(
                 {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1, "loss": loss}
             )
     network.eval()
+    check_finite(network)
     metrics: dict[str, Any] = {"epochs": recipe.epochs, "loss": loss, "val": task.evaluate(network, "val")}
     if task.data.test is not None:
         metrics["test"] = task.evaluate(network, "test")
+    if not all(math.isfinite(metrics[part]["loss"]) for part in ("val", "test") if part in metrics):
+        raise RunError("the trained network gives NaN: lower the learning rate (--lr) and start again", kind="nan_loss")
     shown = ", ".join(f"{part} {metrics[part]['accuracy']:.4f}" for part in ("val", "test") if part in metrics)
     reporter.say(
         f"{label}: {recipe.epochs} epochs, loss {loss:.4f}, accuracy {shown} ({time.monotonic() - started:.0f} s)"
@@ -147,6 +170,35 @@ def _epoch(
     return sum(losses) / len(losses)
 
 
+def check_finite(network: nn.Module) -> None:
+    """Raise ``RunError`` if a weight or statistic is NaN or infinite, so that no checkpoint ever holds one."""
+    for name, tensor in network.state_dict().items():
+        if not torch.isfinite(tensor).all():
+            raise RunError(
+                f"{name} is no longer finite: lower the learning rate (--lr); the last checkpoint is kept",
+                where=name,
+                kind="nan_loss",
+            )
+
+
+def restore(folder: RunFolder | None, *parts: tuple[Any, Any]) -> None:
+    """Give each part its state from the run's checkpoint.
+
+    Raises:
+        UsageError: A state does not fit, because the model has changed since the checkpoint was written.
+    """
+    for part, state in parts:
+        try:
+            part.load_state_dict(state)
+        except (RuntimeError, ValueError, KeyError) as error:
+            where = str(folder.path) if folder is not None else None
+            raise UsageError(
+                f"the checkpoint in {where} does not fit this network: the model has changed since; start a new run",
+                where=where,
+                kind="checkpoint_mismatch",
+            ) from error
+
+
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of every group."""
     for group in optimizer.param_groups:
@@ -165,7 +217,7 @@ def reinitialise(module: nn.Module, seed: int) -> list[str]:
         for name, part in module.named_modules():
             if isinstance(part, nn.modules.conv._ConvNd):
                 part.reset_parameters()
-                nn.init.kaiming_normal_(part.weight, mode="fan_out", nonlinearity="relu")
+                nn.init.kaiming_normal_(part.weight, nonlinearity="relu")  # by its fan-in, which counts groups
             elif callable(reset := getattr(part, "reset_parameters", None)):
                 reset()
             else:
@@ -194,8 +246,14 @@ def outputs(network: nn.Module, shape: tuple[int, int, int], device: torch.devic
     """The number of logits of a classifier, from one forward pass in eval mode.
 
     Raises:
-        UsageError: The network does not give one tensor of shape (N, classes).
+        UsageError: The network is not float32, or does not give one tensor of shape (N, classes).
     """
+    kinds = {str(p.dtype) for p in network.parameters() if p.dtype != torch.float32}
+    if kinds:
+        raise UsageError(
+            f"the model's weights are {', '.join(sorted(kinds))}; narfx trains in float32: convert the model",
+            kind="dtype",
+        )
     network.eval()
     with torch.inference_mode():
         output = network(torch.zeros(1, *shape, device=device))
@@ -206,3 +264,17 @@ def outputs(network: nn.Module, shape: tuple[int, int, int], device: torch.devic
             kind="outputs",
         )
     return int(output.shape[1])
+
+
+def check_batches(network: nn.Module, shape: tuple[int, int, int], device: torch.device, *sizes: int) -> None:
+    """Raise ``UsageError`` if BatchNorm cannot take statistics of a batch of one of these sizes."""
+    for size in sizes:
+        try:
+            with torch.no_grad(), batch_statistics(network):
+                network(torch.zeros(size, *shape, device=device))
+        except ValueError as error:
+            raise UsageError(
+                f"batches of {size} are too small for this network at {'x'.join(map(str, shape))}: {error}",
+                where="--batch-size",
+                kind="batch_size",
+            ) from error

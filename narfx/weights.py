@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from narfx.errors import UsageError
+from narfx.files import write_bytes
 
-__all__ = ["apply_weights", "load_state", "read_weights"]
+__all__ = ["apply_weights", "load_state", "read_weights", "write_weights"]
 
 _ENTRIES = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
@@ -120,6 +121,14 @@ def _wrapper(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | No
     if any(key in own for key in state):
         return None
     return next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in state)), None)
+
+
+def write_weights(network: nn.Module, path: Path) -> None:
+    """Write a state dict as safetensors, whole or not at all; tied weights stand under each of their keys."""
+    from safetensors.torch import save
+
+    state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in network.state_dict().items()}
+    write_bytes(path, save(state))
 
 
 def _read_safetensors(path: Path) -> object:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import accumulate
 
 import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from narfx.source import is_model_code
 from narfx.space import Site, Skipped
 
 __all__ = ["call_targets", "find_sites", "source_line"]
@@ -59,7 +61,7 @@ def find_sites(
         others = sorted({home for p in module.parameters() for home in homes[id(p)]} - {target})
         if not code and others:
             code, reason = "shared_weight", f"its weights are used by {others[0]} too, which a swap would not reach"
-        around = next((leaf for leaf in called if target.startswith(f"{leaf}.")), None)
+        around = next((path for path in accumulate(target.split(".")[:-1], "{}.{}".format) if path in called), None)
         if not code and around:
             code, reason = "opaque", f"it may be used inside {around} too, which is opaque"
         if code:
@@ -166,6 +168,6 @@ def source_line(node: Node) -> str:
     own = ""
     for line in (node.stack_trace or "").splitlines():
         head, _, rest = line.strip().partition('", line ')
-        if head.startswith('File "') and "/torch/" not in head and not head.endswith("narfx/tracing.py"):
+        if head.startswith('File "') and is_model_code(head[6:]):
             own = f"{head[6:]}:{rest.split(',')[0]}"
     return own

@@ -40,6 +40,7 @@ class InsertDispatch(Pass):
         """Put a Dispatch at the target of every site; what is one already stays."""
         modified = False
         calls = call_targets(graph_module)
+        read = {str(node.target).rpartition(".")[0] for node in graph_module.graph.nodes if node.op == "get_attr"}
         for index, slot in enumerate(self.slots):
             names = [self.operators[k] for k in slot.legal]
             for site in {site.target: site for site in slot.sites}.values():
@@ -52,7 +53,7 @@ class InsertDispatch(Pass):
                 for node in calls[site.target]:
                     node.meta["narfx_slot"] = index
                 norm = _own_norm(graph_module, site.target, calls) if self.separate_norms else None
-                if norm is not None:
+                if norm is not None and norm not in read:
                     module = graph_module.get_submodule(norm)
                     copies = {name: module if name == "base" else copy.deepcopy(module) for name in names}
                     _put(graph_module, norm, Dispatch(copies, slot=index))
@@ -78,13 +79,11 @@ def _candidate(name: str, site: Site, conv: nn.Conv2d) -> nn.Module:
 
 
 def _own_norm(graph_module: GraphModule, target: str, calls: dict[str, list[Node]]) -> str | None:
-    """The BatchNorm that alone reads the site, reads nothing else, and has no parameter that the graph reads itself."""
+    """The BatchNorm that alone reads the site and reads nothing else."""
     if len(calls[target]) != 1 or len(calls[target][0].users) != 1:
         return None
     (reader,) = calls[target][0].users
     if reader.op != "call_module" or len(calls[str(reader.target)]) != 1:
-        return None
-    if any(n.op == "get_attr" and str(n.target).startswith(f"{reader.target}.") for n in graph_module.graph.nodes):
         return None
     return str(reader.target) if type(graph_module.get_submodule(str(reader.target))) is nn.BatchNorm2d else None
 

@@ -518,10 +518,10 @@ def test_a_title_cannot_end_its_docstring() -> None:
 
 
 def test_one_reference_of_each_origin(tmp_path: Path) -> None:
-    architecture = narfx.Architecture(model="narfx:resnet_digits?width=4", vector=(1, 0, 2, 0, 3, 0, 1, 0, 2, 0, 3, 0))
+    architecture = narfx.Architecture(model="narfx:resnet8?width=4", vector=(1, 0, 2, 0, 3, 0))
     found = narfx.apply(architecture, tmp_path / "out")
     assert found["source"] is None
-    assert json.loads((tmp_path / "out" / "arch.json").read_text())["model"] == "narfx:resnet_digits?width=4"
+    assert json.loads((tmp_path / "out" / "arch.json").read_text())["model"] == "narfx:resnet8?width=4"
     assert narfx.check(tmp_path / "out")["params"] == found["params"] < found["base"]["params"]
 
 

@@ -112,11 +112,16 @@ def test_trace_prints_a_table_and_json(run: Run) -> None:
         (["search", "net.py", "--data", "gone.npz", "--out", "r"], 2, "missing_data"),
         (["train", "net.py", "--input", "1,8,8", "--out", "r"], 2, "missing_option"),
         (["train", "--resume", "--out", "r"], 2, "no_run"),
+        (["search", "--resume", "--out", "r", "--epochs", "9"], 2, "resume_options"),
+        (["train", "net.py", "--data", "digits", "--out", "r", "--batch-size", "0"], 2, "bad_config"),
+        (["train", "net.py", "--data", "digits", "--input", "1,8,8", "--out", "n" * 300], 2, "not_writable"),
+        (["train", "net.py", "--data", "digits", "--input", "1,8,8", "--out", "r", "--seed", "9" * 30], 2, "usage"),
+        (["compare", "gone.json", "--data", "digits", "--out", "r"], 2, "missing_file"),
         (["compare", "net.py", "--data", "digits", "--out", "r"], 2, "not_an_architecture"),
     ],
 )  # fmt: skip
 def test_what_a_user_can_get_wrong(run: Run, tmp_path: Path, arguments: list[str], code: int, kind: str) -> None:
-    if arguments[:1] == ["search"] and "--input" not in arguments:
+    if arguments[:1] == ["search"] and not {"--input", "--resume"} & set(arguments):
         arguments = [*arguments, "--input", "1,8,8"]
     refused(run, *arguments, code=code, kind=kind)
     assert not (tmp_path / "r").exists() and not (tmp_path / "x").exists()
@@ -235,6 +240,8 @@ def test_search_apply_check_train_compare(run: Run, tmp_path: Path) -> None:
     assert code == 0, err
     trained = json.loads(out)
     assert trained["vector"] == result["vector"] and (tmp_path / "trained" / "weights.safetensors").is_file()
+    own = json.loads((tmp_path / "trained" / "arch.json").read_text())
+    assert own["vector"] == result["vector"] and own["weights"] == "weights.safetensors" and own["preprocessing"]
     code, out, err = run(
         "compare", "run/arch.json", "--data", "digits", "--epochs", "1", "--seeds", "2", "--randoms", "1",
         "--out", "table", "--json",

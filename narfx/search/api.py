@@ -14,8 +14,9 @@ from narfx.batchnorm import recalibrate
 from narfx.budget import Budget
 from narfx.compiler import lower
 from narfx.config import validated
-from narfx.files import write_bytes, write_json
-from narfx.networks import beside, from_folder, open_base
+from narfx.files import write_json
+from narfx.networks import open_base
+from narfx.paths import find, move, move_model, move_source
 from narfx.progress import Reporter, Silent
 from narfx.run import RunFolder, interruptible
 from narfx.search.config import SearchConfig
@@ -27,7 +28,8 @@ from narfx.supernet import Supernet
 from narfx.tasks.classification import Classification
 from narfx.tasks.options import open_task
 from narfx.traced import Traced
-from narfx.training import outputs, pick_device, reinitialise, sgd, train_step
+from narfx.training import check_batches, outputs, pick_device, reinitialise, sgd, train_step
+from narfx.weights import write_weights
 
 __all__ = ["resume", "run"]
 
@@ -57,11 +59,9 @@ def run(
     """
     out, reporter = Path(out), reporter or Silent()
     prepared = _Prepared(config, device, relative_to)
-    paths = {"model": beside(config.model, out, relative_to=relative_to)}
-    if config.weights is not None:
-        paths["weights"] = from_folder(config.weights, out, relative_to=relative_to)
-    config = config.model_copy(update=paths)
-    folder = RunFolder.create(out, config.model_dump(mode="json"), overwrite=overwrite)
+    inputs = [find(path, relative_to) for path in (config.model, config.weights, config.data) if path is not None]
+    config = _moved(config, out, relative_to)
+    folder = RunFolder.create(out, config.model_dump(mode="json"), overwrite=overwrite, inputs=inputs)
     return _go(prepared, config, folder, reporter)
 
 
@@ -70,6 +70,19 @@ def resume(out: Path | str, *, device: str = "auto", reporter: Reporter | None =
     folder = RunFolder.open(Path(out))
     config = validated(SearchConfig, folder.config(), str(folder.path / "config.json"))
     return _go(_Prepared(config, device, folder.path), config, folder, reporter or Silent())
+
+
+def _moved(config: SearchConfig, folder: Path, start: Path | None) -> SearchConfig:
+    """The configuration with its paths as seen from the run directory."""
+    paths: dict[str, str] = {
+        "model": move_model(config.model, folder, start=start),
+        "data": move_source(config.data, folder, start=start),
+    }
+    if config.val_data is not None:
+        paths["val_data"] = move_source(config.val_data, folder, start=start)
+    if config.weights is not None:
+        paths["weights"] = move(config.weights, folder, start=start)
+    return config.model_copy(update=paths)
 
 
 class _Prepared:
@@ -81,7 +94,9 @@ class _Prepared:
         base = self.traced.space
         self.space: SearchSpace = base.within(Budget.parse(config.budget, base.cost(base.base)))
         self.strategy = make_strategy(config.strategy, self.space, seed=config.seed, **config.strategy_options)
-        self.task: Classification = open_task(config, self.traced.input, seed=config.seed, device=self.device)
+        self.task: Classification = open_task(
+            config, self.traced.input, seed=config.seed, device=self.device, relative_to=relative_to
+        )
         self.notes = [*self.traced.notes, *self.task.data.notes]
         if config.init == "scratch":
             left = reinitialise(self.traced.graph_module, config.seed)
@@ -97,6 +112,8 @@ class _Prepared:
             reinitialise(self.net, config.seed)
         self.net.to(self.device)
         self.task.check(outputs(self.net, self.traced.input, self.device))
+        sizes = (min(config.batch_size, len(self.task.data.train)), min(config.reward_images, len(self.task.data.val)))
+        check_batches(self.net, self.traced.input, self.device, *sizes)
 
 
 def _go(prepared: _Prepared, config: SearchConfig, folder: RunFolder, reporter: Reporter) -> dict[str, Any]:
@@ -105,9 +122,19 @@ def _go(prepared: _Prepared, config: SearchConfig, folder: RunFolder, reporter: 
             reporter.say(note)
         reporter.say(_plan(prepared, config))
         net, space, task = prepared.net, prepared.space, prepared.task
-        Search(config, space, net, prepared.strategy, task, folder, reporter).run()
-        finalists = prepared.strategy.finalists(config.finalists)
-        outcome = conclude(net, space, task, finalists, randoms=config.randoms, seed=config.seed, reporter=reporter)
+        search = Search(config, space, net, prepared.strategy, task, folder, reporter)
+        search.run()
+        outcome = conclude(
+            net,
+            space,
+            task,
+            prepared.strategy.finalists(config.finalists),
+            base=search.base,
+            randoms=config.randoms,
+            seed=config.seed,
+            folder=folder,
+            reporter=reporter,
+        )
         result = _write(prepared, config, folder, outcome)
         reporter.say(result["verdict"])
         return result
@@ -117,31 +144,32 @@ def _plan(prepared: _Prepared, config: SearchConfig) -> str:
     """What the search will cost: images, evaluations, and a time measured on a copy of the supernet."""
     task, space = prepared.task, prepared.space
     train = config.epochs * task.steps_per_epoch
-    evaluations = max(config.epochs - config.pretrain_epochs, 0) * config.steps * config.lot
+    rewards = (config.epochs - config.pretrain_epochs) * config.steps * config.lot
+    evaluations = config.finalists + config.randoms + 1
+    images = len(task.data.val) + task.calibration_images
     step, reward = _probe(prepared, config)
-    minutes = (train * step + evaluations * reward) / 60
-    finals = config.finalists + config.randoms + 1
+    end = evaluations * images / min(config.reward_images, len(task.data.val)) * reward
     return (
         f"search: {len(space)} slots, {space.size:.3g} vectors, budget {space.budget}; {config.epochs} epochs of "
         f"{task.steps_per_epoch} training steps ({config.pretrain_epochs} of them on uniform random vectors), "
-        f"{evaluations} rewards, about {finals} evaluations on {len(task.data.val)} images at the end; "
-        f"about {minutes:.1f} minutes at the speed just measured"
+        f"{rewards} rewards, about {evaluations} evaluations on {images} images at the end; "
+        f"about {(train * step + rewards * reward + end) / 60:.1f} minutes at the speed just measured"
     )
 
 
 def _probe(prepared: _Prepared, config: SearchConfig) -> tuple[float, float]:
-    """Seconds of one training step and of one reward, the second of two; nothing of the run is touched."""
+    """Seconds of one training step and of one reward, data included, the second of two; nothing of the run changes."""
     net = copy.deepcopy(prepared.net)
     optimizer = sgd(net, recipe_of(config))
-    x, y = next(prepared.task.train_batches(0))
-    batch = next(prepared.task.reward_batches(0, 1, config.reward_images))
     seconds = (0.0, 0.0)
     with torch.random.fork_rng(devices=[]):
         for _ in range(2):
             start = time.monotonic()
             net.train()
+            x, y = next(prepared.task.train_batches(0))
             train_step(net, optimizer, prepared.task, x, y, config.clip)
             middle = time.monotonic()
+            batch = next(prepared.task.reward_batches(0, 1, config.reward_images))
             quick_reward(net, prepared.space.base, prepared.task, batch)
             seconds = (middle - start, time.monotonic() - middle)
     return seconds
@@ -149,17 +177,14 @@ def _probe(prepared: _Prepared, config: SearchConfig) -> tuple[float, float]:
 
 def _write(prepared: _Prepared, config: SearchConfig, folder: RunFolder, outcome: Outcome) -> dict[str, Any]:
     """The chosen network, the front and ``arch.json``, which is written last and so vouches for the others."""
-    from safetensors.torch import save
-
     best, data = outcome.best, prepared.task.data
     network = lower(prepared.net, best["vector"])
     recalibrate(network, prepared.task.calibration_batches())
-    weights = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in network.state_dict().items()}
-    write_bytes(folder.path / "weights.safetensors", save(weights))
+    write_weights(network, folder.path / "weights.safetensors")
     records = [outcome.base, *outcome.finalists, *outcome.randoms]
     write_json(folder.path / "front.json", {"metric": prepared.task.metric, "front": front(records)})
     metrics = {
-        "data": ":".join(Path(part).name or part for part in data.name.split(":")),  # no absolute path
+        "data": data.short_name,
         "strategy": config.strategy,
         "accuracy": best["accuracy"],
         "accuracy_of": "shared weights, recalibrated BatchNorm, whole validation part",

@@ -20,12 +20,13 @@ from narfx.progress import Reporter
 from narfx.run import RunFolder
 from narfx.sampling import FeasibleSampler
 from narfx.search.config import SearchConfig
+from narfx.search.outcome import evaluate_vector
 from narfx.search.strategy import Result, Strategy
 from narfx.seeds import derive, numpy_generator
 from narfx.space import SearchSpace, Vector
 from narfx.supernet import Supernet
 from narfx.tasks.classification import Classification
-from narfx.training import Recipe, set_rate, sgd, sgdr, train_step
+from narfx.training import Recipe, check_finite, restore, set_rate, sgd, sgdr, train_step
 
 __all__ = ["Search", "quick_reward", "recipe_of"]
 
@@ -48,7 +49,8 @@ def recipe_of(config: SearchConfig) -> Recipe:
 class Search:
     """One search: the alternation, its events and its checkpoints.
 
-    ``space`` is the supernet's under the budget; the strategy was made for it.
+    ``space`` is the supernet's under the budget; the strategy was made for it. ``base`` is the evaluation of the base
+    with the weights that the search starts from, where it does not start from scratch.
     """
 
     config: SearchConfig
@@ -58,6 +60,7 @@ class Search:
     task: Classification
     folder: RunFolder
     reporter: Reporter
+    base: dict[str, Any] | None = None
 
     def run(self) -> None:
         """Go through all epochs from the last checkpoint on.
@@ -78,17 +81,25 @@ class Search:
                 said += "".join(f", {key} {value:.4f}" for key, value in known.items())
             else:
                 said += ", uniform random vectors"
+            check_finite(self.net)
             self._save(epoch + 1)
             self.reporter.say(f"{said} ({time.monotonic() - started:.0f} s)")
 
     def _restore(self) -> int:
         state = self.folder.load()
         if state is None:
+            if self.config.init == "base":
+                # Before the first step: shared weights move on, and the base deserves its own.
+                self.base = evaluate_vector(self.net, self.space.base, self.task)
             self._save(0)
             return 0
-        self.net.load_state_dict(state["net"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.strategy.load_state_dict(state["strategy"])
+        restore(
+            self.folder,
+            (self.net, state["net"]),
+            (self.optimizer, state["optimizer"]),
+            (self.strategy, state["strategy"]),
+        )
+        self.base = state["base"]
         return int(state["epoch"])
 
     def _save(self, epoch: int) -> None:
@@ -97,6 +108,7 @@ class Search:
                 "net": self.net.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "strategy": self.strategy.state_dict(),
+                "base": self.base,
                 "epoch": epoch,
             }
         )

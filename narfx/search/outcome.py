@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from narfx.batchnorm import recalibrate
 from narfx.compiler import lower
+from narfx.files import read_json, write_json
 from narfx.progress import Reporter
+from narfx.run import RunFolder
 from narfx.sampling import sample_window
 from narfx.seeds import numpy_generator
 from narfx.space import SearchSpace, Vector
@@ -58,16 +61,31 @@ def conclude(
     task: Classification,
     finalists: list[Vector],
     *,
+    base: dict[str, Any] | None,
     randoms: int,
     seed: int,
+    folder: RunFolder,
     reporter: Reporter,
 ) -> Outcome:
     """Evaluate the finalists, keep the most accurate (at equal accuracy the one of fewer MACs), and its comparison.
 
     The comparison is ``randoms`` vectors, uniform over all whose MACs lie within 2 % below the kept one's (every one
-    of them where there are fewer), evaluated the same way.
+    of them where there are fewer), evaluated the same way. ``base`` is the base's evaluation where it is known
+    already. Each evaluation is written into the run as soon as it is done, and is not repeated after an interruption.
     """
-    tried = [evaluate_vector(net, vector, task) for vector in reporter.track(finalists, len(finalists), "finalists")]
+    path = folder.path / "evaluations.json"
+    known = {tuple(r["vector"]): r for r in read_json(path)} if path.exists() else {}
+
+    def evaluate(vectors: Iterable[Vector], label: str) -> list[dict[str, Any]]:
+        vectors = list(vectors)
+        for vector in reporter.track(vectors, len(vectors), label):
+            if vector not in known:
+                known[vector] = evaluate_vector(net, vector, task)
+                write_json(path, list(known.values()))
+        reporter.say(f"{label}: {len(vectors)} evaluated on {len(task.data.val)} validation images")
+        return [known[vector] for vector in vectors]
+
+    tried = evaluate(finalists, "finalists")
     best = min(tried, key=lambda record: (-record["accuracy"], record["macs"], record["vector"]))
     drawn = sample_window(
         space,
@@ -77,8 +95,8 @@ def conclude(
         numpy_generator(seed, "random vectors"),
         exclude=frozenset({tuple(best["vector"])}),
     )
-    beside = [evaluate_vector(net, vector, task) for vector in reporter.track(drawn, len(drawn), "random vectors")]
-    return Outcome(best, evaluate_vector(net, space.base, task), tried, beside)
+    beside = evaluate(drawn, "random vectors")
+    return Outcome(best, base or evaluate([space.base], "base")[0], tried, beside)
 
 
 def verdict(outcome: Outcome) -> str:
@@ -87,7 +105,10 @@ def verdict(outcome: Outcome) -> str:
     if mean is None or top is None:
         return "no other vector has a cost within 2 % below: there is no random vector to compare with"
     n = len(outcome.randoms)
-    compared = f"{best:.4f} against {n} random vectors of equal MACs: mean {mean:.4f}, best {top:.4f}"
+    compared = (
+        f"{best:.4f} against {n} random vectors of equal MACs: mean {mean:.4f}, best {top:.4f}; "
+        "the kept one was chosen on the same images, so train both with narfx compare"
+    )
     if best > top:
         return f"the search beat random vectors of equal cost on shared weights ({compared})"
     if best > mean:

@@ -16,6 +16,9 @@ from narfx.tasks.splits import Split, spread
 __all__ = ["Classification"]
 
 
+CALIBRATION_IMAGES = 2048
+
+
 class Classification:
     """A data set as a task.
 
@@ -36,6 +39,7 @@ class Classification:
     ) -> None:
         self.data, self.batch_size, self.label_smoothing = data, batch_size, label_smoothing
         self.augment = data.augment if augment is None else augment
+        self._calibration: dict[int, Tensor] = {}
         check_augmentation(self.augment)
         if batch_size < 1:
             raise UsageError(
@@ -79,13 +83,19 @@ class Classification:
             train, self.batch_size, data=self.data, seed=seed, augment=self.augment, drop_last=self._drops(train)
         )
 
-    def calibration_batches(self, images: int = 2048) -> Iterator[Tensor]:
+    @property
+    def calibration_images(self) -> int:
+        """How many images :meth:`calibration_batches` yields by default."""
+        return min(CALIBRATION_IMAGES, len(self.data.train))
+
+    def calibration_batches(self, images: int = CALIBRATION_IMAGES) -> Iterator[Tensor]:
         """Training images for BatchNorm's statistics: not augmented, spread over the classes, always the same ones.
 
         An incomplete batch is left out unless it is the only one, because BatchNorm counts every batch alike.
         """
-        order = torch.from_numpy(spread(self.data.train.labels.numpy(), images))
-        size = self.batch_size
+        if images not in self._calibration:  # the order is the same every time, and takes seconds on a million labels
+            self._calibration[images] = torch.from_numpy(spread(self.data.train.labels.numpy(), images))
+        order, size = self._calibration[images], self.batch_size
         for inputs, _ in ordered_batches(self.data.train, order, size, data=self.data, drop_last=len(order) >= size):
             yield inputs
 

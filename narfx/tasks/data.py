@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -44,6 +45,11 @@ class ImageData:
     notes: tuple[str, ...]
     val_from_train: bool
     augment: str = "crop-flip"
+
+    @property
+    def short_name(self) -> str:
+        """The source without folders: what a file may hold that goes elsewhere."""
+        return ":".join(Path(part).name or part for part in self.name.split(":"))
 
 
 def load_data(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from narfx.paths import find_source
 from narfx.tasks.classification import Classification
 from narfx.tasks.data import load_data
 
@@ -31,6 +34,7 @@ def open_task(
     seed: int,
     device: torch.device,
     label_smoothing: float = 0.0,
+    relative_to: Path | None = None,
 ) -> Classification:
     """Load the data for a network of this input shape and make a classification task of them.
 
@@ -38,11 +42,11 @@ def open_task(
         UsageError: The data are missing, malformed or do not fit together.
     """
     data = load_data(
-        options.data,
+        find_source(options.data, relative_to),
         input_shape,
         seed=seed,
         fraction=options.data_fraction,
-        val_data=options.val_data,
+        val_data=None if options.val_data is None else find_source(options.val_data, relative_to),
         val_fraction=options.val_fraction,
         device=device,
     )

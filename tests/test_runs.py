@@ -1,0 +1,147 @@
+"""What runs read and write: paths, inputs that must not be lost, weights that networks start from."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from narfx.comparison import CompareConfig, compare, resume_compare
+from narfx.errors import NarfxError, RunError, UsageError
+from narfx.experiments import TrainConfig, resume_train, train
+from narfx.files import replace_folder
+from narfx.model_ref import load_model
+from narfx.run import RunFolder, read_events
+from narfx.training import sgdr
+from narfx.weights import read_weights, write_weights
+
+MODEL = "narfx:resnet_cifar?depth=8&width=4&in_channels=1&num_classes=10"
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working folder with data, an architecture and the base's weights."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 255, (200, 8, 8), dtype=np.uint8), np.arange(200) % 10
+    np.savez(tmp_path / "d.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    (tmp_path / "arch.json").write_text(json.dumps({"model": MODEL, "vector": [1, 0, 2, 0, 3, 0], "input": [1, 8, 8]}))
+    write_weights(load_model(MODEL, seed=7), tmp_path / "base.safetensors")
+    return tmp_path
+
+
+def test_compare_starts_every_network_from_the_weights_given(here: Path) -> None:
+    """With a learning rate that moves nothing, what stands in the trained networks is what was given."""
+    config = CompareConfig(
+        target="arch.json", weights="base.safetensors", init="inherit", data="d.npz", epochs=1, seeds=1, randoms=1,
+        lr=1e-30, lr_min=0, weight_decay=0,
+    )  # fmt: skip
+    rows = compare(config, here / "out")["rows"]
+    given, _ = read_weights(here / "base.safetensors")
+    for row in rows:
+        state, _ = read_weights(here / "out" / "runs" / f"{row['name'].replace(' ', '-')}-0" / "weights.safetensors")
+        assert torch.equal(state["conv1.weight"], given["conv1.weight"]), row["name"]
+        assert torch.equal(state["fc.weight"], given["fc.weight"]), row["name"]
+
+
+def test_inherit_without_weights_is_refused(here: Path) -> None:
+    with pytest.raises(UsageError, match="--weights"):
+        compare(CompareConfig(target="arch.json", init="inherit", data="d.npz"), here / "out")
+
+
+def test_a_run_resumes_from_another_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Paths in a run start at the run, and what changed outside since does not matter."""
+    config = TrainConfig(target="arch.json", weights="base.safetensors", data="d.npz", epochs=1)
+    first = train(config, "runs/one")
+    (here / "arch.json").write_text("changed")
+    (here / "elsewhere").mkdir()
+    monkeypatch.chdir(here / "elsewhere")
+    assert resume_train("../runs/one")["val"] == first["val"]
+    text = (here / "runs" / "one" / "arch.json").read_text()
+    assert str(here) not in text and json.loads(text)["metrics"]["data"] == "d.npz"
+
+
+def test_a_comparison_keeps_its_architecture(here: Path) -> None:
+    config = CompareConfig(target="arch.json", data="d.npz", epochs=1, seeds=1, randoms=0)
+    first = compare(config, "cmp")
+    (here / "arch.json").write_text(json.dumps({"model": MODEL, "vector": [0] * 6, "input": [1, 8, 8]}))
+    assert resume_compare("cmp")["rows"] == first["rows"]
+
+
+def test_overwrite_does_not_remove_what_the_command_reads(here: Path) -> None:
+    train(TrainConfig(target="arch.json", data="d.npz", epochs=1), "run")
+    with pytest.raises(UsageError, match="would be replaced"):
+        train(TrainConfig(target="run/arch.json", data="d.npz", epochs=1), "run", overwrite=True)
+    assert (here / "run" / "arch.json").is_file() and (here / "run" / "weights.safetensors").is_file()
+
+
+def test_replacing_a_folder_puts_the_old_one_back_when_it_fails(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "mine").write_text("precious")
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "not-there", tmp_path / "old")
+    assert (tmp_path / "old" / "mine").read_text() == "precious"
+
+
+@pytest.mark.parametrize("epochs", [1, 3])
+def test_a_training_that_diverges_ends_with_its_own_exit_code(here: Path, epochs: int) -> None:
+    config = TrainConfig(target="arch.json", data="d.npz", epochs=epochs, lr=1e30, batch_size=5000, init="scratch")
+    with pytest.raises(RunError) as caught:
+        train(config, "run")
+    assert caught.value.exit_code == 7 and not (here / "run" / "metrics.json").exists()
+
+
+def test_a_model_that_changed_under_a_run_is_refused(here: Path) -> None:
+    source = "from torch import nn\nmodel = nn.Sequential(nn.Flatten(), nn.Linear(64, {0}), nn.Linear({0}, 10))\n"
+    (here / "net.py").write_text(source.format(8))
+    train(TrainConfig(target="net.py", input=(1, 8, 8), data="d.npz", epochs=1, init="scratch"), "run")
+    (here / "net.py").write_text(source.format(9))
+    with pytest.raises(UsageError, match="has changed"):
+        resume_train("run")
+
+
+def test_what_a_network_cannot_train_on_is_said_first(here: Path) -> None:
+    (here / "net.py").write_text(
+        "from torch import nn\n"
+        "def double(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).double()\n"
+        "def narrow():\n"
+        "    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(1), nn.Flatten(), nn.Linear(1, 10))\n"
+        "def flat(): return nn.Conv2d(1, 10, 8)\n"
+        "def few(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 9))\n"
+    )
+    for factory, kind in (
+        ("double", "dtype"),
+        ("narrow", "batch_size"),
+        ("flat", "outputs"),
+        ("few", "too_few_outputs"),
+    ):
+        config = TrainConfig(target=f"net.py:{factory}", input=(1, 8, 8), data="d.npz", epochs=1, batch_size=1)
+        with pytest.raises(NarfxError) as caught:
+            train(config, "run")
+        assert caught.value.kind == kind and not (here / "run").exists()
+
+
+def test_events_are_valid_json_and_time_goes_on(tmp_path: Path) -> None:
+    folder = RunFolder.create(tmp_path / "run", {})
+    folder.event("one", value=float("nan"), nested=[1.0, {"x": float("inf")}])
+    folder.save({"epoch": 1})
+    folder.event("two")
+    with (tmp_path / "run" / "events.jsonl").open("a") as stream:
+        stream.write('{"event": "cut sh')
+    again = RunFolder.open(tmp_path / "run")
+    assert again.load() == {"epoch": 1}
+    again.event("three")
+    one, three = read_events(tmp_path / "run")
+    assert (one["event"], one["value"], one["nested"]) == ("one", None, [1.0, {"x": None}])
+    assert three["event"] == "three" and three["seconds"] >= one["seconds"]
+
+
+def test_sgdr_restarts() -> None:
+    """The NAR paper's schedule: T0 = 10, Tmult = 2 restarts at 10, 30 and 70 epochs."""
+    rates = [sgdr(t, 0.1, 1e-4, 10, 2) for t in range(150)]
+    assert [t for t in range(1, 150) if rates[t] > rates[t - 1]] == [10, 30, 70]
+    assert rates[0] == rates[10] == rates[30] == rates[70] == 0.1
+    assert abs(sgdr(9.9999, 0.1, 1e-4, 10, 2) - 1e-4) < 1e-6
