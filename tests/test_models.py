@@ -136,7 +136,7 @@ def test_digits_learns_the_digits_in_seconds() -> None:
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(lots))
     for lot in lots:
         optimizer.zero_grad()
-        nn.functional.cross_entropy(model(images[lot]), labels[lot]).backward()  # type: ignore[no-untyped-call]
+        nn.functional.cross_entropy(model(images[lot]), labels[lot]).backward()
         optimizer.step()
         schedule.step()
     model.eval()

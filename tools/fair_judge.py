@@ -58,7 +58,7 @@ REWARDS = {
     "quick_all": "batch statistics, all minibatches",
     "proper": "recalibrated, whole validation part",
 }
-GROWS = ("vectors", "repeats", "supernets")  # what a second call may raise
+MAY_CHANGE = ("vectors", "repeats", "supernets", "supernet_epochs")  # in a second call: what is kept still holds
 
 
 class Config(Recipe, DataOptions):
@@ -153,7 +153,7 @@ class Measurement:
 
     def _judge(self, norms: Norms, seed: int) -> Rewards:
         """The rewards of all vectors in one supernet, trained on uniform random vectors: minibatches by vectors."""
-        folder = RunFolder(self.out / "supernets" / f"{norms}.{seed}")
+        folder = RunFolder(self.out / "supernets" / f"{norms}.{seed}.{self.config.supernet_epochs}")
         folder.path.mkdir(parents=True, exist_ok=True)
         kept, known = folder.path / "rewards.json", dict[str, Any]()
         if kept.is_file():
@@ -326,7 +326,7 @@ def open_folder(out: Path, config: Config) -> None:
     values, kept = config.model_dump(mode="json"), out / "config.json"
     if kept.is_file():
         old = validated(Config, read_json(kept), str(kept)).model_dump(mode="json")
-        differs = [key for key in values if key not in GROWS and old[key] != values[key]]
+        differs = [key for key in values if key not in MAY_CHANGE and old[key] != values[key]]
         if differs:
             shown = ", ".join(f"{key} was {old[key]!r} and is {values[key]!r}" for key in differs)
             raise UsageError(f"{out} holds another measurement ({shown}): choose another --out", kind="other_config")

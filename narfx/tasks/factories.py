@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib
-import importlib.util
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +12,7 @@ import torch
 from narfx.errors import UsageError
 from narfx.tasks.arrays import Source, from_arrays, number_classes
 from narfx.tasks.parts import ArrayPart, ItemPart, Part, Shape, check_channels, fit, image_of
+from narfx.usercode import attribute, execute_file, import_module, importable, user_code
 
 __all__ = ["is_reference", "read_factory"]
 
@@ -39,14 +35,17 @@ def read_factory(source: str, shape: Shape, limit: int) -> Source:
         UsageError: The code cannot be imported, fails, or returns something else.
     """
     place, _, name = source.rpartition(":")
-    with _importable(place):
-        module = _import(place, source)
-        factory = getattr(module, name, None)
-        if factory is None:
-            raise UsageError(f"{place} has no {name}", where=source, kind="factory_missing")
+    is_file = place.endswith(".py")
+    if is_file and not Path(place).is_file():
+        raise UsageError(f"there is no file {place}", where=source, kind="missing_data")
+    with importable(Path(place).resolve().parent if is_file else Path.cwd(), siblings=is_file):
+        with user_code(f"cannot import {place}", where=source, kind="import_failed"):
+            module = execute_file(Path(place)) if is_file else import_module(place)
+        factory = attribute(module, name, place)
         if not callable(factory):
             raise UsageError(f"{name} in {place} cannot be called", where=source, kind="factory_not_callable")
-        result = _guard(factory, f"{name} in {place} failed", source, "factory_failed")
+        with user_code(f"{name} in {place} failed", where=source, kind="factory_failed"):
+            result = factory()
         if isinstance(result, Mapping):
             return from_arrays(result, source)
         if not isinstance(result, (tuple, list)) or len(result) != 2:
@@ -61,48 +60,6 @@ def read_factory(source: str, shape: Shape, limit: int) -> Source:
 
 def _kind(value: Any) -> str:
     return f"{len(value)} things" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
-
-
-def _guard(call: Callable[[], Any], what: str, where: str, kind: str) -> Any:
-    """Run the user's code: whatever it raises becomes one sentence."""
-    try:
-        return call()
-    except (Exception, SystemExit) as error:
-        cause = " ".join(str(error).split())
-        raise UsageError(f"{what}: {type(error).__name__}: {cause}".rstrip(": "), where=where, kind=kind) from error
-
-
-@contextmanager
-def _importable(place: str) -> Iterator[None]:
-    """Let the user's code import what lies beside it: the file's folder, or the working directory for a package."""
-    folder = str(Path(place).resolve().parent if place.endswith(".py") else Path.cwd())
-    sys.path.insert(0, folder)
-    try:
-        yield
-    finally:
-        if folder in sys.path:
-            sys.path.remove(folder)
-
-
-def _import(place: str, source: str) -> Any:
-    if not place.endswith(".py"):
-        importlib.invalidate_caches()
-        return _guard(lambda: importlib.import_module(place), f"cannot import {place}", source, "factory_import")
-    path = Path(place)
-    if not path.is_file():
-        raise UsageError(f"there is no file {place}", where=source, kind="missing_data")
-    name = f"_narfx_data_{path.stem}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise UsageError(f"{place} cannot be imported", where=source, kind="factory_import")
-    loader, module = spec.loader, importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # dataclasses and pickles of the user's look their module up
-    try:
-        _guard(lambda: loader.exec_module(module), f"cannot import {place}", source, "factory_import")
-    except UsageError:
-        del sys.modules[name]
-        raise
-    return module
 
 
 def _from_data_sets(train: Any, test: Any, source: str, shape: Shape, limit: int) -> Source:
@@ -139,7 +96,8 @@ def _read_items(data_set: Any, name: str, source: str, shape: Shape, keep: bool)
             image, label = data_set[index]
             return image_of(image, shape), _label(label)
 
-        image, label = _guard(read, f"item {index} of the {name} part cannot be read", source, "bad_item")
+        with user_code(f"item {index} of the {name} part cannot be read", where=source, kind="bad_item"):
+            image, label = read()
         check_channels(image.shape[1], shape[0], f"{source}, {name} part, item {index}")
         return image, label
 

@@ -284,7 +284,25 @@ class TwiceNorm(Chain):
         return y
 
 
-@pytest.mark.parametrize("make", [ReadNorm, TwiceNorm, Shared])
+class TwoReaders(Chain):
+    """A network in which not only a norm reads the site."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = part(self, "body.0")(self.stem(x))
+        logits: Tensor = self.head((part(self, "body.1")(y) + y).mean((2, 3)))
+        return logits
+
+
+class TwoNorms(Chain):
+    """A network that calls one convolution twice, each time with a norm of its own."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = part(self, "body.1")(part(self, "body.0")(self.stem(x)))
+        logits: Tensor = self.head(part(self, "body.4")(part(self, "body.0")(y)).mean((2, 3)))
+        return logits
+
+
+@pytest.mark.parametrize("make", [ReadNorm, TwiceNorm, TwoReaders, TwoNorms, Shared])
 def test_a_norm_that_something_else_uses_stays_one(make: Callable[[], nn.Module]) -> None:
     model, x = settled(make()), images(2, *SHAPE)
     net = Supernet(traced(model), separate_norms=True).eval()

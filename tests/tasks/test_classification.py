@@ -152,7 +152,7 @@ def test_evaluation_keeps_no_graph(data: ImageData) -> None:
     task.reward(model, next(task.reward_batches(0, 1)))
     assert all(p.grad is None for p in model.parameters())
     inputs, target = next(task.train_batches(0))  # and training goes on as usual
-    task.loss(model(inputs), target).backward()  # type: ignore[no-untyped-call]
+    task.loss(model(inputs), target).backward()
     assert all(p.grad is not None for p in model.parameters())
 
 
@@ -182,7 +182,7 @@ def test_a_linear_network_learns_the_digits() -> None:
     for epoch in range(5):
         for inputs, target in task.train_batches(epoch):
             optimizer.zero_grad()
-            task.loss(model(inputs), target).backward()  # type: ignore[no-untyped-call]
+            task.loss(model(inputs), target).backward()
             optimizer.step()
     assert task.evaluate(model)["accuracy"] > 0.9
     assert task.evaluate(model, "test")["accuracy"] > 0.9

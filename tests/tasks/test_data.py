@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -571,10 +572,10 @@ def test_factory_of_an_importable_package(factory: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("name", "kind", "told"),
     [
-        ("nothing_here", "factory_missing", "has no nothing_here"),
+        ("nothing_here", "missing_factory", r"has no 'nothing_here'"),
         ("number", "factory_not_callable", "cannot be called"),
-        ("fails", "factory_failed", "KeyError: 'weather'"),
-        ("leaves", "factory_failed", "SystemExit: 3"),
+        ("fails", "factory_failed", r"KeyError at .*mine\.py:\d+: 'weather'"),
+        ("leaves", "factory_failed", r"SystemExit at .*mine\.py:\d+: 3"),
         ("wants", "factory_failed", "TypeError"),
         ("one_data_set", "factory_result", "a Items"),
         ("three", "factory_result", "3 things"),
@@ -594,18 +595,18 @@ def test_factory_of_an_importable_package(factory: Path, monkeypatch: pytest.Mon
 def test_factory_refusals(factory: Path, name: str, kind: str, told: str) -> None:
     error = refused(f"{factory}:{name}", (3, 6, 5))
     assert error.kind == kind
-    assert told in str(error)
+    assert re.search(told, str(error))
 
 
 def test_factory_import_refusals(tmp_path: Path) -> None:
     assert refused(f"{tmp_path}/none.py:make").kind == "missing_data"
     (tmp_path / "bad.py").write_text("def make(:\n")
     error = refused(f"{tmp_path}/bad.py:make")
-    assert error.kind == "factory_import" and "SyntaxError" in str(error)
+    assert error.kind == "import_failed" and "SyntaxError" in str(error)
     (tmp_path / "raises.py").write_text("raise RuntimeError('two\\nlines')\n")
-    assert str(refused(f"{tmp_path}/raises.py:make")).endswith("RuntimeError: two lines")
+    assert re.search(r"RuntimeError at .*raises\.py:1: two lines$", str(refused(f"{tmp_path}/raises.py:make")))
     error = refused("no_such_package_of_narfx.data:make")
-    assert error.kind == "factory_import" and "ModuleNotFoundError" in str(error)
+    assert error.kind == "missing_module" and "no_such_package_of_narfx" in str(error)
     assert "raises.py:factory" in str(refused(tmp_path / "raises.py"))
 
 

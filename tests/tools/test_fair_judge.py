@@ -52,7 +52,7 @@ def test_measures_and_goes_on_from_what_is_kept(tool: Any, tmp_path: Path, capsy
     second = json.loads(capsys.readouterr().out)
     assert second["vectors"][:3] == first["vectors"]
     assert all(path.stat().st_mtime_ns == time for path, time in trained.items())
-    kept = json.loads((tmp_path / "run" / "supernets" / "shared.0" / "rewards.json").read_text())
+    kept = json.loads((tmp_path / "run" / "supernets" / "shared.0.1" / "rewards.json").read_text())
     assert len(kept) == 4
 
     assert tool.main([*SMALL, *out, "--vectors", "4", "--lr", "0.2"]) == 2
