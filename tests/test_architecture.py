@@ -68,7 +68,7 @@ def refused(path: Path, kind: str, **options: Any) -> UsageError:
 def test_a_model_and_a_vector_are_enough(folder: Path) -> None:
     lowered = opened(written(folder))
     assert lowered.traced.input == (3, 8, 8)
-    assert (lowered.traced.granularity, lowered.inherited) == ("conv", False)
+    assert lowered.traced.granularity == "conv"
     assert lowered.weights == "none given: the base as net.py builds it; operators at 1 slot warm-started, not trained"
     assert [name for name, _ in lowered.network.get_submodule("one").named_children()] == ["depthwise", "pointwise"]
 
@@ -268,7 +268,6 @@ def test_weights_with_the_keys_of_the_base(folder: Path) -> None:
     path = written(folder)
     lowered = opened(path, weights=file)
     assert lowered.weights == "base.safetensors: the base's; operators at 1 slot warm-started, not trained"
-    assert not lowered.inherited
     assert torch.equal(lowered.network.get_parameter("two.weight"), model.get_parameter("two.weight"))
     # The other operators start from these weights, not from those that the model was built with.
     net = narfx.Supernet(narfx.trace(model, input=(3, 8, 8)))
@@ -286,7 +285,7 @@ def test_weights_of_the_base_are_whole_where_the_vector_is_the_base(folder: Path
     model = base(folder)
     file = saved(model.state_dict(), folder / "base.safetensors")
     lowered = opened(written(folder, vector=[0, 0]), weights=file)
-    assert (lowered.weights, lowered.inherited) == ("base.safetensors: the base's", True)
+    assert lowered.weights == "base.safetensors: the base's"
     with torch.no_grad():
         assert torch.equal(lowered.network(images(2, 3, 8, 8)), model(images(2, 3, 8, 8)))
 
@@ -296,7 +295,7 @@ def test_weights_with_the_keys_of_the_lowered_network(folder: Path) -> None:
     state = {key: value + 1 for key, value in opened(path).network.state_dict().items()}
     file = saved(state, folder / "lowered.safetensors")
     for lowered in (opened(path, weights=file), opened(written(folder, weights="lowered.safetensors"))):
-        assert (lowered.weights, lowered.inherited) == ("lowered.safetensors: the lowered network's", True)
+        assert lowered.weights == "lowered.safetensors: the lowered network's"
         assert all(torch.equal(value, state[key]) for key, value in lowered.network.state_dict().items())
 
 
@@ -313,7 +312,7 @@ def test_the_prefix_of_a_wrapper_is_taken_off(folder: Path, prefix: str) -> None
         wrapped = {f"{prefix}{key}": value for key, value in state.items()}
         plain = opened(path, weights=saved(state, folder / "plain.safetensors"))
         lowered = opened(path, weights=saved(wrapped, folder / "wrapped.safetensors"))
-        assert lowered.inherited == plain.inherited
+        assert lowered.weights.partition(":")[2] == plain.weights.partition(":")[2]
         expected = plain.network.state_dict()
         assert all(torch.equal(value, expected[key]) for key, value in lowered.network.state_dict().items())
 

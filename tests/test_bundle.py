@@ -175,7 +175,7 @@ def test_the_architecture_in_it(home: Path, report: dict[str, Any]) -> None:
     assert len(values["sites"]) == 2 and len(values["fingerprint"]) == 16
     assert str(home) not in text
     reopened = open_architecture(narfx.Architecture.load(home / "out" / "arch.json"), relative_to=home / "out")
-    assert reopened.inherited
+    assert reopened.weights == "model.safetensors: the lowered network's"
     state = load_file(home / "out" / "model.safetensors")
     assert all(torch.equal(value, state[key]) for key, value in reopened.network.state_dict().items())
 
