@@ -203,6 +203,10 @@ def test_the_depthwise_start_is_the_nearest_separable_kernel(seed: int, groups: 
     depthwise, pointwise = part(module, "depthwise").weight.detach(), part(module, "pointwise").weight.detach()
     error = (conv.weight - kernel(depthwise, pointwise)).norm()
     assert error < conv.weight.norm()
+    # The sign and the size could be split in many ways: taps that add up, and factors of one size.
+    assert (depthwise.sum((1, 2, 3)) >= 0).all()
+    columns = pointwise.reshape(groups, 6 // groups, 4 // groups).transpose(1, 2).reshape(4, -1)
+    assert torch.allclose(depthwise.flatten(1).norm(dim=1), columns.norm(dim=1), rtol=1e-4)
     for step in (1e-3, 1e-1):
         moved = kernel(
             depthwise + step * images(*depthwise.shape, seed=seed), pointwise + step * images(*pointwise.shape)

@@ -1,0 +1,87 @@
+"""NAR's controller: an LSTM over the slots that gives each slot a distribution over its operators.
+
+It is the operator half of ENAS' controller (arXiv 1802.03268), as NAR uses it (arXiv 1905.02341): the input of a step
+is the embedding of the choice before, logits are squashed by T·tanh(u/τ), and all weights start uniform in
+(−0.1, 0.1). Beyond ENAS each slot has a head, an embedding and a bias of its own: the slots of a given network are
+not alike, and the biases let the policy learn within some hundred rewards what the recurrent weights would need
+thousands for. What a slot or the budget refuses has a logit of minus infinity, so that the probabilities are those of
+the vectors that can be drawn.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from narfx.search.masks import Masks, budget_prior
+from narfx.space import SearchSpace
+
+__all__ = ["Controller"]
+
+
+class Controller(nn.Module):
+    """The policy. In float64: it is tiny, and a draw then does not depend on how many are made beside it."""
+
+    prior: Tensor
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        hidden: int,
+        tanh_constant: float,
+        temperature: float,
+        bias_scale: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        slots, operators = len(space), len(space.operators)
+        self.masks = Masks(space)
+        self.tanh_constant, self.temperature, self.bias_scale = tanh_constant, temperature, bias_scale
+        # By way of the meta device: a module's own initialisation would draw from torch's global generator.
+        lstm = nn.LSTM(hidden, hidden, bias=False, batch_first=True, dtype=torch.float64, device="meta")
+        self.lstm = lstm.to_empty(device="cpu")
+        self.start = nn.Parameter(torch.empty(hidden, dtype=torch.float64))
+        self.operator = nn.Parameter(torch.empty(operators, hidden, dtype=torch.float64))
+        self.slot = nn.Parameter(torch.empty(slots, hidden, dtype=torch.float64))
+        self.head = nn.Parameter(torch.empty(slots, hidden, operators, dtype=torch.float64))
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
+        self.bias = nn.Parameter(torch.zeros(slots, operators, dtype=torch.float64))
+        self.register_buffer("prior", torch.from_numpy(budget_prior(space)), persistent=False)
+
+    def _log_probabilities(self, output: Tensor, slot: int | slice, allowed: Tensor) -> Tensor:
+        """From the LSTM's output ``(..., hidden)`` at one slot, or ``(n, slots, hidden)`` at all."""
+        equation = "nh,hk->nk" if isinstance(slot, int) else "nsh,shk->nsk"
+        logits = torch.einsum(equation, output, self.head[slot]) + self.bias_scale * self.bias[slot]
+        squashed = self.tanh_constant * torch.tanh(logits / self.temperature) + self.prior[slot]
+        return squashed.masked_fill(~allowed, -torch.inf).log_softmax(-1)
+
+    @torch.no_grad()
+    def draw(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Roll out ``n`` vectors at once; without a generator each step takes its most likely operator.
+
+        Returns:
+            The vectors ``(n, slots)``, and the probabilities ``(n, slots, operators)`` met along them. A vector that
+            ran into a dead end (no operator leaves room for the rest) went on without the budget: check what you use.
+        """
+        walk = self.masks.walk(n)
+        given, state = self.start.expand(n, 1, -1), None
+        vectors, probabilities = [], []
+        for slot in range(self.masks.slots):
+            allowed = walk.allowed()
+            allowed[~allowed.any(axis=1)] = self.masks.legal[slot]
+            output, state = self.lstm(given + self.slot[slot], state)
+            here = self._log_probabilities(output[:, 0], slot, torch.from_numpy(allowed)).exp()
+            taken = here.argmax(-1) if generator is None else torch.multinomial(here, 1, generator=generator)[:, 0]
+            walk.take(taken.numpy())
+            given = self.operator[taken][:, None]
+            vectors.append(taken)
+            probabilities.append(here)
+        return torch.stack(vectors, 1), torch.stack(probabilities, 1)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """The log-probabilities ``(n, slots, operators)`` of every operator along vectors ``(n, slots)``."""
+        start = self.start.expand(len(vectors), 1, -1)
+        output, _ = self.lstm(torch.cat([start, self.operator[vectors[:, :-1]]], dim=1) + self.slot)
+        allowed = torch.from_numpy(self.masks.along(vectors.numpy()))
+        return self._log_probabilities(output, slice(None), allowed)

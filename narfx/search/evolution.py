@@ -1,0 +1,91 @@
+"""Regularised evolution (Real et al., arXiv 1802.01548): tournament selection, one mutation, the oldest dies."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from narfx.sampling import FeasibleSampler
+from narfx.search.record import Record
+from narfx.search.strategy import Proposal, Result, register_strategy
+from narfx.space import SearchSpace, Vector
+
+__all__ = ["Evolution"]
+
+_TRIES = 200
+
+
+class Evolution:
+    """The last ``population`` vectors told are the population; a proposal is a mutated winner of a tournament.
+
+    The population is filled with uniform draws first. A mutation gives one slot another operator; one that breaks the
+    budget is made again. A lot is bred from one population, so that a strategy told late only ages more slowly.
+
+    Args:
+        space: The slots and the budget.
+        seed: Of all draws.
+        population: How many live at a time.
+        tournament: How many compete to become a parent.
+    """
+
+    def __init__(self, space: SearchSpace, *, seed: int = 0, population: int = 20, tournament: int = 10) -> None:
+        if not 1 <= tournament <= population:
+            raise ValueError(f"tournament is {tournament}, and must lie between 1 and population, {population}")
+        self._space, self._sampler = space, FeasibleSampler(space)
+        self._rng = np.random.default_rng(seed)
+        self._record = Record(space)
+        self._size, self._tournament = population, tournament
+        self._population: deque[tuple[Vector, float]] = deque(maxlen=population)
+        self._mutable = [index for index, slot in enumerate(space.slots) if len(slot.legal) > 1]
+
+    def ask(self, n: int) -> list[Proposal]:
+        """``n`` children of the present population, or uniform draws while it is not full."""
+        if len(self._population) < self._size:
+            return [Proposal(self._sampler.draw(self._rng)) for _ in range(n)]
+        return [Proposal(self._mutated(self._parent())) for _ in range(n)]
+
+    def _parent(self) -> Vector:
+        rivals = self._rng.choice(self._size, self._tournament, replace=False)
+        return max((self._population[index] for index in rivals), key=lambda member: member[1])[0]
+
+    def _mutated(self, vector: Vector) -> Vector:
+        for _ in range(_TRIES if self._mutable else 0):
+            slot = int(self._rng.choice(self._mutable))
+            others = [k for k in self._space.slots[slot].legal if k != vector[slot]]
+            child = (*vector[:slot], int(self._rng.choice(others)), *vector[slot + 1 :])
+            if self._space.feasible(child):
+                return child
+        return self._sampler.draw(self._rng)
+
+    def tell(self, proposals: Sequence[Proposal], results: Sequence[Result]) -> dict[str, Any]:
+        """Let those told live and the oldest die; returns ``reward``, the lot's mean."""
+        vectors, rewards = self._record.add(proposals, results)
+        self._population.extend(
+            (vector, reward) for vector, reward in zip(vectors, rewards, strict=True) if self._space.feasible(vector)
+        )
+        return {"reward": sum(rewards) / len(rewards)} if rewards else {}
+
+    def finalists(self, n: int) -> list[Vector]:
+        """Those told with the highest mean reward."""
+        return self._record.best(n)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator, the population and what was told."""
+        return {
+            "generator": self._rng.bit_generator.state,
+            "population": [[list(vector), reward] for vector, reward in self._population],
+            "record": self._record.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
+        self._rng.bit_generator.state = state["generator"]
+        self._population.clear()
+        self._population.extend((tuple(vector), reward) for vector, reward in state["population"])
+        self._record.load_state_dict(state["record"])
+
+
+register_strategy("evolution", Evolution)

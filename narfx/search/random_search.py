@@ -1,0 +1,81 @@
+"""Random search: uniform over the vectors that meet the budget, none twice while there are others."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from narfx.sampling import FeasibleSampler
+from narfx.search.record import Record
+from narfx.search.strategy import Proposal, Result, register_strategy
+from narfx.space import SearchSpace, Vector
+
+__all__ = ["RandomSearch"]
+
+_TRIES = 50
+_LISTED = 100_000
+
+
+class RandomSearch:
+    """Uniform draws without repetition, the baseline that every search has to beat.
+
+    In a space of up to 100,000 legal vectors none is proposed twice before all have been; in a larger one only where
+    the budget leaves so few that fifty draws in a row met none that is new.
+    """
+
+    def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
+        self._space, self._sampler = space, FeasibleSampler(space)
+        self._rng = np.random.default_rng(seed)
+        self._record = Record(space)
+        self._asked: dict[Vector, None] = {}
+
+    def ask(self, n: int) -> list[Proposal]:
+        """``n`` uniform draws."""
+        return [Proposal(self._draw()) for _ in range(n)]
+
+    def _draw(self) -> Vector:
+        for _ in range(_TRIES):
+            vector = self._sampler.draw(self._rng)
+            if vector not in self._asked:
+                break
+        else:
+            left = self._left()
+            vector = left[int(self._rng.integers(len(left)))] if left else vector
+        self._asked[vector] = None
+        return vector
+
+    def _left(self) -> list[Vector]:
+        """What was never proposed, where the space is small enough to list."""
+        if self._space.size > _LISTED:
+            return []
+        everything = itertools.product(*(slot.legal for slot in self._space.slots))
+        return [vector for vector in everything if vector not in self._asked and self._space.feasible(vector)]
+
+    def tell(self, proposals: Sequence[Proposal], results: Sequence[Result]) -> dict[str, Any]:
+        """Remember the rewards; returns ``reward``, the lot's mean."""
+        _, rewards = self._record.add(proposals, results)
+        return {"reward": sum(rewards) / len(rewards)} if rewards else {}
+
+    def finalists(self, n: int) -> list[Vector]:
+        """Those told with the highest mean reward, then those proposed and never told."""
+        return list(dict.fromkeys([*self._record.best(n), *self._asked]))[:n]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The generator, what was proposed and what was told."""
+        return {
+            "generator": self._rng.bit_generator.state,
+            "asked": [list(vector) for vector in self._asked],
+            "record": self._record.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
+        self._rng.bit_generator.state = state["generator"]
+        self._asked = dict.fromkeys(map(tuple, state["asked"]))
+        self._record.load_state_dict(state["record"])
+
+
+register_strategy("random", RandomSearch)
