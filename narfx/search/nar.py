@@ -14,6 +14,7 @@ import copy
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
@@ -121,14 +122,17 @@ class Nar:
         }
 
     def finalists(self, n: int) -> list[Vector]:
-        """The policy's most likely vector, then by turns the best told (by mean reward) and fresh draws."""
+        """By turns the best told (by mean reward) and the policy's own: its most likely vector, then fresh draws.
+
+        The best told comes first as long as a vector told again earned the same; under noise the policy has seen
+        through more of it than the luckiest reward has.
+        """
         generator = torch.Generator()
         generator.set_state(self._generator.get_state())  # naming finalists changes nothing
         mode = tuple(self._controller.draw(1, None)[0][0].tolist())
-        order = [mode] if self._space.feasible(mode) else []
-        best = self._record.best(n)
-        for index, drawn in enumerate(self._draw(4 * n, generator)):
-            order += [*best[index : index + 1], drawn]
+        drawn = [vector for vector in (mode, *self._draw(4 * n, generator)) if self._space.feasible(vector)]
+        turns = (drawn, self._record.best(n)) if self._record.noisy else (self._record.best(n), drawn)
+        order = (vector for pair in zip_longest(*turns) for vector in pair if vector is not None)
         return list(dict.fromkeys(order))[:n]
 
     def state_dict(self) -> dict[str, Any]:

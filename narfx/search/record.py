@@ -16,11 +16,15 @@ _CAPACITY = 10_000
 
 
 class Record:
-    """Count and mean of the rewards of each vector; when it is full, the worse half is forgotten."""
+    """Count and mean of the rewards of each vector; when it is full, the worse half is forgotten.
+
+    ``noisy`` says whether a vector told again ever earned another reward.
+    """
 
     def __init__(self, space: SearchSpace, capacity: int = _CAPACITY) -> None:
         self._space, self._capacity = space, capacity
         self._told: dict[Vector, tuple[int, float]] = {}
+        self.noisy = False
 
     def __contains__(self, vector: Vector) -> bool:
         return vector in self._told
@@ -44,7 +48,8 @@ class Record:
             for proposal, result in zip(proposals, results, strict=True)
         ]
         for vector, reward in told:
-            count, mean = self._told.get(vector, (0, 0.0))
+            count, mean = self._told.get(vector, (0, reward))
+            self.noisy |= mean != reward
             self._told[vector] = count + 1, mean + (reward - mean) / (count + 1)
         if len(self._told) > self._capacity:
             kept = set(self._ranked()[: self._capacity // 2])
@@ -65,15 +70,17 @@ class Record:
         return sorted(self._told, key=lambda vector: -self._told[vector][1])
 
     def state_dict(self) -> dict[str, Any]:
-        """Lists of vectors, counts and means."""
+        """Lists of vectors, counts and means, and ``noisy``."""
         return {
             "vectors": [list(vector) for vector in self._told],
             "counts": [count for count, _ in self._told.values()],
             "means": [mean for _, mean in self._told.values()],
+            "noisy": self.noisy,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state`` was taken."""
+        self.noisy = state["noisy"]
         entries = zip(state["counts"], state["means"], strict=True)
         self._told = dict(zip(map(tuple, state["vectors"]), entries, strict=True))
 

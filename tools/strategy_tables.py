@@ -1,0 +1,266 @@
+"""Strategies on tables of known rewards, without any network: what each finds for the same number of evaluations.
+
+    OMP_NUM_THREADS=1 python tools/strategy_tables.py            # the tables of docs/strategies.md
+    python tools/strategy_tables.py --json > tables.json
+
+Short searches: 8 slots of 3 operators, all 6,561 rewards known. A reward is a sum over slots plus weak interactions
+of all pairs of slots. ``smooth`` tables are just that; ``rugged`` ones add a fixed term to each vector, half as wide
+as the table; ``noisy`` ones add the same term to what is told, but not to what counts. A vector proposed again is told
+from a cache and costs nothing, and a search ends after a number of distinct vectors. Regret is what is missing to the
+best vector of the table, 1 being the distance from the best to the mean.
+
+Long searches: 16 slots of 4 operators under a budget, each evaluation with noise of its own, so that nothing is
+cached: what a search on shared weights looks like. Heights are standard deviations above uniform feasible vectors.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import itertools
+import json
+import statistics
+import sys
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from narfx.budget import Budget
+from narfx.sampling import FeasibleSampler
+from narfx.search import Proposal, Result, Strategy, make_strategy
+from narfx.space import SearchSpace, Vector
+
+STRATEGIES = ("random", "evolution", "nar")
+KINDS = ("smooth", "rugged", "noisy")
+SOME = ("smooth", "noisy")
+STEPS = 500  # a strategy that only repeats itself ends here
+
+
+class Rewards:
+    """Rewards in standard deviations: one of each (slot, operator), and one of each pair of these."""
+
+    def __init__(self, slots: int, operators: int, seed: int, *, interaction: float, slope: float = 0.0) -> None:
+        rng = np.random.default_rng([seed, slots, operators])
+        self.single = rng.normal(size=(slots, operators)) - slope * np.arange(operators)
+        self.pair = interaction * rng.normal(size=(slots, operators, slots, operators))
+        self.slots = np.arange(slots)
+        drawn = self.raw(rng.integers(0, operators, (2000, slots)))
+        self.mean, self.spread = drawn.mean(), drawn.std()
+
+    def raw(self, vectors: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Sums for vectors (n, slots), before they are scaled."""
+        slots, total = self.slots, np.zeros(len(vectors))
+        for slot in slots:
+            total += self.single[slot, vectors[:, slot]]
+            total += self.pair[slot, vectors[:, slot, None], slots[slot + 1 :], vectors[:, slot + 1 :]].sum(1)
+        return total
+
+    def of(self, vectors: Iterable[Vector]) -> np.ndarray[Any, Any]:
+        """Rewards of vectors, mean 0 and standard deviation 1 over uniform ones."""
+        rewards: np.ndarray[Any, Any] = (self.raw(np.array(list(vectors))) - self.mean) / self.spread
+        return rewards
+
+
+class Table:
+    """All rewards of 8 slots of 3 operators: what is told, and what counts."""
+
+    def __init__(self, kind: str, seed: int, slots: int = 8, operators: int = 3) -> None:
+        self.space = SearchSpace.uniform(slots, operators)
+        vectors = list(itertools.product(range(operators), repeat=slots))
+        smooth = Rewards(slots, operators, seed, interaction=0.3).of(vectors)
+        rough = smooth + 0.5 * np.random.default_rng([seed, 1]).normal(size=len(vectors))
+        self.told: dict[Vector, float] = dict(
+            zip(vectors, (smooth if kind == "smooth" else rough).tolist(), strict=True)
+        )
+        self.true: dict[Vector, float] = dict(
+            zip(vectors, (rough if kind == "rugged" else smooth).tolist(), strict=True)
+        )
+        self.best, self.mean = max(self.true.values()), statistics.fmean(self.true.values())
+
+    def regret(self, vector: Vector) -> float:
+        """What is missing to the best, in distances from the best to the mean."""
+        return (self.best - self.true[vector]) / (self.best - self.mean)
+
+
+@functools.cache
+def table(kind: str, seed: int) -> Table:
+    """A table, made once."""
+    return Table(kind, seed)
+
+
+def short_search(
+    rewards: Table, name: str, seed: int, *, evaluations: int, lot: int, scale: float, offset: float
+) -> dict[str, float]:
+    """One search on a table: ``found`` is the least regret of what was evaluated, ``kept`` that of the best told."""
+    strategy = make_strategy(name, rewards.space, seed=seed)
+    seen: dict[Vector, float] = {}
+    steps = 0
+    while len(seen) < evaluations and steps < STEPS:
+        told = []
+        for proposal in strategy.ask(lot):
+            if proposal.vector not in seen and len(seen) == evaluations:
+                break
+            seen[proposal.vector] = rewards.told[proposal.vector]
+            told.append(proposal)
+        strategy.tell(told, [Result(offset + scale * seen[proposal.vector]) for proposal in told])
+        steps += 1
+    kept = max(seen, key=lambda vector: seen[vector])
+    return {
+        "found": min(map(rewards.regret, seen)),
+        "kept": rewards.regret(kept),
+        "steps": float(steps),
+        "evaluations": float(len(seen)),
+    }
+
+
+def short_searches(
+    seeds: int, evaluations: int, *, kinds: Sequence[str] = KINDS, lot: int = 5, scale: float = 1.0, offset: float = 0.0
+) -> list[dict[str, Any]]:
+    """All strategies on all tables of some kinds: means, standard errors, and how often nar beats the others."""
+    rows = []
+    for kind in kinds:
+        tables = [table(kind, seed) for seed in range(seeds)]
+        runs = {
+            name: [
+                short_search(known, name, seed, evaluations=evaluations, lot=lot, scale=scale, offset=offset)
+                for seed, known in enumerate(tables)
+            ]
+            for name in STRATEGIES
+        }
+        for name in STRATEGIES:
+            pairs = [(nar["found"], other["found"]) for nar, other in zip(runs["nar"], runs[name], strict=True)]
+            wins = statistics.fmean((mine < its) + (mine == its) / 2 for mine, its in pairs)
+            rows.append(
+                {
+                    "table": kind,
+                    "strategy": name,
+                    "lot": lot,
+                    "scale": scale,
+                    "offset": offset,
+                    **{key: mean_and_error([run[key] for run in runs[name]]) for key in ("found", "kept", "steps")},
+                    "evaluations": statistics.fmean(run["evaluations"] for run in runs[name]),
+                    "beaten_by_nar": None if name == "nar" else wins,
+                }
+            )
+            say(f"{kind}, {name}, lots of {lot}, {scale:g} R + {offset:g}")
+    return rows
+
+
+def long_search(name: str, seed: int, budget: float | None, steps: int, lot: int = 5) -> dict[str, float]:
+    """One search with fresh noise; heights of its lots along the way and of its finalists."""
+    space = SearchSpace.uniform(16, 4)
+    if budget is not None:
+        space = space.within(Budget({"macs": budget * space.cost(space.base)["macs"]}))
+    rewards = Rewards(16, 4, seed, interaction=0.15, slope=0.5)
+    rng, sampler = np.random.default_rng([seed, 2]), FeasibleSampler(space)
+    uniform = rewards.of(sampler.draw(rng) for _ in range(500))
+    strategy: Strategy = make_strategy(name, space, seed=seed)
+    found: dict[str, float] = {}
+    for step in range(1, steps + 1):
+        proposals: list[Proposal] = strategy.ask(lot)
+        truth = rewards.of(proposal.vector for proposal in proposals)
+        told = truth + 0.7 * rng.normal(size=lot)
+        metrics = strategy.tell(proposals, [Result(reward) for reward in told.tolist()])
+        for label, share in (("tenth", 0.1), ("half", 0.5), ("end", 1.0)):
+            if step == round(share * steps):
+                found[label] = float((truth.mean() - uniform.mean()) / uniform.std())
+                if "entropy" in metrics:
+                    found[f"entropy_{label}"] = metrics["entropy"]
+    finalists = (rewards.of(strategy.finalists(10)) - uniform.mean()) / uniform.std()
+    return {**found, "first": float(finalists[0]), "best_of_10": float(finalists.max())}
+
+
+def long_searches(seeds: int, steps: int) -> list[dict[str, Any]]:
+    """All strategies with no budget, half the base's cost and a quarter of it."""
+    rows = []
+    for budget, name in itertools.product((None, 0.5, 0.25), STRATEGIES):
+        runs = [long_search(name, seed, budget, steps) for seed in range(seeds)]
+        row = {key: mean_and_error([run[key] for run in runs]) for key in runs[0]}
+        rows.append({"budget": budget, "strategy": name, "steps": steps, **row})
+        say(f"16 slots of 4, budget {budget}, {name}")
+    return rows
+
+
+def mean_and_error(values: Sequence[float]) -> dict[str, float]:
+    """The mean and its standard error."""
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+    return {"mean": statistics.fmean(values), "error": error}
+
+
+def say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def show(number: dict[str, float], digits: int = 3) -> str:
+    return f"{number['mean']:.{digits}f} ± {number['error']:.{digits}f}"
+
+
+def print_table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
+    print(f"\n{title}\n\n| {' | '.join(head)} |\n|{' --- |' * len(head)}")
+    for row in rows:
+        print(f"| {' | '.join(row)} |")
+
+
+def print_all(result: dict[str, Any]) -> None:
+    """The tables of the documentation, in Markdown."""
+
+    def beaten(row: dict[str, Any]) -> str:
+        return "" if row["beaten_by_nar"] is None else f"{100 * row['beaten_by_nar']:.0f} %"
+
+    print_table(
+        f"{result['evaluations']} distinct evaluations in lots of 5, {result['seeds']} tables of each kind",
+        ["table", "strategy", "regret of the best found", "regret of the best told", "lots", "nar finds better"],
+        ([r["table"], r["strategy"], show(r["found"]), show(r["kept"]), f"{r['steps']['mean']:.0f}", beaten(r)]
+         for r in result["main"]),
+    )  # fmt: skip
+    print_table(
+        "Lots of other sizes and rewards of other ranges (regret of the best found)",
+        ["lots of", "told", "table", *STRATEGIES],
+        ([str(lot), f"{scale:g} R + {offset:g}", table, *(show(r["found"]) for r in rows)]
+         for (lot, scale, offset, table), rows in itertools.groupby(
+             result["variants"], lambda r: (r["lot"], r["scale"], r["offset"], r["table"]))),
+    )  # fmt: skip
+    print_table(
+        f"16 slots of 4 operators, noisy rewards, {result['long_steps']} lots of 5, {result['long_seeds']} seeds "
+        "(heights; entropy in nats a decision, 1.39 is uniform)",
+        ["budget", "strategy", "lot at 10 %", "at 50 %", "at the end", "first finalist", "best of 10", "entropy"],
+        ([f"{r['budget']:g}x" if r["budget"] else "none", r["strategy"],
+          *(show(r[key], 2) for key in ("tenth", "half", "end", "first", "best_of_10")),
+          ", ".join(f"{r[f'entropy_{key}']['mean']:.2f}" for key in ("tenth", "half", "end"))
+          if r["strategy"] == "nar" else ""] for r in result["long"]),
+    )  # fmt: skip
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--seeds", type=int, default=20, help="tables of each kind [20]")
+    parser.add_argument("--evaluations", type=int, default=100, help="distinct vectors of a short search [100]")
+    parser.add_argument("--quick", action="store_true", help="a few seeds and steps, to see that it runs")
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    seeds, evaluations = (2, 30) if options.quick else (options.seeds, options.evaluations)
+    long_seeds, long_steps = (2, 10) if options.quick else (max(options.seeds // 2, 2), 150)
+    settings: list[dict[str, Any]] = [{"lot": 1}, {"lot": 10}]
+    settings += [{"scale": 1000.0}, {"scale": 0.001}, {"offset": 1e6}]
+    result = {
+        "seeds": seeds,
+        "evaluations": evaluations,
+        "main": short_searches(seeds, evaluations),
+        "variants": [
+            row for setting in settings for row in short_searches(seeds, evaluations, kinds=SOME, **setting)
+        ],
+        "long_seeds": long_seeds,
+        "long_steps": long_steps,
+        "long": long_searches(long_seeds, long_steps),
+    }  # fmt: skip
+    if options.json:
+        print(json.dumps(result, allow_nan=False))
+    else:
+        print_all(result)
+
+
+if __name__ == "__main__":
+    main()
