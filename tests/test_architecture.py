@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
 from sample_networks import images
 from torch import Tensor, nn
@@ -333,6 +334,11 @@ def test_weights_that_are_not_finite_are_refused(folder: Path) -> None:
     state = dict(base(folder).state_dict())
     state["two.bias"] = torch.full((8,), float("nan"))
     refused(written(folder), "weights_not_finite", weights=saved(state, folder / "nan.safetensors"))
+
+
+def test_a_bound_is_finite() -> None:
+    with pytest.raises(ValidationError, match="finite number"):
+        narfx.Architecture(model="net.py", vector=(0,), max_candidate_params=float("inf"))
 
 
 def test_an_architecture_needs_a_reference(folder: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import logging
 import shutil
 import subprocess
 import sys
@@ -169,7 +170,8 @@ def test_the_architecture_in_it(home: Path, report: dict[str, Any]) -> None:
     text = (home / "out" / "arch.json").read_text()
     values = json.loads(text)
     assert (values["model"], values["vector"], values["weights"]) == ("../net.py", [1, 2], "model.safetensors")
-    assert values["metrics"] == {"top1": 0.5, "params": report["params"], "macs": report["macs"]}
+    # The weights were given beside the architecture, so what its own earned says nothing of these.
+    assert values["metrics"] == {"params": report["params"], "macs": report["macs"]}
     assert values["preprocessing"] == {"mean": [0.5] * 3, "std": [0.25] * 3}
     assert values["input"] == [3, 8, 8]
     assert len(values["sites"]) == 2 and len(values["fingerprint"]) == 16
@@ -419,13 +421,14 @@ def test_a_good_folder_survives_a_failed_replacement(home: Path, tmp_path: Path)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
-def test_an_opset_that_the_exporter_raises_is_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_an_opset_that_the_exporter_raises_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     arch = model_file(tmp_path)
     with pytest.raises(UsageError, match=r"opset 13 was asked for, but torch's exporter wrote \d+") as caught:
         narfx.apply(arch, tmp_path / "out", opset=13)
     assert (caught.value.kind, caught.value.where) == ("opset", "--opset")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["arch.json", "net.py"]
-    assert "Traceback" not in capfd.readouterr().err
+    # The exporter logs a traceback for this, which a terminal would show.
+    assert [record.name for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_what_is_not_ready_is_not_exported(tmp_path: Path) -> None:
