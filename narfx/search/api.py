@@ -14,6 +14,7 @@ from narfx.batchnorm import recalibrate
 from narfx.budget import Budget
 from narfx.compiler import lower
 from narfx.config import validated
+from narfx.errors import UsageError
 from narfx.files import write_json
 from narfx.networks import open_base
 from narfx.paths import find, move, move_model, move_source
@@ -89,6 +90,12 @@ class _Prepared:
     """What a search needs before its first step, all of it checked."""
 
     def __init__(self, config: SearchConfig, device: str, relative_to: Path | None) -> None:
+        if config.pretrain_epochs >= config.epochs:
+            raise UsageError(
+                f"{config.pretrain_epochs} pretrain epochs of {config.epochs} leave the strategy none to learn in",
+                where="--pretrain-epochs",
+                kind="pretrain_epochs",
+            )
         self.device = pick_device(device)
         self.traced: Traced = open_base(config, relative_to=relative_to, seed=config.seed)
         base = self.traced.space

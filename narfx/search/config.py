@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from narfx.networks import NetworkOptions
 from narfx.tasks.options import DataOptions
@@ -40,12 +40,3 @@ class SearchConfig(NetworkOptions, DataOptions):
     weight_decay: float = Field(default=5e-4, ge=0)
     clip: float = Field(default=5.0, gt=0)
     seed: int = Field(default=0, ge=0)
-
-    @model_validator(mode="after")
-    def _strategy_gets_a_turn(self) -> SearchConfig:
-        if self.pretrain_epochs >= self.epochs:
-            raise ValueError(
-                f"pretrain_epochs ({self.pretrain_epochs}) must be fewer than epochs ({self.epochs}), "
-                "or the strategy learns nothing"
-            )
-        return self
