@@ -342,6 +342,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rounds = options.rounds or (5 if options.quick else 200)
     if rounds < 1:
         parser.error(f"--rounds is {rounds}: it is at least 1")
+    if options.check and options.quick:
+        parser.error("--check is about ResNet-18 and many rounds: leave --quick out")
     result = run(rounds, options.quick)
     if options.json:
         print(json.dumps(result, indent=2, allow_nan=False))

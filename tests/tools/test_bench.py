@@ -55,3 +55,9 @@ def test_compares_operators_with_the_convolution_at_a_site(result: Any) -> None:
     macs = {row["operator"]: row["macs_ratio"] for row in result["operators"]}
     # 3x3, 16 to 16 channels: 9·16·16 multiply-accumulates a pixel; 9·16 + 16·16 and 16·16.
     assert macs == {"dwsep3x3": pytest.approx(400 / 2304), "maxpool3x3": pytest.approx(256 / 2304)}
+
+
+def test_a_quick_run_checks_no_promise() -> None:
+    done = subprocess.run([sys.executable, TOOL, "--quick", "--check"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 2
+    assert "leave --quick out" in done.stderr
