@@ -79,7 +79,7 @@ def main() -> None:
     )
     narfx(
         "search", MODEL, "--weights", weights, "--data", "digits", "--strategy", options.strategy,
-        "--budget", "macs<=0.6x", "--epochs", "20", "--pretrain-epochs", "5", "--steps", "20", "--reward-images", "143",
+        "--budget", "macs<=0.35x", "--epochs", "20", "--pretrain-epochs", "5", "--steps", "20", "--reward-images", "143",
         "--t0", "20", "--seed", seed, "--out", str(out / "search"),
     )  # fmt: skip
     arch = str(out / "search" / "arch.json")
@@ -113,7 +113,8 @@ def main() -> None:
     console.print(table)
     used = latency["base"]
     console.print(
-        f"\n{comparison['verdict']}\nlatency against the base's: {used.provider} of onnxruntime, batch {used.batch}, "
+        f"\n{comparison['verdict']}\n"
+        "digits are easy and one test image is 0.0028, so vectors of equal cost differ by little here\nlatency against the base's: {used.provider} of onnxruntime, batch {used.batch}, "
         f"{used.threads} thread; parity: the largest difference from PyTorch over the largest output\n"
         f"the refined network: {out / 'bundles' / 'refined'} (model.py, model.safetensors, model.onnx)\n"
         f"{time.monotonic() - started:.0f} s in all",
