@@ -79,8 +79,8 @@ def main() -> None:
     )
     narfx(
         "search", MODEL, "--weights", weights, "--data", "digits", "--strategy", options.strategy,
-        "--budget", "macs<=0.35x", "--epochs", "20", "--pretrain-epochs", "5", "--steps", "20", "--reward-images", "143",
-        "--t0", "20", "--seed", seed, "--out", str(out / "search"),
+        "--budget", "macs<=0.35x", "--epochs", "20", "--pretrain-epochs", "5", "--steps", "20",
+        "--reward-images", "143", "--t0", "20", "--seed", seed, "--out", str(out / "search"),
     )  # fmt: skip
     arch = str(out / "search" / "arch.json")
     narfx(
@@ -114,7 +114,8 @@ def main() -> None:
     used = latency["base"]
     console.print(
         f"\n{comparison['verdict']}\n"
-        "digits are easy and one test image is 0.0028, so vectors of equal cost differ by little here\nlatency against the base's: {used.provider} of onnxruntime, batch {used.batch}, "
+        "digits are easy, and one test image is 0.0028: vectors of equal cost differ by little here\n"
+        f"latency against the base's: {used.provider} of onnxruntime, batch {used.batch}, "
         f"{used.threads} thread; parity: the largest difference from PyTorch over the largest output\n"
         f"the refined network: {out / 'bundles' / 'refined'} (model.py, model.safetensors, model.onnx)\n"
         f"{time.monotonic() - started:.0f} s in all",

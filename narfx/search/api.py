@@ -21,7 +21,7 @@ from narfx.paths import find, move, move_model, move_source
 from narfx.progress import Reporter, Silent
 from narfx.run import RunFolder, interruptible
 from narfx.search.config import SearchConfig
-from narfx.search.loop import Search, quick_reward, recipe_of
+from narfx.search.loop import Search, quick_reward
 from narfx.search.outcome import Outcome, conclude, front, verdict
 from narfx.search.strategy import make_strategy
 from narfx.space import SearchSpace
@@ -102,7 +102,12 @@ class _Prepared:
         self.space: SearchSpace = base.within(Budget.parse(config.budget, base.cost(base.base)))
         self.strategy = make_strategy(config.strategy, self.space, seed=config.seed, **config.strategy_options)
         self.task: Classification = open_task(
-            config, self.traced.input, seed=config.seed, device=self.device, relative_to=relative_to
+            config,
+            self.traced.input,
+            seed=config.seed,
+            device=self.device,
+            label_smoothing=config.label_smoothing,
+            relative_to=relative_to,
         )
         self.notes = [*self.traced.notes, *self.task.data.notes]
         if config.init == "scratch":
@@ -167,7 +172,7 @@ def _plan(prepared: _Prepared, config: SearchConfig) -> str:
 def _probe(prepared: _Prepared, config: SearchConfig) -> tuple[float, float]:
     """Seconds of one training step and of one reward, data included, the second of two; nothing of the run changes."""
     net = copy.deepcopy(prepared.net)
-    optimizer = sgd(net, recipe_of(config))
+    optimizer = sgd(net, config)
     seconds = (0.0, 0.0)
     with torch.random.fork_rng(devices=[]):
         for _ in range(2):

@@ -8,11 +8,12 @@ from pydantic import Field
 
 from narfx.networks import NetworkOptions
 from narfx.tasks.options import DataOptions
+from narfx.training import Recipe
 
 __all__ = ["SearchConfig"]
 
 
-class SearchConfig(NetworkOptions, DataOptions):
+class SearchConfig(NetworkOptions, DataOptions, Recipe):
     """A search. Learning rates are for SGD with Nesterov momentum and warm restarts (SGDR); times are epochs.
 
     ``epochs`` counts all epochs of shared weights, the ``pretrain_epochs`` on uniform random vectors among them. Each
@@ -33,10 +34,5 @@ class SearchConfig(NetworkOptions, DataOptions):
     finalists: int = Field(default=10, ge=1)
     randoms: int = Field(default=8, ge=8)
     lr: float = Field(default=0.05, gt=0)
-    lr_min: float = Field(default=1e-4, ge=0)
     t0: int = Field(default=10, ge=1)
-    tmult: int = Field(default=2, ge=1)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=5e-4, ge=0)
-    clip: float = Field(default=5.0, gt=0)
     seed: int = Field(default=0, ge=0)

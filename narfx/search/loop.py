@@ -26,23 +26,9 @@ from narfx.seeds import derive, numpy_generator
 from narfx.space import SearchSpace, Vector
 from narfx.supernet import Supernet
 from narfx.tasks.classification import Classification
-from narfx.training import Recipe, check_finite, restore, set_rate, sgd, sgdr, train_step
+from narfx.training import check_finite, restore, set_rate, sgd, sgdr, train_step
 
-__all__ = ["Search", "quick_reward", "recipe_of"]
-
-
-def recipe_of(config: SearchConfig) -> Recipe:
-    """How the shared weights are trained."""
-    return Recipe(
-        epochs=config.epochs,
-        lr=config.lr,
-        lr_min=config.lr_min,
-        t0=config.t0,
-        tmult=config.tmult,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-        clip=config.clip,
-    )
+__all__ = ["Search", "quick_reward"]
 
 
 @dataclass
@@ -69,7 +55,7 @@ class Search:
             RunError: The loss is not finite; the last checkpoint is kept.
         """
         self.net.to(memory_format=torch.channels_last)
-        self.optimizer = sgd(self.net, recipe_of(self.config))
+        self.optimizer = sgd(self.net, self.config)
         for epoch in range(self._restore(), self.config.epochs):
             started = time.monotonic()
             loss = self._train_weights(epoch)
