@@ -27,6 +27,7 @@ class Controller(nn.Module):
     def __init__(
         self,
         space: SearchSpace,
+        *,
         hidden: int,
         tanh_constant: float,
         temperature: float,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from narfx.sampling import FeasibleSampler
+from narfx.search.checks import whole
 from narfx.search.record import Record
 from narfx.search.strategy import Proposal, Result, register_strategy
 from narfx.space import SearchSpace, Vector
@@ -22,7 +23,7 @@ class Evolution:
     """The last ``population`` vectors told are the population; a proposal is a mutated winner of a tournament.
 
     The population is filled with uniform draws first. A mutation gives one slot another operator; one that breaks the
-    budget is made again. A lot is bred from one population, so that a strategy told late only ages more slowly.
+    budget is made again.
 
     Args:
         space: The slots and the budget.
@@ -32,33 +33,36 @@ class Evolution:
     """
 
     def __init__(self, space: SearchSpace, *, seed: int = 0, population: int = 20, tournament: int = 10) -> None:
-        if not 1 <= tournament <= population:
-            raise ValueError(f"tournament is {tournament}, and must lie between 1 and population, {population}")
-        self._space, self._sampler = space, FeasibleSampler(space)
+        self._space = space
+        self._size = whole("population", population, least=1)
+        self._tournament = whole("tournament", tournament, least=1)
+        if self._tournament > self._size:
+            raise ValueError(f"tournament is {tournament}, and must not be above population, {population}")
         self._rng = np.random.default_rng(seed)
         self._record = Record(space)
-        self._size, self._tournament = population, tournament
-        self._population: deque[tuple[Vector, float]] = deque(maxlen=population)
+        self._population: deque[tuple[Vector, float]] = deque(maxlen=self._size)
         self._mutable = [index for index, slot in enumerate(space.slots) if len(slot.legal) > 1]
 
     def ask(self, n: int) -> list[Proposal]:
         """``n`` children of the present population, or uniform draws while it is not full."""
+        # A sampler learns that a budget is tight, and a resumed strategy must not know less: a new one each time.
+        sampler = FeasibleSampler(self._space)
         if len(self._population) < self._size:
-            return [Proposal(self._sampler.draw(self._rng)) for _ in range(n)]
-        return [Proposal(self._mutated(self._parent())) for _ in range(n)]
+            return [Proposal(sampler.draw(self._rng)) for _ in range(n)]
+        return [Proposal(self._mutated(self._parent()) or sampler.draw(self._rng)) for _ in range(n)]
 
     def _parent(self) -> Vector:
         rivals = self._rng.choice(self._size, self._tournament, replace=False)
         return max((self._population[index] for index in rivals), key=lambda member: member[1])[0]
 
-    def _mutated(self, vector: Vector) -> Vector:
+    def _mutated(self, vector: Vector) -> Vector | None:
         for _ in range(_TRIES if self._mutable else 0):
             slot = int(self._rng.choice(self._mutable))
             others = [k for k in self._space.slots[slot].legal if k != vector[slot]]
             child = (*vector[:slot], int(self._rng.choice(others)), *vector[slot + 1 :])
             if self._space.feasible(child):
                 return child
-        return self._sampler.draw(self._rng)
+        return None
 
     def tell(self, proposals: Sequence[Proposal], results: Sequence[Result]) -> dict[str, Any]:
         """Let those told live and the oldest die; returns ``reward``, the lot's mean."""

@@ -13,8 +13,7 @@ __all__ = ["Masks", "Walk", "budget_prior"]
 class Masks:
     """The legality and the budget of a space, prepared for many prefixes at a time.
 
-    What a :class:`Walk` allows is what ``space.allowed`` allows, to the last bit: sums are made by the same Python
-    ``sum`` over the same numbers, only the part behind the prefix is summed once and for all.
+    What a :class:`Walk` allows is what ``space.allowed`` allows, to the last bit.
     """
 
     def __init__(self, space: SearchSpace) -> None:
@@ -22,10 +21,7 @@ class Masks:
         self.legal = np.zeros((self.slots, self.operators), dtype=bool)
         for index, slot in enumerate(space.slots):
             self.legal[index, list(slot.legal)] = True
-        self.bounds = dict(space.budget.bounds)
-        self.fixed = {metric: space.fixed.get(metric, 0) for metric in self.bounds}
-        self.costs = {metric: [slot.costs[metric] for slot in space.slots] for metric in self.bounds}
-        self.rest = {metric: _least_behind(space, metric) for metric in self.bounds}
+        self.bounds = [_Bound(space, metric, bound) for metric, bound in space.budget.bounds.items()]
 
     def walk(self, n: int) -> Walk:
         """``n`` empty prefixes."""
@@ -34,7 +30,7 @@ class Masks:
     def along(self, vectors: NDArray[np.int64]) -> NDArray[np.bool_]:
         """The operators allowed at each step along given vectors: ``(n, slots)`` to ``(n, slots, operators)``.
 
-        A vector's own entries are always allowed to it: it exists, whatever the last digit of a sum says.
+        A vector's own entries are always allowed to it.
         """
         walk = self.walk(len(vectors))
         allowed = np.zeros((*vectors.shape, self.operators), dtype=bool)
@@ -50,32 +46,49 @@ class Walk:
     """Prefixes of vectors that grow together, slot by slot."""
 
     def __init__(self, masks: Masks, n: int) -> None:
-        self._masks, self._n, self._slot = masks, n, 0
-        self._spent: dict[str, list[list[float]]] = {metric: [[] for _ in range(n)] for metric in masks.bounds}
+        self._masks, self._prefixes = masks, np.zeros((n, 0), dtype=np.int64)
+        self._spent = [np.zeros(n) for _ in masks.bounds]
 
     def allowed(self) -> NDArray[np.bool_]:
         """``(n, operators)``: what ``space.allowed`` says for each prefix; a row without any is a dead end."""
-        masks, slot = self._masks, self._slot
-        allowed = np.repeat(masks.legal[slot][None], self._n, axis=0)
-        for metric, bound in masks.bounds.items():
-            spent = np.array([masks.fixed[metric] + sum(costs) for costs in self._spent[metric]])
-            room = bound - spent - masks.rest[metric][slot]
-            allowed &= np.asarray(masks.costs[metric][slot])[None] <= room[:, None]
+        n, slot = self._prefixes.shape
+        allowed = np.repeat(self._masks.legal[slot][None], n, axis=0)
+        for bound, spent in zip(self._masks.bounds, self._spent, strict=True):
+            allowed &= bound.leaves_room(self._prefixes, spent)
         return allowed
 
     def take(self, choices: NDArray[np.int64]) -> None:
         """Let each prefix grow by its choice."""
-        for metric, spent in self._spent.items():
-            here = self._masks.costs[metric][self._slot]
-            for costs, choice in zip(spent, choices.tolist(), strict=True):
-                costs.append(here[choice])
-        self._slot += 1
+        slot = self._prefixes.shape[1]
+        self._spent = [
+            spent + bound.table[slot, choices] for bound, spent in zip(self._masks.bounds, self._spent, strict=True)
+        ]
+        self._prefixes = np.concatenate([self._prefixes, choices[:, None]], axis=1)
 
 
-def _least_behind(space: SearchSpace, metric: str) -> list[float]:
-    """For each slot, the lowest cost of all slots behind it."""
-    least = [min(slot.costs[metric][k] for k in slot.legal) for slot in space.slots]
-    return [sum(least[index + 1 :]) for index in range(len(least))]
+class _Bound:
+    """One bound of a budget."""
+
+    def __init__(self, space: SearchSpace, metric: str, bound: float) -> None:
+        self.bound, self.fixed = bound, space.fixed.get(metric, 0)
+        self.costs = [slot.costs[metric] for slot in space.slots]
+        self.least = [min(slot.costs[metric][k] for k in slot.legal) for slot in space.slots]
+        legal = [[k in slot.legal for k in range(len(space.operators))] for slot in space.slots]
+        self.table = np.where(legal, np.array(self.costs, dtype=float), 0.0)
+        self.rest = [sum(self.least[index + 1 :]) for index in range(len(space))]
+        self.unsure = 1e-9 * (abs(bound) + abs(self.fixed) + float(np.abs(self.table).max(axis=1, initial=0).sum()))
+
+    def leaves_room(self, prefixes: NDArray[np.int64], spent: NDArray[np.float64]) -> NDArray[np.bool_]:
+        """``(n, operators)``: whether the cheapest rest still fits behind each operator."""
+        slot = prefixes.shape[1]
+        excess = (self.fixed + spent)[:, None] + self.table[slot] + self.rest[slot] - self.bound
+        fits: NDArray[np.bool_] = excess <= 0
+        # Where rounding may decide, the sum is made in the very order of `space.allowed`.
+        for row, operator in np.argwhere(np.abs(excess) <= self.unsure).tolist():
+            before = [costs[entry] for costs, entry in zip(self.costs, prefixes[row].tolist(), strict=False)]
+            total = self.fixed + sum([*before, self.costs[slot][operator], *self.least[slot + 1 :]])
+            fits[row, operator] = total <= self.bound
+        return fits
 
 
 def budget_prior(space: SearchSpace) -> NDArray[np.float64]:

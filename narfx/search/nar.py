@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from narfx.sampling import FeasibleSampler
+from narfx.search.checks import number, whole
 from narfx.search.controller import Controller
 from narfx.search.record import Record
 from narfx.search.strategy import Proposal, Result, register_strategy
@@ -58,29 +59,32 @@ class Nar:
         *,
         seed: int = 0,
         hidden: int = 32,
-        lr: float = 0.02,
+        lr: float = 0.03,
         entropy_weight: float = 0.08,
         baseline_decay: float = 0.9,
         tanh_constant: float = 2.5,
         temperature: float = 5.0,
         clip: float = 5.0,
         bias_scale: float = 10.0,
-        redraws: int = 5,
+        redraws: int = 10,
     ) -> None:
-        checks = {"hidden": hidden, "lr": lr, "tanh_constant": tanh_constant, "temperature": temperature, "clip": clip}
-        for name, value in checks.items():
-            if not value > 0:
-                raise ValueError(f"{name} is {value}, and must be above 0")
-        for name, value in {"entropy_weight": entropy_weight, "bias_scale": bias_scale, "redraws": redraws}.items():
-            if not value >= 0:
-                raise ValueError(f"{name} is {value}, and must not be negative")
-        if not 0 <= baseline_decay < 1:
-            raise ValueError(f"baseline_decay is {baseline_decay}, and must lie in [0, 1)")
-        self._space, self._lr, self._clip, self._redraws = space, lr, clip, redraws
-        self._entropy_weight, self._decay = entropy_weight, baseline_decay
+        self._space = space
+        self._lr, self._clip = number("lr", lr, above=0), number("clip", clip, above=0)
+        self._entropy_weight = number("entropy_weight", entropy_weight, least=0)
+        self._decay = number("baseline_decay", baseline_decay, least=0)
+        if self._decay >= 1:
+            raise ValueError(f"baseline_decay is {baseline_decay}, and must be below 1")
+        self._redraws = whole("redraws", redraws, least=0)
         self._generator = torch.Generator().manual_seed(seed)
-        self._controller = Controller(space, hidden, tanh_constant, temperature, bias_scale, self._generator)
-        self._optimizer = torch.optim.Adam(self._controller.parameters(), lr=lr, betas=(0.0, 0.999))
+        self._controller = Controller(
+            space,
+            hidden=whole("hidden", hidden, least=1),
+            tanh_constant=number("tanh_constant", tanh_constant, above=0),
+            temperature=number("temperature", temperature, above=0),
+            bias_scale=number("bias_scale", bias_scale, least=0),
+            generator=self._generator,
+        )
+        self._optimizer = torch.optim.Adam(self._controller.parameters(), lr=self._lr, betas=(0.0, 0.999))
         self._record = Record(space)
         self._baseline: float | None = None
         self._variance = self._weight = 0.0
@@ -159,14 +163,14 @@ class Nar:
         tries = 1 + self._redraws
         found: list[Vector] = []
         for _ in range(_ROUNDS):
+            if len(found) == n:
+                return found
             drawn, _ = self._controller.draw((n - len(found)) * tries, generator)
             rows = [tuple(row) for row in drawn.tolist()]
             for start in range(0, len(rows), tries):
                 feasible = [vector for vector in rows[start : start + tries] if self._space.feasible(vector)]
                 new = (vector for vector in feasible if vector not in self._record and vector not in found)
                 found += [next(new, feasible[0])] if feasible else []
-            if len(found) == n:
-                return found
         # Bounds that can be met one by one but hardly together: the policy runs into dead ends.
         sampler = FeasibleSampler(self._space)
         rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -16,43 +17,46 @@ from narfx.space import SearchSpace, Vector
 __all__ = ["RandomSearch"]
 
 _TRIES = 50
-_LISTED = 100_000
+_LISTED = 20_000
 
 
 class RandomSearch:
     """Uniform draws without repetition, the baseline that every search has to beat.
 
-    In a space of up to 100,000 legal vectors none is proposed twice before all have been; in a larger one only where
+    In a space of up to 20,000 legal vectors none is proposed twice before all have been; in a larger one only where
     the budget leaves so few that fifty draws in a row met none that is new.
     """
 
     def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
-        self._space, self._sampler = space, FeasibleSampler(space)
+        self._space = space
         self._rng = np.random.default_rng(seed)
         self._record = Record(space)
         self._asked: dict[Vector, None] = {}
 
     def ask(self, n: int) -> list[Proposal]:
         """``n`` uniform draws."""
-        return [Proposal(self._draw()) for _ in range(n)]
+        # A sampler learns that a budget is tight, and a resumed strategy must not know less: a new one each time.
+        draw = self._listed if self._space.size <= _LISTED else partial(FeasibleSampler(self._space).draw, self._rng)
+        return [Proposal(self._new(draw)) for _ in range(n)]
 
-    def _draw(self) -> Vector:
+    def _new(self, draw: Callable[[], Vector]) -> Vector:
         for _ in range(_TRIES):
-            vector = self._sampler.draw(self._rng)
+            vector = draw()
             if vector not in self._asked:
                 break
-        else:
-            left = self._left()
-            vector = left[int(self._rng.integers(len(left)))] if left else vector
         self._asked[vector] = None
         return vector
 
-    def _left(self) -> list[Vector]:
-        """What was never proposed, where the space is small enough to list."""
-        if self._space.size > _LISTED:
-            return []
+    @cached_property
+    def _feasible(self) -> list[Vector]:
         everything = itertools.product(*(slot.legal for slot in self._space.slots))
-        return [vector for vector in everything if vector not in self._asked and self._space.feasible(vector)]
+        return [vector for vector in everything if self._space.feasible(vector)]
+
+    def _listed(self) -> Vector:
+        left = self._feasible
+        if len(left) // 2 < len(self._asked) < len(left):
+            left = [vector for vector in left if vector not in self._asked]
+        return left[int(self._rng.integers(len(left)))]
 
     def tell(self, proposals: Sequence[Proposal], results: Sequence[Result]) -> dict[str, Any]:
         """Remember the rewards; returns ``reward``, the lot's mean."""
