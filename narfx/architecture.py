@@ -6,14 +6,14 @@ import difflib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator
 
 from narfx.config import validated
 from narfx.errors import UsageError
 from narfx.files import read_json, write_json
 from narfx.space import SearchSpace, Vector
 
-__all__ = ["DEFAULT_OPERATORS", "Architecture", "Preprocessing"]
+__all__ = ["DEFAULT_OPERATORS", "Architecture", "Preprocessing", "SpaceOptions"]
 
 DEFAULT_OPERATORS = ("base", "dwsep3x3", "maxpool3x3", "avgpool3x3")
 
@@ -27,23 +27,49 @@ class Preprocessing(BaseModel):
     std: tuple[float, ...]
 
 
-class Architecture(BaseModel):
+class SpaceOptions(BaseModel):
+    """What of a model may be refined; the same fields, with the same defaults, wherever a space is described."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    granularity: Literal["conv", "block"] = "conv"
+    operators: tuple[str, ...] = DEFAULT_OPERATORS
+    kernels: tuple[StrictInt, ...] = (3,)
+    max_candidate_params: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    include_first: bool = False
+
+    @field_validator("operators")
+    @classmethod
+    def _base_first(cls, operators: tuple[str, ...]) -> tuple[str, ...]:
+        if not operators or operators[0] != "base" or len(set(operators)) != len(operators):
+            raise ValueError(
+                f"the list starts with base and names each operator once, not {', '.join(operators) or 'nothing'}"
+            )
+        return operators
+
+    @field_validator("kernels")
+    @classmethod
+    def _odd(cls, kernels: tuple[int, ...]) -> tuple[int, ...]:
+        if not kernels or any(kernel not in (3, 5, 7) for kernel in kernels):
+            raise ValueError(f"sites have a kernel of 3, 5 or 7, not {', '.join(map(str, kernels)) or 'none'}")
+        return tuple(sorted(set(kernels)))
+
+    def of_space(self) -> dict[str, Any]:
+        """These fields alone, of whatever record holds them."""
+        return {name: getattr(self, name) for name in SpaceOptions.model_fields}
+
+
+class Architecture(SpaceOptions):
     """A base model and an operator vector; by hand it needs only ``model`` and ``vector``.
 
     ``input`` is one sample's shape, channels first; absent means what the model's origin states, else (3, 224, 224).
     ``sites`` are the lines that ``fingerprint`` was made of, kept so that a difference can be shown.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
     version: Literal[1] = 1
     model: str
     vector: tuple[StrictInt, ...]
-    granularity: Literal["conv", "block"] = "conv"
-    operators: tuple[str, ...] = DEFAULT_OPERATORS
     input: tuple[StrictInt, StrictInt, StrictInt] | None = None
-    max_candidate_params: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    include_first: bool = False
     weights: str | None = None
     fingerprint: str | None = None
     sites: tuple[str, ...] = ()
@@ -64,7 +90,9 @@ class Architecture(BaseModel):
 
     def save(self, path: Path | str) -> None:
         """Write ``arch.json`` whole or not at all; it holds no time, host or absolute path of narfx's own making."""
-        write_json(Path(path), self.model_dump(mode="json", exclude_none=True))
+        values = self.model_dump(mode="json", exclude_none=True)
+        first = ("version", "model", "vector")  # what a person looks for stands on top
+        write_json(Path(path), {key: values[key] for key in first} | values)
 
     def check(self, space: SearchSpace) -> Vector:
         """The vector, proven legal in ``space`` and meant for it.

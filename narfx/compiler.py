@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
-from narfx.architecture import DEFAULT_OPERATORS
+from narfx.architecture import DEFAULT_OPERATORS, SpaceOptions
+from narfx.config import validated
 from narfx.cost import GraphCost, shapes_and_cost
 from narfx.errors import NothingToRefineError, UsageError
 from narfx.operators import get_operator, operator_cost
@@ -27,6 +28,7 @@ def trace(
     granularity: str = "conv",
     *,
     operators: Sequence[str] = DEFAULT_OPERATORS,
+    kernels: Sequence[int] = (3,),
     max_candidate_params: float = 1.0,
     include_first: bool = False,
     reference: str | None = None,
@@ -38,6 +40,7 @@ def trace(
         input: One sample's shape: channels, height, width.
         granularity: ``"conv"`` for one slot a convolution, ``"block"`` for one slot a residual block.
         operators: The list that a vector's entries index; the first is ``base``.
+        kernels: The square kernel sizes that make a site: 3, 5 and 7.
         max_candidate_params: An operator with more parameters than this times the site's own call is not offered.
         include_first: Whether the network's first convolution may be refined.
         reference: How the model is named in an ``arch.json``.
@@ -46,11 +49,25 @@ def trace(
         UsageError: The model cannot be traced, does not accept the input, or an option is wrong.
         NothingToRefineError: The trace holds no site with a choice; the message says why for the first few.
     """
-    _check_options(input, granularity, operators)
+    _check_input(input)
+    options = validated(
+        SpaceOptions,
+        {
+            "granularity": granularity,
+            "operators": tuple(operators),
+            "kernels": tuple(kernels),
+            "max_candidate_params": max_candidate_params,
+            "include_first": include_first,
+        },
+        "trace",
+        kind="bad_option",
+    )
+    for name in options.operators[1:]:
+        get_operator(name)
     traced = trace_graph(model)
     note_training_difference(model, traced)
     cost = shapes_and_cost(traced.graph_module, input)
-    found, skipped = find_sites(traced.graph_module, cost.shapes, include_first=include_first)
+    found, skipped = find_sites(traced.graph_module, cost.shapes, kernels=options.kernels, include_first=include_first)
     skipped = [*traced.opaque, *skipped]
     groups = _group(traced.graph_module, found, granularity, traced.notes)
     slots = []
@@ -77,10 +94,8 @@ def trace(
         skipped=tuple(skipped),
         notes=tuple(traced.notes),
         input=input,
-        granularity=granularity,
+        options=options,
         cost={"params": cost.params, "macs": cost.macs},
-        max_candidate_params=max_candidate_params,
-        include_first=include_first,
         model=reference,
     )
 
@@ -103,25 +118,13 @@ def lower(net: Supernet, vector: Sequence[int]) -> fx.GraphModule:
         net.set_vector(before)
 
 
-def _check_options(input: Sequence[int], granularity: str, operators: Sequence[str]) -> None:
+def _check_input(input: Sequence[int]) -> None:
     if len(input) != 3 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in input):
         raise UsageError(
             f"the input is channels, height and width, three positive integers, not {input!r}",
             where="--input",
             kind="input_shape",
         )
-    if granularity not in ("conv", "block"):
-        raise UsageError(
-            f"granularity is conv or block, not {granularity!r}", where="--granularity", kind="granularity"
-        )
-    if not operators or operators[0] != "base" or len(set(operators)) != len(operators):
-        raise UsageError(
-            "the list of operators starts with base and names each operator once, not " + ", ".join(operators),
-            where="operators",
-            kind="operators",
-        )
-    for name in operators[1:]:
-        get_operator(name)
 
 
 def _group(

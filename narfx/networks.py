@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, fx, nn
 
-from narfx.architecture import DEFAULT_OPERATORS, Architecture
+from narfx.architecture import Architecture, SpaceOptions
 from narfx.compiler import lower, trace
 from narfx.errors import UsageError
 from narfx.model_ref import default_input, load_model
@@ -22,18 +21,12 @@ __all__ = ["Lowered", "NetworkOptions", "open_architecture", "open_base"]
 _DEFAULT_INPUT = (3, 224, 224)
 
 
-class NetworkOptions(BaseModel):
+class NetworkOptions(SpaceOptions):
     """Which model, and what of it may be refined; the fields are those of an ``arch.json``."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     model: str
     weights: str | None = None
     input: tuple[int, int, int] | None = None
-    granularity: str = "conv"
-    operators: tuple[str, ...] = DEFAULT_OPERATORS
-    max_candidate_params: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    include_first: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,11 +52,8 @@ def open_base(options: NetworkOptions, *, relative_to: Path | None = None, seed:
     return trace(
         model,
         input=options.input or default_input(options.model, relative_to=relative_to) or _DEFAULT_INPUT,
-        granularity=options.granularity,
-        operators=options.operators,
-        max_candidate_params=options.max_candidate_params,
-        include_first=options.include_first,
         reference=options.model,
+        **options.of_space(),
     )
 
 
@@ -78,14 +68,7 @@ def open_architecture(
     Raises:
         UsageError: The architecture does not fit the model, or the weights fit neither network.
     """
-    options = NetworkOptions(
-        model=architecture.model,
-        input=architecture.input,
-        granularity=architecture.granularity,
-        operators=architecture.operators,
-        max_candidate_params=architecture.max_candidate_params,
-        include_first=architecture.include_first,
-    )
+    options = NetworkOptions(model=architecture.model, input=architecture.input, **architecture.of_space())
     traced = open_base(options, relative_to=relative_to, seed=seed)
     vector = architecture.check(traced.space)
     started = sum(1 for entry in vector if entry)

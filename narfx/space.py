@@ -15,7 +15,7 @@ from typing import Literal
 from narfx.budget import Budget
 from narfx.errors import InfeasibleBudgetError, UsageError
 
-__all__ = ["Cost", "SearchSpace", "Site", "Skipped", "Slot", "Vector", "feasible_vector"]
+__all__ = ["Cost", "SearchSpace", "Site", "Skip", "Skipped", "Slot", "Vector", "feasible_vector"]
 
 Vector = tuple[int, ...]
 Cost = Mapping[str, float]
@@ -74,8 +74,24 @@ class Skipped:
 
 
 @dataclass(frozen=True)
+class Skip:
+    """A possible skip of the skip domain: the output of node ``source`` is added at node ``target``.
+
+    Nodes are the convolutions on the main path, counted from 1; node 0 is what feeds node 1. ``base`` says whether
+    the base network has this skip.
+    """
+
+    source: int
+    target: int
+    base: bool = False
+
+
+@dataclass(frozen=True)
 class Slot:
-    """A set of sites that share one choice.
+    """A set of sites that share one choice, or a skip that is there or not.
+
+    A slot with a ``skip`` has no sites and two choices: 0 is as the base has it, 1 the other way (closed, where the
+    base has it open). So a vector of zeros is the base in every space.
 
     ``legal`` holds the operator indices that may stand here (0, the base, always among them), ``refused`` the reason
     for each of the others, and ``costs`` the absolute cost of the slot's sites for each metric by operator index
@@ -87,11 +103,15 @@ class Slot:
     legal: tuple[int, ...]
     refused: Mapping[int, str]
     costs: Mapping[str, tuple[float, ...]]
+    skip: Skip | None = None
 
 
 @dataclass(frozen=True)
 class SearchSpace:
     """The slots with their legal operators and costs: everything that a strategy sees.
+
+    Where the skip domain is searched, one slot a possible skip stands behind the slots of operators, so that one
+    vector holds both and every strategy, budget and mask covers both.
 
     ``fixed`` is the cost of all that no slot can change, so that ``cost`` is the cost of the whole network.
     """
@@ -102,15 +122,58 @@ class SearchSpace:
     budget: Budget = field(default_factory=Budget)
 
     @classmethod
-    def uniform(cls, slots: int, operators: int) -> SearchSpace:
-        """A space without a model: every operator legal at every slot, costs 1 for the base down to 0."""
+    def uniform(cls, slots: int, operators: int, *, skips: bool = False) -> SearchSpace:
+        """A space without a model: every operator legal at every slot, costs 1 for the base down to 0.
+
+        With ``skips`` the slots are the nodes of a chain, and every pair (t, j) with 1 <= t <= j - 2 is a possible
+        skip that the base does not have and that costs nothing.
+        """
         names = ("base", *(f"op{index}" for index in range(1, operators)))
         step = 1.0 / max(operators - 1, 1)
         costs = {"macs": tuple(1.0 - step * index for index in range(operators))}
-        return cls(names, tuple(Slot(f"slot{i}", (), tuple(range(operators)), {}, costs) for i in range(slots)))
+        chosen = [Slot(f"slot{i}", (), tuple(range(operators)), {}, costs) for i in range(slots)]
+        pairs = [(t, j) for j in range(1, slots + 1) for t in range(1, j - 1)] if skips else []
+        free = {"macs": (0.0, 0.0)}
+        opened = [Slot(f"skip {t}->{j}", (), (0, 1), {}, free, Skip(t, j)) for t, j in pairs]
+        return cls(names, (*chosen, *opened))
 
     def __len__(self) -> int:
         return len(self.slots)
+
+    @property
+    def skip_slots(self) -> tuple[int, ...]:
+        """The indices of the slots that are skips; they stand behind all others, ordered by target, then source."""
+        return tuple(index for index, slot in enumerate(self.slots) if slot.skip is not None)
+
+    def split(self, vector: Sequence[int]) -> tuple[Vector, tuple[tuple[int, int], ...] | None]:
+        """A legal vector as its operator entries and the skips (t, j) that are open.
+
+        The skips are ``None`` in a space without the skip domain: then they are the base's.
+        """
+        operators = tuple(entry for entry, slot in zip(vector, self.slots, strict=True) if slot.skip is None)
+        pairs = [(slot.skip, entry) for entry, slot in zip(vector, self.slots, strict=True) if slot.skip is not None]
+        if not pairs:
+            return operators, None
+        return operators, tuple((skip.source, skip.target) for skip, entry in pairs if skip.base != bool(entry))
+
+    def join(self, operators: Sequence[int], skips: Iterable[Sequence[int]] | None) -> Vector:
+        """The vector of these operator entries and open skips; the inverse of ``split``.
+
+        Raises:
+            UsageError: A skip is not one of the space's; the entries themselves are checked by ``validate``.
+        """
+        known = {(slot.skip.source, slot.skip.target): slot.skip for slot in self.slots if slot.skip is not None}
+        if skips is None:
+            return (*operators, *(0 for _ in known))
+        opened = {tuple(pair) for pair in skips}
+        for pair in sorted(opened - known.keys()):
+            raise UsageError(
+                f"{list(pair)} is no possible skip of this network"
+                + (f": the first is {list(next(iter(known)))}" if known else ": its skip domain is empty"),
+                where="skips",
+                kind="unknown_skip",
+            )
+        return (*operators, *(int(skip.base != (pair in opened)) for pair, skip in known.items()))
 
     @property
     def sites(self) -> tuple[Site, ...]:

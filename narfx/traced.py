@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import fx
 
-from narfx.architecture import Architecture
+from narfx.architecture import Architecture, SpaceOptions
 from narfx.errors import NothingToRefineError, UsageError
 from narfx.operators import operator_cost
 from narfx.space import SearchSpace, Skipped
@@ -25,10 +25,8 @@ class Traced:
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
     input: tuple[int, int, int]
-    granularity: str
+    options: SpaceOptions
     cost: dict[str, int]
-    max_candidate_params: float
-    include_first: bool
     model: str | None = field(default=None)
 
     def architecture(self, vector: Sequence[int], **known: Any) -> Architecture:
@@ -46,13 +44,10 @@ class Traced:
         return Architecture(
             model=self.model,
             vector=checked,
-            granularity="block" if self.granularity == "block" else "conv",
-            operators=self.space.operators,
             input=self.input,
-            max_candidate_params=self.max_candidate_params,
-            include_first=self.include_first,
             fingerprint=self.space.fingerprint(),
             sites=tuple(self.space.lines()),
+            **self.options.of_space(),
             **known,
         )
 
@@ -96,7 +91,7 @@ class Traced:
         return {
             "model": self.model,
             "input": list(self.input),
-            "granularity": self.granularity,
+            "granularity": self.options.granularity,
             **self.cost,
             "operators": list(self.space.operators),
             "slots": len(self.space),

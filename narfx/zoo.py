@@ -85,7 +85,8 @@ def _timm(name: str) -> ZooModel:
     if not timm.is_model(name):
         _check_name("timm", name, timm.list_models())
     config = timm.get_pretrained_cfg(name)
-    shape = tuple(config.input_size) if config is not None else None
+    channels, height, width = config.input_size if config is not None else (3, 224, 224)
+    shape = (int(channels), int(height), int(width))
     return ZooModel(timm.create_model, {"model_name": name, "pretrained": False}, shape)
 
 

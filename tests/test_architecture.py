@@ -69,7 +69,7 @@ def refused(path: Path, kind: str, **options: Any) -> UsageError:
 def test_a_model_and_a_vector_are_enough(folder: Path) -> None:
     lowered = opened(written(folder))
     assert lowered.traced.input == (3, 8, 8)
-    assert lowered.traced.granularity == "conv"
+    assert lowered.traced.options.granularity == "conv"
     assert lowered.weights == "none given: the base as net.py builds it; operators at 1 slot warm-started, not trained"
     assert [name for name, _ in lowered.network.get_submodule("one").named_children()] == ["depthwise", "pointwise"]
 
@@ -170,7 +170,7 @@ def test_numbers_that_are_not_finite_are_refused(folder: Path, number: str) -> N
             "operator 1 (conv5x5) is not legal at slot 1 (two): it has 1,608 parameters, more than 1 times",
         ),
         ({"operators": ["base", "conv4x4"], "vector": [0, 0]}, "unknown_operator", "unknown operator 'conv4x4'"),
-        ({"operators": [], "vector": [0, 0]}, "operators", "starts with base"),
+        ({"operators": [], "vector": [0, 0]}, "malformed_architecture", "starts with base"),
         ({"input": [3, 0, 8]}, "input_shape", "three positive integers"),
         ({"input": [1, 8, 8]}, "input_shape", "does not accept an input of 1,8,8"),
         ({"model": "other.py"}, "missing_file", "there is no model file other.py"),

@@ -91,7 +91,7 @@ def test_trace_prints_a_table_and_json(run: Run) -> None:
         (["trace", "gone.py"], 2, "missing_file"),
         (["trace", "net.py", "--input", "3,8"], 2, "input_shape"),
         (["trace", "net.py", "--input", "3,8,8"], 2, "input_shape"),
-        (["trace", "net.py", "--input", "1,8,8", "--granularity", "cell"], 2, "granularity"),
+        (["trace", "net.py", "--input", "1,8,8", "--granularity", "cell"], 2, "bad_config"),
         (["trace", "net.py", "--input", "1,8,8", "--operators", "base,conv9x9"], 2, "unknown_operator"),
         (["trace", "net.py", "--input", "1,8,8", "--max-candidate-params", "much"], 2, "bad_config"),
         (["trace", "net.py", "--input", "1,8,8", "--device", "cuda:77"], 2, "no_device"),

@@ -26,14 +26,14 @@ def traced(request: pytest.FixtureRequest, model: nn.Module) -> narfx.Traced:
 
 
 def vector_of(traced: narfx.Traced) -> tuple[int, ...]:
-    return CONV if traced.granularity == "conv" else BLOCK
+    return CONV if traced.options.granularity == "conv" else BLOCK
 
 
 def test_slots(traced: narfx.Traced) -> None:
-    assert len(traced.space) == {"conv": 16, "block": 8}[traced.granularity]
+    assert len(traced.space) == {"conv": 16, "block": 8}[traced.options.granularity]
     assert len(traced.space.sites) == 16
     names = [f"layer{stage}.{block}" for stage in (1, 2, 3, 4) for block in (0, 1)]
-    if traced.granularity == "conv":
+    if traced.options.granularity == "conv":
         names = [f"{name}.conv{index}" for name in names for index in (1, 2)]
     assert [slot.name for slot in traced.space.slots] == names
     assert all(slot.legal == (0, 1, 2, 3) for slot in traced.space.slots)
@@ -48,7 +48,7 @@ def test_cost_of_the_base(traced: narfx.Traced) -> None:
 
 def test_cost_of_the_papers_vector(traced: narfx.Traced) -> None:
     params, macs, saving = {"conv": (9_266_408, 1.456e9, -0.20), "block": (11_625_128, 1.612e9, -0.11)}[
-        traced.granularity
+        traced.options.granularity
     ]
     cost, base = traced.space.cost(vector_of(traced)), traced.cost
     assert cost["params"] == params

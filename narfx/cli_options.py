@@ -1,0 +1,181 @@
+"""Options that several verbs share, each said once, and how a verb takes a group of them."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import typer
+
+from narfx.console import parse_input
+from narfx.errors import UsageError
+
+__all__ = [
+    "COMMON", "DATA", "MODEL", "NETWORK", "RECIPE", "RUN", "WEIGHTS", "given", "resumes", "takes", "values",
+]  # fmt: skip
+
+F = TypeVar("F", bound=Callable[..., None])
+Group = Mapping[str, tuple[Any, Any]]
+"""Name of a parameter: its annotation for typer, and its default."""
+
+
+def _text(help: str, *names: str) -> tuple[Any, None]:
+    return Annotated[str | None, typer.Option(*names, help=help)], None
+
+
+def _whole(help: str) -> tuple[Any, None]:
+    return Annotated[int | None, typer.Option(help=help)], None
+
+
+def _number(help: str) -> tuple[Any, None]:
+    return Annotated[float | None, typer.Option(help=help)], None
+
+
+def _flag(name: str, help: str, *short: str) -> tuple[Any, bool]:
+    return Annotated[bool, typer.Option(name, *short, help=help)], False
+
+
+MODEL = Annotated[str, typer.Argument(help="file.py[:factory], module:factory, torchvision:, timm: or narfx:NAME.")]
+
+COMMON: Group = {
+    "seed": (Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Of every random draw [0].")], None),
+    "device": (Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")], "auto"),
+    "json": _flag("--json", "One JSON object on standard output, all else on standard error."),
+    "quiet": _flag("--quiet", "Results and errors only.", "-q"),
+    "verbose": _flag("--verbose", "A traceback with an internal error.", "-v"),
+}
+
+WEIGHTS: Group = {"weights": _text("A state dict: safetensors, or .pt read with weights_only.")}
+
+NETWORK: Group = {
+    "input": _text("One sample: channels,height,width."),
+    "granularity": _text("conv: a slot a convolution; block: a slot a residual block."),
+    "operators": _text("The list that vectors index, base first, with commas."),
+    "kernels": _text("The kernel sizes that make a site, of 3,5,7 [3]."),
+    "max_candidate_params": _text("The most parameters of an operator, in those of the site's own call [1.0x]."),
+    "include_first": (
+        Annotated[bool | None, typer.Option("--include-first", help="Let the first convolution be refined too.")],
+        None,
+    ),
+    **WEIGHTS,
+}
+
+DATA: Group = {
+    "val_data": _text("Validation data of their own, in any of these forms."),
+    "data_fraction": _number("The share of the training part that is used [1.0]."),
+    "val_fraction": _number("The share held out for validation [0.1]."),
+    "augment": _text("none, crop, flip or crop-flip [what suits the data]."),
+    "batch_size": _whole("Images in a training batch [128]."),
+}
+
+RECIPE: Group = {
+    "epochs": _whole("Epochs of training."),
+    "lr": _number("The highest learning rate of a cycle."),
+    "lr_min": _number("The lowest learning rate of a cycle."),
+    "t0": _whole("Epochs of the first SGDR cycle."),
+    "tmult": _whole("How much longer each further cycle is."),
+    "weight_decay": _number("On all parameters that a step uses."),
+    "label_smoothing": _number("Of the training loss [0]."),
+}
+
+RUN: Group = {
+    "config": (Annotated[Path | None, typer.Option(help="A run's config.json; options given beside it win.")], None),
+    "resume": _flag("--resume", "Go on with the run in --out."),
+    "overwrite": _flag("--overwrite", "Replace a folder that is not empty, as a whole."),
+}
+
+
+def takes(*groups: Group) -> Callable[[F], F]:
+    """Give a verb that ends in ``**given`` the parameters of these groups behind its own."""
+
+    def extend(verb: F) -> F:
+        own = [
+            parameter
+            for parameter in inspect.signature(verb, eval_str=True).parameters.values()
+            if parameter.kind is not inspect.Parameter.VAR_KEYWORD
+        ]
+        shared = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+            for group in groups
+            for name, (annotation, default) in group.items()
+        ]
+        parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + shared
+        verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return verb
+
+    return extend
+
+
+def given(options: Mapping[str, Any]) -> dict[str, Any]:
+    """What the user gave of a configuration's fields, read; the rest has its default in the configuration.
+
+    The options of the verb's own conduct (``--json``, ``--resume``, ...) are no fields.
+    """
+    fields = {key: value for key, value in options.items() if key not in {**COMMON, **RUN} or key == "seed"}
+    if "input" in fields:
+        fields["input"] = parse_input(fields["input"])
+    if fields.get("operators"):
+        fields["operators"] = _names(fields["operators"])
+    if fields.get("kernels"):
+        fields["kernels"] = _integers(fields["kernels"], "--kernels")
+    if fields.get("max_candidate_params"):
+        fields["max_candidate_params"] = fields["max_candidate_params"].removesuffix("x")
+    return {key: value for key, value in fields.items() if value not in (None, {})}
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(","))
+
+
+def _integers(text: str, option: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError as error:
+        raise UsageError(
+            f"{option} is a list of whole numbers, not {text!r}", where=option, kind="list_syntax"
+        ) from error
+
+
+def values(config: Path | None, fields: dict[str, Any], *needed: str) -> dict[str, Any]:
+    """The options that were given over those of a config file, whose paths are made to start at the working folder."""
+    from narfx.files import read_json
+    from narfx.paths import move, move_model, move_source
+
+    read: dict[str, Any] = {}
+    if config is not None:
+        read = read_json(config)
+        if not isinstance(read, dict):
+            raise UsageError(f"{config} is not a JSON object", where=str(config), kind="bad_config")
+        moves = {
+            "model": move_model,
+            "target": move_model,
+            "weights": move,
+            "data": move_source,
+            "val_data": move_source,
+        }
+        for key, moved in moves.items():
+            if isinstance(read.get(key), str) and key not in fields:
+                read[key] = moved(read[key], Path.cwd(), start=config.parent)
+    together = read | fields
+    for key in needed:
+        if key not in together:
+            option = "--data SOURCE" if key == "data" else "a MODEL" if key == "model" else "an arch.json"
+            raise UsageError(f"{option} is missing", where=key, kind="missing_option")
+    return together
+
+
+def resumes(options: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
+    """Whether a verb is to go on with a run; options that a resumed run would not heed are refused."""
+    if not options["resume"]:
+        return False
+    named = [*([f"--{key}" for key in ("config", "overwrite") if options[key]]), *fields]
+    if named:
+        raise UsageError(
+            f"--resume takes all from the run in --out: leave out {', '.join(named)}",
+            where="--resume",
+            kind="resume_options",
+        )
+    return True
