@@ -143,6 +143,9 @@ def default_input(ref: str | ModelRef, *, relative_to: Path | None = None) -> Sh
         return _stated_input(ref.name, relative_to)
     shape = find_model(ref.kind, ref.name, ref.arguments).input_shape if ref.kind in ZOOS else None
     channels = ref.arguments.get("in_channels", ref.arguments.get("in_chans"))
+    side = ref.arguments.get("size") if ref.kind == "narfx" else None
+    if shape is not None and isinstance(side, int):
+        shape = (shape[0], side, side)
     return (channels, *shape[1:]) if shape is not None and isinstance(channels, int) else shape
 
 

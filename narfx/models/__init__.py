@@ -1,7 +1,8 @@
 """The base networks that narfx brings along, by the name behind ``narfx:``.
 
 A further base is one entry here: a factory whose arguments all have defaults (``num_classes`` and ``in_channels`` among
-them where they make sense) and the shape of one sample that the defaults are made for.
+them where they make sense, and ``size`` where a network is made for one height and width of the image) and the shape of
+one sample that the defaults are made for.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from narfx.models.chain import chain12
+from narfx.models.lresnet_ir import lresnet10e_ir, lresnet50e_ir, lresnet_ir
 from narfx.models.resnet_cifar import resnet8, resnet18_cifar, resnet20, resnet20_wide, resnet_cifar, resnet_digits
 
 __all__ = ["MODELS", "ModelEntry"]
@@ -31,6 +34,10 @@ class ModelEntry:
 
 
 MODELS: dict[str, ModelEntry] = {
+    "chain12": ModelEntry(chain12, (3, 32, 32)),
+    "lresnet10e_ir": ModelEntry(lresnet10e_ir, (3, 112, 112)),
+    "lresnet50e_ir": ModelEntry(lresnet50e_ir, (3, 112, 112)),
+    "lresnet_ir": ModelEntry(lresnet_ir, (3, 112, 112)),
     "resnet8": ModelEntry(resnet8, (3, 32, 32)),
     "resnet18_cifar": ModelEntry(resnet18_cifar, (3, 32, 32)),
     "resnet20": ModelEntry(resnet20, (3, 32, 32)),
