@@ -34,14 +34,14 @@ class ModelEntry:
 
 
 MODELS: dict[str, ModelEntry] = {
-    "chain12": ModelEntry(chain12, (3, 32, 32)),
-    "lresnet10e_ir": ModelEntry(lresnet10e_ir, (3, 112, 112)),
-    "lresnet50e_ir": ModelEntry(lresnet50e_ir, (3, 112, 112)),
-    "lresnet_ir": ModelEntry(lresnet_ir, (3, 112, 112)),
     "resnet8": ModelEntry(resnet8, (3, 32, 32)),
     "resnet18_cifar": ModelEntry(resnet18_cifar, (3, 32, 32)),
     "resnet20": ModelEntry(resnet20, (3, 32, 32)),
     "resnet20_wide": ModelEntry(resnet20_wide, (3, 32, 32)),
     "resnet_cifar": ModelEntry(resnet_cifar, (3, 32, 32)),
     "resnet_digits": ModelEntry(resnet_digits, (1, 8, 8)),
+    "chain12": ModelEntry(chain12, (3, 32, 32)),
+    "lresnet10e_ir": ModelEntry(lresnet10e_ir, (3, 112, 112)),
+    "lresnet50e_ir": ModelEntry(lresnet50e_ir, (3, 112, 112)),
+    "lresnet_ir": ModelEntry(lresnet_ir, (3, 112, 112)),
 }

@@ -6,11 +6,14 @@ The full network is built and traced on the meta device, where nothing is comput
 from __future__ import annotations
 
 import itertools
+import json
 
 import pytest
 import torch
 
 import narfx
+from narfx.cli import app
+from narfx.console import run_app
 from narfx.cost import measure
 from narfx.models.lresnet_ir import lresnet50e_ir
 
@@ -77,3 +80,10 @@ def test_the_lowered_network_has_the_cost_of_the_space() -> None:
     lowered = narfx.lower(narfx.Supernet(narrow), RP)
     assert measure(lowered, (3, 32, 32)) == narrow.space.cost(RP)
     assert sum(p.numel() for p in lowered.parameters()) == narrow.space.cost(RP)["params"]
+
+
+def test_the_command_knows_the_face_size(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_app(app, ["trace", "narfx:lresnet50e_ir", "--granularity", "block", "--json"]) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert (report["input"], report["slots"]) == ([3, 112, 112], 24)
+    assert (report["params"], report["macs"]) == (43_590_848, 6_309_330_944)
