@@ -6,7 +6,6 @@ A bundle holds ``arch.json``, ``model.py`` (readable source, torch only where th
 
 from __future__ import annotations
 
-import copy
 import json
 import tempfile
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import fx, nn
 import narfx._version as version
 from narfx.architecture import Architecture
 from narfx.codegen import CodegenError, generate
+from narfx.copying import copy_module
 from narfx.cost import measure
 from narfx.errors import ParityError, UsageError
 from narfx.files import check_output, output_folder, refuse_inside, replace_folder, write_json, write_text
@@ -209,7 +209,7 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
 
 
 def _plain_copy(network: fx.GraphModule) -> fx.GraphModule:
-    plain: fx.GraphModule = copy.deepcopy(network).to(device="cpu", dtype=torch.float32).eval()
+    plain: fx.GraphModule = copy_module(network).to(device="cpu", dtype=torch.float32).eval()
     return plain
 
 

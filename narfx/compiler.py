@@ -17,7 +17,7 @@ from narfx.passes.lower import Lower
 from narfx.space import SearchSpace, Site, Skipped, Slot
 from narfx.supernet import Supernet
 from narfx.traced import Traced
-from narfx.tracing import note_training_difference, trace_graph
+from narfx.tracing import settle_training, trace_graph
 
 __all__ = ["Traced", "lower", "trace"]
 
@@ -65,7 +65,7 @@ def trace(
     for name in options.operators[1:]:
         get_operator(name)
     traced = trace_graph(model)
-    note_training_difference(model, traced)
+    settle_training(model, traced)
     cost = shapes_and_cost(traced.graph_module, input)
     found, skipped = find_sites(traced.graph_module, cost.shapes, kernels=options.kernels, include_first=include_first)
     skipped = [*traced.opaque, *skipped]

@@ -6,9 +6,7 @@ the NAR paper prints as FLOPs; FLOPs in the usual sense are twice as many.
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from narfx.copying import copy_module, copy_to_meta
 from narfx.errors import UsageError
 from narfx.tracing import trace_graph
 
@@ -32,18 +31,35 @@ class GraphCost:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a graph and keeps each node's output shape, and the MACs of functional calls."""
+    """Runs a graph on one sample and keeps each node's output shape, and the MACs.
+
+    A traced graph is run to learn shapes, so what is known of common layers is not computed: torch takes longer to
+    run a normalisation without data than a small one with data.
+    """
 
     def __init__(self, graph_module: fx.GraphModule) -> None:
         super().__init__(graph_module)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.macs = 0
+        # A hook may change what a layer gives, so such a layer is run.
+        self.hooked = {m for m in graph_module.modules() if m._forward_hooks or m._forward_pre_hooks}
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
         if isinstance(result, Tensor):
             self.shapes[n.name] = tuple(result.shape)
         return result
+
+    def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        module = self.fetch_attr(target)
+        if len(args) == 1 and isinstance(args[0], Tensor) and args[0].is_meta and module not in self.hooked:
+            if _keeps_shape(module, args[0]):
+                return args[0]
+            if type(module) is nn.Conv2d and (shape := _conv_output(module, args[0])) is not None:
+                output = args[0].new_empty(shape)
+                self.count(module, args, output)
+                return output
+        return super().call_module(target, args, kwargs)
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         result = super().call_function(target, args, kwargs)
@@ -55,6 +71,43 @@ class _Recorder(fx.Interpreter):
                 self.macs += result[0].numel() // weight.shape[0] * weight.numel()
         return result
 
+    def count(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        """A forward hook: the MACs of one call."""
+        if isinstance(module, nn.Linear):
+            self.macs += math.prod(output.shape[1:-1]) * module.weight.numel()
+        elif isinstance(module, nn.modules.conv._ConvTransposeNd):
+            self.macs += math.prod(args[0].shape[2:]) * module.weight.numel()
+        elif isinstance(module, nn.modules.conv._ConvNd):
+            self.macs += math.prod(output.shape[2:]) * module.weight.numel()
+
+
+_SAME_SHAPE = {
+    nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.Hardswish,
+    nn.Hardsigmoid, nn.Softplus, nn.Identity, nn.Dropout, nn.Dropout2d,
+}  # fmt: skip
+
+
+def _keeps_shape(module: nn.Module, x: Tensor) -> bool:
+    return type(module) in _SAME_SHAPE or (
+        type(module) is nn.BatchNorm2d and x.ndim == 4 and x.shape[1] == module.num_features
+    )
+
+
+def _conv_output(conv: nn.Conv2d, x: Tensor) -> tuple[int, ...] | None:
+    """The output shape, or ``None`` for what only torch can judge (or refuse)."""
+    if x.ndim != 4 or x.shape[1] != conv.in_channels or conv.padding_mode != "zeros" or x.dtype != conv.weight.dtype:
+        return None
+    if conv.padding == "same":
+        return (x.shape[0], conv.out_channels, *x.shape[2:])
+    padding = (0, 0) if isinstance(conv.padding, str) else conv.padding
+    sizes = [
+        (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
+        for size, pad, dilation, kernel, stride in zip(
+            x.shape[2:], padding, conv.dilation, conv.kernel_size, conv.stride, strict=True
+        )
+    ]
+    return (x.shape[0], conv.out_channels, *sizes) if min(sizes) > 0 else None
+
 
 def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) -> GraphCost:
     """Run the graph on the meta device (nothing is computed) for one sample of ``input_shape``.
@@ -65,10 +118,10 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
         UsageError: The network does not accept an input of this shape.
     """
     try:
-        recorder, macs = _run(graph_module, input_shape, torch.device("meta"))
+        recorder = _run(copy_to_meta(graph_module), input_shape, "meta")
     except Exception:
         try:
-            recorder, macs = _run(graph_module, input_shape, torch.device("cpu"))
+            recorder = _run(copy_module(graph_module).to("cpu"), input_shape, "cpu")
         except Exception as error:
             shape = ",".join(map(str, input_shape))
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -79,34 +132,22 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
             ) from error
     return GraphCost(
         params=sum(parameter.numel() for parameter in graph_module.parameters()),
-        macs=macs + recorder.macs,
+        macs=recorder.macs,
         shapes={node: recorder.shapes[node.name] for node in graph_module.graph.nodes if node.name in recorder.shapes},
     )
 
 
-def _run(graph_module: fx.GraphModule, input_shape: tuple[int, ...], device: torch.device) -> tuple[_Recorder, int]:
-    counted = copy.deepcopy(graph_module).to(device).eval()
-    recorder, macs = _Recorder(counted), [0]
+def _run(graph_module: fx.GraphModule, input_shape: tuple[int, ...], device: str) -> _Recorder:
+    graph_module.eval()
+    recorder = _Recorder(graph_module)
     with torch.no_grad(), ExitStack() as hooks:
-        for module in counted.modules():
+        for module in graph_module.modules():
             if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
-                hooks.callback(module.register_forward_hook(_counter(macs)).remove)
-        parameter = next(counted.parameters(), None)
+                hooks.callback(module.register_forward_hook(recorder.count).remove)
+        parameter = next(graph_module.parameters(), None)
         dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
         recorder.run(torch.zeros(1, *input_shape, dtype=dtype, device=device))
-    return recorder, macs[0]
-
-
-def _counter(macs: list[int]) -> Callable[[nn.Module, tuple[Any, ...], Any], None]:
-    def count(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        if isinstance(module, nn.Linear):
-            macs[0] += math.prod(output.shape[1:-1]) * module.weight.numel()
-        elif isinstance(module, nn.modules.conv._ConvTransposeNd):
-            macs[0] += math.prod(args[0].shape[2:]) * module.weight.numel()
-        elif isinstance(module, nn.modules.conv._ConvNd):
-            macs[0] += math.prod(output.shape[2:]) * module.weight.numel()
-
-    return count
+    return recorder
 
 
 def measure(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, int]:

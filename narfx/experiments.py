@@ -18,7 +18,7 @@ from narfx.paths import find, move, move_model, move_source
 from narfx.progress import Reporter, Silent
 from narfx.run import RunFolder, interruptible
 from narfx.tasks.options import DataOptions, open_task
-from narfx.tracing import note_training_difference, trace_graph
+from narfx.tracing import settle_training, trace_graph
 from narfx.training import Recipe, check_batches, fit, outputs, pick_device, reinitialise
 from narfx.weights import apply_weights, write_weights
 
@@ -190,6 +190,6 @@ def _plain_base(
     if weights is not None:
         apply_weights(model, weights)
     traced = trace_graph(model)
-    note_training_difference(model, traced)
+    settle_training(model, traced)
     shape = options.input or default_input(options.model, relative_to=folder) or (3, 224, 224)
     return traced.graph_module, shape, traced.notes

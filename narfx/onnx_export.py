@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import logging
 import warnings
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
+from narfx.copying import copy_module
 from narfx.errors import ParityError, RunError, UsageError
 from narfx.passes.verify import verify_lowered
 
@@ -194,7 +194,7 @@ def tensors(output: Any) -> list[Tensor]:
 
 def randomise_norms(network: fx.GraphModule, seed: int = 0) -> fx.GraphModule:
     """A copy with random BatchNorm statistics and affines; fresh ones would hide a wrong fusion."""
-    changed = copy.deepcopy(network)
+    changed = copy_module(network)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for norm in changed.modules():

@@ -2,17 +2,57 @@
 
 from __future__ import annotations
 
+import linecache
 import os
+import sys
+from functools import cache
 from pathlib import Path
+from types import CodeType
 
 import torch
 
-__all__ = ["is_model_code"]
+__all__ = ["is_model_code", "mentions_training", "model_stack"]
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _TRACER = str(Path(__file__).with_name("tracing.py"))
 
 
+@cache
 def is_model_code(file: str) -> bool:
     """Whether a line of this file says something about the model to its author (torchvision's files do)."""
     return not file.startswith((_TORCH, "<")) and file != _TRACER
+
+
+def model_stack(outermost: CodeType) -> str:
+    """The lines of the model's own code that are being run, inside a call of ``outermost``, as in a traceback."""
+    lines: list[str] = []
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_code is not outermost:
+        file = frame.f_code.co_filename
+        if is_model_code(file):
+            code = linecache.getline(file, frame.f_lineno, frame.f_globals).strip()
+            lines.append(f'  File "{file}", line {frame.f_lineno}, in {frame.f_code.co_name}\n    {code}')
+        frame = frame.f_back  # type: ignore[assignment]
+    return "\n".join(reversed(lines))
+
+
+@cache
+def mentions_training(function: object) -> bool:
+    """Whether the code of a function, or of one of the model's functions that it names, speaks of ``training``."""
+    code = getattr(function, "__code__", None)
+    if code is None or not is_model_code(code.co_filename):
+        return code is not None and "training" in code.co_names
+    return _speaks(code, getattr(function, "__globals__", {}), {code})
+
+
+def _speaks(code: CodeType, scope: dict[str, object], seen: set[CodeType]) -> bool:
+    if "training" in code.co_names:
+        return True
+    inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
+    named = [getattr(scope.get(name), "__code__", None) for name in code.co_names]
+    for other in [*inner, *named]:
+        if isinstance(other, CodeType) and other not in seen and is_model_code(other.co_filename):
+            seen.add(other)
+            if _speaks(other, scope, seen):
+                return True
+    return False

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
+from narfx.copying import copy_module
 from narfx.dispatch import Dispatch
 from narfx.passes.insert_dispatch import InsertDispatch
 from narfx.space import SearchSpace, Vector
@@ -32,7 +32,7 @@ class Supernet(nn.Module):
         self.space: SearchSpace = traced.space
         self.separate_norms = separate_norms
         insert = InsertDispatch(self.space.slots, self.space.operators, separate_norms=separate_norms)
-        self.graph_module = insert(copy.deepcopy(traced.graph_module)).graph_module
+        self.graph_module = insert(copy_module(traced.graph_module)).graph_module
         self._slots: list[list[Dispatch]] = [[] for _ in self.space.slots]
         for module in self.graph_module.modules():
             if isinstance(module, Dispatch):

@@ -7,37 +7,42 @@ becomes a leaf and the trace starts again: a failed trace leaves torch's tracer 
 
 from __future__ import annotations
 
-import copy
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from types import FunctionType
 from typing import Any
 
 from torch import fx, nn
 
+from narfx.copying import copy_structure
 from narfx.dispatch import Dispatch
 from narfx.errors import UsageError
-from narfx.source import is_model_code
+from narfx.passes.lift_dropout import LiftDropout
+from narfx.source import is_model_code, mentions_training, model_stack
 from narfx.space import Skipped
 
-__all__ = ["GraphTrace", "trace_graph"]
+__all__ = ["GraphTrace", "settle_training", "trace_graph"]
 
 _MAX_LEAVES = 50
 
 
 @dataclass
 class GraphTrace:
-    """A graph that shares no parameter with the model it came from, and what it leaves opaque or bakes in."""
+    """A graph around the model's own parameters, and what it leaves opaque, drops or bakes in.
+
+    Modules and buffers are copies, so that running the graph changes nothing of the model.
+    """
 
     graph_module: fx.GraphModule
     opaque: list[Skipped] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
 class _Tracer(fx.Tracer):
     """fx's tracer with our leaves; it remembers the innermost module in whose forward a trace failed."""
 
-    record_stack_traces = True
     # A buffer that is computed with is read by the graph, not baked in: it stays in the state dict.
     proxy_buffer_attributes = True
 
@@ -66,15 +71,21 @@ class _Tracer(fx.Tracer):
             self.failed = m if self.failed is None else self.failed
             raise
 
+    def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
+        """A node that knows the model's lines; torch's own record formats its own frames too, at ten times the time."""
+        proxy = super().create_proxy(*args, **kwargs)
+        proxy.node.stack_trace = model_stack(_trace_once.__code__)
+        return proxy
+
 
 def _asks_training(module: nn.Module) -> bool:
-    code = getattr(type(module).forward, "__code__", None)
-    asks = code is not None and "training" in code.co_names
-    return asks and not any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules())
+    return mentions_training(type(module).forward) and not any(
+        isinstance(part, nn.modules.conv._ConvNd) for part in module.modules()
+    )
 
 
 def trace_graph(model: nn.Module, *, training: bool = False) -> GraphTrace:
-    """Trace a copy of ``model``, in eval mode unless ``training``.
+    """Trace ``model``, in eval mode unless ``training``; the model itself is not changed.
 
     Raises:
         UsageError: The model takes no or several tensors, carries hooks that a trace would lose, cannot be copied, or
@@ -87,59 +98,80 @@ def trace_graph(model: nn.Module, *, training: bool = False) -> GraphTrace:
             "remove them, or wrap the model in a module",
             kind="root_hooks",
         )
-    try:
-        model = copy.deepcopy(model)
-    except Exception as error:
-        raise UsageError(
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {error}); "
-            "an old weight_norm or spectral_norm is the usual cause: remove it first",
-            kind="not_copyable",
-        ) from error
-    model.train(training)
-    names = {id(module): name for name, module in model.named_modules()}
     leaves: dict[type, Skipped] = {}
     while True:
+        try:
+            # A forward that failed half way may have left its mark on the modules: each try has a copy of its own.
+            copied = copy_structure(model)
+        except Exception as error:
+            raise UsageError(
+                f"{type(model).__name__} cannot be copied ({type(error).__name__}: {_first_line(error)})",
+                kind="not_copyable",
+            ) from error
+        copied.train(training)
         tracer = _Tracer(frozenset(leaves))
         try:
-            graph = tracer.trace(model, concrete)
+            graph = _trace_once(tracer, copied, concrete)
             break
         except Exception as error:
-            failed, where = tracer.failed, _users_line(error)
-            if failed is None or type(failed) in leaves or _is_container(failed) or len(leaves) >= _MAX_LEAVES:
-                name = names.get(id(failed), "") if failed is not None else ""
-                raise UsageError(
-                    f"torch.fx cannot trace {name or 'the model'} ({type(failed or model).__name__}) at {where}: "
-                    f"{_first_line(error)}; keep data-dependent control flow in a submodule of its own",
-                    where=name or where,
-                    kind="untraceable",
-                ) from error
-            leaves[type(failed)] = Skipped(
-                names.get(id(failed), type(failed).__name__),
-                "untraceable",
-                f"{type(failed).__name__} cannot be traced and stays opaque: {_first_line(error)}",
-                where,
-            )
-    _refuse_clashes(model, graph)
-    graph_module = fx.GraphModule(model, graph, type(model).__name__)
+            _make_leaf(copied, tracer.failed, error, leaves)
+    _refuse_clashes(copied, graph)
+    graph_module = fx.GraphModule(copied, graph, type(model).__name__)
     # The graph remembers the class of its tracer for unpickling; a user who unpickles it need not have narfx.
     graph._tracer_cls = graph_module._tracer_cls = None
-    _keep_buffer_persistence(model, graph_module)
+    _keep_buffer_persistence(copied, graph_module)
     graph_module.train(training)
-    trace = GraphTrace(graph_module, list(leaves.values()))
     dropped = sorted(set(model.state_dict()) - set(graph_module.state_dict()))
+    trace = GraphTrace(graph_module, list(leaves.values()), dropped)
     if dropped:
         shown = ", ".join(dropped[:4]) + (", ..." if len(dropped) > 4 else "")
         trace.notes.append(f"{len(dropped)} keys of the model are not used by the traced graph: {shown}")
     return trace
 
 
-def note_training_difference(model: nn.Module, trace: GraphTrace) -> None:
-    """Trace in training mode as well, and note the first call that differs: there the trace has baked a mode in."""
+def _trace_once(tracer: _Tracer, model: nn.Module, concrete: dict[str, Any] | None) -> fx.Graph:
+    return tracer.trace(model, concrete)
+
+
+def _make_leaf(model: nn.Module, failed: nn.Module | None, error: Exception, leaves: dict[type, Skipped]) -> None:
+    """Add the class of the module that failed to the leaves, or give up."""
+    names = {id(module): name for name, module in model.named_modules()}
+    name, where = names.get(id(failed), ""), _users_line(error)
+    if failed is None or type(failed) in leaves or _is_container(failed) or len(leaves) >= _MAX_LEAVES:
+        parts = [
+            part for part, child in model.named_children() if any(isinstance(m, nn.Conv2d) for m in child.modules())
+        ]
+        choice = f"; --part refines one of {', '.join(parts)}" if parts and not name else ""
+        raise UsageError(
+            f"torch.fx cannot trace {name or 'the model'} ({type(failed or model).__name__}) at {where}: "
+            f"{_first_line(error)}; keep data-dependent control flow in a submodule of its own{choice}",
+            where=name or where,
+            kind="untraceable",
+        ) from error
+    leaves[type(failed)] = Skipped(
+        name or type(failed).__name__,
+        "untraceable",
+        f"{type(failed).__name__} cannot be traced and stays opaque: {_first_line(error)}",
+        where,
+    )
+
+
+def settle_training(model: nn.Module, trace: GraphTrace) -> None:
+    """Trace in training mode as well, where that may differ, and mend or note what does.
+
+    A functional dropout becomes a module, which follows the mode. Anything else is noted at its first call: there
+    the trace has baked eval mode in.
+    """
+    if not any(_mode_matters(type(module)) for module in model.modules()):
+        return
     try:
         other = trace_graph(model, training=True).graph_module
     except UsageError as error:
         trace.notes.append(f"the model cannot be traced in training mode: {error}")
         return
+    lifts = LiftDropout(other.graph), LiftDropout(trace.graph_module.graph)
+    for lift, graph_module in zip(lifts, (trace.graph_module, other), strict=True):
+        lift(graph_module)
     ours, theirs = [[*map(_call, graph.nodes), "the end"] for graph in (trace.graph_module.graph, other.graph)]
     if ours != theirs:
         eval_call, train_call = next((a, b) for a, b in zip(ours, theirs, strict=False) if a != b)
@@ -148,6 +180,17 @@ def note_training_difference(model: nn.Module, trace: GraphTrace) -> None:
             f"first at {eval_call} (in training mode {train_call}); "
             "make it a submodule whose forward asks self.training to keep both"
         )
+
+
+def _mode_matters(kind: type) -> bool:
+    """Whether code of this class asks ``training``; torch's own layers do, but stay leaves, which keep both modes."""
+    return any(
+        mentions_training(method)
+        for base in kind.__mro__
+        if not base.__module__.startswith("torch.nn.")
+        for method in vars(base).values()
+        if isinstance(method, FunctionType)
+    )
 
 
 def _call(node: fx.Node) -> str:

@@ -9,7 +9,19 @@ from narfx.passes.base import Pass
 from narfx.passes.find_blocks import find_blocks
 from narfx.passes.find_sites import find_sites
 from narfx.passes.insert_dispatch import InsertDispatch
+from narfx.passes.lift_dropout import LiftDropout
+from narfx.passes.lift_functional import LiftFunctional, RestoreFunctional
 from narfx.passes.lower import Lower
 from narfx.passes.verify import verify_lowered
 
-__all__ = ["InsertDispatch", "Lower", "Pass", "find_blocks", "find_sites", "verify_lowered"]
+__all__ = [
+    "InsertDispatch",
+    "LiftDropout",
+    "LiftFunctional",
+    "Lower",
+    "Pass",
+    "RestoreFunctional",
+    "find_blocks",
+    "find_sites",
+    "verify_lowered",
+]

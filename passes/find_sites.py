@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from narfx.passes.lift_functional import read_functional
 from narfx.source import is_model_code
 from narfx.space import Site, Skipped
 
@@ -40,25 +41,34 @@ def find_sites(
     """
     modules = dict(graph_module.named_modules())
     homes, called = _homes(graph_module), call_targets(graph_module)
+    functional = read_functional(graph_module)
     sites: list[Site] = []
     skipped: dict[str, Skipped] = {}
     calls: dict[str, int] = {}
     first: str | None = None
     for node in graph_module.graph.nodes:
+        own = set[str]()
+        module: nn.Module | None
         if node.op == "call_function" and node.target in _FUNCTIONAL:
-            first = first or node.name
-            skipped[node.name] = Skipped(
-                node.name, "functional_call", "a functional call, not a module", source_line(node)
-            )
-            continue
-        module = modules.get(str(node.target)) if node.op == "call_module" else None
+            call = functional.get(node, "only conv2d makes a site")
+            if isinstance(call, str):
+                first = first or node.name
+                skipped[node.name] = Skipped(
+                    node.name, "functional_call", f"a functional call: {call}", source_line(node)
+                )  # fmt: skip
+                continue
+            target, module = call.target, call.module(graph_module)
+            own = {f"a read of {call.weight}", f"a read of {call.bias}"}
+            own |= {str(path).rpartition(".")[0] for path in (call.weight, call.bias) if path}
+        else:
+            target, module = str(node.target), modules.get(str(node.target)) if node.op == "call_module" else None
         if not isinstance(module, nn.modules.conv._ConvNd):
             continue
-        target = str(node.target)
         first = first or target
         occurrence = calls[target] = calls.get(target, -1) + 1
         code, reason = _refusal(module, kernels, is_first=target == first and not include_first)
-        others = sorted({home for p in module.parameters() for home in homes[id(p)]} - {target})
+        places = {home for p in module.parameters() for home in homes[id(p)]} - own
+        others = sorted(p for p in places if p != target and not p.startswith(f"{target}.parametrizations."))
         if not code and others:
             code, reason = "shared_weight", f"its weights are used by {others[0]} too, which a swap would not reach"
         around = next((path for path in accumulate(target.split(".")[:-1], "{}.{}".format) if path in called), None)
@@ -75,14 +85,13 @@ def find_sites(
 
 def _refusal(module: nn.Module, kernels: Collection[int], *, is_first: bool) -> tuple[str, str]:
     """A reason code and a sentence, or two empty strings where the module makes a site."""
-    if type(module) is not nn.Conv2d:
-        known = type(module).__name__
-        if nn.utils.parametrize.is_parametrized(module):
-            return "parametrized", "its weight is parametrized"
-        if isinstance(module, nn.Conv2d):
-            return "subclass", f"a {known}, a subclass of Conv2d that may compute something else"
+    known = type(module).__name__
+    if not isinstance(module, nn.Conv2d):
         return "not_conv2d", f"a {known}, not a Conv2d"
-    if module._forward_hooks or module._forward_pre_hooks or "weight" not in module._parameters:
+    if any(getattr(type(module), name) is not getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward")):
+        return "subclass", f"a {known}, a subclass of Conv2d with a forward of its own"
+    parametrized = nn.utils.parametrize.is_parametrized(module, "weight")
+    if module._forward_hooks or module._forward_pre_hooks or not (parametrized or "weight" in module._parameters):
         return "hooks", "it carries forward hooks (or an old weight_norm or spectral_norm), which a swap would lose"
     height, width = module.kernel_size
     if height != width or height not in kernels:
@@ -91,8 +100,9 @@ def _refusal(module: nn.Module, kernels: Collection[int], *, is_first: bool) -> 
         return "depthwise", "it is depthwise already"
     if is_first:
         return "first", "it is the network's first convolution (--include-first makes it a site)"
-    if not module.weight.is_floating_point():
-        return "dtype", f"its weight is {module.weight.dtype}, not floating point"
+    kind = next(module.parameters()).dtype
+    if not kind.is_floating_point:
+        return "dtype", f"its weight is {kind}, not floating point"
     return "", ""
 
 

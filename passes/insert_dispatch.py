@@ -23,6 +23,7 @@ from narfx.errors import UsageError
 from narfx.operators import get_operator
 from narfx.passes.base import Pass
 from narfx.passes.find_sites import call_targets
+from narfx.passes.lift_functional import LiftFunctional
 from narfx.space import Site, Slot
 
 __all__ = ["InsertDispatch"]
@@ -38,7 +39,7 @@ class InsertDispatch(Pass):
 
     def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
         """Put a Dispatch at the target of every site; what is one already stays."""
-        modified = False
+        modified = LiftFunctional([site.target for slot in self.slots for site in slot.sites])(graph_module).modified
         calls = call_targets(graph_module)
         read = {str(node.target).rpartition(".")[0] for node in graph_module.graph.nodes if node.op == "get_attr"}
         for index, slot in enumerate(self.slots):
@@ -48,7 +49,8 @@ class InsertDispatch(Pass):
                 if isinstance(conv, Dispatch):
                     continue
                 assert isinstance(conv, nn.Conv2d)
-                candidates = {name: conv if name == "base" else _candidate(name, site, conv) for name in names}
+                plain = _plain(site, conv)
+                candidates = {name: conv if name == "base" else _candidate(name, site, plain) for name in names}
                 _put(graph_module, site.target, Dispatch(candidates, slot=index))
                 for node in calls[site.target]:
                     node.meta["narfx_slot"] = index
@@ -61,15 +63,32 @@ class InsertDispatch(Pass):
         return graph_module, modified
 
 
+def _plain(site: Site, conv: nn.Conv2d) -> nn.Conv2d:
+    """The convolution with its weight as a plain tensor (a parametrized one computes it), to start others from."""
+    with torch.no_grad():
+        low, high = torch.aminmax(conv.weight)
+        finite = conv.weight.is_meta or bool((high - low).isfinite())
+        if not finite or (conv.bias is not None and not conv.bias.is_meta and not bool(conv.bias.isfinite().all())):
+            raise UsageError(
+                f"the weights of {site.name} are not all finite, and the other operators start from them: "
+                "give the model weights without NaN or infinite values",
+                where=site.name,
+                kind="weights_not_finite",
+            )
+        if "weight" in conv._parameters:
+            return conv
+        plain = nn.Conv2d(
+            site.in_channels, site.out_channels, site.kernel, site.stride, site.padding, site.dilation, site.groups,
+            site.bias, site.padding_mode, device="meta",
+        )  # fmt: skip
+        trains = any(parameter.requires_grad for parameter in conv.parameters())
+        plain.weight = nn.Parameter(conv.weight.detach(), requires_grad=trains)
+        plain.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach(), requires_grad=trains)
+        return plain.train(conv.training)
+
+
 def _candidate(name: str, site: Site, conv: nn.Conv2d) -> nn.Module:
     """A candidate with the convolution's device, type, mode and frozen state, started from its weights."""
-    if not all(bool(parameter.isfinite().all()) for parameter in conv.parameters()):
-        raise UsageError(
-            f"the weights of {site.name} are not all finite, and the other operators start from them: "
-            "give the model weights without NaN or infinite values",
-            where=site.name,
-            kind="weights_not_finite",
-        )
     operator = get_operator(name)
     with torch.random.fork_rng(devices=()):  # the values drawn here are overwritten: spare the user's generator
         module = operator.build(site).to(device=conv.weight.device, dtype=conv.weight.dtype)

@@ -7,8 +7,10 @@ from typing import ClassVar
 
 from torch.fx import GraphModule
 
+from narfx.copying import computed_tensors
 from narfx.dispatch import Dispatch
 from narfx.passes.base import Pass
+from narfx.passes.lift_functional import RestoreFunctional
 
 __all__ = ["Lower"]
 
@@ -29,10 +31,11 @@ class Lower(Pass):
             return graph_module, False
         # deepcopy takes what its memo holds for the copy: so the chosen modules are copied into the places of their
         # dispatch nodes, and the other candidates are never copied at all.
-        memo: dict[int, object] = {}
+        memo = computed_tensors(graph_module)
         for dispatch in dispatches:
             memo[id(dispatch)] = copy.deepcopy(dispatch.chosen, memo)
         lowered: GraphModule = copy.deepcopy(graph_module, memo)
         for node in lowered.graph.nodes:
             node.meta.pop("narfx_slot", None)
+        RestoreFunctional()(lowered)
         return lowered, True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -250,7 +251,6 @@ class Adding(Chain):
 @pytest.mark.parametrize(
     ("make", "first"),
     [
-        (Dropping, "dropout(head, p=0.5, training=False, inplace=False) (in training mode dropout(head, p=0.5, train"),
         (Choosing, "relu(head) (in training mode tanh(head))"),
         (Adding, "return head (in training mode ones_like(head))"),
     ],
@@ -259,6 +259,32 @@ def test_what_differs_between_the_modes_is_noted(make: Callable[[], nn.Module], 
     (note,) = narfx.trace(make(), input=SHAPE).notes
     assert f"the trace holds eval mode: first at {first}" in note
     assert "make it a submodule whose forward asks self.training" in note
+
+
+def test_a_functional_dropout_follows_the_mode() -> None:
+    model, x = Dropping(), images(2, *SHAPE)
+    traced = narfx.trace(model, input=SHAPE)
+    assert traced.notes == ()
+    lowered = narfx.lower(narfx.Supernet(traced), traced.space.base)
+    assert list(lowered.state_dict()) == list(model.state_dict())
+    for training in (False, True):
+        model.train(training)
+        lowered.train(training)
+        torch.manual_seed(0)
+        wanted = model(x)
+        torch.manual_seed(0)
+        assert torch.equal(lowered(x), wanted)
+    assert not torch.equal(lowered(x), lowered(x))
+
+
+def test_a_dropout_that_never_asks_the_mode_stays_as_it_is() -> None:
+    class Always(Chain):
+        def forward(self, x: Tensor) -> Tensor:
+            return F.dropout(super().forward(x), 0.5, training=True)
+
+    traced = narfx.trace(Always(), input=SHAPE)
+    assert traced.notes == ()
+    assert not any(isinstance(module, nn.Dropout) for module in traced.graph_module.modules())
 
 
 def test_modules_that_follow_the_mode_are_no_difference() -> None:
@@ -384,10 +410,24 @@ def test_hooks_on_inner_containers_are_part_of_the_trace() -> None:
 
 def test_a_model_that_cannot_be_copied_is_refused() -> None:
     model = Chain()
+    model.lock = threading.Lock()  # type: ignore[assignment]
+    assert "cannot be copied (TypeError" in str(refused(model, "not_copyable"))
+
+
+@pytest.mark.parametrize("norm", [nn.utils.weight_norm, nn.utils.spectral_norm])
+def test_an_old_norm_is_left_out_and_the_rest_refined(norm: Callable[[nn.Module], nn.Module]) -> None:
+    model, x = settled(Chain()), images(2, *SHAPE)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of torch, that weight_norm is old
-        nn.utils.weight_norm(part(model, "body.0"))
-    assert "an old weight_norm" in str(refused(model, "not_copyable"))
+        warnings.simplefilter("ignore", FutureWarning)  # of torch, that these norms are old
+        norm(part(model, "body.0"))
+    model.eval()
+    traced = narfx.trace(model, input=SHAPE)
+    assert [site.name for site in traced.space.sites] == ["body.3"]
+    assert {s.name: s.code for s in traced.skipped}["body.0"] == "hooks"
+    lowered = narfx.lower(narfx.Supernet(traced), (0,)).eval()
+    with torch.no_grad():
+        assert torch.equal(lowered(x), model(x))
+    assert list(lowered.state_dict()) == list(model.state_dict())
 
 
 @pytest.mark.parametrize("name", ["code", "graph", "meta", "recompile"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from narfx.batchnorm import recalibrate
 from narfx.budget import Budget
 from narfx.compiler import lower
 from narfx.config import validated
+from narfx.copying import copy_module
 from narfx.errors import UsageError
 from narfx.files import write_json
 from narfx.networks import open_base
@@ -171,7 +171,7 @@ def _plan(prepared: _Prepared, config: SearchConfig) -> str:
 
 def _probe(prepared: _Prepared, config: SearchConfig) -> tuple[float, float]:
     """Seconds of one training step and of one reward, data included, the second of two; nothing of the run changes."""
-    net = copy.deepcopy(prepared.net)
+    net = copy_module(prepared.net)
     optimizer = sgd(net, config)
     seconds = (0.0, 0.0)
     with torch.random.fork_rng(devices=[]):

@@ -59,16 +59,31 @@ class Standardised(nn.Conv2d):
 
 
 class OnlyAName(nn.Conv2d):
-    """A subclass that adds nothing: who can tell?"""
+    """A subclass that computes what its base computes."""
 
 
 class Functional(nn.Module):
-    def __init__(self) -> None:
+    """A convolution without a module; ``kind`` is what makes it no site."""
+
+    def __init__(self, kind: str = "") -> None:
         super().__init__()
+        self.kind = kind
         self.weight = nn.Parameter(torch.ones(8, 8, 3, 3))
+        self.fixed: Tensor
+        self.register_buffer("fixed", torch.ones(8, 8, 3, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        return nn.functional.conv2d(x, self.weight)
+        weight: Tensor = self.fixed if self.kind == "buffer" else self.weight
+        if self.kind == "computed":
+            weight = weight - weight.mean()
+        y = nn.functional.conv2d(x, weight, padding=1)
+        if self.kind == "two":
+            y = nn.functional.conv2d(y, self.weight, padding=2, dilation=2)
+        return y + self.weight.mean() if self.kind == "read" else y
+
+
+def with_old_weight_norm(conv: nn.Conv2d) -> nn.Conv2d:
+    return nn.utils.weight_norm(conv)
 
 
 class Gated(nn.Module):
@@ -96,23 +111,41 @@ def conv3(**options: Any) -> nn.Conv2d:
         (lambda: conv3(groups=8), "1", "depthwise"),
         (lambda: nn.Conv2d(8, 16, 3, groups=8), "1", "depthwise"),
         (lambda: Standardised(8, 8, 3), "1", "subclass"),
-        (lambda: OnlyAName(8, 8, 3), "1", "subclass"),
-        (lambda: with_weight_norm(conv3()), "1", "parametrized"),
+        (lambda: with_old_weight_norm(conv3()), "1", "hooks"),
         (lambda: with_spectral_norm(conv3()), "1", "hooks"),
         (lambda: with_hook(conv3()), "1", "hooks"),
         (lambda: with_pre_hook(conv3()), "1", "hooks"),
         (lambda: nn.ConvTranspose2d(8, 8, 3), "1", "not_conv2d"),
-        (Functional, "conv2d", "functional_call"),
+        (lambda: Functional("computed"), "conv2d", "functional_call"),
+        (lambda: Functional("buffer"), "conv2d", "functional_call"),
+        (lambda: Functional("two"), "conv2d_1", "functional_call"),
+        (lambda: Functional("read"), "conv2d", "functional_call"),
         (Gated, "1.conv", "opaque"),
     ],
 )
 def test_what_is_no_site_has_a_reason(make: Callable[[], nn.Module], name: str, code: str) -> None:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # of torch, that spectral_norm is old
+        warnings.simplefilter("ignore", FutureWarning)  # of torch, that these norms are old
         sites, skipped = find(behind_stem(make()))
     assert sites == []
     assert skipped[name].code == code
     assert len(skipped[name].reason) > 10
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (lambda: OnlyAName(8, 8, 3), "1"),
+        (lambda: with_weight_norm(conv3()), "1"),
+        (lambda: parametrizations.spectral_norm(conv3()), "1"),
+        (lambda: parametrizations.orthogonal(conv3(groups=2)), "1"),
+        (Functional, "1.weight_conv"),
+    ],
+)
+def test_a_convolution_is_a_site_however_it_is_written(make: Callable[[], nn.Module], name: str) -> None:
+    sites, skipped = find(behind_stem(make()))
+    assert [site.name for site in sites] == [name]
+    assert list(skipped) == ["0"]
 
 
 def test_the_first_convolution_is_left_out_unless_asked_for() -> None:
@@ -134,7 +167,7 @@ def test_a_functional_convolution_counts_as_the_first() -> None:
 
     sites, skipped = find(Model())
     assert [site.name for site in sites] == ["conv"]
-    assert {entry.code for entry in skipped.values()} == {"functional_call"}
+    assert {entry.name: entry.code for entry in skipped.values()} == {"weight_conv": "first"}
 
 
 @pytest.mark.parametrize(

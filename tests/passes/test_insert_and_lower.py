@@ -13,12 +13,13 @@ from sample_networks import Chain, ResidualNet, Shared, images, part, settled
 from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_manager import PassManager
+from torch.nn.utils import parametrizations
 
 import narfx
 from narfx.cost import measure
 from narfx.dispatch import Dispatch
 from narfx.errors import UsageError
-from narfx.passes import InsertDispatch, Lower, verify_lowered
+from narfx.passes import InsertDispatch, LiftFunctional, Lower, RestoreFunctional, verify_lowered
 from narfx.supernet import Supernet
 
 MODELS = [Chain, ResidualNet, Shared]
@@ -352,3 +353,111 @@ def test_what_an_export_may_not_hold_is_named() -> None:
     _, first, _, later, *_ = lowered.graph.nodes
     first.args = (later,)
     assert [p for p in verify_lowered(lowered) if "not well formed" in p]
+
+
+class Raw(nn.Module):
+    """Parameters, and a layer under the name that lifting would take."""
+
+    def __init__(self, *, taken: bool = False) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(8, 8, 3, 3) / 8), nn.Parameter(torch.randn(8))
+        if taken:
+            self.weight_conv = nn.Conv2d(3, 3, 1)
+
+
+class FunctionalNet(nn.Module):
+    """Three convolutions as functional calls, one of them called twice, and a module between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.block = Raw()
+        self.twice = nn.Parameter(torch.randn(8, 4, 3, 3) / 6)
+        self.norm = nn.BatchNorm2d(8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        x = torch.conv2d(x, self.block.weight, self.block.bias, 1, "same").relu_()
+        x = nn.functional.conv2d(input=x, weight=self.twice, stride=(1, 1), padding=1, groups=2)
+        y: Tensor = self.norm(nn.functional.conv2d(x, self.twice, None, (1, 1), 1, 1, 2))
+        return y
+
+
+def test_functional_convolutions_are_lifted_and_written_again() -> None:
+    model, x = settled(FunctionalNet()), images(2, *SHAPE)
+    found = traced(model)
+    assert [site.name for site in found.space.sites] == ["block.weight_conv", "twice_conv", "twice_conv@1"]
+    assert len(found.space) == 2
+    assert list(found.graph_module.state_dict()) == list(model.state_dict())
+    net = Supernet(found).eval()
+    for vector in itertools.product(*(slot.legal for slot in found.space.slots)):
+        net.set_vector(vector)
+        lowered = narfx.lower(net, vector)
+        with torch.no_grad():
+            assert torch.equal(lowered(x), net(x))
+        assert measure(lowered, SHAPE) == found.space.cost(vector)
+        assert verify_lowered(lowered) == []
+        # What an operator replaced leaves no parameter behind; what stays is the user's own key.
+        keys = set(lowered.state_dict())
+        assert ("block.weight" in keys, "twice" in keys) == (vector[0] == 0, vector[1] == 0)
+        if not any(vector):
+            assert lowered.code == found.graph_module.code
+            assert list(lowered.state_dict()) == list(model.state_dict())
+            with torch.no_grad():
+                assert torch.equal(lowered(x), model(x))
+
+
+def test_lifting_is_idempotent_and_restoring_undoes_it() -> None:
+    found = traced(settled(FunctionalNet()))
+    copied, targets = copy.deepcopy(found.graph_module), [site.target for site in found.space.sites]
+    assert LiftFunctional(targets)(copied).modified
+    assert copied.code != found.graph_module.code
+    assert not LiftFunctional(targets)(copied).modified
+    again = copy.deepcopy(copied)  # a copy has the names free that the lifted graph no longer uses
+    assert RestoreFunctional()(again).modified
+    assert again.code == found.graph_module.code
+    assert list(again.state_dict()) == list(found.graph_module.state_dict())
+    assert not RestoreFunctional()(again).modified
+
+
+def test_a_lifted_convolution_takes_a_name_that_is_free() -> None:
+    class Taken(FunctionalNet):
+        def __init__(self) -> None:
+            super().__init__()
+            self.block = Raw(taken=True)
+            self.dropout = nn.Dropout(0.25)
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = super().forward(self.block.weight_conv(x))
+            return nn.functional.dropout(self.dropout(x), training=self.training)
+
+    model, x = settled(Taken()), images(2, *SHAPE)
+    found = traced(model)
+    assert [site.target for site in found.space.sites][:2] == ["stem", "block.weight_conv_1"]
+    lowered = narfx.lower(Supernet(found), found.space.base).eval()
+    assert list(lowered.state_dict()) == list(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(lowered(x), model(x))
+    assert isinstance(lowered.get_submodule("dropout_1"), nn.Dropout)
+
+
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_a_parametrized_convolution_is_a_site(norm: str) -> None:
+    model, x = settled(Chain(2)), images(2, *SHAPE)
+    getattr(parametrizations, norm)(part(model, "body.0"))
+    model.eval()
+    found = traced(model)
+    assert [site.name for site in found.space.sites] == ["body.0", "body.3"]
+    net = Supernet(found).eval()
+    with torch.no_grad():
+        assert torch.equal(net(x), model(x))
+    base = narfx.lower(net, (0, 0))
+    assert list(base.state_dict()) == list(model.state_dict())
+    weight = part(model, "body.0").weight
+    assert isinstance(weight, Tensor)
+    pooled = narfx.lower(net, (2, 0))
+    pointwise = pooled.get_submodule("body.0.pointwise").weight
+    assert isinstance(pointwise, Tensor)
+    # Pooling starts from the sum over the taps of the weight that the convolution really has.
+    assert torch.allclose(pointwise, weight.sum((2, 3), keepdim=True))
+    assert pooled(x).shape == model(x).shape
