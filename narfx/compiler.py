@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import fx, nn
 
 from narfx.architecture import DEFAULT_OPERATORS, SpaceOptions
+from narfx.collector import collector_paused
 from narfx.config import validated
 from narfx.cost import GraphCost, shapes_and_cost
 from narfx.errors import NothingToRefineError, UsageError
@@ -22,6 +23,7 @@ from narfx.tracing import settle_training, trace_graph
 __all__ = ["Traced", "lower", "trace"]
 
 
+@collector_paused()
 def trace(
     model: nn.Module,
     input: tuple[int, int, int] = (3, 224, 224),
@@ -100,6 +102,7 @@ def trace(
     )
 
 
+@collector_paused()
 def lower(net: Supernet, vector: Sequence[int]) -> fx.GraphModule:
     """The network that ``vector`` describes, as an ordinary GraphModule with the supernet's present weights.
 

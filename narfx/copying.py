@@ -1,35 +1,54 @@
-"""Copies of modules: of all that they hold, or of their structure around the same parameters."""
+"""Copies of modules: of all that they hold, or of their structure around the same parameters.
+
+:func:`copy.deepcopy` takes a module apart through the protocol of pickle, a dozen dictionaries a layer; for a network
+of thousands of layers that costs more than tracing it. What every ``nn.Module`` is made of is copied here directly,
+and only what is left goes to ``deepcopy``.
+"""
 
 from __future__ import annotations
 
 import copy
-from typing import TypeVar
+from collections import OrderedDict
+from types import BuiltinFunctionType, FunctionType, NoneType
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["computed_tensors", "copy_module", "copy_structure", "copy_to_meta"]
+__all__ = ["copy_module", "copy_structure", "copy_to_meta"]
 
 M = TypeVar("M", bound=nn.Module)
+Memo = dict[int, Any]
+
+_ATOMS = (NoneType, bool, int, float, complex, str, bytes, type, FunctionType, BuiltinFunctionType, torch.dtype)
+
+# Those of convolutions only fill in what old checkpoints lack.
+_PLAIN = (nn.Module.__setstate__, nn.modules.conv._ConvNd.__setstate__)
 
 
-def copy_module(module: M, memo: dict[int, object] | None = None) -> M:
+def copy_module(module: M, memo: Memo | None = None) -> M:
     """A deep copy, also of a module with a computed tensor in it (an old ``weight_norm``), which torch refuses.
 
     ``memo`` is that of :func:`copy.deepcopy`: what it holds stands in the copy for the object of that id.
     """
-    return copy.deepcopy(module, computed_tensors(module) | (memo or {}))
+    memo = {} if memo is None else memo
+    for part in module.modules():
+        for key, value in part.__dict__.items():
+            # Its value does not matter: a computed tensor is computed anew before each use.
+            if key[0] != "_" and isinstance(value, Tensor) and value.grad_fn is not None:
+                memo.setdefault(id(value), value.detach().clone())
+    copied: M = _copy_any(module, memo)
+    return copied
 
 
 def copy_structure(module: M) -> M:
     """A copy with modules and buffers of its own and the original's parameters: its size is that of the graph."""
-    shared: dict[int, object] = {id(parameter): parameter for parameter in module.parameters()}
-    return copy.deepcopy(module, computed_tensors(module) | shared)
+    return copy_module(module, {id(parameter): parameter for parameter in module.parameters()})
 
 
 def copy_to_meta(module: M) -> M:
     """A copy whose tensors have shapes but no values."""
-    memo: dict[int, object] = {
+    memo: Memo = {
         id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
         for parameter in module.parameters()
     }
@@ -37,17 +56,40 @@ def copy_to_meta(module: M) -> M:
         for value in [*part._buffers.values(), *part.__dict__.values()]:
             if isinstance(value, Tensor):
                 memo.setdefault(id(value), torch.empty_like(value, device="meta"))
-    return copy.deepcopy(module, memo)
+    return copy_module(module, memo)
 
 
-def computed_tensors(module: nn.Module) -> dict[int, object]:
-    """A memo for the copy of a module that holds tensors with a history (old weight_norm), which torch does not copy.
+def _copy_any(value: Any, memo: Memo) -> Any:
+    if isinstance(value, _ATOMS):
+        return value
+    if id(value) in memo:
+        return memo[id(value)]
+    kind = type(value)
+    if isinstance(value, nn.Module):
+        return _copy_part(value, memo)
+    if kind in (dict, OrderedDict):
+        copied = memo[id(value)] = kind()
+        for key, entry in value.items():
+            copied[key if isinstance(key, _ATOMS) else _copy_any(key, memo)] = _copy_any(entry, memo)
+        return copied
+    if (kind is set and not value) or (kind is tuple and all(isinstance(entry, _ATOMS) for entry in value)):
+        return kind(value)
+    return copy.deepcopy(value, memo)
 
-    Their values do not matter: they are computed anew before each use.
-    """
-    return {
-        id(value): value.detach().clone()
-        for part in module.modules()
-        for value in part.__dict__.values()
-        if isinstance(value, Tensor) and value.grad_fn is not None
-    }
+
+def _copy_part(module: nn.Module, memo: Memo) -> nn.Module:
+    kind = type(module)
+    if (
+        hasattr(kind, "__deepcopy__")
+        or kind.__reduce_ex__ is not object.__reduce_ex__
+        or kind.__getstate__ is not nn.Module.__getstate__
+        or kind.__setstate__ not in _PLAIN
+    ):
+        # It has a way of its own: that finds its parts, copied already, in the memo.
+        for child in module.children():
+            _copy_any(child, memo)
+        return copy.deepcopy(module, memo)
+    copied = memo[id(module)] = kind.__new__(kind)
+    for key, value in module.__dict__.items():
+        copied.__dict__[key] = _copy_any(value, memo)
+    return copied

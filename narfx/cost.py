@@ -37,12 +37,12 @@ class _Recorder(fx.Interpreter):
     run a normalisation without data than a small one with data.
     """
 
-    def __init__(self, graph_module: fx.GraphModule) -> None:
-        super().__init__(graph_module)
+    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
+        super().__init__(module, graph=graph)
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.macs = 0
         # A hook may change what a layer gives, so such a layer is run.
-        self.hooked = {m for m in graph_module.modules() if m._forward_hooks or m._forward_pre_hooks}
+        self.hooked = {m for m in module.modules() if m._forward_hooks or m._forward_pre_hooks}
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
@@ -118,10 +118,10 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
         UsageError: The network does not accept an input of this shape.
     """
     try:
-        recorder = _run(copy_to_meta(graph_module), input_shape, "meta")
+        recorder = _run(copy_to_meta(_parts(graph_module)), graph_module.graph, input_shape, "meta")
     except Exception:
         try:
-            recorder = _run(copy_module(graph_module).to("cpu"), input_shape, "cpu")
+            recorder = _run(copy_module(_parts(graph_module)).to("cpu"), graph_module.graph, input_shape, "cpu")
         except Exception as error:
             shape = ",".join(map(str, input_shape))
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -137,14 +137,24 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
     )
 
 
-def _run(graph_module: fx.GraphModule, input_shape: tuple[int, ...], device: str) -> _Recorder:
-    graph_module.eval()
-    recorder = _Recorder(graph_module)
+def _parts(graph_module: fx.GraphModule) -> nn.Module:
+    """The parts of a graph module without its code, whose copy would be compiled again."""
+    parts = nn.Module()
+    for kind in ("_modules", "_parameters", "_buffers"):
+        parts.__dict__[kind] = graph_module.__dict__[kind]
+    own = {key: value for key, value in graph_module.__dict__.items() if isinstance(value, Tensor)}
+    parts.__dict__.update(own)
+    return parts
+
+
+def _run(module: nn.Module, graph: fx.Graph, input_shape: tuple[int, ...], device: str) -> _Recorder:
+    module.eval()
+    recorder = _Recorder(module, graph)
     with torch.no_grad(), ExitStack() as hooks:
-        for module in graph_module.modules():
-            if isinstance(module, (nn.modules.conv._ConvNd, nn.Linear)):
-                hooks.callback(module.register_forward_hook(recorder.count).remove)
-        parameter = next(graph_module.parameters(), None)
+        for part in module.modules():
+            if isinstance(part, (nn.modules.conv._ConvNd, nn.Linear)):
+                hooks.callback(part.register_forward_hook(recorder.count).remove)
+        parameter = next(module.parameters(), None)
         dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
         recorder.run(torch.zeros(1, *input_shape, dtype=dtype, device=device))
     return recorder

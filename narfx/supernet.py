@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
+from narfx.collector import collector_paused
 from narfx.copying import copy_module
 from narfx.dispatch import Dispatch
 from narfx.passes.insert_dispatch import InsertDispatch
@@ -27,6 +28,7 @@ class Supernet(nn.Module):
         separate_norms: Whether each operator has a BatchNorm of its own behind it, where the site has one.
     """
 
+    @collector_paused()
     def __init__(self, traced: Traced, *, separate_norms: bool = False) -> None:
         super().__init__()
         self.space: SearchSpace = traced.space

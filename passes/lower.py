@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import copy
 from typing import ClassVar
 
 from torch.fx import GraphModule
 
-from narfx.copying import computed_tensors
+from narfx.copying import copy_module
 from narfx.dispatch import Dispatch
 from narfx.passes.base import Pass
 from narfx.passes.lift_functional import RestoreFunctional
@@ -29,12 +28,12 @@ class Lower(Pass):
         dispatches = [module for module in graph_module.modules() if isinstance(module, Dispatch)]
         if not dispatches:
             return graph_module, False
-        # deepcopy takes what its memo holds for the copy: so the chosen modules are copied into the places of their
+        # A copy takes what its memo holds for the copy: so the chosen modules are copied into the places of their
         # dispatch nodes, and the other candidates are never copied at all.
-        memo = computed_tensors(graph_module)
+        memo: dict[int, object] = {}
         for dispatch in dispatches:
-            memo[id(dispatch)] = copy.deepcopy(dispatch.chosen, memo)
-        lowered: GraphModule = copy.deepcopy(graph_module, memo)
+            memo[id(dispatch)] = copy_module(dispatch.chosen, memo)
+        lowered: GraphModule = copy_module(graph_module, memo)
         for node in lowered.graph.nodes:
             node.meta.pop("narfx_slot", None)
         RestoreFunctional()(lowered)
