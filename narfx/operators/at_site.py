@@ -171,12 +171,13 @@ def _run(operator: Operator, site: Site, module: nn.Module) -> None:
             where=name,
             kind="operator_shape",
         )
-    if shares_memory(output, x):
+    if x._version or shares_memory(output, x):
+        fault = "changes its input" if x._version else "returns its own input"
         raise UsageError(
-            f"operator {name} returns its own input at {site.name}, and an in-place activation behind it would change "
-            "what other branches read: return a new tensor, as nn.AvgPool2d(1) does in place of nn.Identity()",
+            f"operator {name} {fault} at {site.name}, which other branches of the network may read, as an in-place "
+            "activation behind it would: return a new tensor (nn.AvgPool2d(1) is an identity that does)",
             where=name,
-            kind="operator_alias",
+            kind="operator_in_place",
         )
 
 
