@@ -17,6 +17,7 @@ from narfx.cost import measure
 from narfx.errors import NarfxError
 from narfx.onnx_export import compare_onnx, export_onnx, randomise_norms
 from narfx.operators.at_site import build_operator, operator_cost, refusal, shares_memory, start_operator
+from narfx.operators.registry import get_operator
 from narfx.operators.sample_sites import SAMPLES, sample_site
 from narfx.seeds import derive
 from narfx.space import Site
@@ -188,7 +189,11 @@ def try_operators(names: Iterable[str], *, seed: int = 0, device: torch.device |
     Returns:
         ``{"passed", "operators", "geometries", "checks", "notes"}``: one record an operator (how often it was legal
         and refused), one for each operator and geometry (legal, or the reason), and one for each check made.
+
+    Raises:
+        UsageError: There is no operator of a name.
     """
+    names = [get_operator(name).name for name in names]
     operators, geometries, checks, notes = [], [], [], list[str]()
     with torch.random.fork_rng(devices=()):
         torch.default_generator.manual_seed(derive(seed, "samples"))
