@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import lru_cache
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from narfx.cost import measure
 from narfx.errors import UsageError
 from narfx.operators.builtin import BUILT_IN
 from narfx.operators.geometry import conv_cost
@@ -99,7 +98,7 @@ def start_operator(name: str, site: Site, module: nn.Module, conv: nn.Conv2d) ->
         return
     with (
         torch.no_grad(),
-        _own_randomness(operator, site),
+        nullcontext() if operator in BUILT_IN else _own_randomness(operator, site),
         user_code(f"operator {name} cannot start from the weights of {site.name}", where=name, kind="operator_failed"),
     ):
         operator.start(module, conv)
@@ -139,6 +138,8 @@ def _examine(operator: Operator, site: Site) -> None:
 
 @lru_cache(maxsize=4096)
 def _measured(operator: Operator, site: Site) -> tuple[tuple[str, float], ...]:
+    from narfx.cost import measure  # it traces, and so stands above the passes, which build operators
+
     # In a container, so that a forward that fx cannot trace becomes a leaf instead of an error.
     cost = _without_values(operator, site, lambda module: measure(nn.Sequential(module), site.input_shape))
     return tuple(cost.items())
