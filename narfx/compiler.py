@@ -91,6 +91,7 @@ def trace(
             f"nothing to refine in {type(model).__name__}: {shown}" + ("; ..." if len(skipped) > 4 else ""),
             where=reference,
         )
+    traced.notes += _unused(operators, slots)
     space = SearchSpace(tuple(operators), tuple(slots), _fixed(cost, slots))
     traced.graph_module.meta["input_shape"] = input  # copies keep it, so that a lowered network can be exported alone
     return Traced(
@@ -190,6 +191,13 @@ def _slot(name: str, sites: Sequence[Site], operators: Sequence[str], max_candid
             costs[metric].append(int(value))
     legal = tuple(index for index in range(len(operators)) if index not in refused)
     return Slot(name, tuple(sites), legal, refused, {metric: tuple(values) for metric, values in costs.items()})
+
+
+def _unused(operators: Sequence[str], slots: Sequence[Slot]) -> list[str]:
+    """A sentence for each operator of the list that no slot offers."""
+    offered = {k for slot in slots for k in slot.legal}
+    left = [k for k in range(len(operators)) if k not in offered]
+    return [f"{operators[k]} may stand nowhere, as at {slots[0].name}: {slots[0].refused[k]}" for k in left]
 
 
 def _fixed(cost: GraphCost, slots: Sequence[Slot]) -> dict[str, float]:

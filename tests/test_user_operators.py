@@ -334,8 +334,10 @@ def test_a_refusal_is_a_reason_of_the_space_and_no_cost_is_asked_then() -> None:
         raise AssertionError("asked")
 
     narfx.register_operator(narfx.Operator("mine", nn.Identity, lambda site: "not on a Sunday", cost))
-    slot = narfx.trace(settled(Chain()), input=(3, 8, 8), operators=("base", "dwsep3x3", "mine")).space.slots[0]
+    traced = narfx.trace(settled(Chain()), input=(3, 8, 8), operators=("base", "dwsep3x3", "mine"))
+    slot = traced.space.slots[0]
     assert slot.legal == (0, 1) and slot.refused[2] == "not on a Sunday"
+    assert "mine may stand nowhere, as at body.0: not on a Sunday" in traced.notes
 
 
 def raising(*_: Any) -> Any:
