@@ -28,12 +28,16 @@ class Preprocessing(BaseModel):
 
 
 class SpaceOptions(BaseModel):
-    """What of a model may be refined; the same fields, with the same defaults, wherever a space is described."""
+    """What of a model may be refined; the same fields, with the same defaults, wherever a space is described.
+
+    ``operator_files`` are the Python files that register the operators that are not narfx's own.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     granularity: Literal["conv", "block"] = "conv"
     operators: tuple[str, ...] = DEFAULT_OPERATORS
+    operator_files: tuple[str, ...] = ()
     kernels: tuple[StrictInt, ...] = (3,)
     max_candidate_params: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     include_first: bool = False
@@ -41,6 +45,9 @@ class SpaceOptions(BaseModel):
     @field_validator("operators")
     @classmethod
     def _base_first(cls, operators: tuple[str, ...]) -> tuple[str, ...]:
+        file = next((entry for entry in operators if ".py" in entry), None)
+        if file is not None:
+            raise ValueError(f"{file} names a file: it belongs into operator_files, and its operators' names here")
         if not operators or operators[0] != "base" or len(set(operators)) != len(operators):
             raise ValueError(
                 f"the list starts with base and names each operator once, not {', '.join(operators) or 'nothing'}"
@@ -90,7 +97,9 @@ class Architecture(SpaceOptions):
 
     def save(self, path: Path | str) -> None:
         """Write ``arch.json`` whole or not at all; it holds no time, host or absolute path of narfx's own making."""
-        values = self.model_dump(mode="json", exclude_none=True)
+        values = self.model_dump(
+            mode="json", exclude_none=True, exclude=None if self.operator_files else {"operator_files"}
+        )
         first = ("version", "model", "vector")  # what a person looks for stands on top
         write_json(Path(path), {key: values[key] for key in first} | values)
 

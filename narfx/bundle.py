@@ -24,7 +24,7 @@ from narfx.files import check_output, output_folder, refuse_inside, replace_fold
 from narfx.model_ref import load_model
 from narfx.networks import Lowered, open_architecture
 from narfx.onnx_export import Parity, compare_onnx, export_onnx, randomise_norms, tensors, worst
-from narfx.paths import find, move_model
+from narfx.paths import find, move_model, move_operators
 from narfx.weights import load_state, read_weights, write_weights
 
 __all__ = ["apply", "check", "export"]
@@ -67,7 +67,8 @@ def apply(
         architecture = Architecture.load(architecture)
     check_output(folder, overwrite=overwrite)
     if folder.exists():
-        read = [find(path, relative_to) for path in (architecture.model, architecture.weights) if path is not None]
+        named = (architecture.model, architecture.weights, *architecture.operator_files)
+        read = [find(path, relative_to) for path in named if path is not None]
         refuse_inside(folder, [*read, *([Path(weights)] if weights is not None else []), *given])
     lowered = open_architecture(architecture, relative_to=relative_to, weights=weights, seed=seed)
     traced = lowered.traced
@@ -78,7 +79,12 @@ def apply(
         metrics=architecture.metrics if weights is None else {},
         preprocessing=architecture.preprocessing,
         seed=architecture.seed,
-    ).model_copy(update={"model": move_model(architecture.model, folder, start=relative_to)})
+    ).model_copy(
+        update={
+            "model": move_model(architecture.model, folder, start=relative_to),
+            "operator_files": move_operators(architecture.operator_files, folder, start=relative_to),
+        }
+    )
     return export(
         lowered.network, folder, architecture=complete, lowered=lowered, overwrite=overwrite, opset=opset
     )  # fmt: skip

@@ -26,6 +26,9 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+ops = typer.Typer(help="Operators: list them, test your own.", no_args_is_help=False, rich_markup_mode=None)
+app.add_typer(ops, name="ops")
+
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is not empty, as a whole.")]
 Out = Annotated[Path, typer.Option(help="The run directory.")]
 Data = Annotated[str | None, typer.Option(help="digits, a folder, an .npz, torchvision:NAME:ROOT or module:factory.")]
@@ -39,7 +42,7 @@ def _root(
         typer.echo(__version__)
         raise typer.Exit
     if context.invoked_subcommand is None:
-        raise UsageError("name a verb: trace, search, apply, check, train or compare (narfx --help)", kind="usage")
+        raise UsageError("name a verb: trace, search, apply, check, train, compare or ops (narfx --help)", kind="usage")
 
 
 @app.command()
@@ -192,6 +195,42 @@ def compare(
             config, out, device=options["device"], overwrite=options["overwrite"], reporter=output.reporter
         )  # fmt: skip
     output.result(result, tables.compare)
+
+
+@ops.command("list")
+@takes(COMMON)
+def ops_list(
+    file: Annotated[str | None, typer.Argument(help="A file of operators, listed too.", metavar="FILE.py")] = None,
+    **options: Any,
+) -> None:
+    """Show every operator: where it comes from, and what it costs at a site of 64 channels."""
+    from narfx.operators import load_operators
+    from narfx.operators.catalogue import catalogue
+
+    if file is not None:
+        load_operators(file)
+    _output(options).result(catalogue(), tables.ops_list)
+
+
+@ops.command("test")
+@takes(COMMON)
+def ops_test(
+    file: Annotated[
+        str | None, typer.Argument(help="A file of operators; without one, narfx's own.", metavar="FILE.py")
+    ] = None,
+    **options: Any,
+) -> None:
+    """Try operators at many geometries: shape, gradient, cost, copies, ONNX; exit code 2 where one fails."""
+    from narfx.operators import load_operators, operator_names
+    from narfx.operators.trial import try_operators
+    from narfx.training import pick_device
+
+    device = pick_device(options["device"])
+    names = operator_names()[1:] if file is None else load_operators(file)
+    report = {"file": file, **try_operators(names, seed=options["seed"] or 0, device=device)}
+    _output(options).result(report, tables.ops_test)
+    if not report["passed"]:
+        raise typer.Exit(2)
 
 
 def _output(options: dict[str, Any]) -> Output:

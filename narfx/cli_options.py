@@ -52,7 +52,8 @@ WEIGHTS: Group = {"weights": _text("A state dict: safetensors, or .pt read with 
 NETWORK: Group = {
     "input": _text("One sample: channels,height,width."),
     "granularity": _text("conv: a slot a convolution; block: a slot a residual block."),
-    "operators": _text("The list that vectors index, base first, with commas."),
+    "operators": _text("The list that vectors index, base first, with commas; FILE.py stands for its operators."),
+    "operators_file": _text("Python files that register operators of your own, with commas."),
     "kernels": _text("The kernel sizes that make a site, of 3,5,7 [3]."),
     "max_candidate_params": _text("The most parameters of an operator, in those of the site's own call [1.0x]."),
     "include_first": (
@@ -117,8 +118,7 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     fields = {key: value for key, value in options.items() if key not in {**COMMON, **RUN} or key == "seed"}
     if "input" in fields:
         fields["input"] = parse_input(fields["input"])
-    if fields.get("operators"):
-        fields["operators"] = _names(fields["operators"])
+    fields |= _operators(fields.pop("operators", None), fields.pop("operators_file", None))
     if fields.get("kernels"):
         fields["kernels"] = _integers(fields["kernels"], "--kernels")
     if fields.get("max_candidate_params"):
@@ -128,6 +128,16 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
+
+
+def _operators(operators: str | None, files: str | None) -> dict[str, Any]:
+    """Names, and the files of operators among them or beside them, which are run."""
+    if not files and ".py" not in (operators or ""):
+        return {"operators": _names(operators)} if operators else {}
+    from narfx.operators import choose_operators
+
+    names, found = choose_operators(_names(operators) if operators else (), _names(files) if files else ())
+    return {"operators": names, "operator_files": found}
 
 
 def _integers(text: str, option: str) -> tuple[int, ...]:
@@ -142,7 +152,7 @@ def _integers(text: str, option: str) -> tuple[int, ...]:
 def values(config: Path | None, fields: dict[str, Any], *needed: str) -> dict[str, Any]:
     """The options that were given over those of a config file, whose paths are made to start at the working folder."""
     from narfx.files import read_json
-    from narfx.paths import move, move_model, move_source
+    from narfx.paths import move, move_model, move_operators, move_source
 
     read: dict[str, Any] = {}
     if config is not None:
@@ -159,6 +169,9 @@ def values(config: Path | None, fields: dict[str, Any], *needed: str) -> dict[st
         for key, moved in moves.items():
             if isinstance(read.get(key), str) and key not in fields:
                 read[key] = moved(read[key], Path.cwd(), start=config.parent)
+        files = read.get("operator_files")
+        if isinstance(files, list) and all(isinstance(file, str) for file in files):
+            read["operator_files"] = move_operators(files, Path.cwd(), start=config.parent)
     together = read | fields
     for key in needed:
         if key not in together:

@@ -11,7 +11,7 @@ from narfx.collector import collector_paused
 from narfx.config import validated
 from narfx.cost import GraphCost, shapes_and_cost
 from narfx.errors import NothingToRefineError, UsageError
-from narfx.operators import get_operator, operator_cost
+from narfx.operators import get_operator, load_operators, operator_cost, refusal
 from narfx.passes.find_blocks import find_blocks
 from narfx.passes.find_sites import find_sites
 from narfx.passes.lower import Lower
@@ -30,6 +30,7 @@ def trace(
     granularity: str = "conv",
     *,
     operators: Sequence[str] = DEFAULT_OPERATORS,
+    operator_files: Sequence[str] = (),
     kernels: Sequence[int] = (3,),
     max_candidate_params: float = 1.0,
     include_first: bool = False,
@@ -42,6 +43,7 @@ def trace(
         input: One sample's shape: channels, height, width.
         granularity: ``"conv"`` for one slot a convolution, ``"block"`` for one slot a residual block.
         operators: The list that a vector's entries index; the first is ``base``.
+        operator_files: Python files of the user's that register operators of that list; they are run.
         kernels: The square kernel sizes that make a site: 3, 5 and 7.
         max_candidate_params: An operator with more parameters than this times the site's own call is not offered.
         include_first: Whether the network's first convolution may be refined.
@@ -57,6 +59,7 @@ def trace(
         {
             "granularity": granularity,
             "operators": tuple(operators),
+            "operator_files": tuple(map(str, operator_files)),
             "kernels": tuple(kernels),
             "max_candidate_params": max_candidate_params,
             "include_first": include_first,
@@ -64,6 +67,8 @@ def trace(
         "trace",
         kind="bad_option",
     )
+    for file in options.operator_files:
+        load_operators(file)
     for name in options.operators[1:]:
         get_operator(name)
     traced = trace_graph(model)
@@ -88,6 +93,7 @@ def trace(
             f"nothing to refine in {type(model).__name__}: {shown}" + ("; ..." if len(skipped) > 4 else ""),
             where=reference,
         )
+    traced.notes += _unused(operators, slots)
     space = SearchSpace(tuple(operators), tuple(slots), _fixed(cost, slots))
     traced.graph_module.meta["input_shape"] = input  # copies keep it, so that a lowered network can be exported alone
     return Traced(
@@ -173,8 +179,8 @@ def _slot(name: str, sites: Sequence[Site], operators: Sequence[str], max_candid
     for index, operator in enumerate(operators):
         total = {"params": 0.0, "macs": 0.0}
         for site in sites:
-            own, base = operator_cost(site, operator), operator_cost(site, "base")
-            reason = None if index == 0 else get_operator(operator).refuse(site)
+            base, reason = operator_cost(site, "base"), refusal(site, operator)
+            own = operator_cost(site, operator) if reason is None else base
             if reason is None and own["params"] > max_candidate_params * base["params"]:
                 reason = (
                     f"it has {own['params']:,.0f} parameters, more than {max_candidate_params:g} times the "
@@ -188,6 +194,13 @@ def _slot(name: str, sites: Sequence[Site], operators: Sequence[str], max_candid
             costs[metric].append(int(value))
     legal = tuple(index for index in range(len(operators)) if index not in refused)
     return Slot(name, tuple(sites), legal, refused, {metric: tuple(values) for metric, values in costs.items()})
+
+
+def _unused(operators: Sequence[str], slots: Sequence[Slot]) -> list[str]:
+    """A sentence for each operator of the list that no slot offers."""
+    offered = {k for slot in slots for k in slot.legal}
+    left = [k for k in range(len(operators)) if k not in offered]
+    return [f"{operators[k]} may stand nowhere, as at {slots[0].name}: {slots[0].refused[k]}" for k in left]
 
 
 def _fixed(cost: GraphCost, slots: Sequence[Slot]) -> dict[str, float]:

@@ -14,7 +14,7 @@ from narfx.cost import measure
 from narfx.files import write_json
 from narfx.model_ref import default_input, load_model
 from narfx.networks import NetworkOptions, open_architecture
-from narfx.paths import find, move, move_model, move_source
+from narfx.paths import find, move, move_model, move_operators, move_source
 from narfx.progress import Reporter, Silent
 from narfx.run import RunFolder, interruptible
 from narfx.tasks.options import DataOptions, open_task
@@ -142,6 +142,7 @@ class _Training:
         return self.complete.model_copy(
             update={
                 "model": move_model(self.complete.model, folder, start=self.model_folder),
+                "operator_files": move_operators(self.complete.operator_files, folder, start=self.model_folder),
                 "weights": "weights.safetensors",
                 "preprocessing": Preprocessing(mean=data.mean, std=data.std),
                 "metrics": {"data": data.short_name, "epochs": self.config.epochs, "accuracy": measured},
@@ -170,7 +171,11 @@ def create_run(
         values["target"] = move_model(values["target"], out, start=start)
     else:
         values["target"] = TARGET
-        moved = {"model": move_model(architecture.model, out, start=target.parent)}
+        inputs += [find(file, target.parent) for file in architecture.operator_files]
+        moved: dict[str, Any] = {
+            "model": move_model(architecture.model, out, start=target.parent),
+            "operator_files": move_operators(architecture.operator_files, out, start=target.parent),
+        }
         if architecture.weights is not None:
             moved["weights"] = move(architecture.weights, out, start=target.parent)
         files[TARGET] = architecture.model_copy(update=moved).model_dump(mode="json", exclude_none=True)

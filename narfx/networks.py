@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch import Tensor, fx, nn
@@ -49,12 +49,16 @@ def open_base(options: NetworkOptions, *, relative_to: Path | None = None, seed:
     if options.weights is not None:
         state, _ = read_weights(find(options.weights, relative_to))
         load_state(model, state, source=options.weights)
-    return trace(
+    fields = options.of_space()
+    fields["operator_files"] = [str(find(file, relative_to)) for file in options.operator_files]
+    traced = trace(
         model,
         input=options.input or default_input(options.model, relative_to=relative_to) or _DEFAULT_INPUT,
         reference=options.model,
-        **options.of_space(),
+        **fields,
     )
+    # Like the model, its files of operators stay named as they were: from the folder of what names them.
+    return replace(traced, options=traced.options.model_copy(update={"operator_files": options.operator_files}))
 
 
 def open_architecture(

@@ -6,11 +6,12 @@ A run moves with its directory: what its config names is stored as seen from the
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 from narfx.model_ref import ModelRef
 
-__all__ = ["find", "find_source", "move", "move_model", "move_source"]
+__all__ = ["find", "find_source", "move", "move_model", "move_operators", "move_source"]
 
 
 def find(path: str, folder: Path | None) -> Path:
@@ -29,6 +30,11 @@ def move_model(reference: str, folder: Path, *, start: Path | None = None) -> st
     if reference.endswith(".json"):
         return move(reference, folder, start=start)
     return str(ModelRef.parse(reference).beside(folder, relative_to=start))
+
+
+def move_operators(files: Iterable[str], folder: Path, *, start: Path | None = None) -> tuple[str, ...]:
+    """The same for files of operators."""
+    return tuple(move(file, folder, start=start) for file in files)
 
 
 def move_source(source: str, folder: Path, *, start: Path | None = None) -> str:

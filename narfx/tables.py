@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["apply", "check", "compare", "search", "trace", "train"]
+__all__ = ["apply", "check", "compare", "ops_list", "ops_test", "search", "trace", "train"]
 
 
 def _count(value: float) -> str:
@@ -148,3 +148,43 @@ def compare(result: Mapping[str, Any], console: Console) -> None:
         )
     console.print(table)
     console.print(f"\n{result['seeds']} seeds; {result['verdict']}", markup=False)
+
+
+def ops_list(report: Mapping[str, Any], console: Console) -> None:
+    """Operators and what they cost at one site."""
+    table = _table("operator", "params", "MACs", "MACs against base", "from")
+    base = report["operators"][0]
+    for entry in report["operators"]:
+        cost = ("", "", entry["refused"]) if entry["refused"] else (
+            _count(entry["params"]), _millions(entry["macs"]), _share(entry["macs"], base["macs"])
+        )  # fmt: skip
+        table.add_row(entry["name"], *cost, entry["from"])
+    console.print(table)
+    console.print(f"\nat the site {report['site']}", markup=False)
+
+
+def ops_test(report: Mapping[str, Any], console: Console) -> None:
+    """Where each operator is legal, and what failed."""
+    table = _table("operator", "legal", "refused", "checks", "failed")
+    for entry in report["operators"]:
+        own = [record for record in report["checks"] if record["operator"] == entry["name"]]
+        failed = sum(1 for record in own if not record["passed"])
+        table.add_row(entry["name"], str(entry["legal"]), str(entry["refused"]), str(len(own)), str(failed))
+    console.print(table)
+    refused = [entry for entry in report["geometries"] if entry["reason"]]
+    if refused:
+        left = _table("refused at", "operator", "reason", title="")
+        left.columns[2].justify = "left"
+        for entry in refused:
+            left.add_row(entry["site"], entry["operator"], entry["reason"])
+        console.print(left)
+    failures = [record for record in report["checks"] if not record["passed"]]
+    if failures:
+        shown = _table("failed at", "operator", "check", "what is wrong", title="")
+        shown.columns[3].justify = "left"
+        for record in failures:
+            shown.add_row(record["site"] or "every geometry", record["operator"], record["check"], record["message"])
+        console.print(shown)
+    for note in report["notes"]:
+        console.print(f"note: {note}", markup=False)
+    console.print(f"\n{'passed' if report['passed'] else 'FAILED'}", markup=False)

@@ -34,6 +34,7 @@ __all__ = [
     "importable",
     "missing_arguments",
     "pair_error",
+    "running",
     "user_code",
 ]
 
@@ -41,6 +42,12 @@ _OWN = Path(__file__).parent
 _STDLIB = Path(sysconfig.get_path("stdlib"))
 _numbers = itertools.count()
 _siblings: set[str] = set()
+_running: list[str] = []
+
+
+def running() -> str | None:
+    """The name of the module that a file of the user's is just being run as."""
+    return _running[-1] if _running else None
 
 
 @contextmanager
@@ -147,11 +154,14 @@ def execute_file(path: Path) -> ModuleType:
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
+    _running.append(name)
     try:
         exec(loader.source_to_code(path.read_bytes(), str(path)), module.__dict__)
     except BaseException:
         del sys.modules[name]
         raise
+    finally:
+        _running.pop()
     return module
 
 

@@ -20,7 +20,7 @@ from torch.fx import GraphModule, Node
 
 from narfx.dispatch import Dispatch
 from narfx.errors import UsageError
-from narfx.operators import get_operator
+from narfx.operators import build_operator, start_operator
 from narfx.passes.base import Pass
 from narfx.passes.find_sites import call_targets
 from narfx.passes.lift_functional import LiftFunctional
@@ -89,10 +89,8 @@ def _plain(site: Site, conv: nn.Conv2d) -> nn.Conv2d:
 
 def _candidate(name: str, site: Site, conv: nn.Conv2d) -> nn.Module:
     """A candidate with the convolution's device, type, mode and frozen state, started from its weights."""
-    operator = get_operator(name)
-    with torch.random.fork_rng(devices=()):  # the values drawn here are overwritten: spare the user's generator
-        module = operator.build(site).to(device=conv.weight.device, dtype=conv.weight.dtype)
-    operator.start(module, conv)
+    module = build_operator(name, site).to(device=conv.weight.device, dtype=conv.weight.dtype)
+    start_operator(name, site, module, conv)
     module.train(conv.training)
     return module.requires_grad_(conv.weight.requires_grad)
 

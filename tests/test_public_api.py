@@ -17,7 +17,7 @@ import narfx.passes
 HOMES = {
     "Architecture": "narfx.architecture",
     "NarfxError": "narfx.errors",
-    "Operator": "narfx.operators",
+    "Operator": "narfx.operators.record",
     "SearchSpace": "narfx.space",
     "Supernet": "narfx.supernet",
     "Traced": "narfx.traced",
@@ -25,7 +25,7 @@ HOMES = {
     "check": "narfx.bundle",
     "export": "narfx.bundle",
     "lower": "narfx.compiler",
-    "register_operator": "narfx.operators",
+    "register_operator": "narfx.operators.registry",
     "trace": "narfx.compiler",
 }
 

@@ -17,7 +17,7 @@ from narfx.copying import copy_module
 from narfx.errors import UsageError
 from narfx.files import write_json
 from narfx.networks import open_base
-from narfx.paths import find, move, move_model, move_source
+from narfx.paths import find, move, move_model, move_operators, move_source
 from narfx.progress import Reporter, Silent
 from narfx.run import RunFolder, interruptible
 from narfx.search.config import SearchConfig
@@ -60,7 +60,8 @@ def run(
     """
     out, reporter = Path(out), reporter or Silent()
     prepared = _Prepared(config, device, relative_to)
-    inputs = [find(path, relative_to) for path in (config.model, config.weights, config.data) if path is not None]
+    named = (config.model, config.weights, config.data, *config.operator_files)
+    inputs = [find(path, relative_to) for path in named if path is not None]
     config = _moved(config, out, relative_to)
     folder = RunFolder.create(out, config.model_dump(mode="json"), overwrite=overwrite, inputs=inputs)
     return _go(prepared, config, folder, reporter)
@@ -75,8 +76,9 @@ def resume(out: Path | str, *, device: str = "auto", reporter: Reporter | None =
 
 def _moved(config: SearchConfig, folder: Path, start: Path | None) -> SearchConfig:
     """The configuration with its paths as seen from the run directory."""
-    paths: dict[str, str] = {
+    paths: dict[str, Any] = {
         "model": move_model(config.model, folder, start=start),
+        "operator_files": move_operators(config.operator_files, folder, start=start),
         "data": move_source(config.data, folder, start=start),
     }
     if config.val_data is not None:
@@ -216,7 +218,7 @@ def _write(prepared: _Prepared, config: SearchConfig, folder: RunFolder, outcome
         metrics=metrics,
         preprocessing=Preprocessing(mean=data.mean, std=data.std),
         seed=config.seed,
-    ).model_copy(update={"model": config.model})
+    ).model_copy(update={"model": config.model, "operator_files": config.operator_files})
     architecture.save(folder.path / "arch.json")
     folder.event("done", **metrics)
     return {

@@ -1,0 +1,220 @@
+"""The operators that narfx brings: how each is built, where it is legal, what it costs, how it starts.
+
+A depthwise operator is a depthwise k×k convolution and a 1×1 convolution; a pooling operator is a 3×3 pool and a 1×1
+convolution. The 1×1 keeps the site's groups and carries its bias, and neither has a normalisation or activation of
+its own, because the site's follows. With these the tables of the NAR paper (arXiv 1905.02341, Tables 3 and 5) come
+out by arithmetic.
+
+An operator is made of plain ``torch.nn`` modules only, so that a lowered network holds nothing of narfx, and returns
+a tensor of its own, so that an in-place activation behind it never writes into what another branch reads.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from narfx.operators.geometry import conv_cost, padding_for, pointwise_cost, refuse_padding, total
+from narfx.operators.record import Operator
+from narfx.space import Site
+
+__all__ = ["BUILT_IN"]
+
+_GROUPS = 4
+
+
+def _convolution(site: Site, kernel: int, groups: int) -> nn.Conv2d:
+    """A convolution like the site's own, of another kernel or of more groups."""
+    return nn.Conv2d(
+        site.in_channels,
+        site.out_channels,
+        kernel,
+        stride=site.stride,
+        padding=padding_for(site, kernel, site.dilation),
+        dilation=site.dilation,
+        groups=groups,
+        bias=site.bias,
+        padding_mode=site.padding_mode,
+    )
+
+
+def _pointwise(site: Site) -> nn.Conv2d:
+    return nn.Conv2d(site.in_channels, site.out_channels, 1, groups=site.groups, bias=site.bias)
+
+
+def _copy_bias(target: nn.Conv2d, conv: nn.Conv2d) -> None:
+    if target.bias is not None and conv.bias is not None:
+        target.bias.copy_(conv.bias)
+
+
+def _embedded(weight: Tensor, kernel: int) -> Tensor:
+    """A kernel set into the middle of a larger one, or the middle of a larger one; the taps keep their places."""
+    grow = kernel - weight.shape[-1]
+    if grow >= 0:
+        return nn.functional.pad(weight, [grow // 2] * 4)
+    cut = -grow // 2
+    return weight[..., cut : weight.shape[-1] - cut, cut : weight.shape[-1] - cut]
+
+
+def _start_conv(module: nn.Module, conv: nn.Conv2d) -> None:
+    assert isinstance(module, nn.Conv2d)
+    module.weight.copy_(_embedded(conv.weight, module.kernel_size[0]))
+    _copy_bias(module, conv)
+
+
+def _start_sum(module: nn.Module, conv: nn.Conv2d) -> None:
+    """The 1×1 takes the sum over the taps: exact where the map is constant under the kernel."""
+    pointwise = module if isinstance(module, nn.Conv2d) else module.get_submodule("pointwise")
+    assert isinstance(pointwise, nn.Conv2d)
+    pointwise.weight.copy_(conv.weight.sum((2, 3), keepdim=True))
+    _copy_bias(pointwise, conv)
+
+
+def _start_grouped(module: nn.Module, conv: nn.Conv2d) -> None:
+    """The diagonal blocks of the site's own kernel: what a group's outputs read of the group's inputs."""
+    assert isinstance(module, nn.Conv2d)
+    outputs, inputs, *_ = conv.weight.shape
+    parts = module.groups // conv.groups
+    weight = _embedded(conv.weight, module.kernel_size[0])
+    blocks = weight.reshape(conv.groups, parts, outputs // module.groups, parts, inputs // parts, *weight.shape[2:])
+    module.weight.copy_(blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1).reshape_as(module.weight))
+    _copy_bias(module, conv)
+
+
+def _start_depthwise(module: nn.Module, conv: nn.Conv2d) -> None:
+    """The nearest separable kernel: for each input channel the best rank-1 factors of its (outputs × taps) matrix.
+
+    W[o, i, :] ≈ pointwise[o, i] · depthwise[i, :], by singular value decomposition, channel by channel.
+    """
+    depthwise, pointwise = module.get_submodule("depthwise"), module.get_submodule("pointwise")
+    assert isinstance(depthwise, nn.Conv2d) and isinstance(pointwise, nn.Conv2d)
+    outputs, inputs, *_ = conv.weight.shape
+    kernel = depthwise.kernel_size[0]
+    # Group by group the input channels differ, so the matrix of channel i holds only its group's outputs.
+    weight = _embedded(conv.weight, kernel).reshape(conv.groups, outputs // conv.groups, inputs, -1)
+    matrix = weight.transpose(1, 2).reshape(conv.in_channels, outputs // conv.groups, -1)
+    matrix = matrix.double()
+    # The first right singular vector, by the small (taps × taps) Gram matrix: ten times faster than the whole SVD.
+    taps = torch.linalg.eigh(matrix.transpose(1, 2) @ matrix).eigenvectors[:, :, -1]
+    # Its sign is free: let the taps sum to a positive number; and share the size evenly between the two factors.
+    taps = taps * torch.where(taps.sum(1, keepdim=True) < 0, -1.0, 1.0)
+    mix = (matrix @ taps[:, :, None])[:, :, 0]
+    root = mix.norm(dim=1, keepdim=True).sqrt()
+    taps, mix = taps * root, mix / root.clamp_min(torch.finfo(torch.float64).tiny)
+    mix = mix.reshape(conv.groups, inputs, -1).transpose(1, 2)
+    depthwise.weight.copy_(taps.reshape_as(depthwise.weight))
+    pointwise.weight.copy_(mix.reshape_as(pointwise.weight))
+    _copy_bias(pointwise, conv)
+
+
+def _depthwise_operator(kernel: int) -> Operator:
+    def build(site: Site) -> nn.Module:
+        depthwise = nn.Conv2d(
+            site.in_channels,
+            site.in_channels,
+            kernel,
+            stride=site.stride,
+            padding=padding_for(site, kernel, site.dilation),
+            dilation=site.dilation,
+            groups=site.in_channels,
+            bias=False,
+            padding_mode=site.padding_mode,
+        )
+        return nn.Sequential(OrderedDict(depthwise=depthwise, pointwise=_pointwise(site)))
+
+    def cost(site: Site) -> dict[str, float]:
+        return total(
+            conv_cost(site, kernel, site.in_channels, site.in_channels, site.in_channels, False), pointwise_cost(site)
+        )
+
+    return Operator(f"dwsep{kernel}x{kernel}", build, lambda site: refuse_padding(site, kernel), cost, _start_depthwise)
+
+
+def _pool_operator(name: str, pool: Callable[..., nn.Module]) -> Operator:
+    def refuse(site: Site) -> str | None:
+        if site.padding_mode != "zeros":
+            return f"pooling has no padding mode {site.padding_mode!r}"
+        if any(not 0 <= padding <= 1 for padding in padding_for(site, 3, (1, 1))):
+            return "a 3x3 pool cannot be padded to the output size of the site"
+        return None
+
+    def build(site: Site) -> nn.Module:
+        # A dilated site is pooled without dilation: AvgPool2d has none, and the output size is the same.
+        pooled = pool(3, stride=site.stride, padding=padding_for(site, 3, (1, 1)))
+        return nn.Sequential(OrderedDict(pool=pooled, pointwise=_pointwise(site)))
+
+    return Operator(name, build, refuse, pointwise_cost, _start_sum)
+
+
+def _conv_operator(kernel: int) -> Operator:
+    def refuse(site: Site) -> str | None:
+        if site.kernel == (kernel, kernel):
+            return "it is the site's own convolution"
+        return refuse_padding(site, kernel)
+
+    def cost(site: Site) -> dict[str, float]:
+        return conv_cost(site, kernel, site.in_channels, site.out_channels, site.groups, site.bias)
+
+    return Operator(
+        f"conv{kernel}x{kernel}",
+        lambda site: _convolution(site, kernel, site.groups),
+        refuse,
+        cost,
+        _start_conv if kernel > 1 else _start_sum,
+    )
+
+
+def _grouped_operator(kernel: int) -> Operator:
+    """A convolution in ``_GROUPS`` groups within each of the site's own: no channel leaves its group."""
+
+    def refuse(site: Site) -> str | None:
+        groups = _GROUPS * site.groups
+        for side, channels in (("input", site.in_channels), ("output", site.out_channels)):
+            if channels % groups:
+                own = f" within each of the site's {site.groups}" if site.groups > 1 else ""
+                return f"its {channels} {side} channels cannot be split into {_GROUPS} groups{own}"
+        return refuse_padding(site, kernel)
+
+    def cost(site: Site) -> dict[str, float]:
+        return conv_cost(site, kernel, site.in_channels, site.out_channels, _GROUPS * site.groups, site.bias)
+
+    return Operator(
+        f"grouped{kernel}x{kernel}",
+        lambda site: _convolution(site, kernel, _GROUPS * site.groups),
+        refuse,
+        cost,
+        _start_grouped,
+    )
+
+
+def _identity_operator() -> Operator:
+    def refuse(site: Site) -> str | None:
+        if site.stride != (1, 1):
+            return f"an identity cannot have the site's stride of {site.stride[0]}x{site.stride[1]}"
+        if site.input_shape != site.output_shape:
+            shapes = ["x".join(map(str, shape)) for shape in (site.input_shape, site.output_shape)]
+            return f"an identity cannot turn {shapes[0]} into {shapes[1]}"
+        return None
+
+    # A 1×1 average is exact and a new tensor. nn.Identity hands its input on, and an in-place activation behind it
+    # would then write into what a residual branch reads.
+    return Operator(
+        "identity", lambda site: nn.AvgPool2d(1), refuse, lambda site: {"params": 0, "macs": 0}, lambda *_: None
+    )
+
+
+BUILT_IN = (
+    _depthwise_operator(3),
+    _pool_operator("maxpool3x3", nn.MaxPool2d),
+    # Zeros at the border count, as they do for the convolution that the pool stands in for.
+    _pool_operator("avgpool3x3", nn.AvgPool2d),
+    _conv_operator(5),
+    _depthwise_operator(5),
+    _conv_operator(1),
+    _conv_operator(3),
+    _grouped_operator(3),
+    _identity_operator(),
+)

@@ -1,0 +1,126 @@
+"""The operators by name, and where each name comes from."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from narfx.errors import UsageError
+from narfx.operators.builtin import BUILT_IN
+from narfx.operators.record import Operator
+from narfx.usercode import running
+
+__all__ = [
+    "get_operator",
+    "operator_names",
+    "operators_of",
+    "origin",
+    "register_operator",
+    "registration",
+    "unregister_operator",
+]
+
+_REGISTRY: dict[str, Operator] = {operator.name: operator for operator in BUILT_IN}
+_SOURCES: dict[str, _Source] = {}
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Where a name comes from that was registered while a file of the user's ran: ``run`` is the module of that run.
+
+    ``file`` is the one with the call, which may be a module that the file imports.
+    """
+
+    file: Path
+    content: bytes
+    run: str
+
+    def follows(self, other: _Source | None) -> bool:
+        """Whether this is a later run of the same file, or of a copy of it."""
+        return (
+            other is not None and self.run != other.run and (self.file == other.file or self.content == other.content)
+        )
+
+
+def register_operator(operator: Operator) -> None:
+    """Make an operator known under its name.
+
+    A file of the user's that is run again replaces its own operators.
+
+    Raises:
+        UsageError: The name is taken or is not a Python identifier.
+    """
+    if not isinstance(operator, Operator):
+        raise UsageError(
+            f"register_operator takes a narfx.Operator, not a {type(operator).__name__}", kind="operator_type"
+        )
+    name = operator.name
+    if not isinstance(name, str) or not name.isidentifier():
+        raise UsageError(f"an operator's name must be an identifier, not {name!r}", kind="operator_name")
+    before, here = _SOURCES.get(name), None
+    if run := running():
+        file = Path(sys._getframe(1).f_code.co_filename).resolve()
+        here = _Source(file, file.read_bytes() if file.is_file() else b"", run)
+    again = here is not None and here.follows(before)
+    if (name in _REGISTRY and not again) or name == "base":
+        origin = f", registered by {before.file}" if before is not None else ""
+        raise UsageError(f"there is an operator {name!r} already{origin}", where=name, kind="operator_name")
+    _REGISTRY[name] = operator
+    if here is not None:
+        _SOURCES[name] = here
+
+
+def unregister_operator(name: str) -> None:
+    """Forget an operator that was registered; ``UsageError`` for one of narfx's own or an unknown name."""
+    if get_operator(name) in BUILT_IN:
+        raise UsageError(f"{name} is one of narfx's own operators", where=name, kind="operator_name")
+    del _REGISTRY[name]
+    _SOURCES.pop(name, None)
+
+
+@contextmanager
+def registration() -> Iterator[None]:
+    """What the block registers stays only if the block ends well."""
+    before = dict(_REGISTRY), dict(_SOURCES)
+    try:
+        yield
+    except BaseException:
+        _REGISTRY.clear()
+        _REGISTRY.update(before[0])
+        _SOURCES.clear()
+        _SOURCES.update(before[1])
+        raise
+
+
+def operators_of(run: str, file: Path) -> tuple[str, ...]:
+    """The names registered in one run of ``file``, in that order; those of its earlier runs alone are forgotten."""
+    for name, source in list(_SOURCES.items()):
+        if source.file == file and source.run != run:
+            unregister_operator(name)
+    return tuple(name for name in _REGISTRY if name in _SOURCES and _SOURCES[name].run == run)
+
+
+def operator_names() -> tuple[str, ...]:
+    """All names that may stand in a list of operators."""
+    return ("base", *_REGISTRY)
+
+
+def get_operator(name: str) -> Operator:
+    """The operator of that name; ``UsageError`` naming the choices if there is none."""
+    if name not in _REGISTRY:
+        raise UsageError(
+            f"unknown operator {name!r}: there are {', '.join(operator_names())}",
+            where="operators",
+            kind="unknown_operator",
+        )
+    return _REGISTRY[name]
+
+
+def origin(name: str) -> str:
+    """``narfx``, the file that registered the operator, or ``a program``."""
+    if get_operator(name) in BUILT_IN:
+        return "narfx"
+    return str(_SOURCES[name].file) if name in _SOURCES else "a program"

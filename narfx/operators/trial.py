@@ -1,0 +1,265 @@
+"""What ``narfx ops test`` tries: each operator at each geometry of a table, by the promises that narfx relies on."""
+
+from __future__ import annotations
+
+import copy
+import tempfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from narfx.codegen import CodegenError, generate
+from narfx.cost import measure
+from narfx.errors import NarfxError
+from narfx.onnx_export import compare_onnx, export_onnx, randomise_norms
+from narfx.operators.at_site import build_operator, operator_cost, refusal, shares_memory, start_operator
+from narfx.operators.registry import get_operator
+from narfx.operators.sample_sites import SAMPLES, sample_site
+from narfx.seeds import derive
+from narfx.space import Site
+from narfx.usercode import user_code
+
+__all__ = ["CHECKS", "try_operators"]
+
+
+@dataclass(frozen=True)
+class _Case:
+    """One operator at one site, with the base convolution there and a batch of two random maps."""
+
+    name: str
+    site: Site
+    conv: nn.Conv2d
+    x: Tensor
+
+    def made(self, dtype: torch.dtype = torch.float32) -> nn.Module:
+        """A module as the supernet makes it, in eval mode."""
+        conv = copy.deepcopy(self.conv).to(dtype)
+        module = build_operator(self.name, self.site).to(device=conv.weight.device, dtype=dtype)
+        start_operator(self.name, self.site, module, conv)
+        return module.eval().requires_grad_(True)
+
+    def moved(self) -> nn.Module:
+        """The same with other weights, as after a step of training."""
+        module = self.made()
+        with torch.no_grad():
+            for parameter in module.parameters():
+                parameter.add_(0.1 * torch.randn_like(parameter))
+        return module
+
+
+def _build(case: _Case) -> str | None:
+    one, two = case.made(), case.made()
+    held = {id(tensor) for tensor in (*one.parameters(), *one.buffers())}
+    if any(id(tensor) in held for tensor in (*two.parameters(), *two.buffers())):
+        return "two calls of build(site) give modules that share a parameter: make new ones at each call"
+    return None
+
+
+def _start(case: _Case) -> str | None:
+    for dtype in (torch.float32, torch.float64):
+        module = case.made(dtype)
+        for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+            if tensor.device != case.x.device:
+                return f"start(module, conv) leaves {name} on {tensor.device}, not on {case.x.device}"
+            if tensor.is_floating_point() and tensor.dtype != dtype:
+                return f"start(module, conv) leaves {name} as {tensor.dtype}, not {dtype}"
+            if not bool(tensor.isfinite().all()):
+                return f"start(module, conv) leaves values in {name} that are not finite"
+    return None
+
+
+def _output(case: _Case) -> str | None:
+    for training in (False, True):
+        module = case.made().train(training)
+        for dtype in (torch.float32, torch.float64):
+            y = module.to(dtype)(case.x.to(dtype))
+            mode = "training" if training else "eval"
+            if tuple(y.shape[1:]) != case.site.output_shape:
+                return f"the output is {tuple(y.shape[1:])} in {mode} mode, not {case.site.output_shape}"
+            if y.dtype != dtype or y.device != case.x.device:
+                return f"the output is {y.dtype} on {y.device}, for an input of {dtype} on {case.x.device}"
+            if not bool(y.isfinite().all()):
+                return f"the output is not finite in {mode} mode"
+    return None
+
+
+def _input(case: _Case) -> str | None:
+    for training in (False, True):
+        x = case.x.clone()
+        y = case.made().train(training)(x)
+        if not torch.equal(x, case.x):
+            return "the input is changed: other branches of the network read it too"
+        if shares_memory(y, x):
+            return "the output lies in the memory of the input: return a new tensor"
+    return None
+
+
+def _gradient(case: _Case) -> str | None:
+    module, x = case.moved().train(), case.x.clone().requires_grad_(True)
+    y = module(x)
+    (y * torch.randn_like(y)).sum().backward()
+    for name, tensor in (("the input", x), *module.named_parameters()):
+        if tensor.grad is None or not bool(tensor.grad.any()):
+            return f"no gradient reaches {name}"
+        if not bool(tensor.grad.isfinite().all()):
+            return f"the gradient of {name} is not finite"
+    return None
+
+
+def _cost(case: _Case) -> str | None:
+    declared = operator_cost(case.site, case.name)
+    counted = measure(nn.Sequential(case.made().cpu()), case.site.input_shape)
+    for metric, number in counted.items():
+        if declared[metric] != number:
+            return f"cost(site) says {declared[metric]:,.0f} {metric}, the module has {number:,}"
+    return None
+
+
+def _repeat(case: _Case) -> str | None:
+    module = case.made()
+    y = module(case.x)
+    if not torch.equal(y, module(case.x)):
+        return "two calls in eval mode give two outputs"
+    if not torch.equal(y, case.made()(case.x)):
+        return "a second module, built from the same seed, gives another output: draw with torch's own generator"
+    return None
+
+
+def _copy(case: _Case) -> str | None:
+    module = case.moved()
+    twin = copy.deepcopy(module)
+    y = module(case.x)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.zero_()
+    return None if torch.equal(twin(case.x), y) else "a deepcopy gives another output, or shares its weights"
+
+
+def _state(case: _Case) -> str | None:
+    module, other = case.moved(), case.made()
+    other.load_state_dict(module.state_dict())
+    return (
+        None if torch.equal(other(case.x), module(case.x)) else "a module with the same state dict gives another output"
+    )
+
+
+def _onnx(case: _Case) -> str | None:
+    network = randomise_norms(_alone(case.moved().cpu()))
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "operator.onnx"
+        export_onnx(network, case.site.input_shape, path)
+        parity = compare_onnx(network, path, case.site.input_shape)
+    if not parity.passed:
+        return (
+            f"the ONNX file differs by {parity.max_rel_error:.2e} of the largest output "
+            f"(tolerance {parity.tolerance:g})"
+        )
+    return None
+
+
+CHECKS: dict[str, Callable[[_Case], str | None]] = {
+    "build": _build,
+    "start": _start,
+    "output": _output,
+    "input": _input,
+    "gradient": _gradient,
+    "cost": _cost,
+    "repeat": _repeat,
+    "copy": _copy,
+    "state": _state,
+    "onnx": _onnx,
+}
+"""By the name that a report gives them. ``onnx`` takes a second and is tried last, at no more than two geometries."""
+
+
+def _alone(module: nn.Module) -> fx.GraphModule:
+    """A network of this one call, as a lowered network holds it."""
+    graph = fx.Graph()
+    graph.output(graph.call_module("operator", (graph.placeholder("input"),)))
+    return fx.GraphModule({"operator": module}, graph).eval()
+
+
+def try_operators(names: Iterable[str], *, seed: int = 0, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """Try operators at every sample geometry.
+
+    Returns:
+        ``{"passed", "operators", "geometries", "checks", "notes"}``: one record an operator (how often it was legal
+        and refused), one for each operator and geometry (legal, or the reason), and one for each check made.
+
+    Raises:
+        UsageError: There is no operator of a name.
+    """
+    names = [get_operator(name).name for name in names]
+    operators, geometries, checks, notes = [], [], [], list[str]()
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(derive(seed, "samples"))
+        samples = [sample_site(*sample) for sample in SAMPLES]
+        for name in names:
+            cases, own = [], list[dict[str, Any]]()
+            for conv, site in samples:
+                case = _Case(name, site, conv.to(device), torch.randn(2, *site.input_shape).to(device))
+                reason, failed = _judge(case)
+                geometries.append(
+                    {"operator": name, "site": site.name, "legal": not (reason or failed), "reason": reason}
+                )
+                if failed:
+                    own.append(_record(name, site.name, "site", failed))
+                elif reason is None:
+                    cases.append(case)
+            own += _checks(name, cases)
+            if cases:
+                notes += _source_note(cases[0])
+            checks += own
+            passed = all(record["passed"] for record in own)
+            refused = sum(1 for entry in geometries if entry["operator"] == name and entry["reason"])
+            operators.append({"name": name, "passed": passed, "legal": len(cases), "refused": refused})
+    passed = all(record["passed"] for record in checks)
+    return {"passed": passed, "operators": operators, "geometries": geometries, "checks": checks, "notes": notes}
+
+
+def _judge(case: _Case) -> tuple[str | None, str | None]:
+    """Why the operator refuses the site, and what goes wrong at the first touch."""
+    try:
+        return refusal(case.site, case.name), None
+    except NarfxError as error:
+        return None, str(error)
+
+
+def _checks(name: str, cases: list[_Case]) -> list[dict[str, Any]]:
+    if not cases:
+        problem = f"it may stand at none of the {len(SAMPLES)} geometries, so nothing was proven"
+        return [_record(name, None, "legal", problem)]
+    records = [_tried(case, check) for case in cases for check in CHECKS if check != "onnx"]
+    if all(record["passed"] for record in records):
+        strided = [case for case in cases[1:] if max(case.site.stride) > 1]
+        records += [_tried(case, "onnx") for case in (cases[0], *strided[:1])]
+    return records
+
+
+def _tried(case: _Case, check: str) -> dict[str, Any]:
+    problem: str | None
+    try:
+        with user_code("it fails", where=case.name, kind="operator_failed"):
+            problem = CHECKS[check](case)
+    except NarfxError as error:
+        problem = str(error)
+    return _record(case.name, case.site.name, check, problem)
+
+
+def _record(name: str, site: str | None, check: str, problem: str | None) -> dict[str, Any]:
+    return {"operator": name, "site": site, "check": check, "passed": problem is None, "message": problem}
+
+
+def _source_note(case: _Case) -> list[str]:
+    """Whether a bundle with this operator can hold readable source."""
+    try:
+        generate(_alone(case.made().cpu()), case.name, case.site.input_shape)
+    except CodegenError as error:
+        return [f"{case.name}: a bundle with it holds no model.py ({error}); torch.nn's own modules would give one"]
+    except NarfxError:
+        return []  # a check says it
+    return []
