@@ -11,16 +11,17 @@ each operator has statistics and an affine of its own; lowering keeps the chosen
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from narfx.dispatch import Dispatch
 from narfx.errors import UsageError
-from narfx.operators import build_operator, start_operator
+from narfx.operators import started_operator
 from narfx.passes.base import Pass
 from narfx.passes.find_sites import call_targets
 from narfx.passes.lift_functional import LiftFunctional
@@ -66,9 +67,8 @@ class InsertDispatch(Pass):
 def _plain(site: Site, conv: nn.Conv2d) -> nn.Conv2d:
     """The convolution with its weight as a plain tensor (a parametrized one computes it), to start others from."""
     with torch.no_grad():
-        low, high = torch.aminmax(conv.weight)
-        finite = conv.weight.is_meta or bool((high - low).isfinite())
-        if not finite or (conv.bias is not None and not conv.bias.is_meta and not bool(conv.bias.isfinite().all())):
+        weight = conv.weight
+        if not (_finite(weight) and (conv.bias is None or _finite(conv.bias))):
             raise UsageError(
                 f"the weights of {site.name} are not all finite, and the other operators start from them: "
                 "give the model weights without NaN or infinite values",
@@ -82,15 +82,19 @@ def _plain(site: Site, conv: nn.Conv2d) -> nn.Conv2d:
             site.bias, site.padding_mode, device="meta",
         )  # fmt: skip
         trains = any(parameter.requires_grad for parameter in conv.parameters())
-        plain.weight = nn.Parameter(conv.weight.detach(), requires_grad=trains)
+        plain.weight = nn.Parameter(weight.detach(), requires_grad=trains)
         plain.bias = None if conv.bias is None else nn.Parameter(conv.bias.detach(), requires_grad=trains)
         return plain.train(conv.training)
 
 
+def _finite(tensor: Tensor) -> bool:
+    low, high = (tensor, tensor) if tensor.is_meta else torch.aminmax(tensor)
+    return tensor.is_meta or (math.isfinite(low) and math.isfinite(high))
+
+
 def _candidate(name: str, site: Site, conv: nn.Conv2d) -> nn.Module:
     """A candidate with the convolution's device, type, mode and frozen state, started from its weights."""
-    module = build_operator(name, site).to(device=conv.weight.device, dtype=conv.weight.dtype)
-    start_operator(name, site, module, conv)
+    module = started_operator(name, site, conv)
     module.train(conv.training)
     return module.requires_grad_(conv.weight.requires_grad)
 

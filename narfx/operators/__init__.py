@@ -3,7 +3,7 @@
 Index 0 of every list is ``base``, the site's own convolution, untouched.
 """
 
-from narfx.operators.at_site import build_operator, operator_cost, refusal, start_operator
+from narfx.operators.at_site import build_operator, operator_cost, refusal, start_operator, started_operator
 from narfx.operators.files import choose_operators, load_operators
 from narfx.operators.record import Operator
 from narfx.operators.registry import get_operator, operator_names, register_operator, unregister_operator
@@ -19,5 +19,6 @@ __all__ = [
     "refusal",
     "register_operator",
     "start_operator",
+    "started_operator",
     "unregister_operator",
 ]

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from functools import lru_cache
 from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from narfx.copying import copy_module
 from narfx.errors import UsageError
 from narfx.operators.builtin import BUILT_IN
 from narfx.operators.geometry import conv_cost
@@ -24,7 +26,7 @@ from narfx.seeds import derive
 from narfx.space import Site
 from narfx.usercode import user_code
 
-__all__ = ["build_operator", "operator_cost", "refusal", "shares_memory", "start_operator"]
+__all__ = ["build_operator", "operator_cost", "refusal", "shares_memory", "start_operator", "started_operator"]
 
 T = TypeVar("T")
 
@@ -85,6 +87,34 @@ def build_operator(name: str, site: Site) -> nn.Module:
         UsageError: The operator is the user's, and fails or gives no module.
     """
     return _built(get_operator(name), site)
+
+
+def started_operator(name: str, site: Site, conv: nn.Conv2d) -> nn.Module:
+    """A module of this operator with the device and type of the base convolution, started from its weights.
+
+    Raises:
+        UsageError: The operator is the user's, and fails or gives no module.
+    """
+    operator = get_operator(name)
+    if operator not in BUILT_IN:
+        module = _built(operator, site).to(device=conv.weight.device, dtype=conv.weight.dtype)
+    else:
+        # narfx's own overwrite every value, so one module for each geometry is enough, and it needs no values.
+        template = _template(operator, replace(site, target="", occurrence=0, where=""))
+        own = {
+            id(p): nn.Parameter(torch.empty_like(p, device=conv.weight.device, dtype=conv.weight.dtype))
+            for p in template.parameters()
+        }
+        module = copy_module(template, {**own})
+    if not conv.weight.is_meta:
+        start_operator(name, site, module, conv)
+    return module
+
+
+@lru_cache(maxsize=1024)
+def _template(operator: Operator, geometry: Site) -> nn.Module:
+    with torch.device("meta"):
+        return _built(operator, geometry)
 
 
 def start_operator(name: str, site: Site, module: nn.Module, conv: nn.Conv2d) -> None:

@@ -96,14 +96,15 @@ def _start_depthwise(module: nn.Module, conv: nn.Conv2d) -> None:
     # Group by group the input channels differ, so the matrix of channel i holds only its group's outputs.
     weight = _embedded(conv.weight, kernel).reshape(conv.groups, outputs // conv.groups, inputs, -1)
     matrix = weight.transpose(1, 2).reshape(conv.in_channels, outputs // conv.groups, -1)
-    matrix = matrix.double()
+    matrix = matrix if matrix.dtype == torch.float64 else matrix.float()
     # The first right singular vector, by the small (taps × taps) Gram matrix: ten times faster than the whole SVD.
-    taps = torch.linalg.eigh(matrix.transpose(1, 2) @ matrix).eigenvectors[:, :, -1]
+    gram = (matrix.transpose(1, 2) @ matrix).double()
+    taps = torch.linalg.eigh(gram).eigenvectors[:, :, -1].to(matrix.dtype)
     # Its sign is free: let the taps sum to a positive number; and share the size evenly between the two factors.
     taps = taps * torch.where(taps.sum(1, keepdim=True) < 0, -1.0, 1.0)
     mix = (matrix @ taps[:, :, None])[:, :, 0]
     root = mix.norm(dim=1, keepdim=True).sqrt()
-    taps, mix = taps * root, mix / root.clamp_min(torch.finfo(torch.float64).tiny)
+    taps, mix = taps * root, mix / root.clamp_min(torch.finfo(mix.dtype).tiny)
     mix = mix.reshape(conv.groups, inputs, -1).transpose(1, 2)
     depthwise.weight.copy_(taps.reshape_as(depthwise.weight))
     pointwise.weight.copy_(mix.reshape_as(pointwise.weight))
