@@ -30,9 +30,9 @@ class Difference:
 
     ``node`` is a module's path, or ``add()`` or ``.mean()``, with ``@1`` for a second call. ``fused`` are the nodes
     before it that the file does not hold by themselves, such as a convolution whose normalisation was fused into
-    it: the fault may be theirs. ``source`` is ``file:line`` of the model, as far as it is known, ``onnx_node`` the
-    node in the file and ``weights`` its weights, and ``error`` the largest difference over the largest value,
-    ``None`` where the shapes differ.
+    it: the fault may be theirs. ``source`` is ``file:line`` of the model, as far as it is known. ``onnx_node`` is the
+    node in the file, and ``weights`` are those of it and of what computes parts of its value. ``error`` is the
+    largest difference over the largest value, ``None`` where the shapes differ.
     """
 
     node: str
@@ -99,14 +99,14 @@ def first_difference(
         wrong = _first_wrong(graph_module.graph, recorder.errors, tolerance)
         if wrong is None:
             continue
-        value = by_mark.get(keys.get(wrong, "")) or _first_unmatched(values, recorder.matched)
+        value = by_mark.get(keys[wrong]) if by_mark else _first_unmatched(values, recorder.matched)
         error = recorder.errors[wrong]
         return Difference(
-            keys.get(wrong, wrong.name),
-            tuple(keys[node] for node in _unseen_before(wrong, recorder.errors) if node in keys),
+            keys[wrong],
+            tuple(keys[node] for node in _unseen_before(wrong, recorder.errors)),
             source_line(wrong),
             value.node if value is not None else "",
-            value.weights if value is not None else (),
+            _weights(value, values) if value is not None else (),
             error if error is not None and np.isfinite(error) else None,
         )
     return None
@@ -182,6 +182,19 @@ def _first_unmatched(values: list[_Value], matched: set[str]) -> _Value | None:
         if value.name in matched or value.name in right:
             right |= {value.name, *value.inputs}
     return next((value for value in values if value.name not in right), None)
+
+
+def _weights(value: _Value, values: list[_Value]) -> tuple[str, ...]:
+    """The weights of a marked node, and of the unmarked ones before it that compute parts of its value."""
+    by_name = {other.name: other for other in values if value.mark and not other.mark} | {value.name: value}
+    found: dict[str, None] = {}
+    waiting = [value.name]
+    while waiting:
+        part = by_name.pop(waiting.pop(), None)
+        if part is not None:
+            found |= dict.fromkeys(part.weights)
+            waiting += part.inputs
+    return tuple(found)
 
 
 def _graph(network: nn.Module, marks: list[str]) -> fx.GraphModule:

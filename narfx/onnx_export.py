@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import logging
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -102,8 +103,8 @@ def export_onnx(
     size = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     program.save(str(path), external_data=size >= _TWO_GIB)
     written = read_onnx(path)
-    if opset is not None and written.opset != opset:
-        raise _other_opset(opset, written.opset, "")
+    if opset is not None:
+        _check_opset(path, opset, written.opset)
     if (written.input_name, written.output_names) != (input_name, tuple(names)):
         raise ParityError(
             f"{path.name} names {written.input_name} and {', '.join(written.output_names)}, but {input_name} and "
@@ -144,6 +145,22 @@ def _set_opset(model: Any, opset: int | None) -> None:
     if why:
         raise _other_opset(opset, lowest_opset(model), f" ({why[0]})")
     lower_opset(model, opset)
+
+
+def _check_opset(path: Path, asked: int, written: int) -> None:
+    """What is in the file is what was asked for, and onnxruntime knows it."""
+    import onnxruntime
+
+    if written != asked:
+        raise _other_opset(asked, written, "")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        known = re.search(r"till opset (\d+)", str(error))
+        if known is not None:  # what else is wrong, the comparison will say
+            raise _other_opset(asked, int(known[1]), f" (onnxruntime here knows none above {known[1]})") from error
 
 
 def _other_opset(asked: int, possible: int, why: str) -> UsageError:
