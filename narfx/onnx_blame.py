@@ -80,7 +80,7 @@ def first_difference(
     """The first node of ``network`` whose value the file gets wrong, on the first of the batches that shows one.
 
     The network is run in eval mode, the file in onnxruntime without its graph optimisations. A node is not blamed
-    where what follows from it agrees: then the file computes it in another way.
+    where all that is computed from it agrees: then the file computes it in another way.
 
     Returns:
         ``None`` where no node differs by more than ``tolerance``, as when only onnxruntime's own optimisations do.
@@ -152,13 +152,14 @@ def _match_values(values: list[_Value], tolerance: float) -> _Matcher:
 
 
 def _first_wrong(graph: fx.Graph, errors: dict[fx.Node, float | None], tolerance: float) -> fx.Node | None:
-    """The first node that differs and from which no value follows that agrees."""
+    """The first node that differs, unless all that is computed from it agrees.
+
+    One agreeing path is not enough: a gate that saturates hides a difference that goes on beside it.
+    """
     right: set[fx.Node] = set()
     for node in reversed(graph.nodes):
         error = errors.get(node)
-        agrees = error is not None and error <= tolerance
-        # Through what is no tensor, such as a size, nothing follows of a tensor's numbers.
-        if node in errors and (agrees or any(user in right for user in node.users)):
+        if (error is not None and error <= tolerance) or (node.users and right.issuperset(node.users)):
             right.add(node)
     return next((n for n in graph.nodes if errors.get(n) is not None and n not in right), None)
 
@@ -176,11 +177,12 @@ def _unseen_before(wrong: fx.Node, errors: dict[fx.Node, float | None]) -> list[
 
 
 def _first_unmatched(values: list[_Value], matched: set[str]) -> _Value | None:
-    """The same for a file without marks: its first value that equals none, and none of what follows does."""
-    right: set[str] = set()
+    """The same for a file without marks: its first value that equals none, unless all computed from it does."""
+    right = set(matched)
     for value in reversed(values):
-        if value.name in matched or value.name in right:
-            right |= {value.name, *value.inputs}
+        users = {other.name for other in values if value.name in other.inputs}
+        if users and right.issuperset(users):
+            right.add(value.name)
     return next((value for value in values if value.name not in right), None)
 
 

@@ -60,7 +60,7 @@ def _schema(node: Any, opset: int) -> Any:
 
 
 def _droppable(node: Any, opset: int) -> set[str]:
-    """Attributes that the older schema lacks and that only state the newer one's default."""
+    """Attributes that the older schema lacks and that only state the newer one's default, or nothing here."""
     import onnx
 
     old, new = _schema(node, opset), _schema(node, node.graph.opset_imports[""])
@@ -71,8 +71,19 @@ def _droppable(node: Any, opset: int) -> set[str]:
     return {
         name
         for name, default in defaults.items()
-        if default.name and node.attributes[name].value == _plain(onnx.helper.get_attribute_value(default))
+        if (default.name and node.attributes[name].value == _plain(onnx.helper.get_attribute_value(default)))
+        or _says_nothing(node, name)
     }
+
+
+def _says_nothing(node: Any, name: str) -> bool:
+    """Whether an attribute that torch always writes makes no difference at this node."""
+    if (node.op_type, name) == ("Reshape", "allowzero"):
+        shape = node.inputs[1].const_value
+        return shape is not None and 0 not in shape.numpy()
+    if (node.op_type, name) == ("Split", "num_outputs"):  # the older one splits evenly or not at all
+        return len({str(output.shape) for output in node.outputs if output.shape is not None}) == 1
+    return False
 
 
 def _plain(value: Any) -> Any:
