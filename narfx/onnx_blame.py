@@ -87,16 +87,16 @@ def first_difference(
     """
     model = _load(path)
     marks = [property.value for node in model.graph.node for property in node.metadata_props if property.key == MARK]
-    graph_module = _graph(network, marks).eval()
-    keys = node_keys(graph_module.graph)
+    root, graph = _graph(network, marks)
+    keys = node_keys(graph)
     for images in batches:
         values = _run(model, images)
         by_mark = {value.mark: value for value in values if value.mark}
         matcher = _match_marks(by_mark, keys) if by_mark else _match_values(values, tolerance)
-        recorder = _Recorder(graph_module, matcher)
+        recorder = _Recorder(root, graph, matcher)
         with torch.inference_mode():
             recorder.run(images.clone())  # an operation in place may change the network's input
-        wrong = _first_wrong(graph_module.graph, recorder.errors, tolerance)
+        wrong = _first_wrong(graph, recorder.errors, tolerance)
         if wrong is None:
             continue
         value = by_mark.get(keys[wrong]) if by_mark else _first_unmatched(values, recorder.matched)
@@ -118,8 +118,8 @@ _Matcher = Callable[[fx.Node, np.ndarray], tuple[float | None, str | None]]
 class _Recorder(fx.Interpreter):
     """Runs a graph and compares each tensor as soon as it is there: an operation in place may change it later."""
 
-    def __init__(self, graph_module: fx.GraphModule, matcher: _Matcher) -> None:
-        super().__init__(graph_module)
+    def __init__(self, root: nn.Module, graph: fx.Graph, matcher: _Matcher) -> None:
+        super().__init__(root, graph=graph)
         self.matcher = matcher
         self.errors: dict[fx.Node, float | None] = {}
         self.matched: set[str] = set()
@@ -199,13 +199,13 @@ def _weights(value: _Value, values: list[_Value]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _graph(network: nn.Module, marks: list[str]) -> fx.GraphModule:
-    """The network's graph; one that is not a graph yet is traced with the leaves that the file's marks name."""
-    if isinstance(network, fx.GraphModule):
-        return copy.deepcopy(network)
-    network = copy.deepcopy(network).eval()
-    tracer = _Tracer(frozenset(mark.partition("@")[0] for mark in marks))
-    return fx.GraphModule(network, tracer.trace(network))
+def _graph(network: nn.Module, marks: list[str]) -> tuple[nn.Module, fx.Graph]:
+    """A copy in eval mode and its graph; what is none yet is traced with the leaves that the file's marks name."""
+    root = copy.deepcopy(network).eval()
+    if isinstance(root, fx.GraphModule):
+        return root, root.graph
+    # No GraphModule is made of this graph: its code would wrap torch's own assertions, and spoil traces after it.
+    return root, _Tracer(frozenset(mark.partition("@")[0] for mark in marks)).trace(root)
 
 
 class _Tracer(fx.Tracer):

@@ -490,6 +490,11 @@ def test_awkward_networks_come_out_whole(tmp_path: Path) -> None:
     assert sum(p.numel() for p in model.parameters()) == found["params"]
     outputs = model.eval()(images(2, 3, 8, 8))
     assert list(outputs) == ["features", "means"]
+    change_initializer(out)
+    with pytest.raises(ParityError, match=r"they first differ at (\S+) ") as caught:
+        narfx.check(out)
+    assert caught.value.where == "add()"  # the first large initializer is shift, which is added
+    assert trace_graph(Chain()).graph_module.graph  # and traces go on as before
 
 
 def test_a_class_of_the_users_file_is_not_imported_by_a_name_that_nobody_has(tmp_path: Path) -> None:
