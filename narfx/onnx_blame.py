@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
+from narfx.copying import copy_module
 from narfx.onnx_marks import MARK, node_keys
 from narfx.onnx_parity import TOLERANCE, difference
 from narfx.passes.find_sites import source_line
@@ -201,7 +202,7 @@ def _weights(value: _Value, values: list[_Value]) -> tuple[str, ...]:
 
 def _graph(network: nn.Module, marks: list[str]) -> tuple[nn.Module, fx.Graph]:
     """A copy in eval mode and its graph; what is none yet is traced with the leaves that the file's marks name."""
-    root = copy.deepcopy(network).eval()
+    root = copy_module(network).eval()
     if isinstance(root, fx.GraphModule):
         return root, root.graph
     # No GraphModule is made of this graph: its code would wrap torch's own assertions, and spoil traces after it.
