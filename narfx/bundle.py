@@ -6,24 +6,26 @@ A bundle holds ``arch.json``, ``model.py`` (readable source, torch only where th
 
 from __future__ import annotations
 
-import json
-import tempfile
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import fx, nn
 
-import narfx._version as version
 from narfx.architecture import Architecture
 from narfx.codegen import CodegenError, generate
 from narfx.copying import copy_module
 from narfx.cost import measure
 from narfx.errors import ParityError, UsageError
-from narfx.files import check_output, output_folder, refuse_inside, replace_folder, write_json, write_text
+from narfx.files import check_output, output_folder, read_json, refuse_inside, replace_folder, write_json, write_text
 from narfx.model_ref import load_model
 from narfx.networks import Lowered, open_architecture
-from narfx.onnx_export import Parity, compare_onnx, export_onnx, randomise_norms, tensors, worst
+from narfx.onnx_export import OnnxFile, export_onnx, read_onnx
+from narfx.onnx_metadata import compare_metadata, describe, versions
+from narfx.onnx_parity import tensors
+from narfx.onnx_proof import Proof
 from narfx.paths import find, move_model, move_operators
 from narfx.weights import load_state, read_weights, write_weights
 
@@ -41,6 +43,8 @@ def apply(
     relative_to: Path | None = None,
     overwrite: bool = False,
     opset: int | None = None,
+    input_name: str = "input",
+    output_names: Sequence[str] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Lower an architecture and write its bundle, proven.
@@ -52,6 +56,8 @@ def apply(
         relative_to: The folder that relative paths of an ``Architecture`` object start at.
         overwrite: Whether a folder that is not empty is replaced as a whole.
         opset: The ONNX opset; torch's own default without it.
+        input_name: The name of the ONNX file's input.
+        output_names: Those of its outputs; see :func:`narfx.onnx_names.output_names` for the names without it.
         seed: Decides the values of a model that is built without weights.
 
     Returns:
@@ -86,8 +92,15 @@ def apply(
         }
     )
     return export(
-        lowered.network, folder, architecture=complete, lowered=lowered, overwrite=overwrite, opset=opset
-    )  # fmt: skip
+        lowered.network,
+        folder,
+        architecture=complete,
+        lowered=lowered,
+        overwrite=overwrite,
+        opset=opset,
+        input_name=input_name,
+        output_names=output_names,
+    )
 
 
 def export(
@@ -99,16 +112,19 @@ def export(
     lowered: Lowered | None = None,
     overwrite: bool = False,
     opset: int | None = None,
+    input_name: str = "input",
+    output_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Write the bundle of a lowered network and prove its ONNX file; ``apply`` says more of the arguments.
 
-    The network itself is not changed: a copy on the CPU, in float32 and eval mode, is what is written. Parity is
-    measured twice, on the file itself and on a second export whose BatchNorm statistics are random, because fresh
-    statistics would hide a wrong fusion; the worse of both is reported.
+    The network itself is not changed: a copy on the CPU, in eval mode, is what is written, in float32 whatever kind
+    of floating number the network has. Parity is measured twice, on the file itself and on a second export whose
+    BatchNorm statistics are random, because fresh statistics would hide a wrong fusion; the worse of both is reported.
 
     Raises:
-        UsageError: No input shape is known, or the folder may not be written.
-        ParityError: See :func:`apply`.
+        UsageError: No input shape is known, a weight is no floating number, a name or the opset cannot be had, or the
+            folder may not be written.
+        ParityError: See :func:`apply`; its ``where`` is the first node that differs.
     """
     folder = Path(folder)
     shape = input or (architecture.input if architecture is not None else None) or network.meta.get("input_shape")
@@ -118,21 +134,21 @@ def export(
     network = _plain_copy(network)
     cost = measure(network, shape)
     failure: ParityError | None = None
+    proof = Proof()
+    source_note: str | None = None
     target = folder
     with output_folder(folder, overwrite=overwrite) as work:
         try:
             write_weights(network, work / WEIGHTS)
             source_note = _write_source(network, work / SOURCE, architecture, shape)
-            export_onnx(network, shape, work / ONNX, metadata=_metadata(architecture), opset=opset)
-            parity = _prove(network, work / ONNX, shape, opset)
+            write = partial(export_onnx, opset=opset, input_name=input_name, output_names=output_names)
+            proof.file = write(network, shape, work / ONNX, metadata=describe(architecture, shape))
+            proof.add(network, work / ONNX, shape)
+            proof.add_randomised(network, shape, write)
+            if not proof.passed:
+                failure = proof.error("the ONNX file", str(folder))
         except ParityError as error:
-            failure, parity, source_note = error, None, None
-        if parity is not None and not parity.passed:
-            failure = ParityError(
-                f"the ONNX file differs from the network by {parity.max_rel_error:.2e} of the largest output "
-                f"(tolerance {parity.tolerance:g})",
-                where=str(folder),
-            )
+            failure, proof.parity = error, None
         if architecture is not None:
             architecture.model_copy(update={"metrics": {**architecture.metrics, **cost}}).save(work / ARCH)
         files = {key: name for key, name in _FILES.items() if (work / name).exists() or name == REPORT}
@@ -141,10 +157,13 @@ def export(
             "base": dict(lowered.traced.cost) if lowered is not None else None,
             "vector": list(architecture.vector) if architecture is not None else None,
             "weights": lowered.weights if lowered is not None else "the network's own",
-            "parity": parity.to_json() if parity is not None else None,
+            **(proof.file.to_json() if proof.file is not None else {}),
+            "parity": proof.parity.to_json() if proof.parity is not None else None,
             "source": source_note,
-            "versions": _versions(),
+            "versions": versions(),
         }
+        if proof.difference is not None:
+            report["difference"] = proof.difference.to_json()
         write_json(work / REPORT, {**report, "input": list(shape), "files": files})
         if failure is not None:
             target = folder.with_name(folder.name + ".failed")
@@ -160,10 +179,9 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
 
     Raises:
         UsageError: A file of the bundle is missing or malformed.
-        ParityError: The files do not belong together, or the ONNX file computes something else.
+        ParityError: The files do not belong together, or the ONNX file computes something else; then its ``where`` is
+            the first node that differs.
     """
-    import onnx
-
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", where=str(folder), kind="missing_folder")
@@ -182,21 +200,9 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
         network = open_architecture(architecture, relative_to=folder).network
     network.eval()
     cost = measure(network, architecture.input)
-    try:
-        onnx.checker.check_model(str(folder / ONNX), full_check=True)
-        entries = onnx.load(str(folder / ONNX), load_external_data=False).metadata_props
-    except Exception as error:  # protobuf and the checker each have errors of their own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ParityError(f"{folder / ONNX} is not valid ONNX: {reason}", where=str(folder / ONNX)) from error
-    written = {entry.key: entry.value for entry in entries}
-    for key, value in (("vector", list(architecture.vector)), ("fingerprint", architecture.fingerprint)):
-        if written.get(f"narfx.{key}") != json.dumps(value):
-            raise ParityError(
-                f"{folder / ONNX} was made for another architecture: its {key} is {written.get(f'narfx.{key}')}, "
-                f"arch.json has {json.dumps(value)}",
-                where=str(folder / ONNX),
-                kind="metadata",
-            )
+    file = read_onnx(folder / ONNX)
+    compare_metadata(file.metadata, architecture, folder / ONNX)
+    _compare_report(file, folder)
     for metric, number in cost.items():
         if architecture.metrics.get(metric, number) != number:
             raise ParityError(
@@ -204,17 +210,56 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
                 where=str(folder / ARCH),
                 kind="cost",
             )
-    parity = compare_onnx(network, folder / ONNX, architecture.input, seed=seed)
-    if not parity.passed:
-        raise ParityError(
-            f"{folder / ONNX} differs from the network by {parity.max_rel_error:.2e} of the largest output "
-            f"(tolerance {parity.tolerance:g})",
-            where=str(folder / ONNX),
-        )
-    return {**cost, "vector": list(architecture.vector), "parity": parity.to_json(), "folder": str(folder)}
+    proof = Proof(file)
+    proof.add(network, folder / ONNX, architecture.input, seed=seed)
+    if not proof.passed:
+        raise proof.error(str(folder / ONNX), str(folder / ONNX))
+    assert proof.parity is not None
+    return {
+        **cost,
+        "vector": list(architecture.vector),
+        **file.to_json(),
+        "parity": proof.parity.to_json(),
+        "folder": str(folder),
+    }
+
+
+def _compare_report(file: OnnxFile, folder: Path) -> None:
+    """What the report says of the file, where there is a report: that it is this file's."""
+    if not (folder / REPORT).is_file():
+        return
+    report = read_json(folder / REPORT)
+    said = report if isinstance(report, dict) else {}
+    for key, value in file.to_json().items():
+        if said.get(key, value) != value:
+            raise ParityError(
+                f"{folder / REPORT} says {key} {said[key]}, but {folder / ONNX} has {value}",
+                where=str(folder / ONNX),
+                kind="metadata",
+            )
 
 
 def _plain_copy(network: fx.GraphModule) -> fx.GraphModule:
+    """A copy on the CPU, in float32 and eval mode.
+
+    Raises:
+        UsageError: A weight is an integer, complex or quantised, which float32 could not stand for.
+    """
+    state = network.state_dict(keep_vars=True)
+    for name, value in state.items():
+        kind = getattr(value, "dtype", type(value).__name__)
+        if not isinstance(value, torch.Tensor) or value.is_quantized or value.is_complex():
+            why = f"is {kind}"
+        elif isinstance(value, nn.Parameter) and not value.is_floating_point():
+            why = f"is a parameter of {kind}"
+        else:
+            continue
+        raise UsageError(
+            f"{name} {why}, and only a network of floating-point weights can be exported: export the float model, "
+            "and quantise the ONNX file",
+            where=name,
+            kind="weights_not_float",
+        )
     plain: fx.GraphModule = copy_module(network).to(device="cpu", dtype=torch.float32).eval()
     return plain
 
@@ -245,40 +290,3 @@ def _write_source(
         return f"no model.py: {type(error).__name__}: {error}"
     write_text(path, source)
     return None
-
-
-def _prove(network: fx.GraphModule, path: Path, shape: tuple[int, int, int], opset: int | None) -> Parity:
-    """Parity of the file itself, and of a second export with random BatchNorm statistics."""
-    own = compare_onnx(network, path, shape)
-    changed = randomise_norms(network)
-    with tempfile.TemporaryDirectory() as scratch:
-        other = Path(scratch) / ONNX
-        export_onnx(changed, shape, other, opset=opset)
-        return worst(own, compare_onnx(changed, other, shape, seed=1))
-
-
-def _metadata(architecture: Architecture | None) -> dict[str, Any]:
-    if architecture is None:
-        return {"versions": _versions()}
-    known = architecture.preprocessing
-    return {
-        "vector": list(architecture.vector),
-        "operators": list(architecture.operators),
-        "fingerprint": architecture.fingerprint,
-        "input": list(architecture.input or ()),
-        "mean": list(known.mean) if known is not None else None,
-        "std": list(known.std) if known is not None else None,
-        "versions": _versions(),
-    }
-
-
-def _versions() -> dict[str, str]:
-    import onnx
-    import onnxruntime
-
-    return {
-        "narfx": version.__version__,
-        "torch": torch.__version__,
-        "onnx": onnx.__version__,
-        "onnxruntime": onnxruntime.__version__,
-    }

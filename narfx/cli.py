@@ -115,6 +115,8 @@ def apply(
     architecture: Annotated[Path, typer.Argument(help="An arch.json.", metavar="ARCH.JSON")],
     out: Annotated[Path, typer.Option(help="The folder of the bundle.")],
     opset: Annotated[int | None, typer.Option(help="The ONNX opset [torch's default].")] = None,
+    input_name: Annotated[str, typer.Option(help="The name of the ONNX file's input.")] = "input",
+    output_name: Annotated[list[str] | None, typer.Option(help="Of an output; once for each, in order.")] = None,
     overwrite: Overwrite = False,
     **options: Any,
 ) -> None:
@@ -124,8 +126,9 @@ def apply(
 
     pick_device(options["device"])
     report = bundle.apply(
-        architecture, out, weights=options["weights"], overwrite=overwrite, opset=opset, seed=options["seed"] or 0
-    )
+        architecture, out, weights=options["weights"], overwrite=overwrite, opset=opset, input_name=input_name,
+        output_names=output_name, seed=options["seed"] or 0,
+    )  # fmt: skip
     _output(options).result(report, tables.apply)
 
 

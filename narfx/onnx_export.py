@@ -1,61 +1,70 @@
-"""ONNX files, and the proof that one computes what its network computes."""
+"""A lowered network as an ONNX file, and what such a file says of itself."""
 
 from __future__ import annotations
 
+import inspect
 import json
 import logging
+import re
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import Tensor, fx, nn
-from torch.utils import _pytree as pytree
+from torch import Tensor, fx
 
-from narfx.copying import copy_module
 from narfx.errors import ParityError, RunError, UsageError
+from narfx.onnx_marks import OUTPUT, mark_nodes
+from narfx.onnx_metadata import PREFIX
+from narfx.onnx_names import check_names, rename
+from narfx.onnx_names import output_names as name_outputs
+from narfx.onnx_opset import OLDEST, lower_opset, lowest_opset, obstacles
+from narfx.onnx_parity import Parity, compare_onnx, randomise_norms, tensors, worst
 from narfx.passes.verify import verify_lowered
 
-__all__ = ["BATCH_SIZES", "TOLERANCE", "Parity", "compare_onnx", "export_onnx", "randomise_norms", "tensors", "worst"]
+__all__ = ["OnnxFile", "Parity", "compare_onnx", "export_onnx", "randomise_norms", "read_onnx", "tensors", "worst"]
 
-TOLERANCE = 1e-5
-BATCH_SIZES = (1, 2, 5)
 _TWO_GIB = 2**31
 
 
 @dataclass(frozen=True)
-class Parity:
-    """How far an ONNX file is from its network.
+class OnnxFile:
+    """What an ONNX file says: its opset, the names of its input and outputs, and its metadata as text."""
 
-    ``max_rel_error`` is the largest absolute difference of an output tensor over that tensor's largest absolute
-    value, the worst over outputs and batches, in float32.
-    """
-
-    max_abs_error: float
-    max_rel_error: float
-    tolerance: float
-    passed: bool
-    samples: int
-    batch_sizes: tuple[int, ...]
+    opset: int
+    input_name: str
+    output_names: tuple[str, ...]
+    metadata: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; an error that is not finite is given as null."""
-        values = asdict(self) | {"batch_sizes": list(self.batch_sizes)}
-        return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in values.items()}
+        """Opset and names."""
+        return {"opset": self.opset, "input_name": self.input_name, "output_names": list(self.output_names)}
 
 
-def worst(*parities: Parity) -> Parity:
-    """Several comparisons as one."""
-    return Parity(
-        max(p.max_abs_error for p in parities),
-        max(p.max_rel_error for p in parities),
-        max(p.tolerance for p in parities),
-        all(p.passed for p in parities),
-        sum(p.samples for p in parities),
-        parities[0].batch_sizes,
+def read_onnx(path: Path) -> OnnxFile:
+    """Check a file by ``onnx.checker`` and read what it says.
+
+    Raises:
+        ParityError: The file is not valid ONNX, or has not one input.
+    """
+    import onnx
+
+    try:
+        onnx.checker.check_model(str(path), full_check=True)
+        model = onnx.load(str(path), load_external_data=False)
+    except Exception as error:  # protobuf and the checker each have errors of their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ParityError(f"{path} is not valid ONNX: {reason}", where=str(path)) from error
+    inputs = [value.name for value in model.graph.input]
+    if len(inputs) != 1:
+        raise ParityError(f"{path} has {len(inputs)} inputs, not the one of its network", where=str(path))
+    return OnnxFile(
+        opset=next((entry.version for entry in model.opset_import if not entry.domain), 0),
+        input_name=inputs[0],
+        output_names=tuple(value.name for value in model.graph.output),
+        metadata={entry.key: entry.value for entry in model.metadata_props},
     )
 
 
@@ -66,41 +75,101 @@ def export_onnx(
     *,
     metadata: Mapping[str, Any] | None = None,
     opset: int | None = None,
-) -> None:
-    """Write ``network`` as ONNX with a batch axis of any size, input ``input`` and outputs ``output``, ``output1``...
+    input_name: str = "input",
+    output_names: Sequence[str] | None = None,
+) -> OnnxFile:
+    """Write ``network`` as ONNX with a batch axis of any size.
 
-    ``metadata`` is written into the file, each value as JSON under ``narfx.KEY``. The file is checked by
-    ``onnx.checker`` before this returns.
+    ``metadata`` is written into the file, each value as JSON under ``narfx.KEY``; without ``output_names`` see
+    :func:`narfx.onnx_names.output_names`. Below the oldest opset that torch writes, the file is lowered from that one
+    where all its operators mean the same there. What is returned was read back from the file.
 
     Raises:
         ParityError: The network is not lowered or not in eval mode, or the file is not what was asked for.
+        UsageError: A name or the opset cannot be had, or the network returns something that is no tensor.
         RunError: torch's exporter cannot export the network.
     """
-    problems = verify_lowered(network)
-    if problems:
-        raise ParityError(f"the network is not ready to export: {problems[0]}", kind="not_lowered")
-    import onnx
-
+    _check_ready(network)
     example = torch.zeros(2, *input_shape)
     with torch.no_grad():
-        outputs = len(tensors(network(example)))
-    names = ["output", *(f"output{index}" for index in range(1, outputs))]
-    program = _quiet_export(network, example, names, opset)
+        names = name_outputs(network(example), output_names)
+    check_names(input_name, names, network.state_dict().keys())
+    program = _quiet_export(network, example, [f"{OUTPUT}{index}" for index in range(len(names))], opset)
+    mark_nodes(program, network)
+    rename(program.model, input_name, names)
+    _set_opset(program.model, opset)
     for key, value in (metadata or {}).items():
-        program.model.metadata_props[f"narfx.{key}"] = json.dumps(value)
+        program.model.metadata_props[PREFIX + key] = json.dumps(value)
     size = sum(t.numel() * t.element_size() for t in network.state_dict().values())
     program.save(str(path), external_data=size >= _TWO_GIB)
-    try:
-        onnx.checker.check_model(str(path), full_check=True)
-    except onnx.checker.ValidationError as error:
-        raise ParityError(f"{path.name} is not valid ONNX: {str(error).splitlines()[0]}", where=str(path)) from error
-    written = {entry.domain: entry.version for entry in onnx.load(str(path), load_external_data=False).opset_import}
-    if opset is not None and written.get("") != opset:
-        raise UsageError(
-            f"opset {opset} was asked for, but torch's exporter wrote {written.get('')}: ask for that or for another",
-            where="--opset",
-            kind="opset",
+    written = read_onnx(path)
+    if opset is not None:
+        _check_opset(path, opset, written.opset)
+    if (written.input_name, written.output_names) != (input_name, tuple(names)):
+        raise ParityError(
+            f"{path.name} names {written.input_name} and {', '.join(written.output_names)}, but {input_name} and "
+            f"{', '.join(names)} were asked for",
+            where=str(path),
+            kind="names",
         )
+    return written
+
+
+def _check_ready(network: fx.GraphModule) -> None:
+    """Lowered, in eval mode, and free of calls that train whatever the mode is."""
+    problems = verify_lowered(network)
+    problems += [
+        f"{node} ({getattr(node.target, '__name__', node.target)}) is called with training=True"
+        for node in network.graph.nodes
+        if node.op == "call_function" and _trains(node)
+    ]
+    if problems:
+        raise ParityError(f"the network is not ready to export: {problems[0]}", kind="not_lowered")
+
+
+def _trains(node: fx.Node) -> bool:
+    try:
+        bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # a function of C++ may have no signature
+        return node.kwargs.get("training") is True
+    bound.apply_defaults()
+    return bound.arguments.get("training") is True
+
+
+def _set_opset(model: Any, opset: int | None) -> None:
+    """Lower a model to the opset that was asked for, where torch wrote a newer one."""
+    written = model.opset_imports[""]
+    if opset is None or opset >= written:
+        return
+    why = obstacles(model, opset) if opset >= OLDEST else [f"narfx lowers none below {OLDEST}"]
+    if why:
+        raise _other_opset(opset, lowest_opset(model), f" ({why[0]})")
+    lower_opset(model, opset)
+
+
+def _check_opset(path: Path, asked: int, written: int) -> None:
+    """What is in the file is what was asked for, and onnxruntime knows it."""
+    import onnxruntime
+
+    if written != asked:
+        raise _other_opset(asked, written, "")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    try:
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        known = re.search(r"till opset (\d+)", str(error))
+        if known is not None:  # what else is wrong, the comparison will say
+            raise _other_opset(asked, int(known[1]), f" (onnxruntime here knows none above {known[1]})") from error
+
+
+def _other_opset(asked: int, possible: int, why: str) -> UsageError:
+    return UsageError(
+        f"opset {asked} was asked for, but this network cannot be written at it{why}: "
+        f"ask for --opset {possible}, or leave the option out",
+        where="--opset",
+        kind="opset",
+    )
 
 
 def _quiet_export(network: fx.GraphModule, example: Tensor, names: list[str], opset: int | None) -> Any:
@@ -116,7 +185,7 @@ def _quiet_export(network: fx.GraphModule, example: Tensor, names: list[str], op
                 (example,),
                 dynamo=True,
                 dynamic_shapes=_dynamic_shapes(network),
-                input_names=["input"],
+                input_names=["narfx_input"],
                 output_names=names,
                 opset_version=opset,
                 verbose=False,
@@ -139,70 +208,3 @@ def _dynamic_shapes(network: fx.GraphModule) -> tuple[Any, ...]:
     first, *others = [node for node in network.graph.nodes if node.op == "placeholder" and not node.args]
     batch = {0: "batch"}
     return ((batch,) if str(first.target).startswith("*") else batch, *({} for _ in others))
-
-
-def compare_onnx(
-    network: nn.Module,
-    path: Path,
-    input_shape: tuple[int, int, int],
-    *,
-    batch_sizes: Sequence[int] = BATCH_SIZES,
-    tolerance: float = TOLERANCE,
-    seed: int = 0,
-) -> Parity:
-    """Run the network and the ONNX file (onnxruntime, CPU) on the same random images at several batch sizes.
-
-    Raises:
-        ParityError: onnxruntime cannot load or run the file.
-    """
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    generator = torch.Generator().manual_seed(seed)
-    largest_abs = largest_rel = 0.0
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        name = session.get_inputs()[0].name
-        for batch in batch_sizes:
-            x = torch.randn(batch, *input_shape, generator=generator)
-            with torch.inference_mode():
-                expected = [tensor.numpy() for tensor in tensors(network(x))]
-            found = session.run(None, {name: x.numpy()})
-            for ours, theirs in zip(expected, found, strict=True):
-                error, scale = _difference(ours, np.asarray(theirs))
-                largest_abs, largest_rel = max(largest_abs, error), max(largest_rel, scale)
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ParityError(f"onnxruntime cannot run {path.name}: {reason}", where=str(path)) from error
-    return Parity(largest_abs, largest_rel, tolerance, largest_rel <= tolerance, sum(batch_sizes), tuple(batch_sizes))
-
-
-def _difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
-    """The largest absolute difference, and the same over the largest absolute value; infinite where not comparable."""
-    if ours.shape != theirs.shape or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
-        return float("inf"), float("inf")
-    error = float(np.abs(ours.astype(np.float64) - theirs).max(initial=0.0))
-    size = float(np.abs(ours).max(initial=0.0))
-    return error, error / size if size else (0.0 if error == 0 else float("inf"))
-
-
-def tensors(output: Any) -> list[Tensor]:
-    """The tensors in what a network returns (a tensor, or tuples, lists and dictionaries of them), in one order."""
-    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
-
-
-def randomise_norms(network: fx.GraphModule, seed: int = 0) -> fx.GraphModule:
-    """A copy with random BatchNorm statistics and affines; fresh ones would hide a wrong fusion."""
-    changed = copy_module(network)
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for norm in changed.modules():
-            if isinstance(norm, nn.modules.batchnorm._BatchNorm):
-                if norm.running_mean is not None and norm.running_var is not None:
-                    norm.running_mean.normal_(0, 0.5, generator=generator)
-                    norm.running_var.uniform_(0.5, 2.0, generator=generator)
-                if norm.affine:
-                    norm.weight.uniform_(0.5, 1.5, generator=generator)
-                    norm.bias.normal_(0, 0.5, generator=generator)
-    return changed

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import json
-import logging
 import shutil
 import subprocess
 import sys
@@ -189,11 +188,15 @@ def test_the_file_of_onnx(home: Path, report: dict[str, Any]) -> None:
     assert (image.name, output.name) == ("input", "output")
     assert image.type.tensor_type.shape.dim[0].dim_param == "batch"
     assert [dim.dim_value for dim in image.type.tensor_type.shape.dim[1:]] == [3, 8, 8]
+    architecture = json.loads((home / "out" / "arch.json").read_text())
     written = {entry.key: json.loads(entry.value) for entry in model.metadata_props if entry.key.startswith("narfx.")}
     assert written == {
+        "narfx.model": "net.py",
         "narfx.vector": [1, 2],
         "narfx.operators": ["base", "dwsep3x3", "maxpool3x3", "avgpool3x3"],
-        "narfx.fingerprint": json.loads((home / "out" / "arch.json").read_text())["fingerprint"],
+        "narfx.granularity": "conv",
+        "narfx.fingerprint": architecture["fingerprint"],
+        "narfx.sites": architecture["sites"],
         "narfx.input": [3, 8, 8],
         "narfx.mean": [0.5] * 3,
         "narfx.std": [0.25] * 3,
@@ -307,6 +310,9 @@ def cut_onnx(bundle: Path) -> None:
         (lambda bundle: (bundle / "model.onnx").write_bytes(b""), "parity", "ONNX"),
         (change_json("vector", [1, 1]), "metadata", "its vector is [1, 2], arch.json has [1, 1]"),
         (change_json("fingerprint", "0" * 16), "metadata", "its fingerprint is"),
+        (change_json("granularity", "block"), "metadata", 'its granularity is "conv", arch.json has "block"'),
+        (change_json("preprocessing", {"mean": [0.5] * 3, "std": [0.5] * 3}), "metadata", "its std is [0.25"),
+        (change_json("model", "other.py"), "metadata", 'its model is "net.py", arch.json has "other.py"'),
         (change_json("metrics", {"macs": 1}), "cost", "says 1 macs, but the network has"),
     ],
 )
@@ -421,16 +427,6 @@ def test_a_good_folder_survives_a_failed_replacement(home: Path, tmp_path: Path)
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before
 
 
-def test_an_opset_that_the_exporter_raises_is_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    arch = model_file(tmp_path)
-    with pytest.raises(UsageError, match=r"opset 13 was asked for, but torch's exporter wrote \d+") as caught:
-        narfx.apply(arch, tmp_path / "out", opset=13)
-    assert (caught.value.kind, caught.value.where) == ("opset", "--opset")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["arch.json", "net.py"]
-    # The exporter logs a traceback for this, which a terminal would show.
-    assert [record.name for record in caplog.records if record.levelno >= logging.WARNING] == []
-
-
 def test_what_is_not_ready_is_not_exported(tmp_path: Path) -> None:
     net = narfx.Supernet(narfx.trace(settled(Chain()), input=(3, 8, 8)))
     lowered = narfx.lower(net, (1, 0))
@@ -484,7 +480,7 @@ def test_awkward_networks_come_out_whole(tmp_path: Path) -> None:
     assert found["source"] is None
     assert narfx.check(out)["parity"]["passed"]
     names = [output.name for output in onnx.load(out / "model.onnx").graph.output]
-    assert names == ["output", "output1", "output2"]
+    assert names == found["output_names"] == ["features", "means_0", "means_1"]
     own = load_model(str(tmp_path / "net.py")).state_dict()
     state = load_file(out / "model.safetensors")
     assert {key for key in state if not key.startswith("site.")} == {key for key in own if not key.startswith("site.")}
@@ -494,6 +490,11 @@ def test_awkward_networks_come_out_whole(tmp_path: Path) -> None:
     assert sum(p.numel() for p in model.parameters()) == found["params"]
     outputs = model.eval()(images(2, 3, 8, 8))
     assert list(outputs) == ["features", "means"]
+    change_initializer(out)
+    with pytest.raises(ParityError, match=r"they first differ at (\S+) ") as caught:
+        narfx.check(out)
+    assert caught.value.where == "stem"
+    assert trace_graph(Chain()).graph_module.graph  # and traces go on as before
 
 
 def test_a_class_of_the_users_file_is_not_imported_by_a_name_that_nobody_has(tmp_path: Path) -> None:

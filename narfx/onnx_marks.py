@@ -1,0 +1,75 @@
+"""Which node of the network each node of an ONNX file computes, written into the file when it is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+__all__ = ["MARK", "OUTPUT", "mark_nodes", "node_keys"]
+
+MARK = "narfx.node"
+OUTPUT = "narfx_output"  # and its position: an output's name until it gets its own
+_TORCH_STACK = "pkg.torch.onnx.stack_trace"
+
+
+def node_keys(graph: fx.Graph) -> dict[fx.Node, str]:
+    """A name for each call and read of a graph that a second trace of the same network gives again.
+
+    A module call is named by its path, a function by ``add()``, a method by ``.mean()``, a parameter or buffer by
+    ``self.scale``; the second use has ``@1`` behind it, as in torch's own module stacks.
+    """
+    keys: dict[fx.Node, str] = {}
+    seen: dict[str, int] = {}
+    for node in graph.nodes:
+        if node.op == "call_module":
+            key = str(node.target)
+        elif node.op == "call_function":
+            key = f"{getattr(node.target, '__name__', node.target)}()"
+        elif node.op == "call_method":
+            key = f".{node.target}()"
+        elif node.op == "get_attr":
+            key = f"self.{node.target}"
+        else:
+            continue
+        seen[key] = seen.get(key, -1) + 1
+        keys[node] = key if seen[key] == 0 else f"{key}@{seen[key]}"
+    return keys
+
+
+def mark_nodes(program: Any, network: fx.GraphModule) -> None:
+    """Write beside each ONNX node the key of the network's node whose value it computes, as far as torch says.
+
+    What computes a part of a node's value has no mark, nor has a convolution with a normalisation fused into it: it
+    computes the normalisation's value. The stack traces that torch writes are taken out, because they hold paths of
+    the machine that exported.
+    """
+    origin = _origins(program.exported_program, node_keys(network.graph))
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.pop(_TORCH_STACK, None)
+        if len(node.outputs) == 1 and node.outputs[0].name in origin:
+            node.metadata_props[MARK] = origin[node.outputs[0].name]
+
+
+def _origins(exported: Any, keys: dict[fx.Node, str]) -> dict[str, str]:
+    """The key of each ONNX value's node: values have the names of exported nodes, and its last one holds its value."""
+    if exported is None:
+        return {}
+    by_name = {node.name: key for node, key in keys.items()}
+    last: dict[str, str] = {}
+    for node in exported.graph.nodes:
+        key = by_name.get(_origin(node))
+        if key is not None and node.op == "call_function":
+            last[key] = node.name
+    origin = {name: key for key, name in last.items()}
+    returned = [spec.arg.name for spec in exported.graph_signature.output_specs if hasattr(spec.arg, "name")]
+    return origin | {f"{OUTPUT}{i}": origin[name] for i, name in enumerate(returned) if name in origin}
+
+
+def _origin(node: fx.Node) -> str:
+    """The name that an exported node had in the graph that was handed to the exporter."""
+    sources = node.meta.get("from_node") or []
+    name = ""
+    while sources:
+        name, sources = sources[-1].name, getattr(sources[-1], "from_node", None) or []
+    return name

@@ -1,0 +1,83 @@
+"""What an ONNX file says of itself under ``narfx.KEY``, and whether that is what its architecture says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import narfx._version as version
+from narfx.architecture import Architecture
+from narfx.errors import ParityError
+from narfx.model_ref import ModelRef
+
+__all__ = ["PREFIX", "compare_metadata", "describe", "versions"]
+
+PREFIX = "narfx."
+
+
+def describe(architecture: Architecture | None, shape: tuple[int, int, int]) -> dict[str, Any]:
+    """What is written into the file of a network: with its architecture, all that a user of the file alone may need.
+
+    ``model`` is the model's name without the folders of its file, ``sites`` the records that the fingerprint is of.
+    """
+    if architecture is None:
+        return {"input": list(shape), "versions": versions()}
+    known = architecture.preprocessing
+    return {
+        "model": _name(architecture.model),
+        "vector": list(architecture.vector),
+        "operators": list(architecture.operators),
+        "granularity": architecture.granularity,
+        "fingerprint": architecture.fingerprint,
+        "sites": list(architecture.sites),
+        "input": list(shape),
+        "mean": list(known.mean) if known is not None else None,
+        "std": list(known.std) if known is not None else None,
+        "versions": versions(),
+    }
+
+
+def compare_metadata(written: dict[str, str], architecture: Architecture, path: Path) -> None:
+    """Compare what a file says with its architecture, versions apart.
+
+    Raises:
+        ParityError: A value differs or is missing.
+    """
+    assert architecture.input is not None
+    for key, value in describe(architecture, architecture.input).items():
+        found = written.get(PREFIX + key, "missing")
+        if key != "versions" and found != json.dumps(value):
+            raise ParityError(
+                f"{path} was made for another architecture: its {key} is {_short(found)}, "
+                f"arch.json has {_short(json.dumps(value))}",
+                where=str(path),
+                kind="metadata",
+            )
+
+
+def versions() -> dict[str, str]:
+    """The versions that made a file."""
+    import onnx
+    import onnxruntime
+
+    return {
+        "narfx": version.__version__,
+        "torch": torch.__version__,
+        "onnx": onnx.__version__,
+        "onnxruntime": onnxruntime.__version__,
+    }
+
+
+def _name(reference: str) -> str:
+    if reference.endswith(".json"):
+        return Path(reference).name
+    parsed = ModelRef.parse(reference)
+    return str(replace(parsed, name=Path(parsed.name).name) if parsed.kind == "file" else parsed)
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 200 else f"{text[:200]}..."

@@ -1,0 +1,108 @@
+"""An ONNX model at an older opset than torch's exporter writes, where every node of it means the same there.
+
+``onnx.version_converter`` cannot go below 18 for most CNNs (it has no way down for Relu, and leaves an attribute of
+ReduceMean that the older opset does not know), so the few rewrites that CNNs need stand here. Nothing is believed:
+the file is checked and compared with the network afterwards like any other.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+__all__ = ["OLDEST", "lower_opset", "lowest_opset", "obstacles"]
+
+# Softmax, Squeeze, Split and others changed their meaning or their arguments at 13.
+OLDEST = 13
+
+
+def lowest_opset(model: Any) -> int:
+    """The oldest opset, from 13 on, at which every node of an ``onnx_ir`` model can be written."""
+    return next(v for v in range(OLDEST, model.opset_imports[""] + 1) if not obstacles(model, v))
+
+
+def lower_opset(model: Any, opset: int) -> None:
+    """Rewrite a model for ``opset``, for which :func:`obstacles` finds none."""
+    import onnx
+
+    for node in model.graph.all_nodes():
+        for name in _droppable(node, opset):
+            node.attributes.pop(name)
+        if _axes_move(node, opset):
+            _move_axes(model, node)
+    model.opset_imports[""] = opset
+    model.ir_version = onnx.helper.find_min_ir_version_for([onnx.helper.make_opsetid("", opset)])
+
+
+def obstacles(model: Any, opset: int) -> list[str]:
+    """Why a model cannot be written at ``opset``: one clause for each kind of node."""
+    found: dict[str, str] = {}
+    if set(model.opset_imports) != {""} or model.functions:
+        return ["it holds operators of another domain"]
+    for node in model.graph.all_nodes():
+        old = _schema(node, opset)
+        if old is None:
+            found[node.op_type] = f"{node.op_type} does not exist there"
+            continue
+        unknown = node.attributes.keys() - old.attributes.keys() - _droppable(node, opset)
+        extra = len(node.inputs) > old.max_input and not _axes_move(node, opset)
+        if unknown or extra or len(node.outputs) > old.max_output:
+            found[node.op_type] = f"{node.op_type} has other arguments there"
+    return list(found.values())
+
+
+def _schema(node: Any, opset: int) -> Any:
+    import onnx
+
+    try:
+        return onnx.defs.get_schema(node.op_type, opset, "")
+    except onnx.defs.SchemaError:
+        return None
+
+
+def _droppable(node: Any, opset: int) -> set[str]:
+    """Attributes that the older schema lacks and that only state the newer one's default, or nothing here."""
+    import onnx
+
+    old, new = _schema(node, opset), _schema(node, node.graph.opset_imports[""])
+    if old is None or new is None or old.since_version == new.since_version:
+        return set()
+    unknown = [name for name in node.attributes if name not in old.attributes and name in new.attributes]
+    defaults = {name: new.attributes[name].default_value for name in unknown}
+    return {
+        name
+        for name, default in defaults.items()
+        if (default.name and node.attributes[name].value == _plain(onnx.helper.get_attribute_value(default)))
+        or _says_nothing(node, name)
+    }
+
+
+def _says_nothing(node: Any, name: str) -> bool:
+    """Whether an attribute that torch always writes makes no difference at this node."""
+    if (node.op_type, name) == ("Reshape", "allowzero"):
+        shape = node.inputs[1].const_value
+        return shape is not None and 0 not in shape.numpy()
+    if (node.op_type, name) == ("Split", "num_outputs"):  # the older one splits evenly or not at all
+        return len({str(output.shape) for output in node.outputs if output.shape is not None}) == 1
+    return False
+
+
+def _plain(value: Any) -> Any:
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _axes_move(node: Any, opset: int) -> bool:
+    """Whether a reduction's axes are an input, and were an attribute at ``opset``, and are known."""
+    old = _schema(node, opset)
+    if not node.op_type.startswith("Reduce") or old is None or "axes" not in old.attributes or len(node.inputs) != 2:
+        return False
+    return node.inputs[1] is not None and node.inputs[1].const_value is not None
+
+
+def _move_axes(model: Any, node: Any) -> None:
+    import onnx_ir as ir
+
+    axes = node.inputs[1]
+    node.attributes.add(ir.AttrInt64s("axes", axes.const_value.numpy().reshape(-1).tolist()))
+    node.resize_inputs(1)
+    if axes.is_initializer() and not axes.uses() and not axes.is_graph_output():
+        model.graph.initializers.pop(axes.name)

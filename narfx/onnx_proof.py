@@ -1,0 +1,75 @@
+"""What has been shown of an ONNX file, and the error where it is not what its network is."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor, fx, nn
+
+from narfx.errors import ParityError
+from narfx.onnx_blame import Difference, first_difference
+from narfx.onnx_export import OnnxFile
+from narfx.onnx_parity import Parity, compare_onnx, input_batches, randomise_norms, worst
+
+__all__ = ["Proof"]
+
+Shape = tuple[int, int, int]
+
+
+@dataclass
+class Proof:
+    """The file as it was read back, the worst of the comparisons so far, and where a failed one begins."""
+
+    file: OnnxFile | None = None
+    parity: Parity | None = None
+    difference: Difference | None = None
+    said: str = ""
+
+    @property
+    def passed(self) -> bool:
+        """Whether there was a comparison and all agreed."""
+        return self.parity is not None and self.parity.passed
+
+    def add(self, network: nn.Module, path: Path, shape: Shape, *, seed: int = 0) -> None:
+        """Compare a network and a file; where they differ, find the first node that does.
+
+        Raises:
+            ParityError: onnxruntime cannot run the file.
+        """
+        found = compare_onnx(network, path, shape, seed=seed)
+        if not found.passed and not self.said:
+            self._blame(network, path, input_batches(shape, seed=seed))
+        self.parity = found if self.parity is None else worst(self.parity, found)
+
+    def _blame(self, network: nn.Module, path: Path, batches: Iterator[Tensor]) -> None:
+        try:
+            self.difference = first_difference(network, path, batches)
+        except Exception as error:  # that the file is wrong must be said, even where its nodes cannot be run one by one
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            self.said = f"which node is the first could not be found ({type(error).__name__}: {reason})"
+        else:
+            alone = "no node differs when onnxruntime runs the file without its own optimisations"
+            self.said = str(self.difference or alone)
+
+    def add_randomised(
+        self, network: fx.GraphModule, shape: Shape, write: Callable[[fx.GraphModule, Shape, Path], OnnxFile]
+    ) -> None:
+        """Compare a copy with random BatchNorm statistics and a file of it, which ``write`` makes."""
+        changed = randomise_norms(network)
+        with tempfile.TemporaryDirectory() as scratch:
+            path = Path(scratch) / "model.onnx"
+            write(changed, shape, path)
+            self.add(changed, path, shape, seed=1)
+
+    def error(self, what: str, where: str) -> ParityError:
+        """The error of a proof that failed; ``what`` and ``where`` are the file in words, if no node is to blame."""
+        assert self.parity is not None
+        found = self.difference
+        return ParityError(
+            f"{what} differs from the network by {self.parity.max_rel_error:.2e} of the largest output "
+            f"(tolerance {self.parity.tolerance:g}); {self.said}",
+            where=found.node if found is not None else where,
+        )
