@@ -22,6 +22,7 @@ from torch.nn import functional
 from narfx.errors import UsageError
 
 __all__ = [
+    "GREY_MODES",
     "ArrayPart",
     "FilePart",
     "IntArray",
@@ -33,12 +34,15 @@ __all__ = [
     "fit",
     "from_pil",
     "image_of",
+    "in_threads",
+    "probes",
+    "unreadable",
 ]
 
 IntArray = NDArray[np.int64]
 Shape = tuple[int, int, int]
 
-_GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
+GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 _PROBES = 64
 
 
@@ -103,13 +107,13 @@ class FilePart:
 
     def __init__(self, paths: Sequence[Path], labels: IntArray) -> None:
         self.paths, self.labels = paths, labels
-        probed = [_header(paths[i]) for i in range(0, len(paths), max(len(paths) // _PROBES, 1))]
-        self.channels = 1 if all(mode in _GREY_MODES for mode, _ in probed) else 3
+        probed = [_header(paths[index]) for index in probes(len(paths))]
+        self.channels = 1 if all(mode in GREY_MODES for mode, _ in probed) else 3
         self.sizes = tuple(sorted({size for _, size in probed}))
 
     def read(self, indices: IntArray, shape: Shape) -> torch.Tensor:
         """See :class:`Part`; grey files among coloured ones are repeated here."""
-        return torch.cat(list(_threads().map(lambda i: decode(self.paths[i], shape), indices.tolist())))
+        return torch.cat(in_threads(lambda index: decode(self.paths[index], shape), indices.tolist()))
 
 
 class ItemPart:
@@ -133,7 +137,18 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(os.cpu_count() or 1, 16), thread_name_prefix="narfx-decode")
 
 
-def _unreadable(path: Path, error: Exception) -> UsageError:
+def in_threads(read: Callable[[int], torch.Tensor], indices: Sequence[int]) -> list[torch.Tensor]:
+    """What ``read`` gives for each index, in order; images are decoded outside Python's lock."""
+    return list(_threads().map(read, indices))
+
+
+def probes(count: int) -> range:
+    """Which of ``count`` images are looked at for their channels and sizes."""
+    return range(0, count, max(count // _PROBES, 1))
+
+
+def unreadable(path: Path | str, error: Exception) -> UsageError:
+    """The error of an image that cannot be decoded."""
     cause = " ".join(str(error).split()) or type(error).__name__
     return UsageError(
         f"{path} cannot be decoded as an image ({cause}): replace or remove it",
@@ -147,7 +162,7 @@ def _header(path: Path) -> tuple[str, tuple[int, int]]:
         with Image.open(path) as image:
             return image.mode, (image.height, image.width)
     except Exception as error:  # Pillow's formats raise whatever their parsers meet
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def decode(path: Path, shape: Shape) -> torch.Tensor:
@@ -160,7 +175,7 @@ def decode(path: Path, shape: Shape) -> torch.Tensor:
         with Image.open(path) as image:
             return from_pil(image, shape)
     except Exception as error:  # as in _header
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def from_pil(image: Image.Image, shape: Shape) -> torch.Tensor:
