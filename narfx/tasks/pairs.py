@@ -155,5 +155,3 @@ class _Files:
         if path.suffix.lower() in SUFFIXES:
             return path if path.is_file() else None
         return next((found for suffix in sorted(SUFFIXES) if (found := Path(f"{path}{suffix}")).is_file()), None)
-
-

@@ -58,12 +58,20 @@ class Part(Protocol):
         ...
 
 
-def check_channels(have: int, want: int, where: str) -> None:
+def check_channels(have: int, want: int, where: str, *, repeat_grey: bool = True) -> None:
     """Refuse images that cannot be brought to the network's channels.
 
     Raises:
-        UsageError: Neither the same number, nor grey to be repeated, nor colour for a network of one channel.
+        UsageError: Neither the same number, nor grey to be repeated (if it may), nor colour for a network of one
+            channel.
     """
+    if have == 1 < want and not repeat_grey:
+        raise UsageError(
+            f"the images are grey and the network takes {want} channels: give images in colour, or repeat the grey "
+            "ones with --task-option grey=repeat",
+            where=where,
+            kind="grey_images",
+        )
     if have not in (1, want) and (have, want) != (3, 1):
         raise UsageError(
             f"the images have {have} channels and the network takes {want}: give images of {want} channels, or grey "
