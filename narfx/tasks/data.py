@@ -19,7 +19,7 @@ from narfx.tasks.parts import Part, Shape, check_channels
 from narfx.tasks.sources import read_source
 from narfx.tasks.splits import Split, hold_out, make_split, statistics, stream, subset
 
-__all__ = ["Batch", "ImageData", "Split", "batches", "load_data", "ordered_batches"]
+__all__ = ["Batch", "ImageData", "Split", "batches", "load_data", "normalisation", "ordered_batches"]
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
@@ -105,7 +105,7 @@ def load_data(
         notes.append(f"validation: {len(val)} images of {val_data or 'the source itself'}")
     train = make_split(found.train, chosen, input_shape, place, in_memory)
     test = None if found.test is None else _whole(found.test, input_shape, place, in_memory)
-    mean, std, note = (*normalise, "") if normalise is not None else _normalisation(found, train, input_shape)
+    mean, std, note = (*normalise, "") if normalise is not None else normalisation(found, train, input_shape)
     notes += [*found.notes, *_fitting(parts, input_shape), *([note] if note else [])]
     if not in_memory:
         notes.append("images are read for each batch, they are too many to be kept in memory")
@@ -176,7 +176,8 @@ def _whole(part: Part, shape: Shape, device: torch.device, in_memory: bool) -> S
     return make_split(part, np.arange(len(part.labels), dtype=np.int64), shape, device, in_memory)
 
 
-def _normalisation(found: Source, train: Split, shape: Shape) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+def normalisation(found: Source, train: Split, shape: Shape) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    """Mean and standard deviation by channel: published ones, else those of the training part; and which, in words."""
     if found.statistics is not None:
         mean, std = found.statistics
         if len(mean) in (1, shape[0]):

@@ -71,7 +71,7 @@ def read_tar(path: Path) -> Source:
     )  # fmt: skip
     folders = sorted({place.parent for place in images})
     classes = [folder.name for folder in folders]
-    if not images or "" in classes or len(set(classes)) < len(classes):
+    if not images or {"", ".."} & set(classes) or len(set(classes)) < len(classes):
         raise UsageError(
             f"{path} is not one folder of images a class: {len(images)} images in {len(folders)} folders",
             where=str(path),
