@@ -122,7 +122,7 @@ def test_similarities_do_not_depend_on_the_batch(tmp_path: Path) -> None:
     pairs = read_pairs(str(tmp_path / "pairs.bin"))
     half = (0.5,) * 3
     runs = [similarities(nn.Flatten(), pairs, (3, 16, 16), mean=half, std=half, batch_size=b) for b in (7, 64)]
-    assert np.allclose(*runs) and len(runs[0]) == len(flags) == 40
+    assert np.allclose(runs[0], runs[1]) and len(runs[0]) == len(flags) == 40
     # Noisy copies of one pattern are closer than two patterns.
     assert runs[0][pairs.same].mean() > runs[0][~pairs.same].mean() + 0.3
 
