@@ -14,6 +14,7 @@ from narfx.architecture import Preprocessing
 from narfx.errors import UsageError
 from narfx.files import write_json
 from narfx.progress import Reporter, Silent
+from narfx.run import is_out_of_memory
 from narfx.subject import Shape, Subject, open_subject
 from narfx.tasks.classification import Classification
 from narfx.tasks.data import ImageData, normalisation
@@ -75,10 +76,7 @@ def evaluate(
         UsageError: The target, the data or an option is wrong, or the outputs are not finite or have no direction.
     """
     out, reporter = None if out is None else Path(out), reporter or Silent()
-    if out is not None and (out.is_dir() or (out.exists() and not overwrite)):
-        raise UsageError(
-            f"{out} exists: choose another name or add --overwrite", where=str(out), kind="output_exists"
-        )  # fmt: skip
+    _check_file(out, overwrite)
     if batch_size < 1:
         raise UsageError(f"the batch size is {batch_size}: it is at least 1", where="--batch-size", kind="batch_size")
     by_pairs = task == "faces" or (task is None and (pairs is not None or data.lower().endswith(".bin")))
@@ -86,13 +84,13 @@ def evaluate(
         raise UsageError(f"unknown task {task!r}: classification or faces", where="--task", kind="unknown_task")
     given = {"--pairs": pairs, "--folds": folds, "--task-option": task_options} if not by_pairs else {"--part": part}
     for option, value in given.items():
-        if value:
+        if value not in (None, {}):
             other = "classification" if by_pairs else "faces"
             raise UsageError(f"{option} belongs to the task {other}", where=option, kind="option_of_another_task")
     repeat_grey = face_options(task_options or {}).grey == "repeat"
     place = pick_device(device)
     subject = open_subject(target, weights=weights, input=input, seed=seed)
-    subject.network.to(place).eval()
+    _try(subject, input, place)
     if by_pairs:
         found, roc = _pairs(subject, data, pairs, folds, repeat_grey, batch_size, place, reporter)
     else:
@@ -102,6 +100,38 @@ def evaluate(
         write_json(out, {**result, **roc})
         result["files"] = {"result": str(out)}
     return result
+
+
+def _check_file(out: Path | None, overwrite: bool) -> None:
+    if out is None:
+        return
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise UsageError(
+            f"{out} exists: choose another name or add --overwrite", where=str(out), kind="output_exists"
+        )  # fmt: skip
+    if not out.parent.is_dir():
+        raise UsageError(f"there is no folder {out.parent}", where=str(out), kind="not_writable")
+
+
+def _try(subject: Subject, input: Shape | None, device: torch.device) -> None:
+    """Bring the network to its device and give it one black image."""
+    if input not in (None, subject.input):
+        raise UsageError(
+            f"the network takes {subject.input}, as what names it says: leave out --input", where="--input",
+            kind="input_shape",
+        )  # fmt: skip
+    try:
+        with torch.inference_mode():
+            subject.network.to(device).eval()(torch.zeros(1, *subject.input, device=device))
+    except Exception as error:  # the user's own code
+        if is_out_of_memory(error) or isinstance(error, UsageError):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"the network does not take one image of shape {subject.input} ({reason}): give its shape with --input",
+            where="--input",
+            kind="input_shape",
+        ) from error
 
 
 def _pairs(
@@ -116,7 +146,7 @@ def _pairs(
             kind="too_few_folds",
         )
     check_channels(pairs.images.channels, subject.input[0], data, repeat_grey=repeat_grey)
-    wanted = folds or pairs.folds or 10
+    wanted = next(number for number in (folds, pairs.folds, 10) if number is not None)
     verify(np.zeros(len(pairs.same)), pairs.same, wanted)  # what is wrong with the pairs is known before any work
     half = (0.5,) * subject.input[0]
     used = subject.preprocessing or Preprocessing(mean=half, std=half)

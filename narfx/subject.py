@@ -75,7 +75,7 @@ class OnnxNetwork(nn.Module):
             except Exception as error:
                 raise _unusable(self._path, error) from error
             rows.append(torch.from_numpy(np.asarray(found))[: len(chunk)])
-        return torch.cat(rows)
+        return torch.cat(rows).to(x.device)
 
 
 def _unusable(path: Path, error: Exception) -> UsageError:
@@ -129,9 +129,10 @@ def _from_architecture(path: Path, weights: str | None, seed: int) -> Subject:
 def _from_onnx(path: Path, input: Shape | None) -> Subject:
     network = OnnxNetwork(path)
     shape = network.input or input
-    if shape is None or (input is not None and input != shape):
-        told = "does not say its input shape: give it" if shape is None else f"takes {shape}: leave out another"
-        raise UsageError(f"{path} {told} with --input", where="--input", kind="input_shape")
+    if shape is None:
+        raise UsageError(
+            f"{path} does not say its input shape: give it with --input", where="--input", kind="input_shape"
+        )  # fmt: skip
     known = [json.loads(network.metadata.get(f"narfx.{key}", "null")) for key in ("mean", "std")]
     preprocessing = Preprocessing(mean=known[0], std=known[1]) if all(known) else None
     return Subject(network, shape, preprocessing, path.name)
