@@ -22,6 +22,7 @@ from torch.nn import functional
 from narfx.errors import UsageError
 
 __all__ = [
+    "FORMATS",
     "GREY_MODES",
     "ArrayPart",
     "FilePart",
@@ -43,6 +44,8 @@ IntArray = NDArray[np.int64]
 Shape = tuple[int, int, int]
 
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
+# Pillow has readers that start other programs (EPS goes to Ghostscript); data get none of them, whatever their suffix.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 _PROBES = 64
 
 
@@ -167,7 +170,7 @@ def unreadable(path: Path | str, error: Exception) -> UsageError:
 
 def _header(path: Path) -> tuple[str, tuple[int, int]]:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.mode, (image.height, image.width)
     except Exception as error:  # Pillow's formats raise whatever their parsers meet
         raise unreadable(path, error) from error
@@ -180,7 +183,7 @@ def decode(path: Path, shape: Shape) -> torch.Tensor:
         UsageError: The file is not an image that Pillow reads, is cut short, or has more than 16 bits a channel.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return from_pil(image, shape)
     except Exception as error:  # as in _header
         raise unreadable(path, error) from error

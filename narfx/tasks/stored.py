@@ -14,12 +14,9 @@ from PIL import Image
 from narfx.errors import UsageError
 from narfx.tasks.arrays import Source
 from narfx.tasks.folders import SUFFIXES
-from narfx.tasks.parts import GREY_MODES, IntArray, Shape, from_pil, in_threads, probes, unreadable
+from narfx.tasks.parts import FORMATS, GREY_MODES, IntArray, Shape, from_pil, in_threads, probes, unreadable
 
 __all__ = ["StoredPart", "read_tar"]
-
-# Pillow has readers that start other programs (EPS, for one); what came in a file of data gets none of them.
-_FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 
 
 class StoredPart:
@@ -37,14 +34,14 @@ class StoredPart:
 
     def _header(self, index: int) -> tuple[str, tuple[int, int]]:
         try:
-            with Image.open(io.BytesIO(self.content(index)), formats=_FORMATS) as image:
+            with Image.open(io.BytesIO(self.content(index)), formats=FORMATS) as image:
                 return image.mode, (image.height, image.width)
         except Exception as error:  # Pillow's formats raise whatever their parsers meet
             raise unreadable(self.names[index], error) from error
 
     def _decode(self, index: int, shape: Shape) -> torch.Tensor:
         try:
-            with Image.open(io.BytesIO(self.content(index)), formats=_FORMATS) as image:
+            with Image.open(io.BytesIO(self.content(index)), formats=FORMATS) as image:
                 return from_pil(image, shape)
         except Exception as error:  # as in _header
             raise unreadable(self.names[index], error) from error

@@ -111,10 +111,12 @@ def test_images_that_cannot_be_decoded(root: Path, tmp_path: Path) -> None:
     assert caught.value.kind == "undecodable_image"
 
 
-def test_an_image_that_would_start_a_program(tmp_path: Path) -> None:
+def test_an_image_that_would_start_a_program(root: Path, tmp_path: Path) -> None:
     """Pillow hands EPS to Ghostscript; in a file of data it is no image."""
     eps = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n"
     (tmp_path / "pairs.bin").write_bytes(pickle.dumps(([eps] * 4, [True, False])))
     with pytest.raises(UsageError) as caught:
         read_pairs(str(tmp_path / "pairs.bin"))
     assert caught.value.kind == "undecodable_image"
+    (root / "person_00" / "person_00_0001.png").write_bytes(eps)
+    assert refused(root, SAME, OTHER).kind == "undecodable_image"
