@@ -12,7 +12,7 @@ import typer
 
 from narfx import tables
 from narfx._version import __version__
-from narfx.cli_options import COMMON, DATA, MODEL, NETWORK, RECIPE, RUN, WEIGHTS, given, resumes, takes, values
+from narfx.cli_options import COMMON, DATA, MODEL, NETWORK, RECIPE, RUN, TASK, WEIGHTS, given, resumes, takes, values
 from narfx.console import Output, parse_pairs, run_app
 from narfx.errors import UsageError
 
@@ -31,7 +31,9 @@ app.add_typer(ops, name="ops")
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is not empty, as a whole.")]
 Out = Annotated[Path, typer.Option(help="The run directory.")]
-Data = Annotated[str | None, typer.Option(help="digits, a folder, an .npz, torchvision:NAME:ROOT or module:factory.")]
+Data = Annotated[
+    str | None, typer.Option(help="digits, a folder, a .tar, an .npz, torchvision:NAME:ROOT or module:factory.")
+]
 
 
 @app.callback(invoke_without_command=True)
@@ -42,7 +44,8 @@ def _root(
         typer.echo(__version__)
         raise typer.Exit
     if context.invoked_subcommand is None:
-        raise UsageError("name a verb: trace, search, apply, check, train, compare or ops (narfx --help)", kind="usage")
+        verbs = ", ".join(str(name) for name in typer.main.get_command(app).commands)  # type: ignore[attr-defined]
+        raise UsageError(f"name a verb: {verbs} (narfx --help)", kind="usage")
 
 
 @app.command()
@@ -234,6 +237,58 @@ def ops_test(
     _output(options).result(report, tables.ops_test)
     if not report["passed"]:
         raise typer.Exit(2)
+
+
+@app.command()
+@takes(TASK, {name: NETWORK[name] for name in ("input", "weights")}, COMMON)
+def evaluate(
+    target: Annotated[
+        str, typer.Argument(help="An arch.json, a bundle or run, an .onnx file, or a MODEL.", metavar="TARGET")
+    ],
+    data: Annotated[str, typer.Option(help="As for train; or pairs of faces: a .bin, or a folder with pairs.txt.")],
+    pairs: Annotated[str | None, typer.Option(help="The list of pairs in the folder [pairs.txt in it].")] = None,
+    folds: Annotated[int | None, typer.Option(help="Of the pairs [as many as the list says, else 10].")] = None,
+    part: Annotated[str | None, typer.Option(help="test, val or train [the first that the data have].")] = None,
+    batch_size: Annotated[int | None, typer.Option(help="Images in a batch [64].")] = None,
+    out: Annotated[Path | None, typer.Option(help="A JSON file for the result, of pairs with the ROC.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file --out.")] = False,
+    **options: Any,
+) -> None:
+    """Judge a network: accuracy on classes, verification on pairs of faces; an ONNX file as it is."""
+    from narfx import evaluation
+
+    output = _output(options)
+    fields = given({"pairs": pairs, "folds": folds, "part": part, "batch_size": batch_size, **options})
+    result = evaluation.evaluate(
+        target, data, **fields, out=out, overwrite=overwrite, device=options["device"], reporter=output.reporter
+    )
+    output.result(result, tables.evaluate)
+
+
+@app.command()
+@takes({name: option for name, option in COMMON.items() if name != "device"})
+def proxy(
+    source: Annotated[str, typer.Argument(help="A folder of identities, a .tar of one, or an .npz.", metavar="SOURCE")],
+    out: Annotated[Path, typer.Option(help="A folder, or a file .npz where the source is one.")],
+    identities: Annotated[int, typer.Option(help="How many identities.")],
+    images: Annotated[int, typer.Option(help="Images of each, the held-out ones among them.")],
+    held_out: Annotated[int | None, typer.Option(help="Of these, for validation [a tenth].")] = None,
+    overwrite: Overwrite = False,
+    **options: Any,
+) -> None:
+    """Draw a small task from a large one: so many identities and images, some of each held out, all written down."""
+    from narfx.tasks.proxy import build_proxy
+
+    drawn = build_proxy(
+        source,
+        out,
+        identities=identities,
+        images=images,
+        held_out=held_out,
+        seed=options["seed"] or 0,
+        overwrite=overwrite,
+    )
+    _output(options).result(drawn, tables.proxy)
 
 
 def _output(options: dict[str, Any]) -> Output:

@@ -9,11 +9,11 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from narfx.console import parse_input
+from narfx.console import parse_input, parse_pairs
 from narfx.errors import UsageError
 
 __all__ = [
-    "COMMON", "DATA", "MODEL", "NETWORK", "RECIPE", "RUN", "WEIGHTS", "given", "resumes", "takes", "values",
+    "COMMON", "DATA", "MODEL", "NETWORK", "RECIPE", "RUN", "TASK", "WEIGHTS", "given", "resumes", "takes", "values",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -63,7 +63,18 @@ NETWORK: Group = {
     **WEIGHTS,
 }
 
+TASK: Group = {
+    "task": _text("classification, or faces: embeddings, learnt by ArcFace's loss [classification]."),
+    "task_option": (
+        Annotated[
+            list[str] | None, typer.Option(help="KEY=VALUE, may be repeated; faces: scale, margin, grey=refuse|repeat.")
+        ],
+        None,
+    ),
+}
+
 DATA: Group = {
+    **TASK,
     "val_data": _text("Validation data of their own, in any of these forms."),
     "data_fraction": _number("The share of the training part that is used [1.0]."),
     "val_fraction": _number("The share held out for validation [0.1]."),
@@ -119,6 +130,8 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     if "input" in fields:
         fields["input"] = parse_input(fields["input"])
     fields |= _operators(fields.pop("operators", None), fields.pop("operators_file", None))
+    if "task_option" in fields:
+        fields["task_options"] = parse_pairs(fields.pop("task_option"), "--task-option")
     if fields.get("kernels"):
         fields["kernels"] = _integers(fields["kernels"], "--kernels")
     if fields.get("max_candidate_params"):

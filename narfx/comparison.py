@@ -61,8 +61,8 @@ def compare(
     a comparison that is interrupted goes on with the network and the epoch where it stopped.
 
     Returns:
-        ``{"rows": [{"name", "vector", "params", "macs", "accuracies", "mean", "standard_error"}], "part", "verdict"}``;
-        the accuracy is on the test part where the data have one, else on the validation part.
+        ``{"rows": [{"name", "vector", "params", "macs", "accuracies", "mean", "standard_error"}], "part", "metric",
+        "verdict"}``; the accuracy is on the test part where the data have one, else on the validation part.
 
     Raises:
         UsageError: The target, the data or an option is wrong; ``out`` is untouched then.
@@ -142,7 +142,13 @@ class _Comparison:
                 reporter.say(note)
             rows = [self._row(name, vector, part, folder, reporter) for name, vector in self.vectors.items()]
             verdict = _verdict(rows, part)
-            result = {"part": part, "seeds": self.config.seeds, "rows": rows, "verdict": verdict}
+            result = {
+                "part": part,
+                "metric": self.task.metric,
+                "seeds": self.config.seeds,
+                "rows": rows,
+                "verdict": verdict,
+            }
             write_json(folder.path / "comparison.json", result)
         return {**result, "files": {"comparison": str(folder.path / "comparison.json")}}
 
@@ -176,7 +182,16 @@ class _Comparison:
             reinitialise(network, seed)
         network.to(self.device)
         label = f"{name}, seed {seed}"
-        metrics = fit(network, self.task, self.config, seed=seed, folder=own, reporter=reporter, label=label)
+        metrics = fit(
+            network,
+            self.task,
+            self.config,
+            seed=seed,
+            folder=own,
+            reporter=reporter,
+            label=label,
+            trained=self.config.init == "inherit",
+        )
         write_weights(network, place / "weights.safetensors")
         write_json(place / "metrics.json", metrics)
         (place / "checkpoint.pt").unlink(missing_ok=True)

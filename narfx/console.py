@@ -125,19 +125,19 @@ def _standard_output_free(wanted: bool) -> Iterator[Any]:
         os.close(kept)
 
 
-def parse_input(text: str | None) -> tuple[int, ...] | None:
+def parse_input(text: str | None) -> tuple[int, int, int] | None:
     """``3,224,224`` as a tuple; ``UsageError`` for another form."""
     if text is None:
         return None
     try:
-        shape = tuple(int(part) for part in text.split(","))
+        shape = [int(part) for part in text.split(",")]
     except ValueError:
-        shape = ()
+        shape = []
     if len(shape) != 3 or min(shape) < 1:
         raise UsageError(
             f"--input is channels,height,width, as in 3,224,224, not {text!r}", where="--input", kind="input_shape"
         )
-    return shape
+    return shape[0], shape[1], shape[2]
 
 
 def parse_pairs(texts: list[str] | None, option: str) -> dict[str, Any]:

@@ -108,6 +108,7 @@ class _Training:
             relative_to=start,
         )
         self.notes += self.task.data.notes
+        self.trained = inherits and config.init == "inherit"
         if config.init == "scratch":
             reinitialise(self.network, config.seed)
         elif inherits and self.task.data.val_from_train:
@@ -124,7 +125,14 @@ class _Training:
             for note in self.notes:
                 reporter.say(note)
             metrics = fit(
-                self.network, self.task, config, seed=config.seed, folder=folder, reporter=reporter, label="train"
+                self.network,
+                self.task,
+                config,
+                seed=config.seed,
+                folder=folder,
+                reporter=reporter,
+                label="train",
+                trained=self.trained,
             )
             write_weights(self.network, folder.path / files["weights"])
             vector = None if self.complete is None else list(self.complete.vector)
@@ -145,7 +153,12 @@ class _Training:
                 "operator_files": move_operators(self.complete.operator_files, folder, start=self.model_folder),
                 "weights": "weights.safetensors",
                 "preprocessing": Preprocessing(mean=data.mean, std=data.std),
-                "metrics": {"data": data.short_name, "epochs": self.config.epochs, "accuracy": measured},
+                "metrics": {
+                    "data": data.short_name,
+                    "epochs": self.config.epochs,
+                    "metric": self.task.metric,
+                    "accuracy": measured,
+                },
                 "seed": self.config.seed,
             }
         )

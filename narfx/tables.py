@@ -9,7 +9,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-__all__ = ["apply", "check", "compare", "ops_list", "ops_test", "search", "trace", "train"]
+__all__ = [
+    "apply", "check", "compare", "evaluate", "ops_list", "ops_test", "proxy", "search", "trace", "train",
+]  # fmt: skip
 
 
 def _count(value: float) -> str:
@@ -73,7 +75,7 @@ def trace(report: Mapping[str, Any], console: Console) -> None:
 def search(result: Mapping[str, Any], console: Console) -> None:
     """The vector that was kept, between its base and random vectors of equal cost."""
     base, random = result["base"], result["random"]
-    table = _table("on shared weights", "accuracy", "params", "MACs", "MACs against base")
+    table = _table("on shared weights", result["metric"].replace("_", " "), "params", "MACs", "MACs against base")
     for name, record in (("base", base), ("kept", result)):
         table.add_row(
             name,
@@ -123,7 +125,7 @@ def _parity(parity: Mapping[str, Any], console: Console) -> None:
 
 def train(result: Mapping[str, Any], console: Console) -> None:
     """Accuracy by part."""
-    table = _table("part", "accuracy", "loss", "images")
+    table = _table("part", result["metric"].replace("_", " "), "loss", "images")
     for part in ("val", "test"):
         if part in result:
             found = result[part]
@@ -135,7 +137,14 @@ def train(result: Mapping[str, Any], console: Console) -> None:
 def compare(result: Mapping[str, Any], console: Console) -> None:
     """Base, refined and random vectors."""
     base = result["rows"][0]
-    table = _table("network", f"{result['part']} accuracy", "± s.e.", "params", "MACs", "MACs against base")
+    table = _table(
+        "network",
+        f"{result['part']} {result['metric'].replace('_', ' ')}",
+        "± s.e.",
+        "params",
+        "MACs",
+        "MACs against base",
+    )
     for row in result["rows"]:
         error = row["standard_error"]
         table.add_row(
@@ -188,3 +197,30 @@ def ops_test(report: Mapping[str, Any], console: Console) -> None:
     for note in report["notes"]:
         console.print(f"note: {note}", markup=False)
     console.print(f"\n{'passed' if report['passed'] else 'FAILED'}", markup=False)
+
+
+def evaluate(result: Mapping[str, Any], console: Console) -> None:
+    """Accuracy of classes, or verification of pairs."""
+    table = _table("", "value")
+    if result["task"] == "classification":
+        table.add_row("accuracy", f"{result['accuracy']:.4f}")
+        table.add_row("loss", f"{result['loss']:.4f}")
+        table.add_row("images", f"{_count(result['images'])} ({result['part']})")
+    else:
+        folds = len(result["folds"])
+        table.add_row(f"accuracy, {folds} folds", f"{result['accuracy']:.4f} ± {result['standard_error']:.4f} s.e.")
+        for far, tar in result["tar_at_far"].items():
+            table.add_row(f"TAR at FAR {far}", "too few pairs" if tar is None else f"{tar:.4f}")
+        table.add_row("pairs", f"{_count(result['pairs'])}, {_count(result['same'])} of one person")
+    console.print(table)
+    console.print(f"\n{result['target']} on {result['data']}; weights: {result['weights']}", markup=False)
+
+
+def proxy(result: Mapping[str, Any], console: Console) -> None:
+    """What was drawn, and where it is."""
+    console.print(
+        f"{result['identities']} identities of {result['enough']} with enough images: {_count(result['train'])} images "
+        f"to train on, {_count(result['val'])} held out, seed {result['seed']}",
+        markup=False,
+    )
+    console.print(f"data: {result['files']['data']}, listed in {result['files']['record']}", markup=False)

@@ -15,7 +15,7 @@ from narfx.errors import RunError, UsageError
 from narfx.progress import Reporter, Silent
 from narfx.run import RunFolder
 from narfx.seeds import derive
-from narfx.tasks.classification import Classification
+from narfx.tasks.task import Task
 
 __all__ = [
     "Recipe",
@@ -72,7 +72,7 @@ def sgd(module: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 
 
 def train_step(
-    module: nn.Module, optimizer: torch.optim.Optimizer, task: Classification, x: Tensor, y: Tensor, clip: float
+    module: nn.Module, optimizer: torch.optim.Optimizer, task: Task, x: Tensor, y: Tensor, clip: float
 ) -> float:
     """One step of ``module`` on one batch; returns the loss.
 
@@ -101,49 +101,66 @@ def train_step(
 
 def fit(
     network: nn.Module,
-    task: Classification,
+    task: Task,
     recipe: Recipe,
     *,
     seed: int = 0,
     folder: RunFolder | None = None,
     reporter: Reporter | None = None,
     label: str = "train",
+    trained: bool = False,
 ) -> dict[str, Any]:
     """Train ``network`` in place and evaluate it on the validation part and, where there is one, the test part.
 
     With a ``folder`` each epoch ends with an event and a checkpoint, and training goes on from the one that is there.
+    A task with a head starts it afresh, to suit the network where that is ``trained`` already.
 
     Returns:
-        ``{"epochs", "loss", "val": {"accuracy", "loss", "images"}, "test": ...}``.
+        ``{"epochs", "loss", "metric", "val": {"accuracy", "loss", "images"}, "test": ...}``.
     """
     reporter = reporter or Silent()
     network.to(memory_format=torch.channels_last)  # a third faster on CPUs, faster on GPUs too
-    optimizer = sgd(network, recipe)
+    optimizer = sgd(nn.ModuleList([network, task.head]), recipe)
     state = folder.load() if folder is not None else None
     first, loss = 0, math.nan
-    if state is not None:
-        restore(folder, (network, state["network"]), (optimizer, state["optimizer"]))
+    if state is None:
+        task.start(seed, network if trained else None)
+    else:
+        restore(
+            folder, (network, state["network"]), (task.head, state["head"]), (optimizer, state["optimizer"])
+        )  # fmt: skip
         first, loss = state["epoch"], state["loss"]
     started = time.monotonic()
     for epoch in range(first, recipe.epochs):
         loss = _epoch(network, optimizer, task, recipe, epoch, seed, reporter, f"{label}: epoch {epoch + 1}")
         reporter.say(f"{label}: epoch {epoch + 1}/{recipe.epochs}, loss {loss:.4f}")
-        check_finite(network)
+        check_finite(network, task.head)
         if folder is not None:
             folder.event("epoch", epoch=epoch + 1, loss=loss, lr=optimizer.param_groups[0]["lr"])
             folder.save(
-                {"network": network.state_dict(), "optimizer": optimizer.state_dict(), "epoch": epoch + 1, "loss": loss}
+                {
+                    "network": network.state_dict(),
+                    "head": task.head.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "epoch": epoch + 1,
+                    "loss": loss,
+                }
             )
     network.eval()
     check_finite(network)
-    metrics: dict[str, Any] = {"epochs": recipe.epochs, "loss": loss, "val": task.evaluate(network, "val")}
+    metrics: dict[str, Any] = {
+        "epochs": recipe.epochs,
+        "loss": loss,
+        "metric": task.metric,
+        "val": task.evaluate(network, "val"),
+    }
     if task.data.test is not None:
         metrics["test"] = task.evaluate(network, "test")
     if not all(math.isfinite(metrics[part]["loss"]) for part in ("val", "test") if part in metrics):
         raise RunError("the trained network gives NaN: lower the learning rate (--lr) and start again", kind="nan_loss")
     shown = ", ".join(f"{part} {metrics[part]['accuracy']:.4f}" for part in ("val", "test") if part in metrics)
     reporter.say(
-        f"{label}: {recipe.epochs} epochs, loss {loss:.4f}, accuracy {shown} ({time.monotonic() - started:.0f} s)"
+        f"{label}: {recipe.epochs} epochs, loss {loss:.4f}, {task.metric} {shown} ({time.monotonic() - started:.0f} s)"
     )
     return metrics
 
@@ -151,7 +168,7 @@ def fit(
 def _epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
-    task: Classification,
+    task: Task,
     recipe: Recipe,
     epoch: int,
     seed: int,
@@ -170,9 +187,9 @@ def _epoch(
     return sum(losses) / len(losses)
 
 
-def check_finite(network: nn.Module) -> None:
+def check_finite(*modules: nn.Module) -> None:
     """Raise ``RunError`` if a weight or statistic is NaN or infinite, so that no checkpoint ever holds one."""
-    for name, tensor in network.state_dict().items():
+    for name, tensor in (entry for module in modules for entry in module.state_dict().items()):
         if not torch.isfinite(tensor).all():
             raise RunError(
                 f"{name} is no longer finite: lower the learning rate (--lr); the last checkpoint is kept",
@@ -243,10 +260,10 @@ def pick_device(name: str) -> torch.device:
 
 
 def outputs(network: nn.Module, shape: tuple[int, int, int], device: torch.device) -> int:
-    """The number of logits of a classifier, from one forward pass in eval mode.
+    """The number of logits of a classifier, or the length of an embedding, from one forward pass in eval mode.
 
     Raises:
-        UsageError: The network is not float32, or does not give one tensor of shape (N, classes).
+        UsageError: The network is not float32, or does not give one tensor of two axes.
     """
     kinds = {str(p.dtype) for p in network.parameters() if p.dtype != torch.float32}
     if kinds:
@@ -259,7 +276,7 @@ def outputs(network: nn.Module, shape: tuple[int, int, int], device: torch.devic
         output = network(torch.zeros(1, *shape, device=device))
     if not isinstance(output, torch.Tensor) or output.dim() != 2:
         raise UsageError(
-            "classification needs a network with one output of shape (N, classes), not "
+            "the task needs a network with one output of shape (N, classes) or (N, embedding), not "
             + (f"{tuple(output.shape)}" if isinstance(output, torch.Tensor) else type(output).__name__),
             kind="outputs",
         )

@@ -46,8 +46,8 @@ from narfx.search.strategy import Proposal, Result
 from narfx.seeds import derive, numpy_generator
 from narfx.space import SearchSpace, Vector
 from narfx.supernet import Supernet
-from narfx.tasks.classification import Classification
 from narfx.tasks.options import DataOptions, open_task
+from narfx.tasks.task import Task
 from narfx.training import Recipe, fit, outputs, pick_device, reinitialise
 
 Norms = Literal["shared", "separate"]
@@ -110,7 +110,7 @@ class Measurement:
         self.config, self.out, self.device, self.reporter = config, out, pick_device(device), reporter
         self.traced: Traced = open_base(NetworkOptions(model=config.model), seed=config.seed)
         self.vectors = draw(self.traced.space, config.vectors, config.seed)
-        self.task: Classification = open_task(
+        self.task: Task = open_task(
             config, self.traced.input, seed=config.seed, device=self.device, label_smoothing=config.label_smoothing
         )
         self.part = "val" if self.task.data.test is None else "test"

@@ -26,8 +26,8 @@ from narfx.search.outcome import Outcome, conclude, front, verdict
 from narfx.search.strategy import make_strategy
 from narfx.space import SearchSpace
 from narfx.supernet import Supernet
-from narfx.tasks.classification import Classification
 from narfx.tasks.options import open_task
+from narfx.tasks.task import Task
 from narfx.traced import Traced
 from narfx.training import check_batches, outputs, pick_device, reinitialise, sgd, train_step
 from narfx.weights import write_weights
@@ -103,7 +103,7 @@ class _Prepared:
         base = self.traced.space
         self.space: SearchSpace = base.within(Budget.parse(config.budget, base.cost(base.base)))
         self.strategy = make_strategy(config.strategy, self.space, seed=config.seed, **config.strategy_options)
-        self.task: Classification = open_task(
+        self.task: Task = open_task(
             config,
             self.traced.input,
             seed=config.seed,
@@ -199,6 +199,7 @@ def _write(prepared: _Prepared, config: SearchConfig, folder: RunFolder, outcome
     write_json(folder.path / "front.json", {"metric": prepared.task.metric, "front": front(records)})
     metrics = {
         "data": data.short_name,
+        "metric": prepared.task.metric,
         "strategy": config.strategy,
         "accuracy": best["accuracy"],
         "accuracy_of": "shared weights, recalibrated BatchNorm, whole validation part",

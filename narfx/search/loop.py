@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from narfx.batchnorm import batch_statistics
 from narfx.progress import Reporter
@@ -25,7 +25,7 @@ from narfx.search.strategy import Result, Strategy
 from narfx.seeds import derive, numpy_generator
 from narfx.space import SearchSpace, Vector
 from narfx.supernet import Supernet
-from narfx.tasks.classification import Classification
+from narfx.tasks.task import Task
 from narfx.training import check_finite, restore, set_rate, sgd, sgdr, train_step
 
 __all__ = ["Search", "quick_reward"]
@@ -43,7 +43,7 @@ class Search:
     space: SearchSpace
     net: Supernet
     strategy: Strategy
-    task: Classification
+    task: Task
     folder: RunFolder
     reporter: Reporter
     base: dict[str, Any] | None = None
@@ -55,7 +55,7 @@ class Search:
             RunError: The loss is not finite; the last checkpoint is kept.
         """
         self.net.to(memory_format=torch.channels_last)
-        self.optimizer = sgd(self.net, self.config)
+        self.optimizer = sgd(nn.ModuleList([self.net, self.task.head]), self.config)
         for epoch in range(self._restore(), self.config.epochs):
             started = time.monotonic()
             loss = self._train_weights(epoch)
@@ -67,13 +67,15 @@ class Search:
                 said += "".join(f", {key} {value:.4f}" for key, value in known.items())
             else:
                 said += ", uniform random vectors"
-            check_finite(self.net)
+            check_finite(self.net, self.task.head)
             self._save(epoch + 1)
             self.reporter.say(f"{said} ({time.monotonic() - started:.0f} s)")
 
     def _restore(self) -> int:
         state = self.folder.load()
         if state is None:
+            trained = self.config.init == "base" and self.config.weights is not None
+            self.task.start(self.config.seed, self.net if trained else None)
             if self.config.init == "base":
                 # Before the first step: shared weights move on, and the base deserves its own.
                 self.base = evaluate_vector(self.net, self.space.base, self.task)
@@ -82,6 +84,7 @@ class Search:
         restore(
             self.folder,
             (self.net, state["net"]),
+            (self.task.head, state["head"]),
             (self.optimizer, state["optimizer"]),
             (self.strategy, state["strategy"]),
         )
@@ -92,6 +95,7 @@ class Search:
         self.folder.save(
             {
                 "net": self.net.state_dict(),
+                "head": self.task.head.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "strategy": self.strategy.state_dict(),
                 "base": self.base,
@@ -136,13 +140,18 @@ class Search:
             metrics = self.strategy.tell(proposals, results)
             told.append(metrics)
             self.folder.event(
-                "step", epoch=epoch + 1, vectors=[list(p.vector) for p in proposals], rewards=rewards, **metrics
+                "step",
+                metric=self.task.metric,
+                epoch=epoch + 1,
+                vectors=[list(p.vector) for p in proposals],
+                rewards=rewards,
+                **metrics,
             )
         numbers = [key for key, value in metrics.items() if isinstance(value, float)]
         return {key: sum(entry[key] for entry in told) / len(told) for key in numbers}
 
 
-def quick_reward(net: Supernet, vector: Vector, task: Classification, batch: tuple[Tensor, Tensor]) -> float:
+def quick_reward(net: Supernet, vector: Vector, task: Task, batch: tuple[Tensor, Tensor]) -> float:
     """The metric of one sub-network on one minibatch, with the batch's own BatchNorm statistics."""
     net.set_vector(vector)
     with batch_statistics(net):

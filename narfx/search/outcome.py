@@ -16,7 +16,7 @@ from narfx.sampling import sample_window
 from narfx.seeds import numpy_generator
 from narfx.space import SearchSpace, Vector
 from narfx.supernet import Supernet
-from narfx.tasks.classification import Classification
+from narfx.tasks.task import Task
 
 __all__ = ["Outcome", "conclude", "evaluate_vector", "front", "verdict"]
 
@@ -43,7 +43,7 @@ class Outcome:
         return max((r["accuracy"] for r in self.randoms), default=None)
 
 
-def evaluate_vector(net: Supernet, vector: Vector, task: Classification) -> dict[str, Any]:
+def evaluate_vector(net: Supernet, vector: Vector, task: Task) -> dict[str, Any]:
     """Accuracy of one sub-network on the whole validation part, its BatchNorm recalibrated on training images.
 
     It works on a lowered copy: the shared weights and statistics stay as they are.
@@ -58,7 +58,7 @@ def evaluate_vector(net: Supernet, vector: Vector, task: Classification) -> dict
 def conclude(
     net: Supernet,
     space: SearchSpace,
-    task: Classification,
+    task: Task,
     finalists: list[Vector],
     *,
     base: dict[str, Any] | None,

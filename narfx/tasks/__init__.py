@@ -2,5 +2,7 @@
 
 from narfx.tasks.classification import Classification
 from narfx.tasks.data import ImageData, Split, batches, load_data
+from narfx.tasks.faces import FaceOptions, Faces
+from narfx.tasks.task import Task
 
-__all__ = ["Classification", "ImageData", "Split", "batches", "load_data"]
+__all__ = ["Classification", "FaceOptions", "Faces", "ImageData", "Split", "Task", "batches", "load_data"]

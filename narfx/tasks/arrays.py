@@ -16,7 +16,7 @@ from narfx.tasks.parts import ArrayPart, IntArray, Part
 
 __all__ = ["Source", "from_arrays", "number_classes", "read_npz"]
 
-_KEYS = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test", "class_names")
+_KEYS = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test", "class_names", "images", "identity")
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,8 @@ class Source:
 
 def read_npz(path: Path) -> Source:
     """An ``.npz`` with ``x_train`` and ``y_train``, and as it likes ``x_test``, ``x_val`` and ``class_names``.
+
+    Or one with ``images`` and ``identity``, see :func:`from_arrays`.
 
     Raises:
         UsageError: The file is no ``.npz``, needs pickle, or its arrays are not as :func:`from_arrays` wants them.
@@ -75,30 +77,56 @@ def _array(file: Any, key: str, where: str) -> NDArray[Any]:
 def from_arrays(arrays: Mapping[str, Any], where: str, keys: list[str] | None = None) -> Source:
     """A source of arrays or tensors: images uint8 ``(N, H, W)`` or ``(N, H, W, C)``, labels integers ``(N,)``.
 
+    Where it has no ``x_train``, ``images`` (also ``(N, C, H, W)``) are its training part, and ``identity`` (N,), whole
+    numbers or names of any kind, gives a class to each.
+
     Raises:
         UsageError: A key is missing, an array has another shape or type, a label is negative, or a class is empty.
     """
     known = [str(key) for key in (arrays if keys is None else keys)]
-    train = _part(arrays, "train", where, known)
+    if "x_train" not in arrays and "images" in arrays:
+        return _identities(arrays, where, known)
+    train = _part(arrays, "x_train", "y_train", where, known)
     if train is None:
         raise _missing("x_train", where, known)
     names = _names(arrays["class_names"], where) if "class_names" in arrays else None
     classes = number_classes(train.labels, names, where)
-    held = {name: _part(arrays, name, where, known) for name in ("val", "test")}
+    held = {name: _part(arrays, f"x_{name}", f"y_{name}", where, known) for name in ("val", "test")}
     return Source(classes, train, held["val"], held["test"], named=names is not None)
+
+
+def _identities(arrays: Mapping[str, Any], where: str, keys: list[str]) -> Source:
+    if "identity" not in arrays:
+        raise _missing("identity", where, keys)
+    images, people = _plain(arrays["images"]), _plain(arrays["identity"])
+    if people.ndim != 1 or people.dtype.kind not in "iuUS":
+        raise UsageError(
+            f"identity is {people.dtype} of shape {people.shape}: one whole number or name an image is read",
+            where=where,
+            kind="label_dtype",
+        )
+    if images.ndim == 4 and images.shape[1] in (1, 3) and images.shape[3] not in (1, 3):
+        images = images.transpose(0, 2, 3, 1)
+    found, labels = np.unique(people, return_inverse=True)
+    read = {"images": images, "identity": labels.reshape(-1)}
+    train = _part(read, "images", "identity", where, keys)
+    assert train is not None, "both keys are there"
+    names = found.astype(str) if found.dtype.kind != "S" else np.char.decode(found, "utf-8", "replace")
+    notes = ("test: none, images and identity have no parts",)
+    return Source(_names(names, where), train, named=True, notes=notes)
 
 
 def _missing(key: str, where: str, keys: list[str]) -> UsageError:
     found = ", ".join(keys) or "nothing"
     return UsageError(
-        f"{key} is missing: x_train, y_train and, if there are any, x_test, y_test are read; found {found}",
+        f"{key} is missing: x_train, y_train and, if there are any, x_test, y_test are read, or images and identity; "
+        f"found {found}",
         where=where,
         kind="missing_key",
     )
 
 
-def _part(arrays: Mapping[str, Any], name: str, where: str, keys: list[str]) -> ArrayPart | None:
-    x, y = f"x_{name}", f"y_{name}"
+def _part(arrays: Mapping[str, Any], x: str, y: str, where: str, keys: list[str]) -> ArrayPart | None:
     if x not in arrays and y not in arrays:
         return None
     for key in (x, y):

@@ -19,9 +19,10 @@ from narfx.tasks.parts import Part, Shape, check_channels
 from narfx.tasks.sources import read_source
 from narfx.tasks.splits import Split, hold_out, make_split, statistics, stream, subset
 
-__all__ = ["Batch", "ImageData", "Split", "batches", "load_data", "ordered_batches"]
+__all__ = ["Batch", "ImageData", "Split", "batches", "load_data", "normalisation", "ordered_batches"]
 
 Batch = tuple[torch.Tensor, torch.Tensor]
+Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
 
 _MEMORY = 2 * 1024**3
 
@@ -55,11 +56,13 @@ class ImageData:
 def load_data(
     source: str, input_shape: tuple[int, int, int], *, seed: int = 0, fraction: float = 1.0,
     val_data: str | None = None, val_fraction: float = 0.1, device: str | torch.device = "cpu", memory: int = _MEMORY,
+    repeat_grey: bool = True, normalise: Normalisation | None = None,
 ) -> ImageData:  # fmt: skip
     """Read ``source``, take the fraction of its training part, split validation off, fit the images to the network.
 
     Sources: ``digits`` (scikit-learn's); a folder ``ROOT/train/CLASS/*`` with ``ROOT/val`` and ``ROOT/test`` where
-    there are any, or ``ROOT/CLASS/*``; an ``.npz`` with ``x_train, y_train, x_test, y_test`` (uint8, channels last);
+    there are any, or ``ROOT/CLASS/*``; a ``.tar`` of that; an ``.npz`` with ``x_train, y_train, x_test, y_test``
+    (uint8, channels last), or with ``images`` and ``identity``;
     ``torchvision:NAME:ROOT``; ``package.module:factory`` or ``file.py:factory``, a callable without arguments that
     returns a mapping with the keys of the ``.npz``, or a pair (train, test) of data sets of (image, label).
 
@@ -73,6 +76,8 @@ def load_data(
         val_fraction: The share of each class that is held out where the source has no validation part.
         device: Where images live that fit in memory, and where batches are made.
         memory: How many bytes of uint8 images, all parts together, are kept in memory; more are read for each batch.
+        repeat_grey: Whether a network of several channels takes grey images.
+        normalise: The mean and standard deviation, where they are not those of the data.
 
     Raises:
         UsageError: An argument, the source or what it holds is not as it should be.
@@ -83,7 +88,7 @@ def load_data(
     held = _validation_source(found, val_data, input_shape, memory)
     parts = [part for part in (found.train, held, found.test) if part is not None]
     for part in parts:
-        check_channels(part.channels, input_shape[0], source)
+        check_channels(part.channels, input_shape[0], source, repeat_grey=repeat_grey)
     in_memory = sum(len(part.labels) for part in parts) * int(np.prod(input_shape)) <= memory
     labels, notes = found.train.labels, []
     chosen = subset(labels, fraction, seed, least=2 if held is None else 1)
@@ -100,8 +105,8 @@ def load_data(
         notes.append(f"validation: {len(val)} images of {val_data or 'the source itself'}")
     train = make_split(found.train, chosen, input_shape, place, in_memory)
     test = None if found.test is None else _whole(found.test, input_shape, place, in_memory)
-    mean, std, note = _normalisation(found, train, input_shape)
-    notes += [*found.notes, *_fitting(parts, input_shape), note]
+    mean, std, note = (*normalise, "") if normalise is not None else normalisation(found, train, input_shape)
+    notes += [*found.notes, *_fitting(parts, input_shape), *([note] if note else [])]
     if not in_memory:
         notes.append("images are read for each batch, they are too many to be kept in memory")
     return ImageData(
@@ -171,7 +176,8 @@ def _whole(part: Part, shape: Shape, device: torch.device, in_memory: bool) -> S
     return make_split(part, np.arange(len(part.labels), dtype=np.int64), shape, device, in_memory)
 
 
-def _normalisation(found: Source, train: Split, shape: Shape) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+def normalisation(found: Source, train: Split, shape: Shape) -> tuple[tuple[float, ...], tuple[float, ...], str]:
+    """Mean and standard deviation by channel: published ones, else those of the training part; and which, in words."""
     if found.statistics is not None:
         mean, std = found.statistics
         if len(mean) in (1, shape[0]):

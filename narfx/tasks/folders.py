@@ -11,9 +11,9 @@ from narfx.errors import UsageError
 from narfx.tasks.arrays import Source
 from narfx.tasks.parts import FilePart, Part
 
-__all__ = ["read_folder"]
+__all__ = ["SUFFIXES", "read_folder"]
 
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 _PARTS = ("train", "val", "test")
 
 
@@ -57,7 +57,7 @@ def _images(folder: Path) -> list[Path]:
         Path(place, name)
         for place, _, names in os.walk(folder, onerror=_stop)
         for name in names
-        if not name.startswith(".") and Path(name).suffix.lower() in _SUFFIXES
+        if not name.startswith(".") and Path(name).suffix.lower() in SUFFIXES
     ]
     return sorted(found)
 
@@ -77,7 +77,7 @@ def _part(root: Path) -> FilePart:
         images = _images(root / name)
         if not images:
             raise UsageError(
-                f"the class folder {root / name} holds no image ({', '.join(sorted(_SUFFIXES))}): fill or remove it",
+                f"the class folder {root / name} holds no image ({', '.join(sorted(SUFFIXES))}): fill or remove it",
                 where=str(root / name),
                 kind="class_without_images",
             )

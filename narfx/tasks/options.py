@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from narfx.config import validated
+from narfx.errors import UsageError
 from narfx.paths import find_source
 from narfx.tasks.classification import Classification
 from narfx.tasks.data import load_data
+from narfx.tasks.faces import FaceOptions, Faces
+from narfx.tasks.task import Task
 
-__all__ = ["DataOptions", "open_task"]
+__all__ = ["DataOptions", "face_options", "open_task"]
 
 
 class DataOptions(BaseModel):
-    """A data source and how much of it is used; ``augment`` is what suits the data where it is not given."""
+    """A data source, how much of it is used, and what is learnt from it.
+
+    ``augment`` is what suits the data where it is not given; ``task_options`` are those of the task alone.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -25,6 +34,17 @@ class DataOptions(BaseModel):
     val_fraction: float = Field(default=0.1, gt=0, lt=1)
     augment: str | None = None
     batch_size: int = Field(default=128, ge=1)
+    task: Literal["classification", "faces"] = "classification"
+    task_options: dict[str, Any] = Field(default_factory=dict)
+
+
+def face_options(options: Mapping[str, Any]) -> FaceOptions:
+    """The options of the task ``faces``.
+
+    Raises:
+        UsageError: There is no such option, or a value lies outside its range.
+    """
+    return validated(FaceOptions, dict(options), "--task-option", kind="task_options")
 
 
 def open_task(
@@ -35,12 +55,16 @@ def open_task(
     device: torch.device,
     label_smoothing: float = 0.0,
     relative_to: Path | None = None,
-) -> Classification:
-    """Load the data for a network of this input shape and make a classification task of them.
+) -> Task:
+    """Load the data for a network of this input shape and make a task of them.
+
+    Faces are normalised to [-1, 1], as ArcFace's are.
 
     Raises:
-        UsageError: The data are missing, malformed or do not fit together.
+        UsageError: The data are missing, malformed or do not fit together, or the task has no such option.
     """
+    faces = face_options(options.task_options) if options.task == "faces" else None
+    channels = input_shape[0]
     data = load_data(
         find_source(options.data, relative_to),
         input_shape,
@@ -49,5 +73,22 @@ def open_task(
         val_data=None if options.val_data is None else find_source(options.val_data, relative_to),
         val_fraction=options.val_fraction,
         device=device,
+        repeat_grey=faces is None or faces.grey == "repeat",
+        normalise=None if faces is None else ((0.5,) * channels, (0.5,) * channels),
     )
+    if faces is not None:
+        return Faces(
+            data,
+            faces,
+            batch_size=options.batch_size,
+            augment=options.augment,
+            label_smoothing=label_smoothing,
+            device=device,
+        )
+    if options.task_options:
+        raise UsageError(
+            f"classification has no option {', '.join(options.task_options)}: they belong to --task faces",
+            where="--task-option",
+            kind="task_options",
+        )
     return Classification(data, batch_size=options.batch_size, augment=options.augment, label_smoothing=label_smoothing)

@@ -22,6 +22,8 @@ from torch.nn import functional
 from narfx.errors import UsageError
 
 __all__ = [
+    "FORMATS",
+    "GREY_MODES",
     "ArrayPart",
     "FilePart",
     "IntArray",
@@ -33,12 +35,17 @@ __all__ = [
     "fit",
     "from_pil",
     "image_of",
+    "in_threads",
+    "probes",
+    "unreadable",
 ]
 
 IntArray = NDArray[np.int64]
 Shape = tuple[int, int, int]
 
-_GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
+GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
+# Pillow has readers that start other programs (EPS goes to Ghostscript); data get none of them, whatever their suffix.
+FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 _PROBES = 64
 
 
@@ -54,12 +61,20 @@ class Part(Protocol):
         ...
 
 
-def check_channels(have: int, want: int, where: str) -> None:
+def check_channels(have: int, want: int, where: str, *, repeat_grey: bool = True) -> None:
     """Refuse images that cannot be brought to the network's channels.
 
     Raises:
-        UsageError: Neither the same number, nor grey to be repeated, nor colour for a network of one channel.
+        UsageError: Neither the same number, nor grey to be repeated (if it may), nor colour for a network of one
+            channel.
     """
+    if have == 1 < want and not repeat_grey:
+        raise UsageError(
+            f"the images are grey and the network takes {want} channels: give images in colour, or repeat the grey "
+            "ones with --task-option grey=repeat",
+            where=where,
+            kind="grey_images",
+        )
     if have not in (1, want) and (have, want) != (3, 1):
         raise UsageError(
             f"the images have {have} channels and the network takes {want}: give images of {want} channels, or grey "
@@ -103,13 +118,13 @@ class FilePart:
 
     def __init__(self, paths: Sequence[Path], labels: IntArray) -> None:
         self.paths, self.labels = paths, labels
-        probed = [_header(paths[i]) for i in range(0, len(paths), max(len(paths) // _PROBES, 1))]
-        self.channels = 1 if all(mode in _GREY_MODES for mode, _ in probed) else 3
+        probed = [_header(paths[index]) for index in probes(len(paths))]
+        self.channels = 1 if all(mode in GREY_MODES for mode, _ in probed) else 3
         self.sizes = tuple(sorted({size for _, size in probed}))
 
     def read(self, indices: IntArray, shape: Shape) -> torch.Tensor:
         """See :class:`Part`; grey files among coloured ones are repeated here."""
-        return torch.cat(list(_threads().map(lambda i: decode(self.paths[i], shape), indices.tolist())))
+        return torch.cat(in_threads(lambda index: decode(self.paths[index], shape), indices.tolist()))
 
 
 class ItemPart:
@@ -133,7 +148,18 @@ def _threads() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(min(os.cpu_count() or 1, 16), thread_name_prefix="narfx-decode")
 
 
-def _unreadable(path: Path, error: Exception) -> UsageError:
+def in_threads(read: Callable[[int], torch.Tensor], indices: Sequence[int]) -> list[torch.Tensor]:
+    """What ``read`` gives for each index, in order; images are decoded outside Python's lock."""
+    return list(_threads().map(read, indices))
+
+
+def probes(count: int) -> range:
+    """Which of ``count`` images are looked at for their channels and sizes."""
+    return range(0, count, max(count // _PROBES, 1))
+
+
+def unreadable(path: Path | str, error: Exception) -> UsageError:
+    """The error of an image that cannot be decoded."""
     cause = " ".join(str(error).split()) or type(error).__name__
     return UsageError(
         f"{path} cannot be decoded as an image ({cause}): replace or remove it",
@@ -144,10 +170,10 @@ def _unreadable(path: Path, error: Exception) -> UsageError:
 
 def _header(path: Path) -> tuple[str, tuple[int, int]]:
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return image.mode, (image.height, image.width)
     except Exception as error:  # Pillow's formats raise whatever their parsers meet
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def decode(path: Path, shape: Shape) -> torch.Tensor:
@@ -157,10 +183,10 @@ def decode(path: Path, shape: Shape) -> torch.Tensor:
         UsageError: The file is not an image that Pillow reads, is cut short, or has more than 16 bits a channel.
     """
     try:
-        with Image.open(path) as image:
+        with Image.open(path, formats=FORMATS) as image:
             return from_pil(image, shape)
     except Exception as error:  # as in _header
-        raise _unreadable(path, error) from error
+        raise unreadable(path, error) from error
 
 
 def from_pil(image: Image.Image, shape: Shape) -> torch.Tensor:

@@ -13,12 +13,13 @@ from narfx.tasks.arrays import Source, read_npz
 from narfx.tasks.factories import is_reference, read_factory
 from narfx.tasks.folders import read_folder
 from narfx.tasks.parts import ArrayPart, Shape
+from narfx.tasks.stored import read_tar
 
 __all__ = ["FORMS", "read_source"]
 
 FORMS = (
-    "digits, a folder of images, a file .npz, torchvision:NAME:ROOT with NAME of cifar10, cifar100, mnist, "
-    "fashion_mnist, or package.module:factory or file.py:factory of your own"
+    "digits, a folder of images, a .tar of one, a file .npz, torchvision:NAME:ROOT with NAME of cifar10, cifar100, "
+    "mnist, fashion_mnist, or package.module:factory or file.py:factory of your own"
 )
 
 
@@ -70,10 +71,11 @@ def _read(source: str, shape: Shape, limit: int) -> Source:
         return read_folder(path)
     if is_reference(source):
         return read_factory(source, shape, limit)
-    if path.suffix.lower() == ".npz":
+    readers = {".npz": read_npz, ".tar": read_tar}
+    if (suffix := path.suffix.lower()) in readers:
         if not path.is_file():
             raise UsageError(f"there is no file {source}", where=source, kind="missing_data")
-        return read_npz(path)
+        return readers[suffix](path)
     if path.is_file():
         how = f"name its factory, {source}:factory" if path.suffix == ".py" else f"data are read from {FORMS}"
         raise UsageError(f"{source} is no data source: {how}", where=source, kind="unknown_source")

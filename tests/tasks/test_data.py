@@ -666,8 +666,8 @@ def test_files_that_are_no_npz(tmp_path: Path) -> None:
 
 
 def test_unknown_sources(tmp_path: Path) -> None:
-    (tmp_path / "set.tar").write_text("")
-    assert refused(tmp_path / "set.tar").kind == "unknown_source"
+    (tmp_path / "set.zip").write_text("")
+    assert refused(tmp_path / "set.zip").kind == "unknown_source"
     for source in ("imagenet", ""):
         error = refused(source)
         assert error.kind == "unknown_source" and "digits" in str(error)

@@ -1,0 +1,197 @@
+"""What a finished network is worth: accuracy on classes, verification on pairs of faces; also straight from ONNX."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from narfx.architecture import Preprocessing
+from narfx.errors import UsageError
+from narfx.files import write_json
+from narfx.progress import Reporter, Silent
+from narfx.run import is_out_of_memory
+from narfx.subject import Shape, Subject, open_subject
+from narfx.tasks.classification import Classification
+from narfx.tasks.data import ImageData, normalisation
+from narfx.tasks.options import face_options
+from narfx.tasks.pairs import read_pairs
+from narfx.tasks.parts import check_channels
+from narfx.tasks.sources import read_source
+from narfx.tasks.splits import make_split
+from narfx.tasks.verification import similarities, verify
+from narfx.training import outputs, pick_device
+
+__all__ = ["evaluate"]
+
+_MEMORY = 2 * 1024**3
+
+
+def evaluate(
+    target: str,
+    data: str,
+    *,
+    task: str | None = None,
+    task_options: Mapping[str, Any] | None = None,
+    pairs: str | None = None,
+    folds: int | None = None,
+    part: str | None = None,
+    weights: str | None = None,
+    input: Shape | None = None,
+    batch_size: int = 64,
+    out: Path | str | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+    seed: int = 0,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Judge a network by data it was not trained on.
+
+    Args:
+        target: See :func:`narfx.subject.open_subject`.
+        data: A source of classes, or pairs of faces: a ``.bin``, or a folder with a list.
+        task: ``faces`` for pairs; without it, pairs are what a ``.bin`` is, or a folder with ``pairs``.
+        task_options: Of faces; ``grey="repeat"`` lets a network of several channels take grey images.
+        pairs: The list of pairs in an image folder, ``pairs.txt`` in it without one.
+        folds: Of the verification: as many as the list says, else ten.
+        part: ``test``, ``val`` or ``train`` of a source of classes; the first of these that it has.
+        weights: A state dict for the target.
+        input: (C, H, W) of a model reference or an ONNX file that does not say it.
+        batch_size: Images in a batch.
+        out: A JSON file for the result; that of pairs also has the ROC.
+        overwrite: Whether ``out`` may exist.
+        device: Where a torch network runs; an ONNX file runs on the CPU.
+        seed: Of what the target builds without weights.
+        reporter: What a person sees.
+
+    Returns:
+        ``{"task", "accuracy", ...}``: with ``loss``, ``images`` and ``part`` for classes; for pairs as
+        :meth:`narfx.tasks.verification.Verification.to_json` says.
+
+    Raises:
+        UsageError: The target, the data or an option is wrong, or the outputs are not finite or have no direction.
+    """
+    out, reporter = None if out is None else Path(out), reporter or Silent()
+    _check_file(out, overwrite)
+    if batch_size < 1:
+        raise UsageError(f"the batch size is {batch_size}: it is at least 1", where="--batch-size", kind="batch_size")
+    by_pairs = task == "faces" or (task is None and (pairs is not None or data.lower().endswith(".bin")))
+    if task not in (None, "classification", "faces"):
+        raise UsageError(f"unknown task {task!r}: classification or faces", where="--task", kind="unknown_task")
+    given = {"--pairs": pairs, "--folds": folds, "--task-option": task_options} if not by_pairs else {"--part": part}
+    for option, value in given.items():
+        if value not in (None, {}):
+            other = "classification" if by_pairs else "faces"
+            raise UsageError(f"{option} belongs to the task {other}", where=option, kind="option_of_another_task")
+    repeat_grey = face_options(task_options or {}).grey == "repeat"
+    place = pick_device(device)
+    subject = open_subject(target, weights=weights, input=input, seed=seed)
+    _try(subject, input, place)
+    if by_pairs:
+        found, roc = _pairs(subject, data, pairs, folds, repeat_grey, batch_size, place, reporter)
+    else:
+        found, roc = _classes(subject, data, part, batch_size, place), {}
+    result = {**found, "target": Path(target).name, "weights": subject.weights, "input": list(subject.input)}
+    if out is not None:
+        write_json(out, {**result, **roc})
+        result["files"] = {"result": str(out)}
+    return result
+
+
+def _check_file(out: Path | None, overwrite: bool) -> None:
+    if out is None:
+        return
+    if out.is_dir() or (out.exists() and not overwrite):
+        raise UsageError(
+            f"{out} exists: choose another name or add --overwrite", where=str(out), kind="output_exists"
+        )  # fmt: skip
+    if not out.parent.is_dir():
+        raise UsageError(f"there is no folder {out.parent}", where=str(out), kind="not_writable")
+
+
+def _try(subject: Subject, input: Shape | None, device: torch.device) -> None:
+    """Bring the network to its device and give it one black image."""
+    if input not in (None, subject.input):
+        raise UsageError(
+            f"the network takes {subject.input}, as what names it says: leave out --input", where="--input",
+            kind="input_shape",
+        )  # fmt: skip
+    try:
+        with torch.inference_mode():
+            subject.network.to(device).eval()(torch.zeros(1, *subject.input, device=device))
+    except Exception as error:  # the user's own code
+        if is_out_of_memory(error) or isinstance(error, UsageError):
+            raise
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(
+            f"the network does not take one image of shape {subject.input} ({reason}): give its shape with --input",
+            where="--input",
+            kind="input_shape",
+        ) from error
+
+
+def _pairs(
+    subject: Subject, data: str, listed: str | None, folds: int | None, repeat_grey: bool, batch_size: int,
+    device: torch.device, reporter: Reporter,
+) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+    pairs = read_pairs(data, listed)
+    if folds is not None and pairs.folds is not None and folds > pairs.folds:
+        raise UsageError(
+            f"{pairs.name} has {pairs.folds} folds, and {folds} are asked for: lower --folds",
+            where="--folds",
+            kind="too_few_folds",
+        )
+    check_channels(pairs.images.channels, subject.input[0], data, repeat_grey=repeat_grey)
+    wanted = next(number for number in (folds, pairs.folds, 10) if number is not None)
+    verify(np.zeros(len(pairs.same)), pairs.same, wanted)  # what is wrong with the pairs is known before any work
+    half = (0.5,) * subject.input[0]
+    used = subject.preprocessing or Preprocessing(mean=half, std=half)
+    cosines = similarities(
+        subject.network,
+        pairs,
+        subject.input,
+        mean=used.mean,
+        std=used.std,
+        batch_size=batch_size,
+        device=device,
+        reporter=reporter,
+    )
+    verified = verify(cosines, pairs.same, wanted)
+    roc = {"roc": [{"far": far, "tar": tar, "threshold": cosine} for far, tar, cosine in verified.roc]}
+    return {"task": "verification", "data": pairs.name, **verified.to_json()}, roc
+
+
+def _classes(subject: Subject, source: str, part: str | None, batch_size: int, device: torch.device) -> dict[str, Any]:
+    found = read_source(source, subject.input, _MEMORY)
+    parts = {name: held for name in ("test", "val", "train") if (held := getattr(found, name)) is not None}
+    if part is not None and part not in parts:
+        raise UsageError(
+            f"{source} has no part {part!r}: it has {', '.join(parts)}", where="--part", kind="no_such_part"
+        )
+    name = part or next(iter(parts))
+    splits = {}
+    for key in {name, *(() if subject.preprocessing else ("train",))}:
+        check_channels(parts[key].channels, subject.input[0], source)
+        everything = np.arange(len(parts[key].labels), dtype=np.int64)
+        small = len(everything) * math.prod(subject.input) <= _MEMORY
+        splits[key] = make_split(parts[key], everything, subject.input, device, small)
+    if subject.preprocessing is not None:
+        mean, std = subject.preprocessing.mean, subject.preprocessing.std
+    else:
+        mean, std, _ = normalisation(found, splits["train"], subject.input)
+    judged = splits[name]
+    data = ImageData(source, found.classes, mean, std, judged, judged, judged, (), False)
+    task = Classification(data, batch_size=batch_size)
+    task.check(outputs(subject.network, subject.input, device))
+    scores = task.evaluate(subject.network, "test")
+    if not math.isfinite(scores["loss"]):
+        raise UsageError(
+            "the network gives NaN or infinite logits: its weights are broken, or images are normalised in another "
+            "way than in training",
+            kind="outputs_not_finite",
+        )
+    return {"task": "classification", "data": data.short_name, "part": name, **scores}

@@ -1,0 +1,87 @@
+"""Encoded images inside another file (a ``.tar``, a ``.bin``) as a part of a data set."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Callable, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import torch
+from PIL import Image
+
+from narfx.errors import UsageError
+from narfx.tasks.arrays import Source
+from narfx.tasks.folders import SUFFIXES
+from narfx.tasks.parts import FORMATS, GREY_MODES, IntArray, Shape, from_pil, in_threads, probes, unreadable
+
+__all__ = ["StoredPart", "read_tar"]
+
+
+class StoredPart:
+    """Images decoded by threads from what ``content`` gives for an index; ``names`` say which, in messages."""
+
+    def __init__(self, content: Callable[[int], bytes], names: Sequence[str], labels: IntArray) -> None:
+        self.content, self.names, self.labels = content, names, labels
+        probed = [self._header(index) for index in probes(len(names))]
+        self.channels = 1 if all(mode in GREY_MODES for mode, _ in probed) else 3
+        self.sizes = tuple(sorted({size for _, size in probed}))
+
+    def read(self, indices: IntArray, shape: Shape) -> torch.Tensor:
+        """See :class:`narfx.tasks.parts.Part`; grey images among coloured ones are repeated here."""
+        return torch.cat(in_threads(lambda index: self._decode(index, shape), indices.tolist()))
+
+    def _header(self, index: int) -> tuple[str, tuple[int, int]]:
+        try:
+            with Image.open(io.BytesIO(self.content(index)), formats=FORMATS) as image:
+                return image.mode, (image.height, image.width)
+        except Exception as error:  # Pillow's formats raise whatever their parsers meet
+            raise unreadable(self.names[index], error) from error
+
+    def _decode(self, index: int, shape: Shape) -> torch.Tensor:
+        try:
+            with Image.open(io.BytesIO(self.content(index)), formats=FORMATS) as image:
+                return from_pil(image, shape)
+        except Exception as error:  # as in _header
+            raise unreadable(self.names[index], error) from error
+
+
+def read_tar(path: Path) -> Source:
+    """A plain ``.tar`` of ``ANY/FOLDERS/CLASS/*.jpg`` as a source without parts, read where it lies, never unpacked.
+
+    Raises:
+        UsageError: It is compressed, damaged, or not one folder a class.
+    """
+    try:
+        with tarfile.open(path, "r:") as archive:
+            members = [member for member in archive if member.isreg() and not member.issparse()]
+    except (tarfile.TarError, EOFError, ValueError) as error:
+        raise UsageError(
+            f"{path} is no plain .tar, or a damaged one ({error}): unpack it and name the folder",
+            where=str(path),
+            kind="bad_tar",
+        ) from error
+    places = {PurePosixPath(member.name): (member.offset_data, member.size) for member in members}
+    images = sorted(
+        place for place in places if place.suffix.lower() in SUFFIXES and not place.name.startswith(".")
+    )  # fmt: skip
+    folders = sorted({place.parent for place in images})
+    classes = [folder.name for folder in folders]
+    if not images or {"", ".."} & set(classes) or len(set(classes)) < len(classes):
+        raise UsageError(
+            f"{path} is not one folder of images a class: {len(images)} images in {len(folders)} folders",
+            where=str(path),
+            kind="empty_data",
+        )
+    number = {folder: index for index, folder in enumerate(folders)}
+
+    def content(index: int) -> bytes:
+        offset, size = places[images[index]]
+        with path.open("rb") as stream:
+            stream.seek(offset)
+            return stream.read(size)
+
+    labels = np.array([number[place.parent] for place in images], dtype=np.int64)
+    part = StoredPart(content, [f"{path}:{place}" for place in images], labels)
+    return Source(tuple(classes), part, notes=("test: none, a .tar has no parts",))

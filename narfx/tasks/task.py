@@ -1,0 +1,152 @@
+"""What a network is trained, searched and judged by: batches of a data set, a loss, and an accuracy.
+
+A task is a subclass that says what the loss is and which logits an image is classified by. Where these take weights
+beside the network's, they are the task's ``head``: trained and checkpointed with the network, and no part of it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from narfx.errors import UsageError
+from narfx.tasks.augment import check_augmentation
+from narfx.tasks.data import Batch, ImageData, batches, ordered_batches
+from narfx.tasks.splits import Split, spread
+
+__all__ = ["Task"]
+
+
+CALIBRATION_IMAGES = 2048
+
+
+class Task(ABC):
+    """A data set as a task; its metric and its reward are an accuracy, which ``metric`` names.
+
+    Args:
+        data: The data set, fitted to the network.
+        batch_size: Images in a batch, in training and elsewhere.
+        augment: ``none``, ``crop``, ``flip`` or ``crop-flip``; what suits the data set without one.
+        label_smoothing: Of the training loss, in [0, 1).
+
+    Raises:
+        UsageError: An option lies outside its range.
+    """
+
+    metric: str
+
+    def __init__(
+        self, data: ImageData, *, batch_size: int = 128, augment: str | None = None, label_smoothing: float = 0.0
+    ) -> None:
+        self.data, self.batch_size, self.label_smoothing = data, batch_size, label_smoothing
+        self.augment = data.augment if augment is None else augment
+        self.head: nn.Module = nn.Module()
+        self._calibration: dict[int, Tensor] = {}
+        check_augmentation(self.augment)
+        if batch_size < 1:
+            raise UsageError(
+                f"the batch size is {batch_size}: it is at least 1", where="--batch-size", kind="batch_size"
+            )
+        if not 0 <= label_smoothing < 1:
+            raise UsageError(
+                f"the label smoothing is {label_smoothing}: it is at least 0 and below 1",
+                where="--label-smoothing",
+                kind="label_smoothing",
+            )
+
+    @abstractmethod
+    def check(self, outputs: int) -> None:
+        """Refuse a network of so many outputs that does not fit the task, or make the head for it.
+
+        Raises:
+            UsageError: It does not fit.
+        """
+
+    @abstractmethod
+    def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """The mean training loss of a network's outputs (B, D) for labels (B,)."""
+
+    @abstractmethod
+    def logits(self, outputs: Tensor) -> Tensor:
+        """Logits (B, classes) of a network's outputs (B, D), by which images are classified."""
+
+    def start(self, seed: int, network: nn.Module | None = None) -> None:  # noqa: B027 - most tasks have no head
+        """Give the head fresh weights: drawn by ``seed``, or made for the ``network`` that has learnt something."""
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """How many batches :meth:`train_batches` yields."""
+        return max(len(self.data.train) // self.batch_size, 1)
+
+    def train_batches(self, seed: int) -> Iterator[Batch]:
+        """One epoch, shuffled and augmented; an incomplete batch is left out unless it is the only one."""
+        train = self.data.train
+        return batches(
+            train, self.batch_size, data=self.data, seed=seed, augment=self.augment, drop_last=self._drops(train)
+        )
+
+    @property
+    def calibration_images(self) -> int:
+        """How many images :meth:`calibration_batches` yields by default."""
+        return min(CALIBRATION_IMAGES, len(self.data.train))
+
+    def calibration_batches(self, images: int = CALIBRATION_IMAGES) -> Iterator[Tensor]:
+        """Training images for BatchNorm's statistics: not augmented, spread over the classes, always the same ones.
+
+        An incomplete batch is left out unless it is the only one, because BatchNorm counts every batch alike.
+        """
+        if images not in self._calibration:  # the order is the same every time, and takes seconds on a million labels
+            self._calibration[images] = torch.from_numpy(spread(self.data.train.labels.numpy(), images))
+        order, size = self._calibration[images], self.batch_size
+        for inputs, _ in ordered_batches(self.data.train, order, size, data=self.data, drop_last=len(order) >= size):
+            yield inputs
+
+    def reward_batches(self, seed: int, n: int, images: int | None = None) -> Iterator[Batch]:
+        """``n`` validation minibatches in random order, all of one size; a new pass begins where one is used up.
+
+        Args:
+            seed: Decides the order.
+            n: How many minibatches.
+            images: The size of one, at most the validation part; the task's batch size without it.
+        """
+        val = self.data.val
+        size = min(images or self.batch_size, len(val))
+        generator = torch.Generator().manual_seed(seed)
+        while n > 0:
+            order = torch.randperm(len(val), generator=generator)[: n * size]
+            for batch in ordered_batches(val, order, size, data=self.data, drop_last=True):
+                yield batch
+                n -= 1
+
+    def _drops(self, split: Split) -> bool:
+        return len(split) >= self.batch_size
+
+    @torch.inference_mode()
+    def reward(self, model: nn.Module, batch: Batch) -> float:
+        """The accuracy on one minibatch; the model is used in the mode it is in."""
+        inputs, target = batch
+        return float((self.logits(model(inputs)).argmax(1) == target).double().mean())
+
+    @torch.inference_mode()
+    def evaluate(self, model: nn.Module, part: str = "val") -> dict[str, float]:
+        """Accuracy, mean cross-entropy (without smoothing) and number of images of a whole part.
+
+        The model is used in the mode it is in. The images come in a fixed mixed order, so that batch statistics, where
+        a caller uses them, are not those of one class.
+
+        Raises:
+            UsageError: ``part`` is none of train, val and test, or the data have no test part.
+        """
+        split = {"train": self.data.train, "val": self.data.val, "test": self.data.test}.get(part)
+        if split is None:
+            raise UsageError(f"{self.data.name} has no part {part!r}", where=self.data.name, kind="no_such_part")
+        loss, right = 0.0, 0
+        for inputs, target in batches(split, self.batch_size, data=self.data, seed=0):
+            logits = self.logits(model(inputs))
+            loss += float(functional.cross_entropy(logits, target, reduction="sum"))
+            right += int((logits.argmax(1) == target).sum())
+        return {"accuracy": right / len(split), "loss": loss / len(split), "images": len(split)}
