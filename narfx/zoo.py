@@ -85,7 +85,10 @@ def _timm(name: str) -> ZooModel:
     if not timm.is_model(name):
         _check_name("timm", name, timm.list_models())
     config = timm.get_pretrained_cfg(name)
-    shape = tuple(config.input_size) if config is not None else None
+    shape = None
+    if config is not None:
+        channels, height, width = config.input_size
+        shape = (channels, height, width)
     return ZooModel(timm.create_model, {"model_name": name, "pretrained": False}, shape)
 
 

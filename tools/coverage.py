@@ -19,7 +19,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ import narfx
 
 GROUPS = ("torchvision", "segmentation", "detection", "timm")
 MOST_PARAMETERS = 100_000_000
-PRELOAD = ["torch", "torchvision", "timm", "scipy", "narfx", "narfx.onnx_export", "onnx", "onnxruntime"]
+PRELOAD = ["torch", "torchvision", "timm", "narfx", "narfx.onnx_export", "onnx", "onnxruntime"]
 
 
 def torchvision_models(group: str) -> dict[str, int]:
@@ -125,7 +125,7 @@ def survey(model: str, group: str, onnx: bool, limit: float, memory: float) -> R
     process = context.Process(target=worker, args=(model, group, onnx, memory, send))
     process.start()
     send.close()
-    row: Row = {"model": model, "group": group, "onnx_asked": onnx}
+    row: Row = {"model": model, "group": group, "onnx_asked": onnx, "stage": "start"}
     start = time.monotonic()
     try:
         while receive.poll(max(limit - (time.monotonic() - start), 0)):
@@ -158,8 +158,8 @@ def append(path: Path, row: Row) -> None:
         stream.write(("" if not text or text.endswith("\n") else "\n") + json.dumps(row, allow_nan=False) + "\n")
 
 
-def chosen(groups: Sequence[str], names: Sequence[str], out: Path) -> Iterator[tuple[str, str]]:
-    """The models to run with their groups, smallest first; timm's choice is kept in the file, for it takes minutes."""
+def chosen(groups: Sequence[str], out: Path) -> list[tuple[str, str]]:
+    """The models of groups, smallest first, with their groups; the choice is kept in the file (timm's takes minutes)."""
     kept = {row["selection"]: row["models"] for row in read_rows(out) if "selection" in row}
     sizes: list[tuple[int, str, str]] = []
     for group in groups:
@@ -167,10 +167,15 @@ def chosen(groups: Sequence[str], names: Sequence[str], out: Path) -> Iterator[t
             kept[group] = timm_models() if group == "timm" else torchvision_models(group)
             append(out, {"selection": group, "models": kept[group]})
         sizes += [(size, model, group) for model, size in kept[group].items()]
-    found = {model: group for _, model, group in sorted(sizes)}
-    for name in names or found:
-        # A model that no rule chose may be asked for by name.
-        yield name, found.get(name, "timm" if name.startswith("timm:") else "torchvision")
+    return [(model, group) for _, model, group in sorted(sizes)]
+
+
+def group_of(model: str) -> str:
+    """The group of a model that was asked for by name."""
+    zoo = model.partition(":")[0]
+    if zoo == "torchvision":
+        return next((group for group in ("segmentation", "detection") if model in torchvision_models(group)), zoo)
+    return "timm" if zoo == "timm" else "other"
 
 
 def environment() -> dict[str, str]:
@@ -200,14 +205,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory", type=float, default=12, help="the most that one model may take, in GiB")
     parser.add_argument("--page", type=Path, help="write this page from the rows, in Markdown")
     options = parser.parse_args(arguments)
+    for path in (options.out, options.page):
+        if path is not None and not path.absolute().parent.is_dir():
+            parser.error(f"there is no folder {path.absolute().parent} for {path.name}")
     rows: dict[str, Row] = {row["model"]: row for row in read_rows(options.out) if "model" in row}
     onnx = not options.no_onnx
     done = {
         name for name, row in rows.items()
         if row["onnx_asked"] >= onnx and not (options.again and row["stage"] != "done")
     }  # fmt: skip
+    named = [(model, group_of(model)) for model in options.models]
+    models = named or chosen(options.group or GROUPS, options.out)
     count = 0
-    for model, group in chosen(options.group or GROUPS, options.models, options.out) if options.limit != 0 else ():
+    for model, group in models if options.limit != 0 else ():
         if model in done:
             continue
         row = survey(model, group, onnx, options.seconds, options.memory) | {"environment": environment()}

@@ -1,9 +1,8 @@
 """One model through the compiler: what ``tools/coverage.py`` runs in a process of its own, and reports step by step.
 
 Fresh networks hide errors: a BatchNorm whose statistics are 0 and 1, a layer scale of 1e-6 or a skip gain of 0 make a
-wrong trace or a wrong fusion compute the right thing. So every parameter whose entries are all equal is drawn anew,
-BatchNorm gets random affines (``narfx.onnx_export.randomise_norms``), and its statistics become those of random
-images (``narfx.batchnorm.recalibrate``), which keeps the outputs of very deep random networks finite and alive.
+wrong trace or a wrong fusion compute the right thing. So :func:`wake` draws such parameters anew, and
+:func:`randomise` gives BatchNorm random affines and statistics under which the output depends on the image.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -35,8 +34,10 @@ from narfx.tracing import trace_graph
 
 Row = dict[str, Any]
 Shape = tuple[int, int, int]
+M = TypeVar("M", bound=nn.Module)
+SPREADS, SIGNAL = (2.0, 1.5, 1.25, 1.1, 1.0), 0.01
 SIDES = (64, 128, 224, 256, 320)
-BATCH = 4
+BATCH, NORM_BATCH = 4, 16
 ROUNDS, COST_SECONDS = 5, 1.0  # a round more is begun only within this time
 DETECTION_SIDE = 128
 
@@ -46,12 +47,12 @@ def examine(model: str, group: str, *, onnx: bool) -> Iterator[Row]:
     yield {"stage": "build"}
     whole = load_model(model, seed=derive(0, "coverage", model))
     wake(whole)
-    whole = cast(nn.Module, randomise_norms(cast(fx.GraphModule, whole))).eval()
-    subject = cast(nn.Module, whole.backbone) if group == "detection" else whole
+    subject = cast(nn.Module, whole.eval().backbone) if group == "detection" else whole.eval()
     yield {"params": sum(p.numel() for p in subject.parameters())}
     shape = smallest_input(subject, model)
-    x = images(model, shape, BATCH)
-    recalibrate(subject, [x])
+    norm_images = images(model, shape, NORM_BATCH)
+    subject = randomise(subject, norm_images)
+    x = norm_images[:BATCH]
     base = outputs(subject, x)
     yield {"side": shape[-1], "signal": signal(base)}
 
@@ -83,7 +84,7 @@ def examine(model: str, group: str, *, onnx: bool) -> Iterator[Row]:
         yield {"detects": detects(whole, lowered)}
     if onnx:
         yield {"stage": "onnx"}
-        yield from parity(subject, lowered, shape, x)
+        yield from parity(subject, lowered, shape, norm_images)
     yield {"stage": "done"}
 
 
@@ -92,8 +93,32 @@ def wake(network: nn.Module) -> None:
     generator = torch_generator(0, "coverage", "wake")
     with torch.no_grad():
         for parameter in network.parameters():
-            if parameter.is_floating_point() and parameter.numel() and bool((parameter == parameter.view(-1)[0]).all()):
-                parameter.uniform_(0.1, 0.5, generator=generator)
+            if not (parameter.is_floating_point() and parameter.numel()):
+                continue
+            value = float(parameter.view(-1)[0])
+            if bool((parameter == value).all()):
+                low, high = (-0.2, 0.2) if value == 0 else (0.1, 0.5) if abs(value) < 0.1 else (0.5, 1.5)
+                parameter.uniform_(low, high, generator=generator).mul_(value if abs(value) >= 0.1 else 1)
+
+
+@torch.no_grad()
+def randomise(network: M, x: Tensor) -> M:
+    """A copy with random BatchNorm affines, and statistics under which the output depends on the image.
+
+    With the statistics of its own input each norm of a random network makes differences grow a little (about 1.2 times
+    a layer with a ReLU behind it), rounding errors among them; with a larger variance they die out. Of a few factors
+    the largest is taken with which two images still differ in a hundredth of the output.
+    """
+    changed = cast(M, randomise_norms(cast(fx.GraphModule, network)).eval())
+    recalibrate(changed, [x])
+    norms = [norm for norm in changed.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+    variances = [(norm.running_var, norm.running_var.clone()) for norm in norms if norm.running_var is not None]
+    for spread in SPREADS:
+        for variance, measured in variances:
+            variance.copy_(measured * spread)
+        if (signal(outputs(changed, x[:2])) or 0) > SIGNAL:
+            break
+    return changed
 
 
 def smallest_input(network: nn.Module, model: str) -> Shape:
@@ -201,9 +226,8 @@ def detects(whole: nn.Module, backbone: nn.Module) -> bool:
 
 def parity(subject: nn.Module, lowered: fx.GraphModule, shape: Shape, x: Tensor) -> Iterator[Row]:
     """The lowered network in onnxruntime; where that fails, whether the base itself does better."""
-    ready = randomise_norms(lowered)
-    recalibrate(ready, [x])
-    yield {"onnx_signal": signal(outputs(ready, x))}
+    ready = randomise(lowered, x)
+    yield {"onnx_signal": signal(outputs(ready, x[:BATCH]))}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lowered.onnx"
         start = time.process_time()
@@ -217,7 +241,7 @@ def parity(subject: nn.Module, lowered: fx.GraphModule, shape: Shape, x: Tensor)
         yield {"onnx": problem is None, "onnx_seconds": round(time.process_time() - start, 1)}
         if problem is not None:
             yield {"onnx_problem": problem, "stage": "onnx of the base"}
-            yield {"rounding": rounding(ready, x), **base_parity(subject, shape, Path(folder) / "base.onnx")}
+            yield {"rounding": rounding(ready, x[:BATCH]), **base_parity(subject, shape, Path(folder) / "base.onnx")}
 
 
 def rounding(network: nn.Module, x: Tensor) -> float | None:
