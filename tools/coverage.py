@@ -159,7 +159,7 @@ def append(path: Path, row: Row) -> None:
 
 
 def chosen(groups: Sequence[str], out: Path) -> list[tuple[str, str]]:
-    """The models of groups, smallest first, with their groups; kept in the file, because timm's choice takes minutes."""
+    """The models of groups, smallest first, with their groups; kept in the file, because timm's takes minutes."""
     kept = {row["selection"]: row["models"] for row in read_rows(out) if "selection" in row}
     sizes: list[tuple[int, str, str]] = []
     for group in groups:
