@@ -9,7 +9,7 @@ BASE := $(VENV)/.installed
 DEV := $(VENV)/.installed-dev
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow bench lint clean distclean
+.PHONY: help demo test test-slow bench coverage lint clean distclean
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,6 +25,11 @@ test-slow: $(DEV) ## The tests that take minutes
 
 bench: $(BASE) ## Measure what dispatching costs
 	$(BIN)/python tools/bench.py
+
+coverage: $(BASE) ## Survey published networks, for docs/coverage.md (hours; goes on where it was stopped)
+	$(INSTALL) -e '.[timm]'
+	mkdir -p build
+	OMP_NUM_THREADS=1 $(BIN)/python tools/coverage.py --out build/coverage.jsonl --page docs/coverage.md
 
 lint: $(DEV) ## Lint, format and types
 	$(BIN)/ruff check .

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
+import narfx
 from narfx.errors import UsageError
 from narfx.model_ref import ModelRef, apply_weights, default_input, load_model
 from narfx.models.resnet_cifar import SmallResNet
@@ -420,6 +421,16 @@ def test_what_a_collection_does_not_have(ref: str, kind: str, told: list[str]) -
     error = refusal(ref)
     assert error.kind == kind
     assert all(part in str(error) for part in told)
+
+
+def test_a_timm_network_loads_and_traces() -> None:
+    pytest.importorskip("timm", reason="timm is an extra")
+    model = load_model("timm:resnet10t", seed=0).eval()
+    traced = narfx.trace(model, input=(3, 64, 64))
+    assert len(traced.space) == 10
+    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert torch.equal(narfx.Supernet(traced).eval()(x), model(x))
 
 
 def test_timm_is_used_where_it_is_installed() -> None:

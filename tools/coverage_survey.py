@@ -1,0 +1,270 @@
+"""One model through the compiler: what ``tools/coverage.py`` runs in a process of its own, and reports step by step.
+
+Fresh networks hide errors: a BatchNorm whose statistics are 0 and 1, a layer scale of 1e-6 or a skip gain of 0 make a
+wrong trace or a wrong fusion compute the right thing. So :func:`wake` draws such parameters anew, and
+:func:`randomise` gives BatchNorm random affines and statistics under which the output depends on the image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import gc
+import statistics
+import tempfile
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor, fx, nn
+
+import narfx
+from narfx.batchnorm import recalibrate
+from narfx.errors import NarfxError, NothingToRefineError
+from narfx.model_ref import default_input, load_model
+from narfx.onnx_export import TOLERANCE, compare_onnx, export_onnx, randomise_norms, tensors
+from narfx.sampling import FeasibleSampler
+from narfx.seeds import derive, numpy_generator, torch_generator
+from narfx.supernet import Supernet
+from narfx.tracing import trace_graph
+
+Row = dict[str, Any]
+Shape = tuple[int, int, int]
+M = TypeVar("M", bound=nn.Module)
+SPREADS, SIGNAL = (2.0, 1.5, 1.25, 1.1, 1.0), 0.01
+SIDES = (64, 128, 224, 256, 320)
+BATCH, NORM_BATCH = 4, 16
+ROUNDS, COST_SECONDS = 5, 1.0  # a round more is begun only within this time
+DETECTION_SIDE = 128
+
+
+def examine(model: str, group: str, *, onnx: bool) -> Iterator[Row]:
+    """What is found, key by key; ``stage`` names the step under way, so that a process that dies has said where."""
+    yield {"stage": "build"}
+    whole = load_model(model, seed=derive(0, "coverage", model))
+    wake(whole)
+    subject = cast(nn.Module, whole.eval().backbone) if group == "detection" else whole.eval()
+    yield {"params": sum(p.numel() for p in subject.parameters())}
+    shape = smallest_input(subject, model)
+    norm_images = images(model, shape, NORM_BATCH)
+    subject = randomise(subject, norm_images)
+    x = norm_images[:BATCH]
+    base = outputs(subject, x)
+    yield {"side": shape[-1], "signal": signal(base)}
+
+    yield {"stage": "trace"}
+    found, opaque, graph_module = traced_or_graph(subject, shape)
+    yield {"traced": True, "opaque": opaque, "nodes": len(graph_module.graph.nodes)}
+    yield {"exact": equal(base, outputs(graph_module, x))}
+    if isinstance(found, NothingToRefineError):
+        yield {"sites": 0, "slots": 0, "nothing": str(found), "keys": keys_differ(subject, graph_module)}
+        lowered = graph_module
+    else:
+        yield {"sites": sum(len(slot.sites) for slot in found.space.slots), "slots": len(found.space.slots)}
+        yield {"stage": "supernet"}
+        net = Supernet(found).eval()
+        yield {"base_equal": equal(base, outputs(net, x))}
+        yield {"stage": "lower"}
+        yield {"keys": keys_differ(subject, narfx.lower(net, found.space.base))}
+        vector = FeasibleSampler(found.space).draw(numpy_generator(0, "coverage", model))
+        yield {"changed": sum(entry != 0 for entry in vector)}
+        lowered = narfx.lower(net, vector)
+        net.set_vector(vector)
+        yield {"lowered": True, "lowered_equal": equal(outputs(net, x), outputs(lowered, x))}
+        del net
+    yield {"stage": "cost"}
+    yield cost(subject, shape, None if isinstance(found, NothingToRefineError) else vector)
+    del found
+    if group == "detection":
+        yield {"stage": "detect"}
+        yield {"detects": detects(whole, lowered)}
+    if onnx:
+        yield {"stage": "onnx"}
+        yield from parity(subject, lowered, shape, norm_images)
+    yield {"stage": "done"}
+
+
+def wake(network: nn.Module) -> None:
+    """Draw every parameter whose entries are all equal anew, in place: zero biases, layer scales, skip gains."""
+    generator = torch_generator(0, "coverage", "wake")
+    with torch.no_grad():
+        for parameter in network.parameters():
+            if not (parameter.is_floating_point() and parameter.numel()):
+                continue
+            value = float(parameter.view(-1)[0])
+            if bool((parameter == value).all()):
+                low, high = (-0.2, 0.2) if value == 0 else (0.1, 0.5) if abs(value) < 0.1 else (0.5, 1.5)
+                parameter.uniform_(low, high, generator=generator).mul_(value if abs(value) >= 0.1 else 1)
+
+
+@torch.no_grad()
+def randomise(network: M, x: Tensor) -> M:
+    """A copy with random BatchNorm affines, and statistics under which the output depends on the image.
+
+    With the statistics of its own input each norm of a random network makes differences grow a little (about 1.2 times
+    a layer with a ReLU behind it), rounding errors among them; with a larger variance they die out. Of a few factors
+    the largest is taken with which two images still differ in a hundredth of the output.
+    """
+    changed = cast(M, randomise_norms(cast(fx.GraphModule, network)).eval())
+    recalibrate(changed, [x])
+    norms = [norm for norm in changed.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
+    variances = [(norm.running_var, norm.running_var.clone()) for norm in norms if norm.running_var is not None]
+    for spread in SPREADS:
+        for variance, measured in variances:
+            variance.copy_(measured * spread)
+        if (signal(outputs(changed, x[:2])) or 0) > SIGNAL:
+            break
+    return changed
+
+
+def smallest_input(network: nn.Module, model: str) -> Shape:
+    """The first of :data:`SIDES` that the network accepts, else its own input."""
+    own = default_input(model)
+    channels = own[0] if own else 3
+    sides = [side for side in SIDES if own is None or side < own[-1]] + ([own[-1]] if own else [])
+    for side in sides[:-1]:
+        with contextlib.suppress(Exception), torch.no_grad():
+            network(torch.zeros(2, channels, side, side))
+            return channels, side, side
+    return channels, sides[-1], sides[-1]
+
+
+def images(model: str, shape: Shape, batch: int) -> Tensor:
+    """Random images, the same ones at every run."""
+    return torch.randn(batch, *shape, generator=torch_generator(0, "coverage", model, "images"))
+
+
+@torch.no_grad()
+def outputs(network: nn.Module, x: Tensor) -> list[Tensor]:
+    """The tensors that the network gives, in one order."""
+    return tensors(network(x))
+
+
+def equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:
+    """Bit for bit; what is not a number equals nothing."""
+    return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
+
+
+def signal(found: list[Tensor]) -> float | None:
+    """How much the output depends on the image: the largest difference of two images' outputs over the largest value.
+
+    A parity of 1e-5 says nothing where this is of that size; ``None`` where it is not finite.
+    """
+    largest = max(float(t.abs().max()) for t in found)
+    spread = max(float((t[0] - t[1]).abs().max()) for t in found)
+    value = spread / largest if largest else 0.0
+    return value if value == value and largest < float("inf") else None
+
+
+def traced_or_graph(
+    subject: nn.Module, shape: Shape
+) -> tuple[narfx.Traced | NothingToRefineError, list[str], fx.GraphModule]:
+    """What ``narfx.trace`` gives; where there is nothing to refine, the bare trace of the network."""
+    try:
+        traced = narfx.trace(subject, input=shape)
+    except NothingToRefineError as error:
+        trace = trace_graph(subject)
+        return error, [skipped.name for skipped in trace.opaque], trace.graph_module
+    opaque = [skipped.name for skipped in traced.skipped if skipped.code == "untraceable"]
+    return traced, opaque, traced.graph_module
+
+
+def keys_differ(base: nn.Module, network: nn.Module) -> list[str]:
+    """The state-dict keys that only one of two networks has, in order; none is what is promised."""
+    return sorted(set(base.state_dict()) ^ set(network.state_dict()))
+
+
+def cost(subject: nn.Module, shape: Shape, vector: Any) -> Row:
+    """Processor seconds of the passes and of ``symbolic_trace``, medians of rounds in one process, and their ratio."""
+
+    def trace() -> Any:
+        with contextlib.suppress(NothingToRefineError):
+            return narfx.trace(subject, input=shape)
+
+    taken: dict[str, list[float]] = {"symbolic_trace": [], "trace": [], "supernet": [], "lower": []}
+    gc.collect()
+    start = time.process_time()
+    while len(taken["trace"]) < ROUNDS and time.process_time() - start < COST_SECONDS:
+        model = copy.deepcopy(subject)  # a model that caches what it computes keeps the proxies of a trace
+        try:
+            timed(taken["symbolic_trace"], partial(fx.symbolic_trace, model))
+        except Exception as error:
+            return {"ratio": None, "no_ratio": f"symbolic_trace raises {type(error).__name__}"}
+        del model
+        found = timed(taken["trace"], trace)
+        if vector is not None:
+            net = timed(taken["supernet"], partial(Supernet, found))
+            timed(taken["lower"], partial(narfx.lower, net, vector))
+            del net
+        del found
+    seconds = {name: statistics.median(values) for name, values in taken.items() if values}
+    rest = sum(value for name, value in seconds.items() if name != "symbolic_trace")
+    return {"ratio": rest / seconds["symbolic_trace"], "seconds": {k: round(v, 4) for k, v in seconds.items()}}
+
+
+def timed(into: list[float], call: Callable[[], Any]) -> Any:
+    """What a call gives; its processor seconds are appended."""
+    start = time.process_time()
+    result = call()
+    into.append(time.process_time() - start)
+    return result
+
+
+@torch.no_grad()
+def detects(whole: nn.Module, backbone: nn.Module) -> bool:
+    """Put the refined backbone back into a detection model and run the whole once, on small images."""
+    whole.backbone = backbone
+    transform: Any = whole.transform
+    transform.min_size, transform.max_size = (DETECTION_SIDE,), DETECTION_SIDE
+    found: Any = whole(list(images("detection", (3, DETECTION_SIDE, DETECTION_SIDE), 2)))
+    return len(found) == 2 and all("boxes" in one for one in found)
+
+
+def parity(subject: nn.Module, lowered: fx.GraphModule, shape: Shape, x: Tensor) -> Iterator[Row]:
+    """The lowered network in onnxruntime; where that fails, whether the base itself does better."""
+    ready = randomise(lowered, x)
+    yield {"onnx_signal": signal(outputs(ready, x[:BATCH]))}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "lowered.onnx"
+        start = time.process_time()
+        try:
+            export_onnx(ready, shape, path)
+            error = compare_onnx(ready, path, shape).max_rel_error
+            problem = None if error <= TOLERANCE else {"code": "parity", "reason": f"the relative error is {error:.1e}"}
+            yield {"onnx_error": error if error < float("inf") else None}
+        except NarfxError as refusal:
+            problem = {"code": refusal.kind, "reason": str(refusal)}
+        yield {"onnx": problem is None, "onnx_seconds": round(time.process_time() - start, 1)}
+        if problem is not None:
+            yield {"onnx_problem": problem, "stage": "onnx of the base"}
+            yield {"rounding": rounding(ready, x[:BATCH]), **base_parity(subject, shape, Path(folder) / "base.onnx")}
+
+
+def rounding(network: nn.Module, x: Tensor) -> float | None:
+    """How far float32 itself is from float64 in this network: a parity error of that size is no error."""
+    single = outputs(network, x)
+    try:
+        double = outputs(network.double(), x.double())
+    except Exception:
+        return None
+    value = max(float((a - b).abs().max() / b.abs().max()) for a, b in zip(single, double, strict=True))
+    return value if value < float("inf") else None
+
+
+def base_parity(subject: nn.Module, shape: Shape, path: Path) -> Row:
+    """Whether torch exports the user's own model as it is, and how far onnxruntime is from it."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                subject, (torch.zeros(2, *shape),), str(path), dynamo=True, dynamic_shapes=({0: "batch"},),
+                external_data=False, verbose=False,
+            )  # fmt: skip
+        error = compare_onnx(subject, path, shape).max_rel_error
+    except Exception as failure:
+        return {"base_onnx": False, "base_problem": (str(failure) or type(failure).__name__).splitlines()[0][:200]}
+    return {"base_onnx": error <= TOLERANCE, "base_error": error if error < float("inf") else None}
