@@ -95,7 +95,7 @@ def started_operator(name: str, site: Site, conv: nn.Conv2d) -> nn.Module:
         UsageError: The operator is the user's, and fails or gives no module.
     """
     operator = get_operator(name)
-    if operator not in BUILT_IN:
+    if operator.name not in OWN:
         module = _built(operator, site).to(device=conv.weight.device, dtype=conv.weight.dtype)
     else:
         # narfx's own overwrite every value, so one module for each geometry is enough, and it needs no values.
