@@ -18,10 +18,9 @@ from torch import Tensor, nn
 
 from narfx.copying import copy_module
 from narfx.errors import UsageError
-from narfx.operators.builtin import BUILT_IN
 from narfx.operators.geometry import conv_cost
 from narfx.operators.record import Operator
-from narfx.operators.registry import get_operator
+from narfx.operators.registry import OWN, get_operator
 from narfx.seeds import derive
 from narfx.space import Site
 from narfx.usercode import user_code
@@ -44,7 +43,7 @@ def refusal(site: Site, name: str) -> str | None:
     if operator.refuse is not None:
         with user_code(f"operator {name} cannot judge {site.name}", where=name, kind="operator_failed"):
             reason = operator.refuse(site)
-    if operator in BUILT_IN:
+    if operator.name in OWN:
         return reason
     if reason is None:
         _examine(operator, site)
@@ -70,7 +69,7 @@ def operator_cost(site: Site, name: str) -> dict[str, float]:
         return dict(_measured(operator, site))
     with user_code(f"operator {name} has no cost at {site.name}", where=name, kind="operator_failed"):
         cost = operator.cost(site)
-    if operator not in BUILT_IN and not _is_cost(cost):
+    if operator.name not in OWN and not _is_cost(cost):
         raise UsageError(
             f"cost(site) of operator {name} gives a dictionary of params and macs, two numbers of at least 0, "
             f"not {cost!r:.80} as at {site.name}",
@@ -96,7 +95,7 @@ def started_operator(name: str, site: Site, conv: nn.Conv2d) -> nn.Module:
         UsageError: The operator is the user's, and fails or gives no module.
     """
     operator = get_operator(name)
-    if operator not in BUILT_IN:
+    if operator.name not in OWN:
         module = _built(operator, site).to(device=conv.weight.device, dtype=conv.weight.dtype)
     else:
         # narfx's own overwrite every value, so one module for each geometry is enough, and it needs no values.
@@ -128,7 +127,7 @@ def start_operator(name: str, site: Site, module: nn.Module, conv: nn.Conv2d) ->
         return
     with (
         torch.no_grad(),
-        nullcontext() if operator in BUILT_IN else _own_randomness(operator, site),
+        nullcontext() if operator.name in OWN else _own_randomness(operator, site),
         user_code(f"operator {name} cannot start from the weights of {site.name}", where=name, kind="operator_failed"),
     ):
         operator.start(module, conv)
@@ -155,7 +154,7 @@ def _built(operator: Operator, site: Site) -> nn.Module:
 def _own_randomness(operator: Operator, site: Site) -> Iterator[None]:
     """Random draws that follow from operator and site alone, and spare the caller's generator."""
     with torch.random.fork_rng(devices=()):
-        if operator not in BUILT_IN:  # narfx's own overwrite every value that they draw
+        if operator.name not in OWN:  # narfx's own overwrite every value that they draw
             torch.default_generator.manual_seed(derive(0, "operator", operator.name, site.target))
         yield
 

@@ -14,6 +14,7 @@ from narfx.operators.record import Operator
 from narfx.usercode import running
 
 __all__ = [
+    "OWN",
     "get_operator",
     "operator_names",
     "operators_of",
@@ -24,6 +25,8 @@ __all__ = [
 ]
 
 _REGISTRY: dict[str, Operator] = {operator.name: operator for operator in BUILT_IN}
+OWN = frozenset(_REGISTRY)
+"""The names of narfx's own operators, which none other ever takes."""
 _SOURCES: dict[str, _Source] = {}
 
 
@@ -75,7 +78,7 @@ def register_operator(operator: Operator) -> None:
 
 def unregister_operator(name: str) -> None:
     """Forget an operator that was registered; ``UsageError`` for one of narfx's own or an unknown name."""
-    if get_operator(name) in BUILT_IN:
+    if get_operator(name).name in OWN:
         raise UsageError(f"{name} is one of narfx's own operators", where=name, kind="operator_name")
     del _REGISTRY[name]
     _SOURCES.pop(name, None)
@@ -121,6 +124,6 @@ def get_operator(name: str) -> Operator:
 
 def origin(name: str) -> str:
     """``narfx``, the file that registered the operator, or ``a program``."""
-    if get_operator(name) in BUILT_IN:
+    if get_operator(name).name in OWN:
         return "narfx"
     return str(_SOURCES[name].file) if name in _SOURCES else "a program"

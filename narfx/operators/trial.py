@@ -16,7 +16,7 @@ from narfx.codegen import CodegenError, generate
 from narfx.cost import measure
 from narfx.errors import NarfxError
 from narfx.onnx_export import compare_onnx, export_onnx, randomise_norms
-from narfx.operators.at_site import build_operator, operator_cost, refusal, shares_memory, start_operator
+from narfx.operators.at_site import operator_cost, refusal, shares_memory, started_operator
 from narfx.operators.registry import get_operator
 from narfx.operators.sample_sites import SAMPLES, sample_site
 from narfx.seeds import derive
@@ -38,9 +38,7 @@ class _Case:
     def made(self, dtype: torch.dtype = torch.float32) -> nn.Module:
         """A module as the supernet makes it, in eval mode."""
         conv = copy.deepcopy(self.conv).to(dtype)
-        module = build_operator(self.name, self.site).to(device=conv.weight.device, dtype=dtype)
-        start_operator(self.name, self.site, module, conv)
-        return module.eval().requires_grad_(True)
+        return started_operator(self.name, self.site, conv).eval().requires_grad_(True)
 
     def moved(self) -> nn.Module:
         """The same with other weights, as after a step of training."""
