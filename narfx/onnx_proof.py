@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from narfx.errors import ParityError
 from narfx.onnx_blame import Difference, first_difference
 from narfx.onnx_export import OnnxFile
-from narfx.onnx_parity import Parity, compare_onnx, input_batches, randomise_norms, worst
+from narfx.onnx_parity import NORM_IMAGES, Parity, compare_onnx, input_batches, randomise_norms, worst
 
 __all__ = ["Proof"]
 
@@ -58,7 +58,8 @@ class Proof:
         self, network: fx.GraphModule, shape: Shape, write: Callable[[fx.GraphModule, Shape, Path], OnnxFile]
     ) -> None:
         """Compare a copy with random BatchNorm statistics and a file of it, which ``write`` makes."""
-        changed = randomise_norms(network)
+        (images,) = input_batches(shape, (NORM_IMAGES,))
+        changed = randomise_norms(network, images)
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "model.onnx"
             write(changed, shape, path)

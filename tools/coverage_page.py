@@ -31,7 +31,7 @@ parameters outside the classifier belong to convolutions, one of which is wider 
 stem). Many hybrids of convolution and attention meet this rule; ViT and Swin do not.
 
 - **Fresh networks hide errors.** Every parameter whose entries are all equal (zero biases, layer scales, skip gains) is
-  drawn anew. BatchNorm gets random affines (`narfx.onnx_export.randomise_norms`), and as statistics those of 16 random
+  drawn anew. BatchNorm gets random affines (`narfx.onnx_parity.randomise_norms`), and as statistics those of 16 random
   images (`narfx.batchnorm.recalibrate`), the variance times 2, 1.5, 1.25, 1.1 or 1: the largest factor with which two
   images still differ in a hundredth of the output. Deep random networks are chaotic otherwise (float32 itself is then
   further than 1e-5 from float64), or their output does not depend on the image at all and any parity holds.

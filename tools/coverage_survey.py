@@ -1,8 +1,8 @@
 """One model through the compiler: what ``tools/coverage.py`` runs in a process of its own, and reports step by step.
 
 Fresh networks hide errors: a BatchNorm whose statistics are 0 and 1, a layer scale of 1e-6 or a skip gain of 0 make a
-wrong trace or a wrong fusion compute the right thing. So :func:`wake` draws such parameters anew, and
-:func:`randomise` gives BatchNorm random affines and statistics under which the output depends on the image.
+wrong trace or a wrong fusion compute the right thing. So :func:`wake` draws such parameters anew, and narfx's own
+``randomise_norms`` gives BatchNorm random affines and statistics under which the output depends on the image.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ import torch
 from torch import Tensor, fx, nn
 
 import narfx
-from narfx.batchnorm import recalibrate
 from narfx.errors import NarfxError, NothingToRefineError
 from narfx.model_ref import default_input, load_model
-from narfx.onnx_export import TOLERANCE, compare_onnx, export_onnx, randomise_norms, tensors
+from narfx.onnx_export import compare_onnx, export_onnx, tensors
+from narfx.onnx_parity import NORM_IMAGES, TOLERANCE, randomise_norms, signal
 from narfx.sampling import FeasibleSampler
 from narfx.seeds import derive, numpy_generator, torch_generator
 from narfx.supernet import Supernet
@@ -35,9 +35,8 @@ from narfx.tracing import trace_graph
 Row = dict[str, Any]
 Shape = tuple[int, int, int]
 M = TypeVar("M", bound=nn.Module)
-SPREADS, SIGNAL = (2.0, 1.5, 1.25, 1.1, 1.0), 0.01
 SIDES = (64, 128, 224, 256, 320)
-BATCH, NORM_BATCH = 4, 16
+BATCH = 4
 ROUNDS, COST_SECONDS = 5, 1.0  # a round more is begun only within this time
 DETECTION_SIDE = 128
 
@@ -50,8 +49,8 @@ def examine(model: str, group: str, *, onnx: bool) -> Iterator[Row]:
     subject = cast(nn.Module, whole.eval().backbone) if group == "detection" else whole.eval()
     yield {"params": sum(p.numel() for p in subject.parameters())}
     shape = smallest_input(subject, model)
-    norm_images = images(model, shape, NORM_BATCH)
-    subject = randomise(subject, norm_images)
+    norm_images = images(model, shape, NORM_IMAGES)
+    subject = randomise_norms(subject, norm_images)
     x = norm_images[:BATCH]
     base = outputs(subject, x)
     yield {"side": shape[-1], "signal": signal(base)}
@@ -102,25 +101,6 @@ def wake(network: nn.Module) -> None:
 
 
 @torch.no_grad()
-def randomise(network: M, x: Tensor) -> M:
-    """A copy with random BatchNorm affines, and statistics under which the output depends on the image.
-
-    With the statistics of its own input each norm of a random network makes differences grow a little (about 1.2 times
-    a layer with a ReLU behind it), rounding errors among them; with a larger variance they die out. Of a few factors
-    the largest is taken with which two images still differ in a hundredth of the output.
-    """
-    changed = cast(M, randomise_norms(cast(fx.GraphModule, network)).eval())
-    recalibrate(changed, [x])
-    norms = [norm for norm in changed.modules() if isinstance(norm, nn.modules.batchnorm._BatchNorm)]
-    variances = [(norm.running_var, norm.running_var.clone()) for norm in norms if norm.running_var is not None]
-    for spread in SPREADS:
-        for variance, measured in variances:
-            variance.copy_(measured * spread)
-        if (signal(outputs(changed, x[:2])) or 0) > SIGNAL:
-            break
-    return changed
-
-
 def smallest_input(network: nn.Module, model: str) -> Shape:
     """The first of :data:`SIDES` that the network accepts, else its own input."""
     own = default_input(model)
@@ -147,17 +127,6 @@ def outputs(network: nn.Module, x: Tensor) -> list[Tensor]:
 def equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:
     """Bit for bit; what is not a number equals nothing."""
     return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
-
-
-def signal(found: list[Tensor]) -> float | None:
-    """How much the output depends on the image: the largest difference of two images' outputs over the largest value.
-
-    A parity of 1e-5 says nothing where this is of that size; ``None`` where it is not finite.
-    """
-    largest = max(float(t.abs().max()) for t in found)
-    spread = max(float((t[0] - t[1]).abs().max()) for t in found)
-    value = spread / largest if largest else 0.0
-    return value if value == value and largest < float("inf") else None
 
 
 def traced_or_graph(
@@ -226,7 +195,7 @@ def detects(whole: nn.Module, backbone: nn.Module) -> bool:
 
 def parity(subject: nn.Module, lowered: fx.GraphModule, shape: Shape, x: Tensor) -> Iterator[Row]:
     """The lowered network in onnxruntime; where that fails, whether the base itself does better."""
-    ready = randomise(lowered, x)
+    ready = randomise_norms(lowered, x)
     yield {"onnx_signal": signal(outputs(ready, x[:BATCH]))}
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "lowered.onnx"

@@ -15,7 +15,8 @@ from torch import Tensor, fx, nn
 from narfx.codegen import CodegenError, generate
 from narfx.cost import measure
 from narfx.errors import NarfxError
-from narfx.onnx_export import compare_onnx, export_onnx, randomise_norms
+from narfx.onnx_export import compare_onnx, export_onnx
+from narfx.onnx_parity import NORM_IMAGES, input_batches, randomise_norms
 from narfx.operators.at_site import operator_cost, refusal, shares_memory, started_operator
 from narfx.operators.registry import get_operator
 from narfx.operators.sample_sites import SAMPLES, sample_site
@@ -146,7 +147,8 @@ def _state(case: _Case) -> str | None:
 
 
 def _onnx(case: _Case) -> str | None:
-    network = randomise_norms(_alone(case.moved().cpu()))
+    (images,) = input_batches(case.site.input_shape, (NORM_IMAGES,))
+    network = randomise_norms(_alone(case.moved().cpu()), images)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "operator.onnx"
         export_onnx(network, case.site.input_shape, path)
