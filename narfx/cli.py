@@ -72,7 +72,7 @@ def search(
     out: Out,
     model: Annotated[str | None, typer.Argument(help="See narfx trace; not needed with --resume or --config.")] = None,
     data: Data = None,
-    strategy: Annotated[str | None, typer.Option(help="nar, random or evolution [nar].")] = None,
+    strategy: Annotated[str | None, typer.Option(help="nar, enas, alternating, evolution or random [nar].")] = None,
     strategy_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may be repeated.")] = None,
     budget: Annotated[str | None, typer.Option(help="macs<=0.8x, params<=5M, both, or none [macs<=0.8x].")] = None,
     init: Annotated[str | None, typer.Option(help="base (the model's weights) or scratch [base].")] = None,
