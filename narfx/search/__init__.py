@@ -1,5 +1,6 @@
 """Search: the strategies, and the loop that trains shared weights and a strategy in turn."""
 
+from narfx.search.alternating import Alternating
 from narfx.search.api import resume, run
 from narfx.search.config import SearchConfig
 from narfx.search.enas import Enas
@@ -9,6 +10,7 @@ from narfx.search.random_search import RandomSearch
 from narfx.search.strategy import Proposal, Result, Strategy, make_strategy, register_strategy, strategies
 
 __all__ = [
+    "Alternating",
     "Enas",
     "Evolution",
     "Nar",

@@ -26,7 +26,7 @@ from narfx.search.masks import Masks, budget_prior
 from narfx.search.record import Record
 from narfx.space import SearchSpace, Slot, Vector
 
-NAMES = ("enas", "evolution", "nar", "random")
+NAMES = ("alternating", "enas", "evolution", "nar", "random")
 TOOL = Path(__file__).parents[2] / "tools" / "strategy_tables.py"
 
 
