@@ -12,6 +12,7 @@ import typer
 
 from narfx import tables
 from narfx._version import __version__
+from narfx.analysis_cli import analyze
 from narfx.cli_options import COMMON, DATA, MODEL, NETWORK, RECIPE, RUN, WEIGHTS, given, resumes, takes, values
 from narfx.console import Output, parse_pairs, run_app
 from narfx.errors import UsageError
@@ -28,6 +29,7 @@ app = typer.Typer(
 
 ops = typer.Typer(help="Operators: list them, test your own.", no_args_is_help=False, rich_markup_mode=None)
 app.add_typer(ops, name="ops")
+app.add_typer(analyze, name="analyze")
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is not empty, as a whole.")]
 Out = Annotated[Path, typer.Option(help="The run directory.")]
@@ -42,7 +44,8 @@ def _root(
         typer.echo(__version__)
         raise typer.Exit
     if context.invoked_subcommand is None:
-        raise UsageError("name a verb: trace, search, apply, check, train, compare or ops (narfx --help)", kind="usage")
+        verbs = "trace, search, apply, check, train, compare, analyze or ops"
+        raise UsageError(f"name a verb: {verbs} (narfx --help)", kind="usage")
 
 
 @app.command()

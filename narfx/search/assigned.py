@@ -33,10 +33,11 @@ def assigned_rewards(
     Returns:
         ``operators``: a row a slot, a number an operator (0 where it is not legal). ``skips``, where there are any:
         their ``targets``, and for each of these what is assigned to ``open``, one number a source in ascending order;
-        what is assigned to closed is the lot's mean reward less that. ``variance`` of the assigned rewards of either
-        part: over the ``samples`` of the lot (of one decision's choice, then the mean over all), and over ``depth``
-        (of one choice over the slots, or over the targets after the mean over sources; then the mean over choices).
-        ``advantage_variance``: the same with R − ``baseline`` in place of R.
+        what is assigned to closed is the lot's mean reward less that. ``variance``: of the assigned rewards of either
+        part the ``mean`` over all choices and their variances, over the ``samples`` of the lot (of one decision's
+        choice, then the mean over all) and over ``depth`` (of one choice over the slots, or over the targets after
+        the mean over sources; then the mean over choices). ``advantage_variance``: the same with R − ``baseline`` in
+        place of R.
     """
     chosen, told = np.array(vectors), np.array(rewards, dtype=float)
     slots = parts(space)
@@ -76,14 +77,19 @@ def _skips(space: SearchSpace, slots: Sequence[int], chosen: NDArray[np.int64]) 
 
 def _variance_of_operators(terms: Floats, legal: NDArray[np.bool_]) -> dict[str, float]:
     assigned = terms.mean(0)
-    depth = [float(assigned[here, k].var()) for k, here in enumerate(legal.T) if here.any()]
-    return {"samples": _short(float(terms.var(0)[legal].mean())), "depth": _short(sum(depth) / len(depth))}
+    depth = np.array([assigned[here, k].var() for k, here in enumerate(legal.T) if here.any()])
+    return _summary(assigned[legal], terms.var(0)[legal], depth)
 
 
 def _variance_of_skips(terms: Floats, targets: NDArray[np.int64]) -> dict[str, float]:
     assigned = terms.mean(0)
     by_depth = np.stack([assigned[targets == depth].mean(0) for depth in np.unique(targets)])
-    return {"samples": _short(float(terms.var(0).mean())), "depth": _short(float(by_depth.var(0).mean()))}
+    return _summary(assigned, terms.var(0), by_depth.var(0))
+
+
+def _summary(assigned: Floats, samples: Floats, depth: Floats) -> dict[str, float]:
+    named = {"mean": assigned, "samples": samples, "depth": depth}
+    return {name: _short(float(values.mean())) for name, values in named.items()}
 
 
 def _short(value: float) -> float:
