@@ -102,11 +102,14 @@ class JointController(nn.Module):
         self.operator = _parameter(choices, hidden)
         self.slot = _parameter(rows, hidden)
         self.head = _parameter(rows, hidden, choices)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
+        # Behind the others, so that a space without skips has the very controller of `nar`.
         self.node = _parameter(nodes, hidden)
         self.previous = _parameter(hidden, hidden)
         self.current = _parameter(hidden, hidden)
         self.attention = _parameter(hidden)
-        for parameter in self.parameters():
+        for parameter in (self.node, self.previous, self.current, self.attention):
             nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
         self.bias = nn.Parameter(torch.zeros(rows, choices, dtype=torch.float64))
         self.skip_bias = nn.Parameter(torch.zeros(len(space), dtype=torch.float64))
