@@ -12,6 +12,7 @@ import typer
 
 from narfx import tables
 from narfx._version import __version__
+from narfx.analysis_cli import analyze
 from narfx.cli_options import COMMON, DATA, MODEL, NETWORK, RECIPE, RUN, TASK, WEIGHTS, given, resumes, takes, values
 from narfx.console import Output, parse_pairs, run_app
 from narfx.errors import UsageError
@@ -28,6 +29,7 @@ app = typer.Typer(
 
 ops = typer.Typer(help="Operators: list them, test your own.", no_args_is_help=False, rich_markup_mode=None)
 app.add_typer(ops, name="ops")
+app.add_typer(analyze, name="analyze")
 
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is not empty, as a whole.")]
 Out = Annotated[Path, typer.Option(help="The run directory.")]
@@ -75,7 +77,7 @@ def search(
     out: Out,
     model: Annotated[str | None, typer.Argument(help="See narfx trace; not needed with --resume or --config.")] = None,
     data: Data = None,
-    strategy: Annotated[str | None, typer.Option(help="nar, random or evolution [nar].")] = None,
+    strategy: Annotated[str | None, typer.Option(help="nar, enas, alternating, evolution or random [nar].")] = None,
     strategy_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may be repeated.")] = None,
     budget: Annotated[str | None, typer.Option(help="macs<=0.8x, params<=5M, both, or none [macs<=0.8x].")] = None,
     init: Annotated[str | None, typer.Option(help="base (the model's weights) or scratch [base].")] = None,

@@ -213,6 +213,16 @@ class SearchSpace:
         for index, (given, slot) in enumerate(zip(vector, self.slots, strict=True)):
             where = f"slot {index} ({slot.name})"
             entry = _integer(given, where)
+            if slot.skip is not None:
+                if entry not in slot.legal:
+                    raise UsageError(
+                        f"entry {entry} at {where} is not legal: a skip has "
+                        f"{' or '.join(map(str, slot.legal))}, 0 being as the base has it and 1 the other way round",
+                        where=where,
+                        kind="vector_illegal",
+                    )
+                checked.append(entry)
+                continue
             if not 0 <= entry < len(self.operators):
                 raise UsageError(
                     f"operator index {entry} at {where} is out of range: there are {len(self.operators)} operators, "

@@ -11,6 +11,9 @@ best vector of the table, 1 being the distance from the best to the mean.
 
 Long searches: 16 slots of 4 operators under a budget, each evaluation with noise of its own, so that nothing is
 cached: what a search on shared weights looks like. Heights are standard deviations above uniform feasible vectors.
+
+Joint searches: the same with the skip domain, 8 nodes of 4 operators and the 21 skips from t to j with t <= j - 2, each
+slot and each skip with a worth of its own; and the gradients of the operator part and of the skip part.
 """
 
 from __future__ import annotations
@@ -27,12 +30,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from narfx.analysis.steps import curve
 from narfx.budget import Budget
 from narfx.sampling import FeasibleSampler
 from narfx.search import Proposal, Result, Strategy, make_strategy
 from narfx.space import SearchSpace, Vector
 
 STRATEGIES = ("random", "evolution", "nar")
+JOINT = (*STRATEGIES, "enas", "alternating")
 KINDS = ("smooth", "rugged", "noisy")
 SOME = ("smooth", "noisy")
 STEPS = 500  # a strategy that only repeats itself ends here
@@ -148,27 +153,31 @@ def short_searches(
     return rows
 
 
-def long_search(name: str, seed: int, budget: float | None, steps: int, lot: int = 5) -> dict[str, float]:
+def long_search(name: str, seed: int, space: SearchSpace, steps: int, lot: int = 5) -> dict[str, float]:
     """One search with fresh noise; heights of its lots along the way and of its finalists."""
-    space = SearchSpace.uniform(16, 4)
-    if budget is not None:
-        space = space.within(Budget({"macs": budget * space.cost(space.base)["macs"]}))
-    rewards = Rewards(16, 4, seed, interaction=0.15, slope=0.5)
+    rewards = Rewards(len(space), len(space.operators), seed, interaction=0.15, slope=0.5)
     rng, sampler = np.random.default_rng([seed, 2]), FeasibleSampler(space)
     uniform = rewards.of(sampler.draw(rng) for _ in range(300))
     strategy: Strategy = make_strategy(name, space, seed=seed)
     found: dict[str, float] = {}
+    gradients: dict[str, list[float]] = {"operators": [], "skips": []}
     for step in range(1, steps + 1):
         proposals: list[Proposal] = strategy.ask(lot)
         truth = rewards.of(proposal.vector for proposal in proposals)
         told = truth + 0.7 * rng.normal(size=lot)
         metrics = strategy.tell(proposals, [Result(reward) for reward in told.tolist()])
+        for part, norm in metrics.get("gradient", {}).items():
+            gradients[part].append(norm)
         for label, share in (("tenth", 0.1), ("half", 0.5), ("end", 1.0)):
-            if step == round(share * steps):
+            if step == max(round(share * steps), 1):
                 found[label] = float((truth.mean() - uniform.mean()) / uniform.std())
                 if "entropy" in metrics:
                     found[f"entropy_{label}"] = metrics["entropy"]
     finalists = (rewards.of(strategy.finalists(10)) - uniform.mean()) / uniform.std()
+    for part, series in gradients.items():
+        if space.skip_slots and series:
+            numbers = {key: value for key, value in curve(series).items() if value is not None}
+            found |= {f"{part}_{key}": numbers[key] for key in ("std_over_mean", "lag1") if key in numbers}
     return {**found, "first": float(finalists[0]), "best_of_10": float(finalists.max())}
 
 
@@ -176,10 +185,26 @@ def long_searches(seeds: int, steps: int) -> list[dict[str, Any]]:
     """All strategies with no budget, half the base's cost and a quarter of it."""
     rows = []
     for budget, name in itertools.product((None, 0.5, 0.25), STRATEGIES):
-        runs = [long_search(name, seed, budget, steps) for seed in range(seeds)]
+        space = SearchSpace.uniform(16, 4)
+        if budget is not None:
+            space = space.within(Budget({"macs": budget * space.cost(space.base)["macs"]}))
+        runs = [long_search(name, seed, space, steps) for seed in range(seeds)]
         row = {key: mean_and_error([run[key] for run in runs]) for key in runs[0]}
         rows.append({"budget": budget, "strategy": name, "steps": steps, **row})
         say(f"16 slots of 4, budget {budget}, {name}")
+    return rows
+
+
+def joint_searches(seeds: int, steps: int) -> list[dict[str, Any]]:
+    """The strategies on operators and skips together."""
+    rows = []
+    for name in JOINT:
+        runs = [long_search(name, seed, SearchSpace.uniform(8, 4, skips=True), steps) for seed in range(seeds)]
+        shared = [key for key in runs[0] if all(key in run for run in runs)]
+        rows.append(
+            {"strategy": name, "steps": steps, **{key: mean_and_error([r[key] for r in runs]) for key in shared}}
+        )
+        say(f"8 nodes of 4 with skips, {name}")
     return rows
 
 
@@ -232,6 +257,18 @@ def print_all(result: dict[str, Any]) -> None:
           ", ".join(f"{r[f'entropy_{key}']['mean']:.2f}" for key in ("tenth", "half", "end"))
           if r["strategy"] == "nar" else ""] for r in result["long"]),
     )  # fmt: skip
+    print_joint(result["joint"], result["long_steps"], result["long_seeds"])
+
+
+def print_joint(rows: Iterable[dict[str, Any]], steps: int, seeds: int) -> None:
+    heights = ("tenth", "half", "end", "first", "best_of_10")
+    smooth = [f"{part}_{name}" for part in ("operators", "skips") for name in ("std_over_mean", "lag1")]
+    print_table(
+        f"8 nodes of 4 operators with 21 skips, noisy rewards, {steps} lots of 5, {seeds} seeds",
+        ["strategy", "lot at 10 %", "at 50 %", "at the end", "first finalist", "best of 10",
+         "gradient of operators: std / mean", "lag 1", "of skips: std / mean", "lag 1"],
+        ([r["strategy"], *(show(r[key], 2) if key in r else "" for key in (*heights, *smooth))] for r in rows),
+    )  # fmt: skip
 
 
 def main() -> None:
@@ -239,12 +276,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=60, help="tables of each kind [60]")
     parser.add_argument("--evaluations", type=int, default=100, help="distinct vectors of a short search [100]")
     parser.add_argument("--quick", action="store_true", help="a few seeds and steps, to see that it runs")
+    parser.add_argument("--joint", action="store_true", help="only the joint searches")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
     torch.set_num_threads(1)
     seeds, evaluations = (2, 20) if options.quick else (options.seeds, options.evaluations)
     fewer = max(seeds // 3, 1)
     long_seeds, long_steps = (1, 5) if options.quick else (max(seeds // 6, 1), 150)
+    if options.joint:
+        rows = joint_searches(long_seeds, long_steps)
+        if options.json:
+            print(json.dumps({"joint": rows}, allow_nan=False))
+        else:
+            print_joint(rows, long_steps, long_seeds)
+        return
     settings: list[dict[str, Any]] = [{"lot": 1}, {"lot": 10}]
     settings += [{"scale": 1000.0}, {"scale": 0.001}, {"offset": 1e6}]
     result = {
@@ -258,6 +303,7 @@ def main() -> None:
         "long_seeds": long_seeds,
         "long_steps": long_steps,
         "long": long_searches(long_seeds, long_steps),
+        "joint": joint_searches(long_seeds, long_steps),
     }  # fmt: skip
     if options.json:
         print(json.dumps(result, allow_nan=False))

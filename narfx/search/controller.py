@@ -35,8 +35,8 @@ class Controller(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        slots, operators = len(space), len(space.operators)
         self.masks = Masks(space)
+        slots, operators = self.masks.slots, self.masks.operators
         self.tanh_constant, self.temperature, self.bias_scale = tanh_constant, temperature, bias_scale
         # By way of the meta device: a module's own initialisation would draw from torch's global generator.
         lstm = nn.LSTM(hidden, hidden, bias=False, batch_first=True, dtype=torch.float64, device="meta")

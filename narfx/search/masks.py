@@ -17,11 +17,23 @@ class Masks:
     """
 
     def __init__(self, space: SearchSpace) -> None:
-        self.slots, self.operators = len(space), len(space.operators)
+        self.slots = len(space)
+        # As many columns as any slot has choices: a skip has two, whatever the number of operators.
+        self.operators = max(len(space.operators), *(1 if slot.skip is None else 2 for slot in space.slots))
         self.legal = np.zeros((self.slots, self.operators), dtype=bool)
         for index, slot in enumerate(space.slots):
             self.legal[index, list(slot.legal)] = True
-        self.bounds = [_Bound(space, metric, bound) for metric, bound in space.budget.bounds.items()]
+        self.bounds = [
+            _Bound(space, metric, bound, self.costs(space, metric), self.legal)
+            for metric, bound in space.budget.bounds.items()
+        ]
+
+    def costs(self, space: SearchSpace, metric: str) -> NDArray[np.float64]:
+        """The costs of what is legal, ``(slots, operators)``, zero elsewhere."""
+        table = np.zeros(self.legal.shape)
+        for index, slot in enumerate(space.slots):
+            table[index, list(slot.legal)] = [slot.costs[metric][k] for k in slot.legal]
+        return table
 
     def walk(self, n: int) -> Walk:
         """``n`` empty prefixes."""
@@ -69,12 +81,13 @@ class Walk:
 class _Bound:
     """One bound of a budget."""
 
-    def __init__(self, space: SearchSpace, metric: str, bound: float) -> None:
+    def __init__(
+        self, space: SearchSpace, metric: str, bound: float, table: NDArray[np.float64], legal: NDArray[np.bool_]
+    ) -> None:
         self.bound, self.fixed = bound, space.fixed.get(metric, 0)
         self.costs = [slot.costs[metric] for slot in space.slots]
         self.least = [min(slot.costs[metric][k] for k in slot.legal) for slot in space.slots]
-        legal = [[k in slot.legal for k in range(len(space.operators))] for slot in space.slots]
-        self.table = np.where(legal, np.array(self.costs, dtype=float), 0.0)
+        self.table, self.legal = table, legal
         self.rest = [sum(self.least[index + 1 :]) for index in range(len(space))]
         self.unsure = 1e-9 * (abs(bound) + abs(self.fixed) + float(np.abs(self.table).max(axis=1, initial=0).sum()))
 
@@ -84,7 +97,7 @@ class _Bound:
         excess = (self.fixed + spent)[:, None] + self.table[slot] + self.rest[slot] - self.bound
         fits: NDArray[np.bool_] = excess <= 0
         # Where rounding may decide, the sum is made in the very order of `space.allowed`.
-        for row, operator in np.argwhere(np.abs(excess) <= self.unsure).tolist():
+        for row, operator in np.argwhere((np.abs(excess) <= self.unsure) & self.legal[slot]).tolist():
             before = [costs[entry] for costs, entry in zip(self.costs, prefixes[row].tolist(), strict=False)]
             total = self.fixed + sum([*before, self.costs[slot][operator], *self.least[slot + 1 :]])
             fits[row, operator] = total <= self.bound
@@ -99,13 +112,13 @@ def budget_prior(space: SearchSpace) -> NDArray[np.float64]:
     with one multiplier a bound, the minimum of a smooth convex dual. Without a budget, or with a loose one, all zero.
     """
     bounds = space.budget.bounds
+    masks = Masks(space)
+    legal = masks.legal
     if not bounds:
-        return np.zeros((len(space), len(space.operators)))
+        return np.zeros(legal.shape)
     from scipy.optimize import minimize
 
-    legal = Masks(space).legal
-    costs = np.array([[slot.costs[metric] for slot in space.slots] for metric in bounds], dtype=float)
-    costs = np.where(legal, costs, 0.0)
+    costs = np.stack([masks.costs(space, metric) for metric in bounds])
     scale = np.maximum(np.abs(costs).max(axis=(1, 2)), 1e-12)
     costs /= scale[:, None, None]
     room = np.array([bound - space.fixed.get(metric, 0) for metric, bound in bounds.items()]) / scale

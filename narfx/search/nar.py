@@ -1,38 +1,28 @@
 """NAR's strategy: an LSTM controller over operators only, trained by REINFORCE (arXiv 1905.02341, equations 1 to 6).
 
-One ``tell`` is one step of Adam (β₁ = 0, as in ENAS, arXiv 1802.03268) on
-
-    −(1/L) · mean over the lot of (R − b)/s · Σ log p(operator)  −  w · mean entropy of a decision,
-
-with b a moving average of the reward and s the running spread of R − b. So the step is the same for α·R + β with any
-α > 0 and β, and a reward may have any range. The policy is :class:`~narfx.search.controller.Controller`.
+One ``tell`` is one step of :class:`~narfx.search.reinforce.Reinforce`; what it adds to the loss is −w · mean entropy
+of a decision. The policy is :class:`~narfx.search.controller.Controller`. In a space with the skip domain a skip is
+one more slot with two choices.
 """
 
 from __future__ import annotations
 
-import copy
-import math
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
-from narfx.sampling import FeasibleSampler
+from narfx.search.assigned import assigned_rewards, parts
 from narfx.search.checks import number, whole
 from narfx.search.controller import Controller
 from narfx.search.record import Record
+from narfx.search.reinforce import Policy, Reinforce, draw_new, entropy
 from narfx.search.strategy import Proposal, Result, register_strategy
 from narfx.space import SearchSpace, Vector
 
 __all__ = ["Nar"]
-
-_ROUNDS = 20
-_LOT, _MOST = 5, 4.0
 
 
 class Nar:
@@ -53,6 +43,8 @@ class Nar:
         redraws: How often a draw that was told before is drawn again, in the hope of a new one; 0 is plain ENAS.
     """
 
+    _controller: Callable[..., Policy] = Controller
+
     def __init__(
         self,
         space: SearchSpace,
@@ -69,14 +61,10 @@ class Nar:
         redraws: int = 10,
     ) -> None:
         self._space = space
-        self._lr, self._clip = number("lr", lr, above=0), number("clip", clip, above=0)
         self._entropy_weight = number("entropy_weight", entropy_weight, least=0)
-        self._decay = number("baseline_decay", baseline_decay, least=0)
-        if self._decay >= 1:
-            raise ValueError(f"baseline_decay is {baseline_decay}, and must be below 1")
         self._redraws = whole("redraws", redraws, least=0)
         self._generator = torch.Generator().manual_seed(seed)
-        self._controller = Controller(
+        self._policy = type(self)._controller(
             space,
             hidden=whole("hidden", hidden, least=1),
             tanh_constant=number("tanh_constant", tanh_constant, above=0),
@@ -84,10 +72,18 @@ class Nar:
             bias_scale=number("bias_scale", bias_scale, least=0),
             generator=self._generator,
         )
-        self._optimizer = torch.optim.Adam(self._controller.parameters(), lr=self._lr, betas=(0.0, 0.999))
+        self._learner = Reinforce(
+            self._policy,
+            parts(space),
+            lr=lr,
+            clip=clip,
+            baseline_decay=baseline_decay,
+            regulariser=self._regulariser,
+        )
         self._record = Record(space)
-        self._baseline: float | None = None
-        self._variance = self._weight = 0.0
+
+    def _regulariser(self, log_p: Tensor, differ: bool) -> Tensor | None:
+        return -self._entropy_weight * entropy(log_p).mean() if differ else None
 
     def ask(self, n: int) -> list[Proposal]:
         """``n`` vectors drawn from the policy, those never told before preferred (see ``redraws``)."""
@@ -97,33 +93,25 @@ class Nar:
         """One step of REINFORCE on this lot, whoever proposed it; a vector over the budget is only remembered.
 
         Returns:
-            ``reward`` (the lot's mean), ``baseline``, ``entropy`` (nats a decision, along the lot), ``grad_norm``
-            (before clipping; 0 where no step was made because all rewards so far are alike), ``log_prob`` (of a
-            vector, the lot's mean) and ``probabilities``: of each operator at each slot behind the policy's most
-            likely prefix, after the step.
+            ``reward`` (the lot's mean), what :meth:`Reinforce.learn` says, ``probabilities`` (of each operator at
+            each slot behind the policy's most likely prefix, after the step) and ``assigned`` (see
+            :func:`~narfx.search.assigned.assigned_rewards`).
         """
         told = zip(*self._record.add(proposals, results), strict=True)
         lot = [(vector, reward) for vector, reward in told if self._space.feasible(vector)]
         if not lot:
             return {}
-        vectors = torch.tensor([vector for vector, _ in lot])
-        rewards = np.array([reward for _, reward in lot])
-        log_p = self._controller(vectors)
-        taken = log_p.gather(-1, vectors[..., None])[..., 0]
-        p = log_p.exp()
-        entropy = -(p * log_p.masked_fill(p == 0, 0.0)).sum(-1).mean()
-        advantages = self._advantages(rewards)
-        norm = 0.0
-        if advantages is not None:
-            norm = self._step(-(advantages[:, None] * taken).mean() - self._entropy_weight * entropy, len(lot))
+        vectors, rewards = [vector for vector, _ in lot], [reward for _, reward in lot]
+        metrics = self._learner.learn(vectors, rewards)
         return {
-            "reward": float(rewards.mean()),
-            "baseline": float(self._baseline or 0.0),
-            "entropy": float(entropy.detach()),
-            "grad_norm": norm,
-            "log_prob": float(taken.detach().sum(1).mean()),
-            "probabilities": [[round(x, 5) for x in row] for row in self._controller.draw(1, None)[1][0].tolist()],
+            "reward": sum(rewards) / len(rewards),
+            **metrics,
+            **self._look(),
+            "assigned": assigned_rewards(self._space, vectors, rewards, metrics["baseline"]),
         }
+
+    def _look(self) -> dict[str, Any]:
+        return {"probabilities": [[round(x, 5) for x in row] for row in self._policy.draw(1, None)[1][0].tolist()]}
 
     def finalists(self, n: int) -> list[Vector]:
         """By turns the best told (by mean reward) and the policy's own: its most likely vector, then fresh draws.
@@ -133,7 +121,7 @@ class Nar:
         """
         generator = torch.Generator()
         generator.set_state(self._generator.get_state())  # naming finalists changes nothing
-        mode = tuple(self._controller.draw(1, None)[0][0].tolist())
+        mode = tuple(self._policy.draw(1, None)[0][0].tolist())
         drawn = [vector for vector in (mode, *self._draw(4 * n, generator)) if self._space.feasible(vector)]
         turns = (drawn, self._record.best(n)) if self._record.noisy else (self._record.best(n), drawn)
         order = (vector for pair in zip_longest(*turns) for vector in pair if vector is not None)
@@ -142,62 +130,19 @@ class Nar:
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimizer, generator, baseline and what was told."""
         return {
-            "controller": copy.deepcopy(self._controller.state_dict()),
-            "optimizer": copy.deepcopy(self._optimizer.state_dict()),
+            "learner": self._learner.state_dict(),
             "generator": self._generator.get_state(),
-            "baseline": self._baseline,
-            "variance": self._variance,
-            "weight": self._weight,
             "record": self._record.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state`` was taken."""
-        self._controller.load_state_dict(state["controller"])
-        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self._learner.load_state_dict(state["learner"])
         self._generator.set_state(state["generator"])
-        self._baseline, self._variance, self._weight = state["baseline"], state["variance"], state["weight"]
         self._record.load_state_dict(state["record"])
 
     def _draw(self, n: int, generator: torch.Generator) -> list[Vector]:
-        tries = 1 + self._redraws
-        found: list[Vector] = []
-        for _ in range(_ROUNDS):
-            if len(found) == n:
-                return found
-            drawn, _ = self._controller.draw((n - len(found)) * tries, generator)
-            rows = [tuple(row) for row in drawn.tolist()]
-            for start in range(0, len(rows), tries):
-                feasible = [vector for vector in rows[start : start + tries] if self._space.feasible(vector)]
-                new = (vector for vector in feasible if vector not in self._record and vector not in found)
-                found += [next(new, feasible[0])] if feasible else []
-        # Bounds that can be met one by one but hardly together: the policy runs into dead ends.
-        sampler = FeasibleSampler(self._space)
-        rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
-        return [*found, *(sampler.draw(rng) for _ in range(n - len(found)))]
-
-    def _advantages(self, rewards: NDArray[np.float64]) -> Tensor | None:
-        """(R - b)/s, with b and s moved by this lot first; ``None`` as long as all rewards are alike."""
-        keep, mean = self._decay ** len(rewards), float(rewards.mean())
-        if self._baseline is None:
-            self._baseline = mean
-        self._variance = keep * self._variance + (1 - keep) * float(((rewards - self._baseline) ** 2).mean())
-        self._weight = keep * self._weight + (1 - keep)
-        self._baseline += (1 - keep) * (mean - self._baseline)
-        spread = math.sqrt(self._variance / self._weight)
-        # Below this the spread is what rounding leaves of equal rewards.
-        if spread <= 1e-12 * max(abs(self._baseline), math.sqrt(sys.float_info.min)):
-            return None
-        return torch.from_numpy((rewards - self._baseline) / spread)
-
-    def _step(self, loss: Tensor, size: int) -> float:
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = float(nn.utils.clip_grad_norm_(self._controller.parameters(), self._clip))
-        for group in self._optimizer.param_groups:
-            group["lr"] = self._lr * min(max(math.sqrt(size / _LOT), size / _LOT), _MOST)
-        self._optimizer.step()
-        return norm
+        return draw_new(self._policy, self._space, self._record, n, generator, self._redraws)
 
 
 register_strategy("nar", Nar)

@@ -26,7 +26,7 @@ from narfx.search.masks import Masks, budget_prior
 from narfx.search.record import Record
 from narfx.space import SearchSpace, Slot, Vector
 
-NAMES = ("evolution", "nar", "random")
+NAMES = ("alternating", "enas", "evolution", "nar", "random")
 TOOL = Path(__file__).parents[2] / "tools" / "strategy_tables.py"
 
 
@@ -45,6 +45,7 @@ SPACES: dict[str, Callable[[], SearchSpace]] = {
     "two bounds": two_bounds,
     "restricted": lambda: SearchSpace.uniform(6, 4).restrict({0: [2], 3: [1, 3], 5: [0]}),
     "one vector": lambda: SearchSpace.uniform(3, 2).restrict({0: [1], 1: [0], 2: [1]}),
+    "skips": lambda: SearchSpace.uniform(5, 3, skips=True),
     "only the cheapest": lambda: SearchSpace.uniform(4, 3).within(Budget({"macs": 0.0})),
 }
 
@@ -96,7 +97,7 @@ def test_proposals_and_finalists_are_legal_and_meet_the_budget(name: str, space:
 
 
 @pytest.mark.parametrize("lot", [1, 5, 8])
-@pytest.mark.parametrize("space", ["free", "budget"])
+@pytest.mark.parametrize("space", ["free", "budget", "skips"])
 @pytest.mark.parametrize("name", NAMES)
 def test_a_resumed_strategy_goes_on_exactly(name: str, space: str, lot: int) -> None:
     strategy = make_strategy(name, SPACES[space](), seed=1)
@@ -270,7 +271,9 @@ def test_metrics_say_what_the_policy_does() -> None:
     space = SPACES["restricted"]()
     strategy = make_strategy("nar", space, seed=1)
     metrics = teach(strategy, 4)[-1]
-    assert set(metrics) == {"reward", "baseline", "entropy", "grad_norm", "log_prob", "probabilities"}
+    assert set(metrics) == {
+        "reward", "baseline", "spread", "entropy", "grad_norm", "log_prob", "probabilities", "gradient", "assigned",
+    }  # fmt: skip
     assert metrics["grad_norm"] > 0
     assert 0 < metrics["entropy"] <= math.log(4)
     assert -math.log(space.size) * 2 < metrics["log_prob"] < 0
@@ -341,7 +344,7 @@ def test_what_the_policy_thinks_nearly_impossible_can_be_told() -> None:
     for step in range(200):
         pair = [Proposal((1,) * 8), Proposal((2,) * 8 if step % 2 else (0,) * 8)]
         metrics = strategy.tell(pair, [Result(1.0), Result(0.0)])
-    assert all(math.isfinite(value) for key, value in metrics.items() if key != "probabilities")
+    assert all(math.isfinite(value) for value in metrics.values() if isinstance(value, float))
     assert all(row[1] > 0.9 and min(row) > 0 for row in metrics["probabilities"])
 
 

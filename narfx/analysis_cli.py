@@ -1,0 +1,52 @@
+"""``narfx analyze``: one verb an analysis."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from narfx import analysis_tables
+from narfx.cli_options import COMMON, takes
+from narfx.console import Output
+from narfx.errors import UsageError
+
+__all__ = ["analyze"]
+
+analyze = typer.Typer(help="Look at a finished search: what its strategy learned from.", rich_markup_mode=None)
+
+Run = Annotated[Path, typer.Argument(help="The run directory of a search.", metavar="RUN")]
+Out = Annotated[Path | None, typer.Option(help="The folder of the PNG, the SVG and the numbers [RUN/analysis].")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier analysis in --out.")]
+
+
+@analyze.callback(invoke_without_command=True)
+def _root(context: typer.Context) -> None:
+    if context.invoked_subcommand is None:
+        raise UsageError("name an analysis: gradients or rewards (narfx analyze --help)", kind="usage")
+
+
+@analyze.command()
+@takes(COMMON)
+def gradients(run: Run, out: Out = None, overwrite: Overwrite = False, **options: Any) -> None:
+    """Gradient magnitude of the operator part and the skip part at each step (Figure 1 of NAR)."""
+    from narfx.analysis import gradients as found
+
+    result = found(run, *_where(run, out, overwrite))
+    Output(options["json"], options["quiet"]).result(result, analysis_tables.gradients)
+
+
+@analyze.command()
+@takes(COMMON)
+def rewards(run: Run, out: Out = None, overwrite: Overwrite = False, **options: Any) -> None:
+    """Rewards assigned to each operator and each skip (equations 6 to 8 of NAR), and their variances."""
+    from narfx.analysis import rewards as found
+
+    result = found(run, *_where(run, out, overwrite))
+    Output(options["json"], options["quiet"]).result(result, analysis_tables.rewards)
+
+
+def _where(run: Path, out: Path | None, overwrite: bool) -> tuple[Path, bool]:
+    """The folder to draw into, and whether its files may be replaced: in the run they are this command's own."""
+    return (run / "analysis", True) if out is None else (out, overwrite)

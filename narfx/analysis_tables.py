@@ -1,0 +1,55 @@
+"""What people see of an analysis: tables and the files it drew."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+__all__ = ["gradients", "rewards"]
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for index, column in enumerate(columns):
+        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.4g}"
+
+
+def _end(result: Mapping[str, Any], console: Console) -> None:
+    console.print(f"\n{result['run']}: strategy {result['strategy']}, {result['steps']} steps", markup=False)
+    if "files" in result:
+        console.print("files: " + ", ".join(result["files"].values()), markup=False)
+
+
+def gradients(result: Mapping[str, Any], console: Console) -> None:
+    """The gradient of each part: magnitude, spread and smoothness."""
+    table = _table("gradient of", "steps", "decisions", "mean", "std / mean", "lag-1 autocorr.", "mean a decision")
+    for part, found in result["parts"].items():
+        numbers = (found[key] for key in ("mean", "std_over_mean", "lag1", "mean_per_decision"))
+        table.add_row(part, str(found["steps"]), str(found["decisions"]), *map(_number, numbers))
+    console.print(table)
+    _end(result, console)
+
+
+def rewards(result: Mapping[str, Any], console: Console) -> None:
+    """The assigned rewards of each part: how much they vary, and over what."""
+    table = _table(
+        "assigned rewards of", "mean", "variance over samples", "std / mean", "variance over depth", "std / mean",
+        "std / mean over steps", "lag-1 autocorr.",
+    )  # fmt: skip
+    for part, found in result["parts"].items():
+        samples, depth = found["over_samples"], found["over_depth"]
+        numbers = (
+            found["mean"], samples["variance"], samples["relative"], depth["variance"], depth["relative"],
+            found["std_over_mean"], found["lag1"],
+        )  # fmt: skip
+        table.add_row(part, *map(_number, numbers))
+    console.print(table)
+    _end(result, console)

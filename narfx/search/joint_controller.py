@@ -1,0 +1,209 @@
+"""The joint policy of ENAS's macro space (arXiv 1802.03268, section 2.3): operators and skips by one LSTM.
+
+At node j the operator is drawn, and its embedding is the next input of the LSTM. One more step of the LSTM gives the
+anchor h_j of the node; for each earlier node t from which a skip may come,
+
+    q = vᵀ · tanh(W_prev · h_t + W_curr · h_j) + bias_scale · bias,  u = T · tanh(q/τ),  p(open) = softmax([−u, u])[1],
+
+and the mean of the anchors that were chosen, Σ h_t / (1 + their number), is the input of the next node. Logits of
+operators and masks are those of :class:`~narfx.search.controller.Controller`. Beyond ENAS are the bias of each skip,
+a learned vector for each node that its anchor's input gains, and the anchor of node 0, which feeds node 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from narfx.search.masks import Masks, budget_prior
+from narfx.space import SearchSpace
+
+__all__ = ["Anchor", "JointController", "Operator", "schedule"]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """A step of the LSTM that decides the operator of a slot; ``row`` counts the slots of operators."""
+
+    slot: int
+    row: int
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A step of the LSTM that gives a node's anchor and decides the skips into it.
+
+    ``sources`` are nodes, and ``slots`` the slots of the skips from there.
+    """
+
+    node: int
+    sources: tuple[int, ...]
+    slots: tuple[int, ...]
+
+
+def schedule(space: SearchSpace) -> list[Operator | Anchor]:
+    """The steps of the LSTM in their order.
+
+    Where there are as many slots of operators as nodes (the highest target of a skip), slot i is that of node i + 1,
+    and operators and skips take turns as in ENAS. Else (slots are blocks, or some nodes have no choice of operator)
+    all operators come first, then the nodes with their skips. Without skips there are only operators.
+    """
+    skips = [(slot.skip, index) for index, slot in enumerate(space.slots) if slot.skip is not None]
+    plain = [index for index, slot in enumerate(space.slots) if slot.skip is None]
+    operators = [Operator(slot, row) for row, slot in enumerate(plain)]
+    if not skips:
+        return [*operators]
+    nodes = max(skip.target for skip, _ in skips)
+    anchors = []
+    for node in range(nodes + 1):
+        into = sorted((skip.source, index) for skip, index in skips if skip.target == node)
+        anchors.append(Anchor(node, tuple(source for source, _ in into), tuple(index for _, index in into)))
+    if len(operators) != nodes:
+        return [*operators, *anchors]
+    return [anchors[0], *(step for pair in zip(operators, anchors[1:], strict=True) for step in pair)]
+
+
+class JointController(nn.Module):
+    """The policy, in float64. Its parameters are uniform in ±0.1 at the start, the biases zero."""
+
+    prior: Tensor
+
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        hidden: int,
+        tanh_constant: float,
+        temperature: float,
+        bias_scale: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.steps = schedule(space)
+        order = [slot for step in self.steps for slot in ([step.slot] if isinstance(step, Operator) else step.slots)]
+        # Masks walk through the slots in the order in which they are decided.
+        sequence = replace(space, slots=tuple(space.slots[slot] for slot in order))
+        self.masks, self.order = Masks(sequence), order
+        self.tanh_constant, self.temperature, self.bias_scale = tanh_constant, temperature, bias_scale
+        rows = sum(isinstance(step, Operator) for step in self.steps)
+        nodes = len(self.steps) - rows
+        choices = self.masks.operators
+        based = [slot.skip is not None and slot.skip.base for slot in space.slots]
+        # Entry 0 is as the base has it: of a skip of the base, open.
+        self.sign = torch.tensor([1.0 if base else -1.0 for base in based], dtype=torch.float64)
+        # By way of the meta device: a module's own initialisation would draw from torch's global generator.
+        lstm = nn.LSTM(hidden, hidden, bias=False, batch_first=True, dtype=torch.float64, device="meta")
+        self.lstm = lstm.to_empty(device="cpu")
+        self.start = _parameter(hidden)
+        self.operator = _parameter(choices, hidden)
+        self.slot = _parameter(rows, hidden)
+        self.head = _parameter(rows, hidden, choices)
+        for parameter in self.parameters():
+            nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
+        # Behind the others, so that a space without skips has the very controller of `nar`.
+        self.node = _parameter(nodes, hidden)
+        self.previous = _parameter(hidden, hidden)
+        self.current = _parameter(hidden, hidden)
+        self.attention = _parameter(hidden)
+        for parameter in (self.node, self.previous, self.current, self.attention):
+            nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
+        self.bias = nn.Parameter(torch.zeros(rows, choices, dtype=torch.float64))
+        self.skip_bias = nn.Parameter(torch.zeros(len(space), dtype=torch.float64))
+        self.register_buffer("prior", torch.from_numpy(budget_prior(sequence)), persistent=False)
+
+    @torch.no_grad()
+    def draw(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Roll out ``n`` vectors at once; without a generator each step takes its most likely choice.
+
+        Returns:
+            The vectors ``(n, slots)``, and the probabilities ``(n, slots, choices)`` met along them. A vector that ran
+            into a dead end (nothing leaves room for the rest) went on without the budget: check what you use.
+        """
+        walk = self.masks.walk(n)
+
+        def decide(logits: Tensor, first: int) -> tuple[Tensor, Tensor]:
+            taken, met = [], []
+            for offset in range(logits.shape[1]):
+                allowed = walk.allowed()
+                allowed[~allowed.any(axis=1)] = self.masks.legal[first + offset]
+                here = logits[:, offset].masked_fill(~torch.from_numpy(allowed), -torch.inf).log_softmax(-1)
+                p = here.exp()
+                choice = p.argmax(-1) if generator is None else torch.multinomial(p, 1, generator=generator)[:, 0]
+                walk.take(choice.numpy())
+                taken.append(choice)
+                met.append(here)
+            return torch.stack(met, 1), torch.stack(taken, 1)
+
+        log_p, vectors = self._roll(n, decide)
+        return vectors, log_p.exp()
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """The log-probabilities ``(n, slots, choices)`` of every choice along vectors ``(n, slots)``."""
+        given = vectors[:, self.order]
+        allowed = torch.from_numpy(self.masks.along(given.numpy()))
+
+        def decide(logits: Tensor, first: int) -> tuple[Tensor, Tensor]:
+            here = slice(first, first + logits.shape[1])
+            return logits.masked_fill(~allowed[:, here], -torch.inf).log_softmax(-1), given[:, here]
+
+        return self._roll(len(vectors), decide)[0]
+
+    def _roll(self, n: int, decide: Callable[[Tensor, int], tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+        """Go through all steps; returns the log-probabilities and the choices of all slots, in the space's order.
+
+        ``decide`` takes the logits ``(n, k, choices)`` of the next k slots and gives their log-probabilities and the
+        choices ``(n, k)``.
+        """
+        given, state = self.start.expand(n, -1), None
+        anchors: list[Tensor] = []
+        log_p, taken, first = [], [], 0
+        for step in self.steps:
+            seen = self.slot[step.row] if isinstance(step, Operator) else self.node[step.node]
+            output, state = self.lstm((given + seen)[:, None], state)
+            h = output[:, 0]
+            if isinstance(step, Anchor):
+                anchors.append(h)
+                given = self.start.expand(n, -1) if step.node == 0 else torch.zeros_like(h)
+                if not step.slots:
+                    continue
+            logits = self._operator(h, step) if isinstance(step, Operator) else self._skips(h, anchors, step)
+            here, choice = decide(self._squash(logits, first), first)
+            if isinstance(step, Operator):
+                given = self.operator[choice[:, 0]]
+            else:
+                opened = (self.sign[list(step.slots)] > 0) != choice.bool()
+                given = self._mean(opened, torch.stack([anchors[source] for source in step.sources], 1))
+            log_p.append(here)
+            taken.append(choice)
+            first += choice.shape[1]
+        back = np.argsort(self.order).tolist()
+        return torch.cat(log_p, 1)[:, back], torch.cat(taken, 1)[:, back]
+
+    def _operator(self, h: Tensor, step: Operator) -> Tensor:
+        return (h @ self.head[step.row] + self.bias_scale * self.bias[step.row])[:, None]
+
+    def _skips(self, h: Tensor, anchors: list[Tensor], step: Anchor) -> Tensor:
+        """Logits ``(n, k, choices)``; those beyond the two states of a skip are masked later."""
+        slots = list(step.slots)
+        before = torch.stack([anchors[source] for source in step.sources], 1) @ self.previous
+        q = torch.tanh(before + (h @ self.current)[:, None]) @ self.attention + self.bias_scale * self.skip_bias[slots]
+        signed = q * self.sign[slots]
+        return nn.functional.pad(torch.stack([signed, -signed], -1), (0, self.masks.operators - 2))
+
+    def _squash(self, logits: Tensor, first: int) -> Tensor:
+        prior = self.prior[first : first + logits.shape[1]]
+        return self.tanh_constant * torch.tanh(logits / self.temperature) + prior
+
+    @staticmethod
+    def _mean(opened: Tensor, anchors: Tensor) -> Tensor:
+        """Σ h / (1 + number) over the sources that are open: ``(n, k)`` and ``(n, k, hidden)`` to ``(n, hidden)``."""
+        weight = opened.to(anchors.dtype)
+        return (weight[..., None] * anchors).sum(1) / (1 + weight.sum(1, keepdim=True))
+
+
+def _parameter(*shape: int) -> nn.Parameter:
+    return nn.Parameter(torch.empty(*shape, dtype=torch.float64))

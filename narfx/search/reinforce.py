@@ -1,0 +1,215 @@
+"""A policy and how it learns: REINFORCE on normalised advantages, one step of Adam a lot.
+
+The step is on
+
+    −(1/D) · mean over the lot of (R − b)/s · Σ log p(decision)  +  regulariser,
+
+with D the decisions of a vector, b a moving average of the reward and s the running spread of R − b. So the step is
+the same for α·R + β with any α > 0 and β, and a reward may have any range. Adam has β₁ = 0, as in ENAS
+(arXiv 1802.03268).
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from narfx.sampling import FeasibleSampler
+from narfx.search.checks import number
+from narfx.search.record import Record
+from narfx.space import SearchSpace, Vector
+
+__all__ = ["Policy", "Regulariser", "Reinforce", "draw_new", "entropy", "part_gradients"]
+
+_ROUNDS = 20
+_LOT, _MOST = 5, 4.0
+
+
+class Policy(Protocol):
+    """What is asked of a controller, which is an ``nn.Module``. Without a generator it draws its most likely vector."""
+
+    def draw(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
+        """Vectors ``(n, slots)``, and the probabilities ``(n, slots, choices)`` met along them."""
+        ...
+
+    def __call__(self, vectors: Tensor) -> Tensor:
+        """The log-probabilities ``(n, slots, choices)`` along vectors ``(n, slots)``."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All that learns."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Its weights."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+        """Take weights."""
+        ...
+
+
+Regulariser = Callable[[Tensor, bool], "Tensor | None"]
+"""From the log-probabilities along a lot, and whether its rewards differ: what is added to the loss, if anything."""
+
+
+def entropy(log_p: Tensor) -> Tensor:
+    """The entropy in nats of each decision: ``(..., choices)`` to ``(...)``; a masked choice has none."""
+    p = log_p.exp()
+    return -(p * log_p.masked_fill(p == 0, 0.0)).sum(-1)
+
+
+def part_gradients(policy: Policy, terms: Tensor, parts: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    """The norm of the gradient of each part of the policy's objective (NAR, arXiv 1905.02341, Figure 1).
+
+    Args:
+        policy: Whose parameters the gradient is taken for.
+        terms: ``advantage · log p`` of each decision, ``(n, slots)``.
+        parts: The slots of each part; one without slots is left out.
+
+    Returns:
+        For each part the norm of the gradient of the lot's mean of the sum of the terms over its slots.
+    """
+    parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+    norms = {}
+    for name, slots in parts.items():
+        if slots:
+            objective = terms[:, list(slots)].sum(1).mean()
+            found = torch.autograd.grad(objective, parameters, retain_graph=True, allow_unused=True)
+            norms[name] = math.sqrt(sum(float(gradient.square().sum()) for gradient in found if gradient is not None))
+    return norms
+
+
+class Reinforce:
+    """A policy with its optimizer and its moving averages.
+
+    Args:
+        policy: The controller.
+        parts: The slots of the operators and of the skips, for the record of the gradients.
+        lr: Adam's step for a lot of five. It grows with the lot, to four times this, and shrinks with the root of a
+            smaller one.
+        clip: The largest norm of a step's gradient.
+        baseline_decay: How much of b and s one reward leaves standing.
+        regulariser: What is added to the loss.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        parts: Mapping[str, Sequence[int]],
+        *,
+        lr: float,
+        clip: float,
+        baseline_decay: float,
+        regulariser: Regulariser,
+    ) -> None:
+        self.policy, self._parts, self._regulariser = policy, parts, regulariser
+        self._lr, self._clip = number("lr", lr, above=0), number("clip", clip, above=0)
+        self._decay = number("baseline_decay", baseline_decay, least=0)
+        if self._decay >= 1:
+            raise ValueError(f"baseline_decay is {baseline_decay}, and must be below 1")
+        self._optimizer = torch.optim.Adam(policy.parameters(), lr=self._lr, betas=(0.0, 0.999))
+        self._baseline: float | None = None
+        self._variance = self._weight = 0.0
+
+    def learn(self, vectors: Sequence[Vector], told: Sequence[float]) -> dict[str, Any]:
+        """One step on a lot.
+
+        Returns:
+            ``baseline``, ``spread`` (b and s above), ``entropy`` (nats a decision, along the lot), ``grad_norm``
+            (before clipping; 0 where no step was made), ``log_prob`` (of a vector, the lot's mean) and ``gradient``:
+            the norms of :func:`part_gradients` for the advantages (R − b)/s, 0 as long as all rewards are alike.
+        """
+        chosen, rewards = torch.tensor(vectors), np.array(told)
+        log_p = self.policy(chosen)
+        taken = log_p.gather(-1, chosen[..., None])[..., 0]
+        advantages = self._advantages(rewards)
+        added = self._regulariser(log_p, advantages is not None)
+        gradient = {part: 0.0 for part, slots in self._parts.items() if slots}
+        loss = added
+        if advantages is not None:
+            terms = advantages[:, None] * taken
+            gradient = part_gradients(self.policy, terms, self._parts)
+            loss = -terms.mean() if added is None else added - terms.mean()
+        return {
+            "baseline": float(self._baseline or 0.0),
+            "spread": self._spread(),
+            "entropy": float(entropy(log_p.detach()).mean()),
+            "grad_norm": 0.0 if loss is None else self._step(loss, len(told)),
+            "log_prob": float(taken.detach().sum(1).mean()),
+            "gradient": gradient,
+        }
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights, optimizer and moving averages."""
+        return {
+            "controller": copy.deepcopy(self.policy.state_dict()),
+            "optimizer": copy.deepcopy(self._optimizer.state_dict()),
+            "baseline": self._baseline,
+            "variance": self._variance,
+            "weight": self._weight,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
+        self.policy.load_state_dict(state["controller"])
+        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self._baseline, self._variance, self._weight = state["baseline"], state["variance"], state["weight"]
+
+    def _spread(self) -> float:
+        return math.sqrt(self._variance / self._weight)
+
+    def _advantages(self, rewards: NDArray[np.float64]) -> Tensor | None:
+        """(R - b)/s, with b and s moved by this lot first; ``None`` as long as all rewards are alike."""
+        keep, mean = self._decay ** len(rewards), float(rewards.mean())
+        if self._baseline is None:
+            self._baseline = mean
+        self._variance = keep * self._variance + (1 - keep) * float(((rewards - self._baseline) ** 2).mean())
+        self._weight = keep * self._weight + (1 - keep)
+        self._baseline += (1 - keep) * (mean - self._baseline)
+        # Below this the spread is what rounding leaves of equal rewards.
+        if self._spread() <= 1e-12 * max(abs(self._baseline), math.sqrt(sys.float_info.min)):
+            return None
+        return torch.from_numpy((rewards - self._baseline) / self._spread())
+
+    def _step(self, loss: Tensor, size: int) -> float:
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        norm = float(nn.utils.clip_grad_norm_(self.policy.parameters(), self._clip))
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._lr * min(max(math.sqrt(size / _LOT), size / _LOT), _MOST)
+        self._optimizer.step()
+        return norm
+
+
+def draw_new(
+    policy: Policy, space: SearchSpace, record: Record, n: int, generator: torch.Generator, redraws: int
+) -> list[Vector]:
+    """``n`` vectors of the policy that meet the budget, those never told preferred.
+
+    Each is the first of ``1 + redraws`` draws that neither the record nor the lot holds yet, or the first that is
+    feasible. Where the policy runs into dead ends (bounds that can be met one by one but hardly together), uniform
+    draws stand in.
+    """
+    tries = 1 + redraws
+    found: list[Vector] = []
+    for _ in range(_ROUNDS):
+        if len(found) == n:
+            return found
+        drawn, _ = policy.draw((n - len(found)) * tries, generator)
+        rows = [tuple(row) for row in drawn.tolist()]
+        for start in range(0, len(rows), tries):
+            feasible = [vector for vector in rows[start : start + tries] if space.feasible(vector)]
+            new = (vector for vector in feasible if vector not in record and vector not in found)
+            found += [next(new, feasible[0])] if feasible else []
+    sampler = FeasibleSampler(space)
+    rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
+    return [*found, *(sampler.draw(rng) for _ in range(n - len(found)))]
