@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from narfx.errors import RunError, UsageError
 
 __all__ = [
-    "CPU_PROVIDER", "Call", "Latency", "check_provider", "cpu_model", "in_calling_thread", "measure_latency", "open_call",
-    "time_calls",
+    "CPU_PROVIDER", "Call", "Latency", "check_provider", "cpu_model", "in_calling_thread", "measure_latency",
+    "open_call", "time_calls",
 ]  # fmt: skip
 
 CPU_PROVIDER = "CPUExecutionProvider"
@@ -107,11 +107,11 @@ def open_call(
 def time_calls(
     calls: Mapping[str, Call], *, cpu_time: bool, rounds: int = 100, seconds: float = 60.0
 ) -> dict[str, NDArray[np.float64]]:
-    """Milliseconds of each call, round after round; in one round each call is made once.
+    """Milliseconds of each call, round after round; in one round each call is timed once.
 
-    What slows the machine down for a while slows all calls alike, and each finds the caches as the others leave
-    them. The first tenth of the rounds warms up and is not returned. Once ``seconds`` have passed no further round
-    is begun behind the tenth.
+    What slows the machine down for a while slows all calls alike. A call is made twice and timed the second time, so
+    that it finds the caches as a network that runs again and again does. The first tenth of the rounds warms up and
+    is not returned. Once ``seconds`` have passed no further round is begun behind the tenth.
 
     Args:
         calls: What is timed, by name.
@@ -127,6 +127,7 @@ def time_calls(
         if done >= _FEWEST_ROUNDS and time.monotonic() - begun > seconds:
             break
         for name, call in calls.items():
+            call()
             start = clock()
             call()
             taken[name].append(clock() - start)
@@ -142,7 +143,7 @@ def measure_latency(
     provider: str = CPU_PROVIDER,
     rounds: int = 100,
 ) -> dict[str, Latency]:
-    """Run each file once a round, round after round, and take each one's median.
+    """Time each file once a round, round after round, and take each one's median.
 
     With one thread on the CPU the time is that of the thread itself, with more it is the time that passes.
     """

@@ -11,10 +11,9 @@ import numpy as np
 
 from narfx.compiler import lower
 from narfx.errors import UsageError
-from narfx.latency import in_calling_thread, open_call, time_calls
+from narfx.latency import in_calling_thread, time_calls
 from narfx.latency_file import Setting
-from narfx.latency_space import ROUNDS, plain_copy
-from narfx.onnx_export import export_onnx
+from narfx.latency_measure import ROUNDS, open_network
 from narfx.progress import Reporter, Silent
 from narfx.sampling import FeasibleSampler
 from narfx.seeds import numpy_generator
@@ -103,11 +102,7 @@ def check_latency(
     net, calls = Supernet(traced), {}
     with tempfile.TemporaryDirectory() as folder:
         for index, vector in enumerate(reporter.track(list(chosen), len(chosen), "exporting")):
-            path = Path(folder) / f"{index}.onnx"
-            export_onnx(plain_copy(lower(net, vector)), traced.input, path)
-            calls[str(index)] = open_call(
-                path, traced.input, batch=here.batch, threads=here.threads, provider=here.provider
-            )
+            calls[str(index)] = open_network(lower(net, vector), traced, here, Path(folder) / f"{index}.onnx")
         taken = time_calls(calls, cpu_time=in_calling_thread(here.threads, here.provider), rounds=ROUNDS)
     return LatencyCheck(
         here,

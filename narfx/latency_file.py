@@ -49,7 +49,7 @@ class Setting(BaseModel):
 class LatencyTable(BaseModel):
     """Milliseconds of one call of the whole batch, all measured with one setting.
 
-    ``operators`` has one entry for each operator and site geometry, ``networks`` one for each base network.
+    ``operators`` has one entry for each operator and site geometry, ``networks`` one for each network timed whole.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -58,12 +58,15 @@ class LatencyTable(BaseModel):
     operators: dict[str, Milliseconds] = Field(default_factory=dict)
     networks: dict[str, Milliseconds] = Field(default_factory=dict)
 
-    def with_entries(self, operators: dict[str, float], networks: dict[str, float]) -> LatencyTable:
-        """The table with further entries; those that it has stay."""
+    def __contains__(self, key: object) -> bool:
+        return key in self.operators or key in self.networks
+
+    def with_entries(self, other: LatencyTable) -> LatencyTable:
+        """The table with another's entries too; where both have one, its own stays."""
         return LatencyTable(
             setting=self.setting,
-            operators=dict(sorted((operators | self.operators).items())),
-            networks=dict(sorted((networks | self.networks).items())),
+            operators=dict(sorted((other.operators | self.operators).items())),
+            networks=dict(sorted((other.networks | self.networks).items())),
         )
 
 

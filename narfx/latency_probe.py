@@ -1,9 +1,10 @@
 """A small ONNX model for one operator at one site, made so that it is timed as it runs inside a network.
 
-onnxruntime keeps feature maps in a layout of its own between convolutions and fuses a BatchNorm and a ReLU into the
-convolution before them. An operator alone would pay for the change of layout at both ends. So it stands between a
-cheap depthwise 1×1 convolution and a global average pool, with a bias (the BatchNorm, folded) and a ReLU behind it;
-the same model without the operator is timed beside it and subtracted.
+onnxruntime keeps feature maps in a layout of its own between convolutions, and fuses a BatchNorm and a ReLU into the
+convolution before them. An operator alone would pay for the change of layout at both ends, and find the processor's
+caches cold. So it stands behind a convolution and a separable convolution of its input's shape, with a bias (the
+BatchNorm, folded) and a ReLU behind it and a global average pool at the end; the same model without the operator is
+timed beside it and subtracted.
 
 Operators that are made of plain ``torch.nn`` modules are written as ONNX directly, in milliseconds where torch's
 exporter takes seconds; any other module goes through the exporter.
@@ -26,7 +27,7 @@ from narfx.operators import get_operator
 from narfx.space import Site
 from narfx.tracing import trace_graph
 
-__all__ = ["Probe", "context_model", "probe"]
+__all__ = ["Probe", "probe"]
 
 _OPSET, _IR_VERSION = 20, 9
 _PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
@@ -34,35 +35,52 @@ _PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 @dataclass(frozen=True)
 class Probe:
-    """An operator at a site: the key of its latency, and the module that is timed.
+    """An operator at a site, which has a bias: the key of its latency, and the models that are timed.
 
     ``key`` names the operator, the geometry, and a hash of the module's structure, so that a changed operator of the
     same name is measured anew. What a ``forward`` of the user's computes beside its submodules is not seen by it.
     """
 
     key: str
-    input_shape: tuple[int, int, int]
-    module: nn.Module
+    site: Site
+    operator: str
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """One sample, channels first."""
+        return self.site.input_shape
+
+    @property
+    def context(self) -> str:
+        """What stands around the operator, in words: the same for all that ``without`` gives the same model."""
+        return f"context {'x'.join(map(str, self.input_shape))} groups {self.site.groups}"
 
     def model(self) -> bytes:
-        """The ONNX model: context, operator, ReLU, global average pool."""
-        return _onnx(self.module, self.input_shape)
+        """The ONNX model."""
+        return _onnx(_built(self.site, self.operator), self.input_shape, self.site.groups)
+
+    def without(self) -> bytes:
+        """The same without the operator."""
+        return _onnx(nn.Identity(), self.input_shape, self.site.groups)
 
 
 def probe(site: Site, operator: str) -> Probe:
     """The probe of an operator at a site; sites of one geometry give one key, with or without a bias."""
     site = replace(site, bias=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        module = _convolution(site) if operator == "base" else get_operator(operator).build(site)
+    try:
+        with torch.device("meta"):
+            module = _built(site, operator)
+    except Exception:  # a builder of the user's may look at values
+        module = _built(site, operator)
     geometry = site.signature().removeprefix(f"{site.name} {site.kind} ")
     structure = hashlib.sha256(repr(module).encode()).hexdigest()[:8]
-    return Probe(f"{operator} {geometry} module {structure}", site.input_shape, module.eval())
+    return Probe(f"{operator} {geometry} module {structure}", site, operator)
 
 
-def context_model(input_shape: tuple[int, int, int]) -> bytes:
-    """What stands around an operator, without one."""
-    return _onnx(nn.Identity(), input_shape)
+def _built(site: Site, operator: str) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return (_convolution(site) if operator == "base" else get_operator(operator).build(site)).eval()
 
 
 def _convolution(site: Site) -> nn.Module:
@@ -73,17 +91,22 @@ def _convolution(site: Site) -> nn.Module:
     )  # fmt: skip
 
 
-def _onnx(operator: nn.Module, input_shape: tuple[int, int, int]) -> bytes:
+def _onnx(operator: nn.Module, input_shape: tuple[int, int, int], groups: int) -> bytes:
     channels = input_shape[0]
-    with torch.random.fork_rng(devices=[]):
-        before = nn.Conv2d(channels, channels, 1, groups=channels)
     writer = _Writer(input_shape)
-    writer.add(before)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        writer.add(nn.Conv2d(channels, channels, 3, padding=1, groups=groups))
+        writer.add(nn.ReLU())
+        writer.add(nn.Conv2d(channels, channels, 3, padding=1, groups=channels, bias=False))
+        writer.add(nn.Conv2d(channels, channels, 1, groups=groups))
+        writer.add(nn.ReLU())
     try:
         writer.attempt(operator)
     except _NotPlainError:
         writer.add_exported(operator, input_shape)
-    writer.add(nn.ReLU())
+    if not isinstance(operator, nn.Identity):
+        writer.add(nn.ReLU())
     writer.add(nn.AdaptiveAvgPool2d(1))
     return writer.model()
 
