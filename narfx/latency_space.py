@@ -91,8 +91,8 @@ def open_latency(
     if table.setting != here or measured:
         raise UsageError(
             f"{path}, measured on {table.setting.machine}, lacks {len(missing)} of the {len(needed)} latencies of "
-            f"this network: {next(iter(missing))}{'; ...' if len(missing) > 1 else ''}; add them there, or give another "
-            "file",
+            f"this network: {next(iter(missing))}{'; ...' if len(missing) > 1 else ''}; add them there, or give "
+            "another file",
             where=str(path),
             kind="latency_missing",
         )
