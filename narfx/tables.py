@@ -100,7 +100,8 @@ def _latency(report: Mapping[str, Any], console: Console) -> None:
     tau, rho = ("undefined" if rank is None else f"{rank:.3f}" for rank in ranks)
     console.print(
         f"\n{len(check['vectors']) - 1} random vectors: mean absolute error "
-        f"{check['mean_absolute_percentage_error']:.1f} % of what was measured, Kendall's tau {tau}, Spearman's rho {rho}",
+        f"{check['mean_absolute_percentage_error']:.1f} % of what was measured, "
+        f"Kendall's tau {tau}, Spearman's rho {rho}",
         markup=False,
     )
 
