@@ -225,12 +225,12 @@ def test_a_file_from_another_machine_is_used_whole_or_not_at_all(traced: Traced,
     before = path.read_bytes()
     options = LatencyOptions(latency_file=str(path))
     found, report = open_latency(traced, options)
-    assert (report.measured, report.reused) == (0, 6 - 2)
+    assert (report.measured, report.reused) == (0, 4)
     assert "a processor of long ago, onnxruntime 1.0" in report.notes[0]
     assert found.space.cost((1, 1))["latency"] == pytest.approx(2.0)
     lacking = table.model_copy(update={"operators": dict(list(table.operators.items())[1:])})
     LatencyFile(tables=(lacking,)).save(path)
-    with pytest.raises(UsageError, match="long ago.*lacks 1 of") as caught:
+    with pytest.raises(UsageError, match=r"long ago.*lacks 1 of") as caught:
         open_latency(traced, options)
     assert caught.value.kind == "latency_missing"
     path.write_bytes(before)
