@@ -124,9 +124,11 @@ def with_latency(traced: Traced, table: LatencyTable) -> Traced:
     for k, (milliseconds, vector) in whole.items():
         places = [index for index, entry in enumerate(vector) if entry and k]
         predicted = fixed + sum(alone[index][entry] for index, entry in enumerate(vector))
-        room = sum(base[index] for index in places)
-        for index in places:
-            share = base[index] / room if room else 1 / len(places)
+        # What is missing goes by the base operators' times; what is too much is taken from the operator's own, so
+        # that none becomes negative.
+        parts = {index: base[index] if milliseconds > predicted else alone[index][k] for index in places}
+        for index, part in parts.items():
+            share = part / sum(parts.values()) if any(parts.values()) else 1 / len(parts)
             costs[index][k] = max(alone[index][k] + (milliseconds - predicted) * share, 0.0)
     notes = list(traced.notes)
     if sum(base) > whole[0][0]:

@@ -176,6 +176,16 @@ def test_the_metric_reproduces_the_networks_that_were_timed_whole(traced: Traced
     assert "latency" not in traced.space.metrics
 
 
+@pytest.mark.parametrize(("uniform", "predicted"), [(1.5, 1.5), (1.0, 1.0), (0.2, 1.0), (4.0, 4.0)])
+def test_no_operator_costs_less_than_nothing(traced: Traced, uniform: float, predicted: float) -> None:
+    table = known(traced)
+    first, *others = networks(traced, probes(traced.space)).values()
+    times = {first[0]: 5.0, **{key: uniform for key, _ in others}}
+    space = with_latency(traced, table.model_copy(update={"networks": times})).space
+    assert space.cost((1, 1))["latency"] == pytest.approx(predicted)
+    assert min(slot.costs["latency"][1] for slot in space.slots) >= 0
+
+
 def test_base_operators_that_take_longer_than_their_network_leave_nothing_fixed(traced: Traced) -> None:
     changed = with_latency(traced, known(traced, whole=3.0))
     assert changed.space.fixed["latency"] == 0
