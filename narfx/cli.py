@@ -13,7 +13,19 @@ import typer
 from narfx import tables
 from narfx._version import __version__
 from narfx.cli_options import (
-    COMMON, DATA, LATENCY, MODEL, NETWORK, RECIPE, RUN, TASK, WEIGHTS, given, resumes, takes, values,
+    COMMON,
+    DATA,
+    LATENCY,
+    MODEL,
+    NETWORK,
+    RECIPE,
+    RUN,
+    TASK,
+    WEIGHTS,
+    given,
+    resumes,
+    takes,
+    values,
 )  # fmt: skip
 from narfx.console import Output, parse_pairs, run_app
 from narfx.errors import UsageError

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from narfx.onnx_export import export_onnx
-from narfx.operators import get_operator
+from narfx.operators import build_operator
 from narfx.space import Site
 from narfx.tracing import trace_graph
 
@@ -80,7 +80,7 @@ def probe(site: Site, operator: str) -> Probe:
 def _built(site: Site, operator: str) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return (_convolution(site) if operator == "base" else get_operator(operator).build(site)).eval()
+        return (_convolution(site) if operator == "base" else build_operator(operator, site)).eval()
 
 
 def _convolution(site: Site) -> nn.Module:

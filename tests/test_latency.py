@@ -26,7 +26,7 @@ from narfx.latency_file import LatencyFile, LatencyTable, Setting
 from narfx.latency_measure import networks, probes
 from narfx.latency_probe import probe
 from narfx.latency_space import LatencyOptions, open_latency, with_latency
-from narfx.operators import _REGISTRY, Operator, get_operator, operator_names, register_operator
+from narfx.operators import Operator, operator_names, refusal, register_operator, unregister_operator
 from narfx.space import Site
 from narfx.traced import Traced
 
@@ -100,7 +100,7 @@ def test_a_probe_computes_its_operator_in_its_context(changes: dict[str, Any]) -
 
     here = site(**changes, bias=True)
     for name in operator_names():
-        if name != "base" and get_operator(name).refuse(here):
+        if refusal(here, name):
             continue
         made = probe(here, name)
         call = open_call(made.model(), made.input_shape, batch=3)
@@ -131,10 +131,9 @@ class _Scaled(nn.Module):
 
 @pytest.fixture
 def scaled() -> Iterator[str]:
-    free = Operator("scaled1x1", _Scaled, lambda s: None, lambda s: {"params": 1, "macs": 1}, lambda m, c: None)
-    register_operator(free)
-    yield free.name
-    del _REGISTRY[free.name]
+    register_operator(Operator("scaled1x1", _Scaled))
+    yield "scaled1x1"
+    unregister_operator("scaled1x1")
 
 
 def test_an_operator_of_the_users_own_goes_through_the_exporter(scaled: str) -> None:
