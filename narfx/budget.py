@@ -8,24 +8,26 @@ from dataclasses import dataclass, field
 
 from narfx.errors import UsageError
 
-__all__ = ["Budget"]
+__all__ = ["Budget", "bounded_metrics", "unknown_metric"]
 
-_TERM = re.compile(r"\s*([a-z_]+)\s*<=\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*(x|k|m|g)?\s*", re.IGNORECASE)
-_SCALE = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+_TERM = re.compile(r"\s*([a-z_]+)\s*<=\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
+_TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """Upper bounds by metric, absolute (MACs of one sample, parameters); none at all by default."""
+    """Upper bounds by metric, absolute (MACs of one sample, parameters, milliseconds); none at all by default."""
 
     bounds: Mapping[str, float] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str, base: Mapping[str, float]) -> Budget:
-        """Read ``"macs<=0.8x"``, ``"macs<=1.2G,params<=9M"`` or ``"none"``; ``x`` is relative to ``base``.
+        """Read ``"macs<=0.8x"``, ``"macs<=1.2G,latency<=5ms"`` or ``"none"``; ``x`` is relative to ``base``.
 
         Raises:
-            UsageError: The text has another form, names a metric twice or one that ``base`` does not hold.
+            UsageError: The text has another form, names a metric twice or one that ``base`` does not hold, or a unit
+                that the metric does not have.
         """
         if text.strip().lower() == "none":
             return cls()
@@ -34,21 +36,17 @@ class Budget:
             match = _TERM.fullmatch(term)
             if match is None:
                 raise UsageError(
-                    f"cannot read the budget {term.strip()!r}: write macs<=0.8x, macs<=1.2G, params<=9M, "
+                    f"cannot read the budget {term.strip()!r}: write macs<=0.8x, macs<=1.2G, params<=9M, latency<=5ms, "
                     "several of them with commas between, or none",
                     where="--budget",
                     kind="budget_syntax",
                 )
-            metric, number, unit = match[1].lower(), float(match[2]), (match[3] or "").lower()
+            metric, number, unit = match[1].lower(), float(match[2]), match[3].lower()
             if metric not in base:
-                raise UsageError(
-                    f"the budget bounds {metric!r}, but the costs known here are {', '.join(base)}",
-                    where="--budget",
-                    kind="unknown_metric",
-                )
+                raise unknown_metric(metric, base)
             if metric in bounds:
                 raise UsageError(f"the budget bounds {metric!r} twice", where="--budget", kind="budget_syntax")
-            bounds[metric] = number * base[metric] if unit == "x" else number * _SCALE[unit]
+            bounds[metric] = number * (base[metric] if unit == "x" else _scale(metric, unit, term.strip()))
         return cls(bounds)
 
     def met_by(self, cost: Mapping[str, float]) -> bool:
@@ -56,4 +54,33 @@ class Budget:
         return all(cost[metric] <= bound for metric, bound in self.bounds.items())
 
     def __str__(self) -> str:
-        return ",".join(f"{metric}<={bound:.12g}" for metric, bound in self.bounds.items()) or "none"
+        units = {"latency": "ms"}
+        return ",".join(f"{name}<={bound:.12g}{units.get(name, '')}" for name, bound in self.bounds.items()) or "none"
+
+
+def bounded_metrics(text: str) -> tuple[str, ...]:
+    """The metrics that a budget's text names, whether or not the rest of it can be read."""
+    return tuple(term.partition("<=")[0].strip().lower() for term in text.split(",") if "<=" in term)
+
+
+def unknown_metric(metric: str, known: Mapping[str, float] | tuple[str, ...]) -> UsageError:
+    """What is said of a bound on a metric that is not among those known."""
+    cure = ": latency is one where it was measured (--latency, or --latency-file F)" if metric == "latency" else ""
+    return UsageError(
+        f"the budget bounds {metric!r}, but the costs known here are {', '.join(known)}{cure}",
+        where="--budget",
+        kind="unknown_metric",
+    )
+
+
+def _scale(metric: str, unit: str, term: str) -> float:
+    """How many of the metric's own units (one, or a millisecond) a unit is."""
+    units = _TIMES if metric == "latency" else _COUNTS
+    if unit not in units:
+        raise UsageError(
+            f"cannot read the budget {term!r}: {metric} is bounded relative to the base (0.8x) or "
+            + ("in us, ms or s" if metric == "latency" else "by a number with K, M or G behind it or nothing"),
+            where="--budget",
+            kind="budget_syntax",
+        )
+    return units[unit]

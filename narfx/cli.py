@@ -13,7 +13,21 @@ import typer
 from narfx import tables
 from narfx._version import __version__
 from narfx.analysis_cli import analyze
-from narfx.cli_options import COMMON, DATA, MODEL, NETWORK, RECIPE, RUN, TASK, WEIGHTS, given, resumes, takes, values
+from narfx.cli_options import (
+    COMMON,
+    DATA,
+    LATENCY,
+    MODEL,
+    NETWORK,
+    RECIPE,
+    RUN,
+    TASK,
+    WEIGHTS,
+    given,
+    resumes,
+    takes,
+    values,
+)  # fmt: skip
 from narfx.console import Output, parse_pairs, run_app
 from narfx.errors import UsageError
 
@@ -51,10 +65,13 @@ def _root(
 
 
 @app.command()
-@takes(NETWORK, COMMON)
+@takes(NETWORK, LATENCY, COMMON)
 def trace(
     model: MODEL,
     strict: Annotated[bool, typer.Option("--strict", help="A part that cannot be traced is an error (3).")] = False,
+    latency_check: Annotated[
+        int | None, typer.Option(help="Time this many random vectors whole beside their predictions; 8 is fair.")
+    ] = None,
     **options: Any,
 ) -> None:
     """Show what of a model can be refined, what cannot and why, and what it costs."""
@@ -63,30 +80,41 @@ def trace(
     from narfx.training import pick_device
 
     pick_device(options["device"])
+    output = _output(options)
     fields = given({"model": model, **options})
     seed = fields.pop("seed", 0)
+    timing = {name: fields.pop(name) for name in LATENCY if name in fields}
     traced = open_base(validated(NetworkOptions, fields, "trace"), seed=seed)
     if strict:
         traced.check_whole()
-    _output(options).result(traced.to_json(), tables.trace)
+    if not timing and latency_check is None:
+        output.result(traced.to_json(), tables.trace)
+        return
+    from narfx.latency_trace import trace_latency
+
+    output.result(trace_latency(traced, timing, latency_check, seed=seed, reporter=output.reporter), tables.trace)
 
 
 @app.command()
-@takes(NETWORK, DATA, {name: option for name, option in RECIPE.items() if name != "label_smoothing"}, RUN, COMMON)
+@takes(
+    NETWORK, LATENCY, DATA, {name: option for name, option in RECIPE.items() if name != "label_smoothing"}, RUN, COMMON
+)
 def search(
     out: Out,
     model: Annotated[str | None, typer.Argument(help="See narfx trace; not needed with --resume or --config.")] = None,
     data: Data = None,
     strategy: Annotated[str | None, typer.Option(help="nar, enas, alternating, evolution or random [nar].")] = None,
     strategy_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may be repeated.")] = None,
-    budget: Annotated[str | None, typer.Option(help="macs<=0.8x, params<=5M, both, or none [macs<=0.8x].")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help="macs<=0.8x, params<=5M, latency<=5ms, several, or none [macs<=0.8x].")
+    ] = None,
     init: Annotated[str | None, typer.Option(help="base (the model's weights) or scratch [base].")] = None,
     pretrain_epochs: Annotated[int | None, typer.Option(help="Of these, first, on uniform random vectors.")] = None,
     steps: Annotated[int | None, typer.Option(help="Strategy steps behind each epoch.")] = None,
     lot: Annotated[int | None, typer.Option(help="Vectors in one step.")] = None,
     reward_images: Annotated[int | None, typer.Option(help="Validation images of one reward.")] = None,
     finalists: Annotated[int | None, typer.Option(help="Vectors evaluated properly at the end.")] = None,
-    randoms: Annotated[int | None, typer.Option(help="Random vectors of equal MACs, at least 8.")] = None,
+    randoms: Annotated[int | None, typer.Option(help="Random vectors of equal cost, at least 8.")] = None,
     norms: Annotated[str | None, typer.Option(help="shared or separate: BatchNorm of a site's operators.")] = None,
     **options: Any,
 ) -> None:

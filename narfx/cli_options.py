@@ -13,7 +13,8 @@ from narfx.console import parse_input, parse_pairs
 from narfx.errors import UsageError
 
 __all__ = [
-    "COMMON", "DATA", "MODEL", "NETWORK", "RECIPE", "RUN", "TASK", "WEIGHTS", "given", "resumes", "takes", "values",
+    "COMMON", "DATA", "LATENCY", "MODEL", "NETWORK", "RECIPE", "RUN", "TASK", "WEIGHTS", "given", "resumes", "takes",
+    "values",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -90,6 +91,17 @@ RECIPE: Group = {
     "tmult": _whole("How much longer each further cycle is."),
     "weight_decay": _number("On all parameters that a step uses."),
     "label_smoothing": _number("Of the training loss [0]."),
+}
+
+LATENCY: Group = {
+    "latency": (
+        Annotated[bool | None, typer.Option("--latency", help="Time each operator at each site in onnxruntime.")],
+        None,
+    ),
+    "latency_file": _text("A latency.json that is used, and gets what is measured."),
+    "threads": _whole("Of onnxruntime, for latency [1]."),
+    "batch": _whole("Samples of one call, for latency [1]."),
+    "provider": _text("Of onnxruntime, for latency [CPUExecutionProvider]."),
 }
 
 RUN: Group = {
@@ -176,6 +188,7 @@ def values(config: Path | None, fields: dict[str, Any], *needed: str) -> dict[st
             "model": move_model,
             "target": move_model,
             "weights": move,
+            "latency_file": move,
             "data": move_source,
             "val_data": move_source,
         }

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from narfx.budget import Budget
+from narfx.budget import Budget, unknown_metric
 from narfx.errors import InfeasibleBudgetError, UsageError
 
 __all__ = ["Cost", "SearchSpace", "Site", "Skip", "Skipped", "Slot", "Vector", "feasible_vector"]
@@ -309,13 +309,11 @@ class SearchSpace:
         """
         for metric, bound in budget.bounds.items():
             if metric not in self.metrics:
-                raise UsageError(
-                    f"the budget bounds {metric!r}, but the costs known here are {', '.join(self.metrics)}",
-                    kind="unknown_metric",
-                )
+                raise unknown_metric(metric, self.metrics)
             if self.least(metric) > bound:
                 raise InfeasibleBudgetError(
-                    f"no architecture meets {metric}<={bound:,.0f}: the cheapest has {self.least(metric):,.0f} "
+                    f"no architecture meets {metric}<={_amount(metric, bound)}: the cheapest has "
+                    f"{_amount(metric, self.least(metric))} "
                     f"({self.least(metric) / self.cost(self.base)[metric]:.3f} of the base); raise the budget",
                     where=metric,
                 )
@@ -366,6 +364,10 @@ def feasible_vector(space: SearchSpace, preference: Mapping[tuple[int, int], flo
         # The solver keeps a bound to about 1e-6 only: a vector that breaks one by so little is ruled out by name.
         constraints.append(LinearConstraint(taken.astype(float), -np.inf, len(space) - 1))
     return None
+
+
+def _amount(metric: str, value: float) -> str:
+    return f"{value:.4g} ms" if metric == "latency" else f"{value:,.0f}"
 
 
 def _integer(entry: object, where: str) -> int:

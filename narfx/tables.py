@@ -63,7 +63,11 @@ def trace(report: Mapping[str, Any], console: Console) -> None:
     bounds = _table("cost", "min", "base", "max", title="")
     for metric, unit in (("params", "parameters"), ("macs", "MACs")):
         bounds.add_row(unit, *(_millions(cost[key][metric]) for key in ("min", "base", "max")))
+    if "latency" in report:
+        bounds.add_row("latency", *(f"{cost[key]['latency']:.4g} ms" for key in ("min", "base", "max")))
     console.print(bounds)
+    if "latency" in report:
+        _latency(report["latency"], console)
     shape = "x".join(map(str, report["input"]))
     console.print(
         f"\n{report['slots']} slots at {report['granularity']} granularity, input {shape}, "
@@ -72,10 +76,42 @@ def trace(report: Mapping[str, Any], console: Console) -> None:
     )
 
 
+def _latency(report: Mapping[str, Any], console: Console) -> None:
+    """Milliseconds of each operator at each slot, and predictions beside whole networks where they were measured."""
+    table = _table("latency, ms", *report["operators"], title="")
+    for slot in report["slots"]:
+        table.add_row(slot["name"], *("" if ms is None else f"{ms:.4f}" for ms in slot["milliseconds"]))
+    console.print(table)
+    console.print(
+        f"\ntimed with threads {report['threads']}, batch {report['batch']}, {report['provider']}, onnxruntime "
+        f"{report['onnxruntime']} on {report['cpu']}; {report['measured']} measured now, {report['reused']} known",
+        markup=False,
+    )
+    check = report["check"]
+    if check is None:
+        return
+    table = _table("whole network", "predicted, ms", "measured, ms", "difference", title="")
+    for index, row in enumerate(check["vectors"]):
+        name = f"{' '.join(map(str, row['vector']))}" if index else "base"
+        difference = _share(row["predicted"], row["measured"])
+        table.add_row(name, f"{row['predicted']:.4f}", f"{row['measured']:.4f}", difference)
+    console.print(table)
+    ranks = [check[name] for name in ("kendall_tau", "spearman")]
+    tau, rho = ("undefined" if rank is None else f"{rank:.3f}" for rank in ranks)
+    console.print(
+        f"\n{len(check['vectors']) - 1} random vectors: mean absolute error "
+        f"{check['mean_absolute_percentage_error']:.1f} % of what was measured, "
+        f"Kendall's tau {tau}, Spearman's rho {rho}",
+        markup=False,
+    )
+
+
 def search(result: Mapping[str, Any], console: Console) -> None:
     """The vector that was kept, between its base and random vectors of equal cost."""
     base, random = result["base"], result["random"]
-    table = _table("on shared weights", result["metric"].replace("_", " "), "params", "MACs", "MACs against base")
+    timed = ("latency", "latency against base") if "latency" in base else ()
+    name = result["metric"].replace("_", " ")
+    table = _table("on shared weights", name, "params", "MACs", "MACs against base", *timed)
     for name, record in (("base", base), ("kept", result)):
         table.add_row(
             name,
@@ -83,10 +119,11 @@ def search(result: Mapping[str, Any], console: Console) -> None:
             _count(record["params"]),
             _count(record["macs"]),
             _share(record["macs"], base["macs"]),
+            *((f"{record['latency']:.4g} ms", _share(record["latency"], base["latency"])) if timed else ()),
         )
     if random["vectors"]:
-        table.add_row(f"{random['vectors']} random, mean", f"{random['mean_accuracy']:.4f}", "", "", "")
-        table.add_row(f"{random['vectors']} random, best", f"{random['best_accuracy']:.4f}", "", "", "")
+        table.add_row(f"{random['vectors']} random, mean", f"{random['mean_accuracy']:.4f}")
+        table.add_row(f"{random['vectors']} random, best", f"{random['best_accuracy']:.4f}")
     console.print(table)
     console.print(f"\nvector {result['vector']}\n{result['verdict']}", markup=False)
     console.print(f"next: narfx apply {result['files']['arch']} --out DIR", markup=False)

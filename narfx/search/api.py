@@ -15,7 +15,9 @@ from narfx.compiler import lower
 from narfx.config import validated
 from narfx.copying import copy_module
 from narfx.errors import UsageError
-from narfx.files import write_json
+from narfx.files import check_output, write_json
+from narfx.latency_file import LatencyFile
+from narfx.latency_space import LatencyReport, open_latency
 from narfx.networks import open_base
 from narfx.paths import find, move, move_model, move_operators, move_source
 from narfx.progress import Reporter, Silent
@@ -59,11 +61,17 @@ def run(
         InterruptedRunError: Ctrl-C.
     """
     out, reporter = Path(out), reporter or Silent()
+    check_output(out, overwrite=overwrite)
     prepared = _Prepared(config, device, relative_to)
-    named = (config.model, config.weights, config.data, *config.operator_files)
+    named = (config.model, config.weights, config.data, config.latency_file, *config.operator_files)
     inputs = [find(path, relative_to) for path in named if path is not None]
     config = _moved(config, out, relative_to)
-    folder = RunFolder.create(out, config.model_dump(mode="json"), overwrite=overwrite, inputs=inputs)
+    files = {}
+    if prepared.latency is not None:
+        # Kept in the run, and so measured once: a resumed search, or one with this config, reads it.
+        files[_LATENCY] = LatencyFile(tables=(prepared.latency.table,)).model_dump(mode="json")
+        config = config.model_copy(update={"latency_file": _LATENCY})
+    folder = RunFolder.create(out, config.model_dump(mode="json"), overwrite=overwrite, inputs=inputs, files=files)
     return _go(prepared, config, folder, reporter)
 
 
@@ -71,7 +79,7 @@ def resume(out: Path | str, *, device: str = "auto", reporter: Reporter | None =
     """Go on with the run in ``out`` from its last checkpoint; the result is that of a run never stopped."""
     folder = RunFolder.open(Path(out))
     config = validated(SearchConfig, folder.config(), str(folder.path / "config.json"))
-    return _go(_Prepared(config, device, folder.path), config, folder, reporter or Silent())
+    return _go(_Prepared(config, device, folder.path, resumed=True), config, folder, reporter or Silent())
 
 
 def _moved(config: SearchConfig, folder: Path, start: Path | None) -> SearchConfig:
@@ -91,7 +99,7 @@ def _moved(config: SearchConfig, folder: Path, start: Path | None) -> SearchConf
 class _Prepared:
     """What a search needs before its first step, all of it checked."""
 
-    def __init__(self, config: SearchConfig, device: str, relative_to: Path | None) -> None:
+    def __init__(self, config: SearchConfig, device: str, relative_to: Path | None, *, resumed: bool = False) -> None:
         if config.pretrain_epochs >= config.epochs:
             raise UsageError(
                 f"{config.pretrain_epochs} pretrain epochs of {config.epochs} leave the strategy none to learn in",
@@ -100,9 +108,6 @@ class _Prepared:
             )
         self.device = pick_device(device)
         self.traced: Traced = open_base(config, relative_to=relative_to, seed=config.seed)
-        base = self.traced.space
-        self.space: SearchSpace = base.within(Budget.parse(config.budget, base.cost(base.base)))
-        self.strategy = make_strategy(config.strategy, self.space, seed=config.seed, **config.strategy_options)
         self.task: Task = open_task(
             config,
             self.traced.input,
@@ -111,7 +116,14 @@ class _Prepared:
             label_smoothing=config.label_smoothing,
             relative_to=relative_to,
         )
-        self.notes = [*self.traced.notes, *self.task.data.notes]
+        self.latency: LatencyReport | None = None
+        if config.wanted(config.budget):
+            Budget.parse(config.budget, {**self.traced.space.cost(self.traced.space.base), "latency": 0.0})
+            self.traced, self.latency = open_latency(self.traced, config, relative_to=relative_to, measured=resumed)
+        base = self.traced.space
+        self.space: SearchSpace = base.within(Budget.parse(config.budget, base.cost(base.base)))
+        self.strategy = make_strategy(config.strategy, self.space, seed=config.seed, **config.strategy_options)
+        self.notes = [*self.traced.notes, *self.task.data.notes, *(self.latency.notes if self.latency else ())]
         if config.init == "scratch":
             left = reinitialise(self.traced.graph_module, config.seed)
             if left:
@@ -197,15 +209,15 @@ def _write(prepared: _Prepared, config: SearchConfig, folder: RunFolder, outcome
     write_weights(network, folder.path / "weights.safetensors")
     records = [outcome.base, *outcome.finalists, *outcome.randoms]
     write_json(folder.path / "front.json", {"metric": prepared.task.metric, "front": front(records)})
+    costs = prepared.space.metrics
     metrics = {
         "data": data.short_name,
         "metric": prepared.task.metric,
         "strategy": config.strategy,
         "accuracy": best["accuracy"],
         "accuracy_of": "shared weights, recalibrated BatchNorm, whole validation part",
-        "params": best["params"],
-        "macs": best["macs"],
-        "base": {key: outcome.base[key] for key in ("accuracy", "params", "macs")},
+        **{key: best[key] for key in costs},
+        "base": {key: outcome.base[key] for key in ("accuracy", *costs)},
         "random": {
             "vectors": len(outcome.randoms),
             "mean_accuracy": outcome.random_mean,
@@ -232,6 +244,7 @@ def _write(prepared: _Prepared, config: SearchConfig, folder: RunFolder, outcome
     }
 
 
+_LATENCY = "latency.json"
 _FILES = {
     "arch": "arch.json", "weights": "weights.safetensors", "front": "front.json", "events": "events.jsonl",
     "config": "config.json",

@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from narfx.latency_space import LatencyOptions
 from narfx.networks import NetworkOptions
 from narfx.tasks.options import DataOptions
 from narfx.training import Recipe
@@ -13,12 +14,12 @@ from narfx.training import Recipe
 __all__ = ["SearchConfig"]
 
 
-class SearchConfig(NetworkOptions, DataOptions, Recipe):
+class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     """A search. Learning rates are for SGD with Nesterov momentum and warm restarts (SGDR); times are epochs.
 
     ``epochs`` counts all epochs of shared weights, the ``pretrain_epochs`` on uniform random vectors among them. Each
     epoch behind those is followed by ``steps`` steps of the strategy, each on a lot of ``lot`` vectors and one
-    validation minibatch of ``reward_images`` images.
+    validation minibatch of ``reward_images`` images. Latency is a cost where it is asked for or bounded by the budget.
     """
 
     strategy: str = "nar"

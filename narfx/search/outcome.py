@@ -21,6 +21,7 @@ from narfx.tasks.task import Task
 __all__ = ["Outcome", "conclude", "evaluate_vector", "front", "verdict"]
 
 WINDOW = 0.02
+_EQUAL = {"macs": "MACs", "latency": "predicted latency"}
 
 
 @dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Outcome:
     base: dict[str, Any]
     finalists: list[dict[str, Any]]
     randoms: list[dict[str, Any]]
+    metric: str = "macs"
 
     @property
     def random_mean(self) -> float | None:
@@ -67,10 +69,11 @@ def conclude(
     folder: RunFolder,
     reporter: Reporter,
 ) -> Outcome:
-    """Evaluate the finalists, keep the most accurate (at equal accuracy the one of fewer MACs), and its comparison.
+    """Evaluate the finalists, keep the most accurate (at equal accuracy the cheapest), and its comparison.
 
-    The comparison is ``randoms`` vectors, uniform over all whose MACs lie within 2 % below the kept one's (every one
-    of them where there are fewer), evaluated the same way. ``base`` is the base's evaluation where it is known
+    The comparison is ``randoms`` vectors, uniform over all whose cost lies within 2 % below the kept one's (every one
+    of them where there are fewer), evaluated the same way. The cost is MACs, or the predicted latency where that alone
+    is bounded by the space's budget. ``base`` is the base's evaluation where it is known
     already. Each evaluation is written into the run as soon as it is done, and is not repeated after an interruption.
     """
     path = folder.path / "evaluations.json"
@@ -86,17 +89,19 @@ def conclude(
         return [known[vector] for vector in vectors]
 
     tried = evaluate(finalists, "finalists")
-    best = min(tried, key=lambda record: (-record["accuracy"], record["macs"], record["vector"]))
+    metric = "latency" if tuple(space.budget.bounds) == ("latency",) else "macs"
+    best = min(tried, key=lambda record: (-record["accuracy"], record[metric], record["vector"]))
     drawn = sample_window(
         space,
         randoms,
-        (1 - WINDOW) * best["macs"],
-        best["macs"],
+        (1 - WINDOW) * best[metric],
+        best[metric],
         numpy_generator(seed, "random vectors"),
+        metric,
         exclude=frozenset({tuple(best["vector"])}),
     )
     beside = evaluate(drawn, "random vectors")
-    return Outcome(best, base or evaluate([space.base], "base")[0], tried, beside)
+    return Outcome(best, base or evaluate([space.base], "base")[0], tried, beside, metric)
 
 
 def verdict(outcome: Outcome) -> str:
@@ -106,7 +111,7 @@ def verdict(outcome: Outcome) -> str:
         return "no other vector has a cost within 2 % below: there is no random vector to compare with"
     n = len(outcome.randoms)
     compared = (
-        f"{best:.4f} against {n} random vectors of equal MACs: mean {mean:.4f}, best {top:.4f}; "
+        f"{best:.4f} against {n} random vectors of equal {_EQUAL[outcome.metric]}: mean {mean:.4f}, best {top:.4f}; "
         "the kept one was chosen on the same images, so train both with narfx compare"
     )
     if best > top:
@@ -117,11 +122,12 @@ def verdict(outcome: Outcome) -> str:
 
 
 def front(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records that no other one beats in accuracy, MACs and parameters at once, the cheapest first."""
+    """The records that no other one beats in accuracy and every cost at once, those of fewest MACs first."""
     unique = list({tuple(record["vector"]): record for record in records}.values())
 
     def beats(a: dict[str, Any], b: dict[str, Any]) -> bool:
-        gains = [a["accuracy"] - b["accuracy"], b["macs"] - a["macs"], b["params"] - a["params"]]
+        costs = [b[metric] - a[metric] for metric in ("macs", "params", "latency") if metric in a]
+        gains = [a["accuracy"] - b["accuracy"], *costs]
         return bool(min(gains) >= 0 and max(gains) > 0)
 
     kept = [record for record in unique if not any(beats(other, record) for other in unique)]

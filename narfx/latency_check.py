@@ -1,0 +1,112 @@
+"""The additive prediction of latency against whole networks: random vectors, lowered, exported and timed in turn."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from narfx.compiler import lower
+from narfx.errors import UsageError
+from narfx.latency import in_calling_thread, time_calls
+from narfx.latency_file import Setting
+from narfx.latency_measure import ROUNDS, open_network
+from narfx.progress import Reporter, Silent
+from narfx.sampling import FeasibleSampler
+from narfx.seeds import numpy_generator
+from narfx.space import Vector
+from narfx.supernet import Supernet
+from narfx.traced import Traced
+
+__all__ = ["LatencyCheck", "check_latency"]
+
+_DRAWS = 100
+
+
+@dataclass(frozen=True)
+class LatencyCheck:
+    """Predicted and measured milliseconds of some vectors, the base's first, and how well they agree.
+
+    The error and the correlations are of the random vectors alone: the base's prediction is itself a measurement.
+    """
+
+    setting: Setting
+    vectors: tuple[Vector, ...]
+    predicted: tuple[float, ...]
+    measured: tuple[float, ...]
+
+    @property
+    def error(self) -> float:
+        """The mean absolute error of the random vectors' predictions, as a share of what was measured."""
+        predicted, measured = np.array(self.predicted[1:]), np.array(self.measured[1:])
+        return float(np.mean(np.abs(predicted - measured) / measured))
+
+    @property
+    def correlations(self) -> dict[str, float | None]:
+        """Kendall's tau-b and Spearman's rho; ``None`` where fewer than two values differ."""
+        from scipy import stats
+
+        predicted, measured = self.predicted[1:], self.measured[1:]
+        if len(set(predicted)) < 2 or len(set(measured)) < 2:
+            return {"kendall_tau": None, "spearman": None}
+        return {
+            "kendall_tau": float(stats.kendalltau(predicted, measured).statistic),
+            "spearman": float(stats.spearmanr(predicted, measured).statistic),
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; latencies in milliseconds."""
+        rows = zip(self.vectors, self.predicted, self.measured, strict=True)
+        return {
+            **self.setting.model_dump(),
+            "mean_absolute_percentage_error": 100 * self.error,
+            **self.correlations,
+            "vectors": [{"vector": list(v), "predicted": p, "measured": m} for v, p, m in rows],
+        }
+
+
+def check_latency(
+    traced: Traced, setting: Setting, *, vectors: int = 8, seed: int = 0, reporter: Reporter | None = None
+) -> LatencyCheck:
+    """Measure the base and ``vectors`` different random vectors whole, and set the predictions beside them.
+
+    Args:
+        traced: A trace with the metric ``latency``.
+        setting: What that was measured with; threads, batch and provider are taken from it.
+        vectors: How many random vectors, uniform over the legal ones within the space's budget; all others than the
+            base where there are fewer. Each is exported, which takes seconds.
+        seed: Of the draws.
+        reporter: Told how far the exports are.
+
+    Raises:
+        UsageError: Fewer than two vectors are asked for, or latency is no metric of the space.
+        RunError: A network cannot be exported or run.
+    """
+    if vectors < 2:
+        raise UsageError(
+            f"a check takes at least 2 vectors, not {vectors}", where="--latency-check", kind="latency_check"
+        )
+    space, reporter = traced.space, reporter or Silent()
+    if "latency" not in space.metrics:
+        raise UsageError("no latency is known here: measure it with --latency", kind="latency_missing")
+    here = Setting.here(setting.threads, setting.batch, setting.provider)
+    rng, sampler = numpy_generator(seed, "latency check"), FeasibleSampler(space)
+    chosen: dict[Vector, None] = {space.base: None}
+    for _ in range(_DRAWS * vectors):
+        chosen[sampler.draw(rng)] = None
+        if len(chosen) > vectors:
+            break
+    net, calls = Supernet(traced), {}
+    with tempfile.TemporaryDirectory() as folder:
+        for index, vector in enumerate(reporter.track(list(chosen), len(chosen), "exporting")):
+            calls[str(index)] = open_network(lower(net, vector), traced, here, Path(folder) / f"{index}.onnx")
+        taken = time_calls(calls, cpu_time=in_calling_thread(here.threads, here.provider), rounds=ROUNDS)
+    return LatencyCheck(
+        here,
+        tuple(chosen),
+        tuple(space.cost(vector)["latency"] for vector in chosen),
+        tuple(float(np.median(taken[name])) for name in calls),
+    )

@@ -1,0 +1,131 @@
+"""``latency.json``: what was timed, on which machine and with which settings, to be shared and used again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from narfx.config import validated
+from narfx.errors import UsageError
+from narfx.files import read_json, write_json
+from narfx.latency import CPU_PROVIDER, cpu_model
+
+__all__ = ["LatencyFile", "LatencyTable", "Setting"]
+
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Setting(BaseModel):
+    """What a latency depends on beside the network."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    threads: Annotated[int, Field(ge=1, strict=True)] = 1
+    batch: Annotated[int, Field(ge=1, strict=True)] = 1
+    provider: str = CPU_PROVIDER
+    onnxruntime: str
+    cpu: str
+
+    @classmethod
+    def here(cls, threads: int, batch: int, provider: str) -> Setting:
+        """The setting of a measurement on this machine."""
+        import onnxruntime
+
+        return cls(
+            threads=threads, batch=batch, provider=provider, onnxruntime=onnxruntime.__version__, cpu=cpu_model()
+        )
+
+    @property
+    def machine(self) -> str:
+        """Where it was measured, in words."""
+        return f"{self.cpu}, onnxruntime {self.onnxruntime}"
+
+    def __str__(self) -> str:
+        return f"threads {self.threads}, batch {self.batch}, {self.provider}"
+
+
+class LatencyTable(BaseModel):
+    """Milliseconds of one call of the whole batch, all measured with one setting.
+
+    ``operators`` has one entry for each operator and site geometry, ``networks`` one for each network timed whole.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    setting: Setting
+    operators: dict[str, Milliseconds] = Field(default_factory=dict)
+    networks: dict[str, Milliseconds] = Field(default_factory=dict)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.operators or key in self.networks
+
+    def with_entries(self, other: LatencyTable) -> LatencyTable:
+        """The table with another's entries too; where both have one, its own stays."""
+        return LatencyTable(
+            setting=self.setting,
+            operators=dict(sorted((other.operators | self.operators).items())),
+            networks=dict(sorted((other.networks | self.networks).items())),
+        )
+
+
+class LatencyFile(BaseModel):
+    """The tables of several settings."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: Literal[1] = 1
+    tables: tuple[LatencyTable, ...] = ()
+
+    @classmethod
+    def load(cls, path: Path | str) -> LatencyFile:
+        """Read and validate a file.
+
+        Raises:
+            UsageError: No such file, not JSON, another version, or a value that the schema refuses.
+        """
+        value = read_json(Path(path))
+        version = value.get("version") if isinstance(value, dict) else None
+        if version is not None and version != 1:
+            raise UsageError(
+                f"{path} is a latency file of version {version!r}, and this narfx reads version 1: measure into "
+                "another file",
+                where=str(path),
+                kind="latency_version",
+            )
+        return validated(cls, value, str(path), kind="malformed_latency")
+
+    def save(self, path: Path | str) -> None:
+        """Write the file whole or not at all."""
+        write_json(Path(path), self.model_dump(mode="json"))
+
+    def table(self, here: Setting, where: str) -> LatencyTable:
+        """The table for this setting: this machine's own, else the only one that was measured so elsewhere.
+
+        An empty file gives an empty table of this machine.
+
+        Raises:
+            UsageError: All tables are another machine's and none, or more than one, was measured with these threads,
+                batch and provider.
+        """
+        for table in self.tables:
+            if table.setting == here:
+                return table
+        if not self.tables or any(table.setting.machine == here.machine for table in self.tables):
+            return LatencyTable(setting=here)
+        alike = [table for table in self.tables if str(table.setting) == str(here)]
+        if len(alike) == 1:
+            return alike[0]
+        held = "; ".join(f"{table.setting} ({table.setting.machine})" for table in self.tables)
+        raise UsageError(
+            f"{where} was measured on other machines, and {'several of its tables are' if alike else 'no table is'} "
+            f"for {here}; it holds {held}: choose what it holds, or another file to measure into",
+            where=where,
+            kind="latency_setting",
+        )
+
+    def with_table(self, table: LatencyTable) -> LatencyFile:
+        """The file with this table in the place of the one of its setting."""
+        others = tuple(other for other in self.tables if other.setting != table.setting)
+        return LatencyFile(tables=(*others, table))

@@ -1,0 +1,163 @@
+"""Latency as a cost: a metric in milliseconds, additive over slots like parameters and MACs.
+
+Operators are timed at their sites, each as well as it can be by itself. What they cost inside the network differs a
+little (caches, fused adds), so for each operator the network that has it at every slot is timed whole too, and the
+operator's costs are shifted until the prediction for that network is what was measured. The base and the uniform
+networks are thus predicted as measured; how far all others are off, ``narfx.latency_check`` shows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from narfx.budget import bounded_metrics
+from narfx.errors import UsageError
+from narfx.latency import CPU_PROVIDER, check_provider
+from narfx.latency_file import LatencyFile, LatencyTable, Setting
+from narfx.latency_measure import geometry, measure, networks, probes
+from narfx.latency_probe import Probe
+from narfx.paths import find
+from narfx.space import SearchSpace, Vector
+from narfx.traced import Traced
+
+__all__ = ["LatencyOptions", "LatencyReport", "open_latency", "with_latency"]
+
+
+class LatencyOptions(BaseModel):
+    """Whether latency is a cost, and how it is measured."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    latency: bool = False
+    latency_file: str | None = None
+    threads: int = Field(default=1, ge=1)
+    batch: int = Field(default=1, ge=1)
+    provider: str = CPU_PROVIDER
+
+    def wanted(self, budget: str = "none") -> bool:
+        """Whether these options, or a budget that bounds latency, ask for it."""
+        return self.latency or self.latency_file is not None or "latency" in bounded_metrics(budget)
+
+
+@dataclass(frozen=True)
+class LatencyReport:
+    """What was measured and what was taken from a file; ``notes`` says what a user should know."""
+
+    table: LatencyTable
+    measured: int
+    reused: int
+    notes: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """The setting and the two counts."""
+        return {**self.table.setting.model_dump(), "measured": self.measured, "reused": self.reused}
+
+
+def open_latency(
+    traced: Traced, options: LatencyOptions, *, relative_to: Path | None = None, measured: bool = False
+) -> tuple[Traced, LatencyReport]:
+    """The trace with the metric ``latency``, from the file of the options and measured where that says nothing.
+
+    What is measured is added to the file. A file of another machine is used as it is, and never added to.
+
+    Args:
+        traced: The trace; it is not changed.
+        options: The file, and what to measure with.
+        relative_to: The folder that a relative path starts at.
+        measured: Whether all must be in the file, so that nothing is measured a second time.
+
+    Raises:
+        UsageError: The file is malformed, its entries are another machine's and some are missing, or the provider is
+            not there.
+        RunError: The network cannot be exported, or onnxruntime cannot run it.
+    """
+    path = find(options.latency_file, relative_to) if options.latency_file is not None else None
+    if path is not None and not path.parent.is_dir():
+        raise UsageError(f"there is no folder {path.parent}", where=str(path), kind="missing_folder")
+    file = LatencyFile.load(path) if path is not None and path.exists() else LatencyFile()
+    here = Setting.here(options.threads, options.batch, options.provider)
+    table = file.table(here, str(path))
+    needed = _needed(traced)
+    missing = {key: each for key, each in needed.items() if key not in table}
+    if not missing:
+        notes = () if table.setting == here else (
+            f"latencies are those in {path}, measured on {table.setting.machine} ({table.setting})",
+        )  # fmt: skip
+        return with_latency(traced, table), LatencyReport(table, 0, len(needed), notes)
+    if table.setting != here or measured:
+        raise UsageError(
+            f"{path}, measured on {table.setting.machine}, lacks {len(missing)} of the {len(needed)} latencies of "
+            f"this network: {next(iter(missing))}{'; ...' if len(missing) > 1 else ''}; add them there, or give "
+            "another file",
+            where=str(path),
+            kind="latency_missing",
+        )
+    check_provider(options.provider)
+    table = table.with_entries(measure(traced, missing, here))
+    if path is not None:
+        file.with_table(table).save(path)
+    return with_latency(traced, table), LatencyReport(table, len(missing), len(needed) - len(missing))
+
+
+def with_latency(traced: Traced, table: LatencyTable) -> Traced:
+    """The trace with the metric ``latency``: milliseconds of one call with the table's threads and batch.
+
+    The fixed part is what the base network takes beyond its base operators, not below 0; a note says so where they
+    take longer than it. Skips count nothing. The fingerprint stays.
+
+    Raises:
+        UsageError: The table lacks an entry.
+    """
+    for key in _needed(traced):
+        if key not in table:
+            raise UsageError(f"no latency is known for {key}: measure it with --latency", kind="latency_missing")
+    space = traced.space
+    alone = _alone(space, table)
+    base = [costs[0] for costs in alone]
+    whole = {k: (table.networks[key], vector) for k, (key, vector) in networks(traced, probes(space)).items()}
+    fixed = max(whole[0][0] - sum(base), 0.0)
+    costs = [list(row) for row in alone]
+    for k, (milliseconds, vector) in whole.items():
+        places = [index for index, entry in enumerate(vector) if entry and k]
+        predicted = fixed + sum(alone[index][entry] for index, entry in enumerate(vector))
+        # What is missing goes by the base operators' times; what is too much is taken from the operator's own, so
+        # that none becomes negative.
+        parts = {index: base[index] if milliseconds > predicted else alone[index][k] for index in places}
+        for index, part in parts.items():
+            share = part / sum(parts.values()) if any(parts.values()) else 1 / len(parts)
+            costs[index][k] = max(alone[index][k] + (milliseconds - predicted) * share, 0.0)
+    notes = list(traced.notes)
+    if sum(base) > whole[0][0]:
+        notes.append(
+            f"by themselves the base operators take {sum(base):.4g} ms, the whole base network {whole[0][0]:.4g} ms: "
+            "it is predicted too slow by the difference"
+        )
+    slots = [
+        replace(slot, costs={**slot.costs, "latency": tuple(row)}) for slot, row in zip(space.slots, costs, strict=True)
+    ]
+    changed = replace(space, slots=tuple(slots), fixed={**space.fixed, "latency": fixed})
+    return replace(traced, space=changed, notes=tuple(notes))
+
+
+def _needed(traced: Traced) -> dict[str, Probe | Vector]:
+    """All that must be known of a trace, by key."""
+    found = probes(traced.space)
+    return {each.key: each for each in found.values()} | dict(networks(traced, found).values())
+
+
+def _alone(space: SearchSpace, table: LatencyTable) -> list[list[float]]:
+    """Each slot's costs by choice as its operators were timed by themselves; 0 where one is not legal."""
+    found = probes(space)
+    return [
+        [
+            sum(table.operators[found[geometry(site, space.operators[k])].key] for site in slot.sites)
+            if slot.skip is None and k in slot.legal
+            else 0.0
+            for k in range(len(next(iter(slot.costs.values()))))
+        ]
+        for slot in space.slots
+    ]

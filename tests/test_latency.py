@@ -1,0 +1,347 @@
+"""Latency as a cost: what is timed, the file, the metric, budgets, the check and what users get wrong."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from torch import Tensor, nn
+
+import narfx
+from narfx.budget import Budget
+from narfx.cli import app
+from narfx.compiler import trace
+from narfx.console import run_app
+from narfx.errors import InfeasibleBudgetError, UsageError
+from narfx.latency import cpu_model, open_call, time_calls
+from narfx.latency_check import check_latency
+from narfx.latency_file import LatencyFile, LatencyTable, Setting
+from narfx.latency_measure import networks, probes
+from narfx.latency_probe import probe
+from narfx.latency_space import LatencyOptions, open_latency, with_latency
+from narfx.operators import Operator, operator_names, refusal, register_operator, unregister_operator
+from narfx.space import Site
+from narfx.traced import Traced
+
+Run = Callable[..., tuple[int, str, str]]
+NET = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 8, 3, padding=1)
+        self.a = nn.Conv2d(8, 8, 3, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(8)
+        self.b = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = torch.relu(self.norm(self.a(self.stem(x))))
+        return self.head(self.b(x).mean((2, 3)))
+"""
+SETTING = Setting(onnxruntime="1.0", cpu="a processor of long ago")
+
+
+@pytest.fixture
+def traced(tmp_path: Path) -> Traced:
+    (tmp_path / "net.py").write_text(NET)
+    return trace(narfx.model_ref.load_model(str(tmp_path / "net.py")), input=(1, 8, 8), operators=("base", "dwsep3x3"))
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "net.py").write_text(NET)
+
+    def narfx(*arguments: str) -> tuple[int, str, str]:
+        code = run_app(app, list(arguments))
+        out, err = capfd.readouterr()
+        return code, out, err
+
+    return narfx
+
+
+def known(
+    traced: Traced, base: float = 2.0, light: float = 0.5, whole: float = 5.0, uniform: float = 2.0
+) -> LatencyTable:
+    """A table of made-up times: of each base operator, each other one, the base network and the uniform ones."""
+    found = probes(traced.space)
+    return LatencyTable(
+        setting=SETTING,
+        operators={each.key: base if each.operator == "base" else light for each in found.values()},
+        networks={key: uniform if k else whole for k, (key, _) in networks(traced, found).items()},
+    )
+
+
+def site(**changes: Any) -> Site:
+    values: dict[str, Any] = {
+        "target": "c", "occurrence": 0, "kind": "conv3x3", "in_channels": 8, "out_channels": 16, "kernel": (3, 3),
+        "stride": (2, 2), "padding": (1, 1), "dilation": (1, 1), "groups": 1, "bias": False, "padding_mode": "zeros",
+        "input_shape": (8, 6, 6), "output_shape": (16, 3, 3),
+    }  # fmt: skip
+    return Site(**(values | changes))
+
+
+@pytest.mark.parametrize("changes", [
+    {}, {"groups": 4}, {"padding_mode": "reflect"}, {"padding_mode": "replicate"}, {"padding_mode": "circular"},
+    {"stride": (1, 1), "dilation": (2, 2), "padding": (2, 2), "output_shape": (16, 6, 6)},
+])  # fmt: skip
+def test_a_probe_computes_its_operator_in_its_context(changes: dict[str, Any]) -> None:
+    from narfx.latency_probe import _built
+
+    here = site(**changes, bias=True)
+    for name in operator_names():
+        if refusal(here, name):
+            continue
+        made = probe(here, name)
+        call = open_call(made.model(), made.input_shape, batch=3)
+        found = call.session.run(None, call.feed)[0]
+        with torch.no_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            groups = here.groups
+            context = nn.Sequential(
+                nn.Conv2d(8, 8, 3, padding=1, groups=groups), nn.ReLU(),
+                nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.Conv2d(8, 8, 1, groups=groups), nn.ReLU(),
+            )  # fmt: skip
+            expected = (
+                _built(here, name)(context(torch.from_numpy(call.feed["input"]))).relu().mean((2, 3), keepdim=True)
+            )
+        np.testing.assert_allclose(found, expected.numpy(), rtol=1e-4, atol=1e-6)
+
+
+class _Scaled(nn.Module):
+    """A module that only torch's exporter can write."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.pointwise = nn.Conv2d(site.in_channels, site.out_channels, 1, stride=site.stride, bias=site.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.pointwise(x)) * 2
+
+
+@pytest.fixture
+def scaled() -> Iterator[str]:
+    register_operator(Operator("scaled1x1", _Scaled))
+    yield "scaled1x1"
+    unregister_operator("scaled1x1")
+
+
+def test_an_operator_of_the_users_own_goes_through_the_exporter(scaled: str) -> None:
+    made = probe(site(), scaled)
+    call = open_call(made.model(), made.input_shape, batch=2)
+    assert call.session.run(None, call.feed)[0].shape == (2, 16, 1, 1)
+
+
+def test_sites_of_one_geometry_share_a_latency_with_or_without_a_bias() -> None:
+    first = probe(site(), "base")
+    assert probe(site(target="other", occurrence=2, bias=True), "base").key == first.key
+    others = [site(stride=(1, 1)), site(groups=2), site(input_shape=(8, 5, 5)), site(padding_mode="reflect")]
+    assert len({first.key, probe(site(), "dwsep3x3").key, *(probe(each, "base").key for each in others)}) == 6
+
+
+def test_the_random_state_of_the_caller_is_left_alone() -> None:
+    before = torch.random.get_rng_state()
+    probe(site(), "dwsep3x3").model()
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_rounds_without_the_warm_up() -> None:
+    call = open_call(probe(site(), "base").model(), (8, 6, 6))
+    taken = time_calls({"a": call, "b": call}, cpu_time=True, rounds=20)
+    assert {name: len(each) for name, each in taken.items()} == {"a": 18, "b": 18}
+    assert all((each > 0).all() for each in taken.values())
+    assert len(time_calls({"a": call}, cpu_time=False, rounds=50, seconds=0.0)["a"]) == 9
+
+
+def test_the_metric_reproduces_the_networks_that_were_timed_whole(traced: Traced) -> None:
+    with_metric = with_latency(traced, known(traced))
+    space = with_metric.space
+    assert space.metrics == ("params", "macs", "latency")
+    assert space.cost((0, 0))["latency"] == pytest.approx(5.0)
+    assert space.cost((1, 1))["latency"] == pytest.approx(2.0)
+    assert space.cost((0, 1))["latency"] == pytest.approx(3.5)
+    assert space.fixed["latency"] == pytest.approx(1.0)
+    assert space.fingerprint() == traced.space.fingerprint()
+    assert "latency" not in traced.space.metrics
+
+
+@pytest.mark.parametrize(("uniform", "predicted"), [(1.5, 1.5), (1.0, 1.0), (0.2, 1.0), (4.0, 4.0)])
+def test_no_operator_costs_less_than_nothing(traced: Traced, uniform: float, predicted: float) -> None:
+    table = known(traced)
+    first, *others = networks(traced, probes(traced.space)).values()
+    times = {first[0]: 5.0, **{key: uniform for key, _ in others}}
+    space = with_latency(traced, table.model_copy(update={"networks": times})).space
+    assert space.cost((1, 1))["latency"] == pytest.approx(predicted)
+    assert min(slot.costs["latency"][1] for slot in space.slots) >= 0
+
+
+def test_base_operators_that_take_longer_than_their_network_leave_nothing_fixed(traced: Traced) -> None:
+    changed = with_latency(traced, known(traced, whole=3.0))
+    assert changed.space.fixed["latency"] == 0
+    assert "3 ms" in changed.notes[-1]
+
+
+def test_a_table_that_lacks_an_entry_is_refused(traced: Traced) -> None:
+    table = known(traced)
+    with pytest.raises(UsageError, match="--latency") as caught:
+        with_latency(traced, table.model_copy(update={"networks": {}}))
+    assert caught.value.kind == "latency_missing"
+
+
+def test_budgets_on_latency(traced: Traced) -> None:
+    space = with_latency(traced, known(traced)).space
+    base = space.cost(space.base)
+    assert Budget.parse("latency<=0.7x", base).bounds == {"latency": pytest.approx(3.5)}
+    assert Budget.parse("latency<=5ms,macs<=1k", base).bounds == {"latency": 5.0, "macs": 1000.0}
+    assert Budget.parse("latency<=900us", base).bounds == {"latency": pytest.approx(0.9)}
+    assert Budget.parse(str(Budget({"latency": 2.5})), base) == Budget({"latency": 2.5})
+    within = space.within(Budget.parse("latency<=3.6ms", base))
+    assert [within.feasible(v) for v in ((0, 0), (0, 1), (1, 1))] == [False, True, True]
+    with pytest.raises(InfeasibleBudgetError, match="2 ms"):
+        space.within(Budget({"latency": 1.5}))
+
+
+@pytest.mark.parametrize("text", ["latency<=5", "latency<=5q", "latency<=5m", "latency<=5k", "macs<=5ms", "macs<=5q"])
+def test_units_that_a_metric_does_not_have(traced: Traced, text: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Budget.parse(text, {"macs": 1.0, "latency": 1.0})
+    assert caught.value.kind == "budget_syntax"
+
+
+def test_a_budget_on_latency_that_was_not_measured_says_what_to_do(traced: Traced) -> None:
+    for refused in (
+        lambda: Budget.parse("latency<=0.7x", traced.space.cost((0, 0))),
+        lambda: traced.space.within(Budget({"latency": 1.0})),
+    ):
+        with pytest.raises(UsageError, match="--latency") as caught:
+            refused()
+        assert caught.value.kind == "unknown_metric"
+
+
+def test_a_file_from_another_machine_is_used_whole_or_not_at_all(traced: Traced, tmp_path: Path) -> None:
+    path, table = tmp_path / "latency.json", known(traced)
+    LatencyFile(tables=(table,)).save(path)
+    before = path.read_bytes()
+    options = LatencyOptions(latency_file=str(path))
+    found, report = open_latency(traced, options)
+    assert (report.measured, report.reused) == (0, 4)
+    assert "a processor of long ago, onnxruntime 1.0" in report.notes[0]
+    assert found.space.cost((1, 1))["latency"] == pytest.approx(2.0)
+    lacking = table.model_copy(update={"operators": dict(list(table.operators.items())[1:])})
+    LatencyFile(tables=(lacking,)).save(path)
+    with pytest.raises(UsageError, match=r"long ago.*lacks 1 of") as caught:
+        open_latency(traced, options)
+    assert caught.value.kind == "latency_missing"
+    path.write_bytes(before)
+    with pytest.raises(UsageError, match="threads 1") as caught:
+        open_latency(traced, LatencyOptions(latency_file=str(path), threads=2))
+    assert caught.value.kind == "latency_setting"
+    two = table.model_copy(update={"setting": SETTING.model_copy(update={"cpu": "another"})})
+    LatencyFile(tables=(table, two)).save(path)
+    with pytest.raises(UsageError, match="several") as caught:
+        open_latency(traced, options)
+    assert caught.value.kind == "latency_setting"
+    assert path.read_bytes() != before
+    mine = table.model_copy(update={"setting": Setting.here(1, 1, "CPUExecutionProvider")})
+    LatencyFile(tables=(table, two, mine)).save(path)
+    assert open_latency(traced, options)[1].notes == ()
+
+
+@pytest.mark.parametrize(("text", "kind"), [
+    ("{", "malformed_json"), ("[]", "malformed_latency"), ('{"version": 2, "tables": []}', "latency_version"),
+    ('{"tables": [{"setting": {}}]}', "malformed_latency"), ('{"version": 1, "more": 1}', "malformed_latency"),
+    ('{"tables": [{"setting": {"onnxruntime": "1", "cpu": "c"}, "operators": {"a": -1}}]}', "malformed_latency"),
+    ('{"tables": [{"setting": {"onnxruntime": "1", "cpu": "c", "threads": 0}}]}', "malformed_latency"),
+    ('{"tables": [{"setting": {"onnxruntime": "1", "cpu": "c"}, "operators": {"a": NaN}}]}', "malformed_json"),
+])  # fmt: skip
+def test_malformed_files(run: Run, tmp_path: Path, text: str, kind: str) -> None:
+    (tmp_path / "l.json").write_text(text)
+    code, out, err = run("trace", "net.py", "--input", "1,8,8", "--latency-file", "l.json", "--json")
+    assert (code, json.loads(out)["error"]["kind"]) == (2, kind)
+    assert "l.json" in err and (tmp_path / "l.json").read_text() == text
+
+
+@pytest.mark.parametrize(("arguments", "kind"), [
+    (["--latency", "--threads", "0"], "bad_option"), (["--latency", "--batch", "0"], "bad_option"),
+    (["--latency", "--provider", "NoSuchProvider"], "provider"), (["--threads", "2"], "latency_options"),
+    (["--latency-check", "1"], "latency_check"), (["--latency-file", "no/such/l.json"], "missing_folder"),
+])  # fmt: skip
+def test_options_that_are_wrong(run: Run, arguments: list[str], kind: str) -> None:
+    code, out, _ = run("trace", "net.py", "--input", "1,8,8", "--json", *arguments)
+    assert (code, json.loads(out)["error"]["kind"]) == (2, kind)
+
+
+SMALL = ["--input", "1,8,8", "--operators", "base,maxpool3x3"]
+
+
+def test_from_a_trace_to_a_search_that_resumes(run: Run, tmp_path: Path) -> None:
+    """One table: measured once by the trace, used by the check, by a search, and by its resumption."""
+    code, out, err = run("trace", "net.py", *SMALL, "--latency-file", "l.json", "--latency-check", "2", "--json")
+    assert code == 0, err
+    report = json.loads(out)
+    timed, check = report["latency"], report["latency"]["check"]
+    assert (timed["threads"], timed["batch"], timed["provider"]) == (1, 1, "CPUExecutionProvider")
+    assert (timed["onnxruntime"], timed["cpu"]) == (onnxruntime.__version__, cpu_model())
+    assert (timed["measured"], timed["reused"]) == (4, 0)
+    assert len(check["vectors"]) == 3 and check["mean_absolute_percentage_error"] >= 0
+    assert all(row["predicted"] > 0 and row["measured"] > 0 for row in check["vectors"])
+    assert report["cost"]["base"]["latency"] == pytest.approx(check["vectors"][0]["predicted"])
+    kept = (tmp_path / "l.json").read_bytes()
+    code, out, _ = run("trace", "net.py", *SMALL, "--latency-file", "l.json")
+    assert code == 0 and "0 measured now, 4 known" in out
+
+    search = ["search", "net.py", *SMALL, "--data", "digits", "--budget", "latency<=1.2x,macs<=1x", "--latency-file",
+              "l.json", "--epochs", "2", "--pretrain-epochs", "1", "--steps", "1", "--finalists", "1"]  # fmt: skip
+    code, out, err = run(*search, "--out", "r", "--json")
+    assert code == 0, err
+    assert json.loads(out)["latency"] > 0 and (tmp_path / "l.json").read_bytes() == kept
+    assert "latency" in json.loads((tmp_path / "r" / "front.json").read_text())["front"][0]
+    (tmp_path / "l.json").unlink()
+    front = (tmp_path / "r" / "front.json").read_bytes()
+    code, _, err = run("search", "--resume", "--out", "r")
+    assert code == 0, err
+    assert (tmp_path / "r" / "front.json").read_bytes() == front
+    (tmp_path / "r" / "latency.json").write_text('{"version": 1}')
+    code, out, _ = run("search", "--resume", "--out", "r", "--json")
+    assert (code, json.loads(out)["error"]["kind"]) == (2, "latency_missing")
+
+
+def test_the_check_needs_the_metric(traced: Traced) -> None:
+    with pytest.raises(UsageError, match="--latency") as caught:
+        check_latency(traced, SETTING)
+    assert caught.value.kind == "latency_missing"
+
+
+def test_a_search_bound_by_latency_alone_compares_at_equal_latency(run: Run, tmp_path: Path) -> None:
+    found = trace(narfx.model_ref.load_model("net.py"), input=(1, 8, 8))
+    mine = known(found).model_copy(update={"setting": SETTING})
+    LatencyFile(tables=(mine,)).save(tmp_path / "l.json")
+    code, out, err = run(
+        "search", "net.py", "--input", "1,8,8", "--data", "digits", "--budget", "latency<=0.7x", "--latency-file",
+        "l.json", "--epochs", "2", "--pretrain-epochs", "1", "--steps", "1", "--finalists", "1", "--out", "r", "--json",
+    )  # fmt: skip
+    assert code == 0, err
+    result = json.loads(out)
+    assert "equal predicted latency" in result["verdict"] and result["latency"] <= 3.5
+    for record in result["randoms"]:
+        assert 0.98 * result["latency"] - 1e-9 <= record["latency"] <= result["latency"] + 1e-9
+    assert "a processor of long ago" in err
+
+
+def test_the_network_key_follows_the_graph_not_the_weights(traced: Traced) -> None:
+    found = probes(traced.space)
+    key = networks(traced, found)[0][0]
+    with torch.no_grad():
+        next(traced.graph_module.parameters()).add_(1)
+    assert networks(traced, found)[0][0] == key
+    assert networks(replace(traced, input=(1, 9, 9)), found)[0][0] != key
