@@ -53,7 +53,9 @@ def _copy_bias(target: nn.Conv2d, conv: nn.Conv2d) -> None:
 def _embedded(weight: Tensor, kernel: int) -> Tensor:
     """A kernel set into the middle of a larger one, or the middle of a larger one; the taps keep their places."""
     grow = kernel - weight.shape[-1]
-    if grow >= 0:
+    if grow == 0:
+        return weight
+    if grow > 0:
         return nn.functional.pad(weight, [grow // 2] * 4)
     cut = -grow // 2
     return weight[..., cut : weight.shape[-1] - cut, cut : weight.shape[-1] - cut]
@@ -69,7 +71,8 @@ def _start_sum(module: nn.Module, conv: nn.Conv2d) -> None:
     """The 1×1 takes the sum over the taps: exact where the map is constant under the kernel."""
     pointwise = module if isinstance(module, nn.Conv2d) else module.get_submodule("pointwise")
     assert isinstance(pointwise, nn.Conv2d)
-    pointwise.weight.copy_(conv.weight.sum((2, 3), keepdim=True))
+    taps = conv.weight.flatten(2)
+    pointwise.weight.copy_((taps @ taps.new_ones(taps.shape[2])).reshape_as(pointwise.weight))
     _copy_bias(pointwise, conv)
 
 
@@ -92,23 +95,33 @@ def _start_depthwise(module: nn.Module, conv: nn.Conv2d) -> None:
     depthwise, pointwise = module.get_submodule("depthwise"), module.get_submodule("pointwise")
     assert isinstance(depthwise, nn.Conv2d) and isinstance(pointwise, nn.Conv2d)
     outputs, inputs, *_ = conv.weight.shape
-    kernel = depthwise.kernel_size[0]
-    # Group by group the input channels differ, so the matrix of channel i holds only its group's outputs.
-    weight = _embedded(conv.weight, kernel).reshape(conv.groups, outputs // conv.groups, inputs, -1)
-    matrix = weight.transpose(1, 2).reshape(conv.in_channels, outputs // conv.groups, -1)
-    matrix = matrix if matrix.dtype == torch.float64 else matrix.float()
-    # The first right singular vector, by the small (taps × taps) Gram matrix: ten times faster than the whole SVD.
-    gram = (matrix.transpose(1, 2) @ matrix).double()
-    taps = torch.linalg.eigh(gram).eigenvectors[:, :, -1].to(matrix.dtype)
+    weight = conv.weight if conv.weight.dtype == torch.float64 else conv.weight.float()
+    # Group by group the input channels differ, so the matrix of a channel holds only its group's outputs.
+    matrices = _embedded(weight, depthwise.kernel_size[0]).reshape(conv.groups, outputs // conv.groups, inputs, -1)
+    by_channel = matrices.transpose(1, 2).reshape(conv.in_channels, outputs // conv.groups, -1)
+    taps = _leading(by_channel.transpose(1, 2) @ by_channel)
     # Its sign is free: let the taps sum to a positive number; and share the size evenly between the two factors.
     taps = taps * torch.where(taps.sum(1, keepdim=True) < 0, -1.0, 1.0)
-    mix = (matrix @ taps[:, :, None])[:, :, 0]
+    mix = (matrices * taps.reshape(conv.groups, 1, inputs, -1)).sum(-1)
     root = mix.norm(dim=1, keepdim=True).sqrt()
-    taps, mix = taps * root, mix / root.clamp_min(torch.finfo(mix.dtype).tiny)
-    mix = mix.reshape(conv.groups, inputs, -1).transpose(1, 2)
-    depthwise.weight.copy_(taps.reshape_as(depthwise.weight))
-    pointwise.weight.copy_(mix.reshape_as(pointwise.weight))
+    depthwise.weight.copy_((taps * root.reshape(-1, 1)).reshape_as(depthwise.weight))
+    pointwise.weight.copy_((mix / root.clamp_min(torch.finfo(mix.dtype).tiny)).reshape_as(pointwise.weight))
     _copy_bias(pointwise, conv)
+
+
+def _leading(gram: Tensor) -> Tensor:
+    """The leading eigenvector of each symmetric matrix of (channels, taps, taps), of length 1, or 0 for a zero matrix.
+
+    Squared eight times a matrix is its 256th power, in which little else is left: a fraction of the time of ``eigh``.
+    """
+    power, tiny = gram, torch.finfo(gram.dtype).tiny
+    for _ in range(9):
+        power = power / power.diagonal(dim1=1, dim2=2).sum(1).clamp_min(tiny)[:, None, None]
+        power = power @ power
+    largest = power.diagonal(dim1=1, dim2=2).argmax(1)
+    vector: Tensor = power[torch.arange(len(power), device=power.device), :, largest]
+    length: Tensor = vector.norm(dim=1, keepdim=True).clamp_min(tiny)
+    return vector / length
 
 
 def _depthwise_operator(kernel: int) -> Operator:
