@@ -20,7 +20,9 @@ __all__ = ["copy_module", "copy_structure", "copy_to_meta"]
 M = TypeVar("M", bound=nn.Module)
 Memo = dict[int, Any]
 
-_ATOMS = (NoneType, bool, int, float, complex, str, bytes, type, FunctionType, BuiltinFunctionType, torch.dtype)
+_ATOMS = frozenset(
+    (NoneType, bool, int, float, complex, str, bytes, type, FunctionType, BuiltinFunctionType, torch.dtype)
+)
 
 # Those of convolutions only fill in what old checkpoints lack.
 _PLAIN = (nn.Module.__setstate__, nn.modules.conv._ConvNd.__setstate__)
@@ -49,31 +51,36 @@ def copy_structure(module: M) -> M:
 def copy_to_meta(module: M) -> M:
     """A copy whose tensors have shapes but no values."""
     memo: Memo = {
-        id(parameter): nn.Parameter(torch.empty_like(parameter, device="meta"), parameter.requires_grad)
-        for parameter in module.parameters()
+        id(parameter): nn.Parameter(_like(parameter), parameter.requires_grad) for parameter in module.parameters()
     }
     for part in module.modules():
         for value in [*part._buffers.values(), *part.__dict__.values()]:
             if isinstance(value, Tensor):
-                memo.setdefault(id(value), torch.empty_like(value, device="meta"))
+                memo.setdefault(id(value), _like(value))
     return copy_module(module, memo)
 
 
+def _like(tensor: Tensor) -> Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+
+
 def _copy_any(value: Any, memo: Memo) -> Any:
-    if isinstance(value, _ATOMS):
+    kind = type(value)
+    if kind in _ATOMS:
         return value
     if id(value) in memo:
         return memo[id(value)]
-    kind = type(value)
-    if isinstance(value, nn.Module):
-        return _copy_part(value, memo)
     if kind in (dict, OrderedDict):
         copied = memo[id(value)] = kind()
         for key, entry in value.items():
-            copied[key if isinstance(key, _ATOMS) else _copy_any(key, memo)] = _copy_any(entry, memo)
+            copied[_copy_any(key, memo)] = _copy_any(entry, memo)
         return copied
-    if (kind is set and not value) or (kind is tuple and all(isinstance(entry, _ATOMS) for entry in value)):
-        return kind(value)
+    if kind is set and not value:
+        return set()
+    if kind is tuple and all(type(entry) in _ATOMS for entry in value):
+        return value
+    if isinstance(value, nn.Module):
+        return _copy_part(value, memo)
     return copy.deepcopy(value, memo)
 
 

@@ -16,10 +16,12 @@ class Pass(ABC):
 
     A subclass says whether it works ``in_place`` and implements ``rewrite``. Calling the pass checks that it kept its
     word, lints and recompiles once if anything was modified, and adds the pass's name to an error as a note, so that
-    the error keeps its type.
+    the error keeps its type. A pass that swaps modules and leaves every node as it is says so by ``swaps_only``: then
+    the code is that of before, and need not be compiled again (for a large graph, as long as a trace takes).
     """
 
     in_place: ClassVar[bool]
+    swaps_only: ClassVar[bool] = False
 
     @abstractmethod
     def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
@@ -40,7 +42,8 @@ class Pass(ABC):
             raise TypeError(f"{name} is declared functional but changed the GraphModule that it was given")
         if modified:
             result.graph.lint()
-            result.recompile()
+            if not self.swaps_only:
+                result.recompile()
         return PassResult(result, modified)
 
 

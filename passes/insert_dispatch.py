@@ -34,6 +34,7 @@ class InsertDispatch(Pass):
     """In place. ``slots`` and ``operators`` are those of the search space."""
 
     in_place: ClassVar[bool] = True
+    swaps_only: ClassVar[bool] = True
 
     def __init__(self, slots: Sequence[Slot], operators: Sequence[str], *, separate_norms: bool = False) -> None:
         self.slots, self.operators, self.separate_norms = slots, operators, separate_norms

@@ -22,6 +22,7 @@ class Lower(Pass):
     """
 
     in_place: ClassVar[bool] = False
+    swaps_only: ClassVar[bool] = True
 
     def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
         """Copy the graph without the candidates that were not chosen, and without a trace of narfx."""

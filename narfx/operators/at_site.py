@@ -101,7 +101,7 @@ def started_operator(name: str, site: Site, conv: nn.Conv2d) -> nn.Module:
         # narfx's own overwrite every value, so one module for each geometry is enough, and it needs no values.
         template = _template(operator, replace(site, target="", occurrence=0, where=""))
         own = {
-            id(p): nn.Parameter(torch.empty_like(p, device=conv.weight.device, dtype=conv.weight.dtype))
+            id(p): nn.Parameter(torch.empty(p.shape, device=conv.weight.device, dtype=conv.weight.dtype))
             for p in template.parameters()
         }
         module = copy_module(template, {**own})
