@@ -75,9 +75,12 @@ def open_architecture(
     options = NetworkOptions(model=architecture.model, input=architecture.input, **architecture.of_space())
     traced = open_base(options, relative_to=relative_to, seed=seed)
     vector = architecture.check(traced.space)
-    started = sum(1 for entry in vector if entry)
+    started = sum(1 for entry in architecture.vector if entry)
     slots = f"{started} slot{'' if started == 1 else 's'}"
     candidates = f"; operators at {slots} warm-started, not trained" if started else ""
+    changed = sum(1 for entry in vector if entry) - started
+    if changed:
+        candidates += f"; {changed} skip{'' if changed == 1 else 's'} other than the base's, not trained"
     if weights is None and architecture.weights is None:
         network = lower(Supernet(traced), vector)
         return Lowered(network, traced, f"none given: the base as {architecture.model} builds it{candidates}")
