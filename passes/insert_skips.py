@@ -84,11 +84,9 @@ class InsertSkips(Pass):
         while waiting:
             node = waiting.pop(0)
             module = self._modules.get(str(node.target)) if node.op == "call_module" else None
-            parameter = (
-                None if module is None else next((p for p in module.parameters() if p.is_floating_point()), None)
-            )
-            if module is not None and parameter is not None:
-                return parameter, module.training
+            floats = [] if module is None else [p for p in module.parameters() if p.is_floating_point()]
+            if module is not None and floats:
+                return floats[0], module.training
             waiting += [source for source in node.all_input_nodes if source not in seen]
             seen.update(node.all_input_nodes)
         return None, training
