@@ -94,6 +94,8 @@ def trace(
         skipped += [
             Skipped(site.name, "no_candidate", f"no operator may stand here ({reasons})", site.where) for site in sites
         ]
+    if slots:
+        traced.notes += _unused(operators, slots)
     skips = None
     if search_skips:
         skips = _find_skips(model, traced.graph_module, cost, options)
@@ -105,7 +107,6 @@ def trace(
             f"nothing to refine in {type(model).__name__}: {shown}" + ("; ..." if len(skipped) > 4 else ""),
             where=reference,
         )
-    traced.notes += _unused(operators, slots)
     impossible = {} if skips is None else skips.impossible
     space = SearchSpace(tuple(operators), tuple(slots), _fixed(cost, slots), impossible=impossible)
     traced.graph_module.meta["input_shape"] = input  # copies keep it, so that a lowered network can be exported alone

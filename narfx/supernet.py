@@ -35,7 +35,8 @@ class Supernet(nn.Module):
         super().__init__()
         self.space: SearchSpace = traced.space
         self.separate_norms = separate_norms
-        insert = InsertDispatch(self.space.slots, self.space.operators, separate_norms=separate_norms)
+        refined = [slot for slot in self.space.slots if slot.skip is None]
+        insert = InsertDispatch(refined, self.space.operators, separate_norms=separate_norms)
         copied = copy_module(traced.graph_module)
         if traced.skips is not None:
             InsertSkips(traced.skips)(copied)  # first: it knows the nodes of the trace by their names

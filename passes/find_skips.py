@@ -131,13 +131,14 @@ class _Finder:
         at, main = node.place, None
         for add in node.adds:
             pair = self.home[add.entry], j
-            reason = self._stays(add, pair, pair in taken)
+            again = pair in taken
+            reason = self._stays(add, pair, again)
             taken.add(pair)
             if reason is None:
                 junctions.append(Junction(add.add.name, add.main.name, (self._base(add, pair),)))
             else:
                 self._fix(add, reason)
-                if pair[0] >= self.first and pair[0] <= j - 2:
+                if not again and self.first <= pair[0] <= j - 2:
                     self.impossible[pair] = f"the base has it, and it stays as it is: {reason}"
             at, main = add.add, junctions[-1].main if reason is None else None
         others = []

@@ -38,11 +38,10 @@ class InsertSkips(Pass):
         named = {node.name: node for node in graph_module.graph.nodes}
         self._modules = dict(graph_module.named_modules())
         home = free_name(graph_module, "skip_gates")
-        graph_module.add_submodule(home, nn.Module())
+        graph_module.add_submodule(home, nn.Module().train(graph_module.training))
         for index, junction in enumerate(self.domain.junctions):
             gate = self._insert(graph_module, junction, named, f"{home}.gate{index}")
             named[junction.at] = gate  # what reads this place from now on reads the gate
-        graph_module.get_submodule(home).train(graph_module.training)
         return graph_module, True
 
     def _insert(self, graph_module: GraphModule, junction: Junction, named: dict[str, Node], path: str) -> Node:
@@ -69,7 +68,7 @@ class InsertSkips(Pass):
             if candidate.projection is not None
         }
         base = [pair for candidate, pair in zip(junction.candidates, pairs, strict=True) if candidate.skip.base]
-        graph_module.add_submodule(path, SkipGate(pairs, base, projections, add))
+        graph_module.add_submodule(path, SkipGate(pairs, base, projections, add).train(like[1]))
         with graph_module.graph.inserting_after(at):
             gate = graph_module.graph.call_module(path, (main, *sources))
         gate.meta, gate.type = dict(at.meta), at.type
@@ -103,12 +102,11 @@ def _move_branch(graph_module: GraphModule, nodes: list[Node], pair: tuple[int, 
         if node.op == "call_module":
             kept[str(node.target)] = graph_module.get_submodule(str(node.target))
     inner.output(copies[nodes[-1]])
-    branch = fx.GraphModule(kept, inner)
     modes = {module: module.training for own in kept.values() for module in own.modules()}
-    branch.train(graph_module.training)
+    shortcut = Shortcut(fx.GraphModule(kept, inner), pair).train(graph_module.training)
     for module, training in modes.items():
         module.training = training
-    graph_module.add_submodule(path, Shortcut(branch, pair))
+    graph_module.add_submodule(path, shortcut)
     with graph_module.graph.inserting_before(nodes[0]):
         call = graph_module.graph.call_module(path, (entry,))
     nodes[-1].replace_all_uses_with(call)
