@@ -16,11 +16,11 @@ from torch import fx, nn
 from torch.fx import GraphModule, Node
 
 from narfx.dispatch import Shortcut, SkipGate
-from narfx.passes.base import Pass
+from narfx.passes.base import Pass, free_name
 from narfx.passes.find_skips import Junction, Projection, SkipDomain
 from narfx.seeds import derive
 
-__all__ = ["InsertSkips", "free_name"]
+__all__ = ["InsertSkips"]
 
 
 class InsertSkips(Pass):
@@ -138,10 +138,3 @@ def _projection(wanted: Projection, pair: tuple[int, int], like: tuple[nn.Parame
     if parameter is not None:
         projection.to(device=parameter.device, dtype=parameter.dtype).requires_grad_(parameter.requires_grad)
     return projection
-
-
-def free_name(graph_module: GraphModule, wanted: str) -> str:
-    """A name that nothing in the user's model has."""
-    while hasattr(graph_module, wanted):
-        wanted += "_"
-    return wanted

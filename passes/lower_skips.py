@@ -12,7 +12,7 @@ from torch import nn
 from torch.fx import GraphModule, Node
 
 from narfx.dispatch import Shortcut, SkipGate
-from narfx.passes.insert_skips import free_name
+from narfx.passes.base import free_name
 
 __all__ = ["closed", "lower_skips"]
 

@@ -169,24 +169,26 @@ class Odd(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        if self.kind == "alone":
-            return self.a(x) + x
-        y = self.b(self.a(x))
-        if self.kind == "scaled":
-            return torch.add(y, x, alpha=2)
-        if self.kind == "parameter":
-            return y + x * self.scale
-        if self.kind == "twice":
-            return torch.relu(y + x) + x
-        if self.kind == "shared":
-            return self.side(y + self.side(x))
-        if self.kind == "read":
-            side = self.side(x)
-            return self.d(self.c(y + side)) + side
-        if self.kind == "broadcast":
-            return y + x.mean((2, 3), keepdim=True)
-        z = torch.relu(y)
-        return self.d(self.c(torch.relu_(z + x))) + z
+        y = self.a(x) if self.kind == "alone" else self.b(self.a(x))
+        made: dict[str, Callable[[], Tensor]] = {
+            "alone": lambda: y + x,
+            "scaled": lambda: torch.add(y, x, alpha=2),
+            "parameter": lambda: y + x * self.scale,
+            "twice": lambda: torch.relu(y + x) + x,
+            "shared": lambda: self.side(y + self.side(x)),
+            "read": lambda: self._twice(y, self.side(x)),
+            "broadcast": lambda: y + x.mean((2, 3), keepdim=True),
+            "in place": lambda: self._written(torch.relu(y), x),
+        }
+        return made[self.kind]()
+
+    def _twice(self, y: Tensor, side: Tensor) -> Tensor:
+        read: Tensor = self.d(self.c(y + side)) + side
+        return read
+
+    def _written(self, z: Tensor, x: Tensor) -> Tensor:
+        written: Tensor = self.d(self.c(torch.relu_(z + x))) + z
+        return written
 
 
 @pytest.mark.parametrize(

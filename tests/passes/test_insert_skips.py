@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -23,7 +24,7 @@ from narfx.tracing import trace_graph
 SHAPE = (3, 16, 16)
 
 
-def opened(model: nn.Module, **options: bool) -> Traced:
+def opened(model: nn.Module, **options: Any) -> Traced:
     return narfx.trace(model, input=SHAPE, search_skips=True, **options)
 
 
@@ -109,7 +110,7 @@ def test_names_of_the_user_are_left_alone() -> None:
     net.set_vector(vector)
     lowered = narfx.lower(net, vector)
     assert torch.equal(lowered(x), net(x))
-    assert {"skips.weight", "skip_gates.weight", "skips_.0_5.conv.weight"} <= set(lowered.state_dict())
+    assert {"skips.weight", "skip_gates.weight", "skips_1.0_5.conv.weight"} <= set(lowered.state_dict())
 
 
 def test_projections_take_type_and_frozen_state_from_their_place() -> None:
