@@ -235,9 +235,11 @@ class SearchSpace:
                 that its slot refuses; the message names the slot and the reason.
         """
         if len(vector) != len(self.slots):
+            skips = len(self.skip_slots)
+            slots = f"{len(self.slots) - skips} slots" + (f" and {skips} possible skips" if skips else "")
             raise UsageError(
-                f"the vector has {len(vector)} entries, but the model has {len(self.slots)} slots", kind="vector_length"
-            )
+                f"the vector has {len(vector)} entries, but the model has {slots}", kind="vector_length"
+            )  # fmt: skip
         checked = []
         for index, (given, slot) in enumerate(zip(vector, self.slots, strict=True)):
             where = f"slot {index} ({slot.name})"

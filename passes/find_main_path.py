@@ -173,8 +173,8 @@ class _Ways:
 
     def _take(self, node: Node) -> None:
         inputs = [source for source in node.all_input_nodes if source in self._depth]
-        if node.op != "placeholder" and not inputs:
-            return  # a constant, or a read of a parameter: no data flow
+        if node.op != "placeholder" and (not inputs or _is_size(node)):
+            return  # a constant, a read of a parameter, a shape and what is computed from it: no data flow
         if self.first_conv is None and self.is_conv(node):
             self.first_conv = node
         parent = self._meet(inputs)
@@ -265,6 +265,14 @@ class _Ways:
 
     def _calls(self, node: Node, kinds: type | tuple[type, ...]) -> bool:
         return node.op == "call_module" and isinstance(self.modules[str(node.target)], kinds)
+
+
+def _is_size(node: Node) -> bool:
+    if node.op == "call_method":
+        return node.target in ("size", "dim", "numel", "stride")
+    return (
+        node.op == "call_function" and node.target is getattr and node.args[1] in ("shape", "ndim", "device", "dtype")
+    )
 
 
 def _function(node: Node, names: set[str]) -> bool:

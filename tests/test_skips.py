@@ -84,7 +84,7 @@ def test_without_skips_an_architecture_has_those_of_the_base(run: Run) -> None:
     own = narfx.Architecture.load(arch())
     assert own.skips is None and not own.search_skips
     assert narfx.Architecture.load(arch(skips=[])).search_skips
-    given = [{}, {"skips": [[4, 6], [0, 2], [2, 4]]}, {"search_skips": True}, {"skips": []}]
+    given: list[dict[str, Any]] = [{}, {"skips": [[4, 6], [0, 2], [2, 4]]}, {"search_skips": True}, {"skips": []}]
     plain, same, opened, none = (
         open_architecture(narfx.Architecture.load(arch(**changes)), seed=3).network for changes in given
     )

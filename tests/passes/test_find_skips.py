@@ -264,3 +264,16 @@ def test_a_network_without_sites_may_have_skips() -> None:
 def test_a_plain_residual_network_of_anonymous_parts() -> None:
     found = domain(ResidualNet())
     assert found.nodes[1:] == ("q", "r", "s", "t") and base(found) == [(0, 2), (2, 4)]
+
+
+class Resized(Chain):
+    """A network that asks for its input's size at the end, as segmentation models do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = x.shape
+        y: Tensor = nn.functional.interpolate(self.body(self.stem(x)), size=(shape[-2] * 2, x.size(3)))
+        return y
+
+
+def test_a_shape_is_no_way_from_the_input() -> None:
+    assert len(domain(Resized(3)).nodes) == 4
