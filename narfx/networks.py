@@ -89,7 +89,9 @@ def open_architecture(
     network = lower(Supernet(traced), vector)
     # The base's own vector has the base's keys: then the trace takes the weights, for what else is made of it.
     if any(vector) and _loads(network, state, path):
-        return Lowered(network, traced, f"{path.name}: the lowered network's")
+        alike = network.state_dict().keys() == traced.graph_module.state_dict().keys()  # where only skips differ
+        whose = "the lowered network's, or the base's, whose keys are the same" if alike else "the lowered network's"
+        return Lowered(network, traced, f"{path.name}: {whose}")
     base = traced.graph_module
     if not _loads(base, state, path):
         # The base as its author wrote it may have keys that the trace does not use.

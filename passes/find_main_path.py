@@ -270,9 +270,8 @@ class _Ways:
 def _is_size(node: Node) -> bool:
     if node.op == "call_method":
         return node.target in ("size", "dim", "numel", "stride")
-    return (
-        node.op == "call_function" and node.target is getattr and node.args[1] in ("shape", "ndim", "device", "dtype")
-    )
+    known = ("shape", "ndim", "device", "dtype")
+    return node.op == "call_function" and node.target is getattr and node.args[1] in known
 
 
 def _function(node: Node, names: set[str]) -> bool:
