@@ -10,11 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 import narfx
 from narfx.cli import app
 from narfx.console import run_app
 from narfx.cost import measure
+from narfx.errors import UsageError
 from narfx.networks import open_architecture
 from narfx.run import read_events
 
@@ -63,6 +66,22 @@ def test_a_trace_shows_nodes_and_possible_skips(run: Run, capfd: pytest.CaptureF
     assert "6 nodes on the main path, 15 possible skips (3 of the base)" in capfd.readouterr().out
 
 
+@given(
+    entries=st.lists(st.integers(0, 2), min_size=5, max_size=5), bits=st.lists(st.booleans(), min_size=6, max_size=6)
+)
+def test_a_vector_is_its_operators_and_its_skips(entries: list[int], bits: list[bool]) -> None:
+    space = narfx.SearchSpace.uniform(5, 3, skips=True)
+    vector = (*entries, *map(int, bits))
+    operators, skips = space.split(space.validate(vector))
+    assert skips is not None and len(skips) == sum(bits) and space.join(operators, skips) == vector
+    assert space.read(json.loads(json.dumps(space.describe(vector)))) == vector
+    assert space.join(operators, None) == (*entries, *(0,) * 6)
+    for wrong, kind in (((*entries, *bits[1:], 2), "vector_illegal"), (entries, "vector_length")):
+        with pytest.raises(UsageError) as caught:
+            space.validate([int(entry) for entry in wrong])
+        assert caught.value.kind == kind and "skip" in str(caught.value)
+
+
 def test_a_hand_written_architecture_is_applied_and_checked(run: Run) -> None:
     code, report, err = run("apply", arch(skips=[[0, 2], [1, 4], [2, 6], [4, 6]]), "--out", "out")
     assert code == 0, err
@@ -74,10 +93,11 @@ def test_a_hand_written_architecture_is_applied_and_checked(run: Run) -> None:
     source = Path("out/model.py").read_text()
     assert report["source"] is None and "import narfx" not in source and "'skips.1_4.conv'" in source
     assert run("check", "out")[0] == 0
-    written["skips"] = [[0, 2]]
-    Path("out/arch.json").write_text(json.dumps(written))
-    code, report, _ = run("check", "out")
-    assert (code, report["error"]["kind"]) == (5, "metadata")
+    without = {key: value for key, value in written.items() if key != "skips"}
+    for other in ({**written, "skips": [[0, 2]]}, without):
+        Path("out/arch.json").write_text(json.dumps(other))
+        code, report, _ = run("check", "out")
+        assert (code, report["error"]["kind"]) == (5, "metadata") and "skips" in report["error"]["message"]
 
 
 def test_without_skips_an_architecture_has_those_of_the_base(run: Run) -> None:
