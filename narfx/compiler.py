@@ -39,7 +39,10 @@ def trace(
     skips_from_input: bool = True,
     reference: str | None = None,
 ) -> Traced:
-    """Trace ``model`` and find what may be refined. The model is copied, never changed.
+    """Trace ``model`` and find what may be refined. The model is never changed.
+
+    The graph has modules and buffers of its own around the model's parameters, so that a trace costs no copy of the
+    weights; a supernet, a lowered network and an export each copy them.
 
     Args:
         model: Any module that maps one tensor (N, C, H, W) to its outputs.
@@ -115,6 +118,7 @@ def trace(
         space=space,
         skipped=tuple(skipped),
         notes=tuple(traced.notes),
+        dropped=tuple(traced.dropped),
         input=input,
         options=options,
         cost={"params": cost.params, "macs": cost.macs},

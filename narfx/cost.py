@@ -123,6 +123,14 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
         try:
             recorder = _run(copy_module(_parts(graph_module)).to("cpu"), graph_module.graph, input_shape, "cpu")
         except Exception as error:
+            for name, parameter in graph_module.named_parameters():
+                if not parameter.is_floating_point():
+                    raise UsageError(
+                        f"the model does not compute: {name} is {parameter.dtype}, and narfx refines networks of "
+                        "floating-point weights",
+                        where=name,
+                        kind="weights_not_float",
+                    ) from error
             shape = ",".join(map(str, input_shape))
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UsageError(

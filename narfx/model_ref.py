@@ -10,8 +10,9 @@
 ===========================  ==========================================================================
 
 Each form takes arguments for the factory: ``torchvision:resnet18?num_classes=10&norm_layer=...``; a value is read as
-a Python literal where it is one, else as text. Nothing is ever downloaded. A model file is the user's own code: it is
-run, and what it prints goes to standard error.
+a Python literal where it is one, else as text. ``#PART`` behind it names one submodule of the model, to be refined for
+itself: ``torchvision:fasterrcnn_resnet50_fpn#backbone``. Nothing is ever downloaded. A model file is the user's own
+code: it is run, and what it prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ class ModelRef:
     name: str
     factory: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
+    part: str | None = None
 
     @classmethod
     def parse(cls, text: str) -> ModelRef:
@@ -74,6 +76,15 @@ class ModelRef:
         Raises:
             UsageError: The text has none of them, or its arguments are not ``name=value`` joined by ``&``.
         """
+        whole, sharp, part = text.strip().partition("#")
+        if sharp:
+            if not _dotted(part, numbers=True):
+                raise UsageError(
+                    f"cannot read the part of {text!r}: write the path of a submodule behind #, as in #backbone",
+                    where=text,
+                    kind="model_reference",
+                )
+            return replace(cls.parse(whole), part=part)
         head, mark, tail = text.strip().partition("?")
         arguments = _parse_arguments(tail, text) if mark else {}
         name, colon, factory = head.rpartition(":")
@@ -95,7 +106,7 @@ class ModelRef:
         head = self.name if self.factory is None else f"{self.name}:{self.factory}"
         head = f"{self.kind}:{head}" if self.kind in ZOOS else head
         pairs = "&".join(f"{name}={_write_value(value)}" for name, value in sorted(self.arguments.items()))
-        return f"{head}?{pairs}" if pairs else head
+        return (f"{head}?{pairs}" if pairs else head) + (f"#{self.part}" if self.part else "")
 
     def beside(self, folder: Path, *, relative_to: Path | None = None) -> ModelRef:
         """The same reference as a file in ``folder`` names it: a model file by its path from there.
@@ -123,10 +134,12 @@ def load_model(ref: str | ModelRef, *, relative_to: Path | None = None, seed: in
     ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
     with contextlib.redirect_stdout(sys.stderr), _seeded(seed):
         if ref.kind == "file":
-            return _load_file(ref, relative_to)
-        if ref.kind == "module":
-            return _load_module(ref)
-        return _load_from_zoo(ref)
+            model = _load_file(ref, relative_to)
+        elif ref.kind == "module":
+            model = _load_module(ref)
+        else:
+            model = _load_from_zoo(ref)
+    return model if ref.part is None else _part(model, ref)
 
 
 def default_input(ref: str | ModelRef, *, relative_to: Path | None = None) -> Shape | None:
@@ -147,6 +160,20 @@ def default_input(ref: str | ModelRef, *, relative_to: Path | None = None) -> Sh
     if shape is not None and isinstance(side, int):
         shape = (shape[0], side, side)
     return (channels, *shape[1:]) if shape is not None and isinstance(channels, int) else shape
+
+
+def _part(model: nn.Module, ref: ModelRef) -> nn.Module:
+    assert ref.part is not None
+    try:
+        return model.get_submodule(ref.part)
+    except AttributeError as error:
+        names = [name for name, _ in model.named_modules() if name]
+        close = close_names(ref.part, names) or [name for name, _ in model.named_children()][:6]
+        raise UsageError(
+            f"{type(model).__name__} has no part {ref.part}; it has {', '.join(close) or 'none'}",
+            where=str(ref),
+            kind="unknown_part",
+        ) from error
 
 
 def _load_file(ref: ModelRef, relative_to: Path | None) -> nn.Module:
@@ -308,8 +335,8 @@ def _posix(path: str) -> str:
     return Path(path).as_posix()
 
 
-def _dotted(text: str) -> bool:
-    return bool(text) and all(part.isidentifier() for part in text.split("."))
+def _dotted(text: str, *, numbers: bool = False) -> bool:
+    return bool(text) and all(part.isidentifier() or (numbers and part.isdigit()) for part in text.split("."))
 
 
 def _article(value: object) -> str:

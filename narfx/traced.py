@@ -19,12 +19,16 @@ __all__ = ["Traced"]
 
 @dataclass(frozen=True)
 class Traced:
-    """What ``trace`` found: the graph, the space of what may be refined, and what was left out and why."""
+    """What ``trace`` found: the graph, the space of what may be refined, and what was left out and why.
+
+    ``dropped`` names the keys of the model's state dict that the traced graph does not use.
+    """
 
     graph_module: fx.GraphModule
     space: SearchSpace
     skipped: tuple[Skipped, ...]
     notes: tuple[str, ...]
+    dropped: tuple[str, ...]
     input: tuple[int, int, int]
     options: SpaceOptions
     cost: dict[str, int]
@@ -107,6 +111,7 @@ class Traced:
                 "max": {metric: self.space.most(metric) for metric in metrics},
             },
             "fingerprint": self.space.fingerprint(),
+            "dropped": list(self.dropped),
             "notes": list(self.notes),
             **({} if self.skips is None else {"skips": self._skips_to_json(self.skips)}),
         }

@@ -141,7 +141,7 @@ def _make_leaf(model: nn.Module, failed: nn.Module | None, error: Exception, lea
         parts = [
             part for part, child in model.named_children() if any(isinstance(m, nn.Conv2d) for m in child.modules())
         ]
-        choice = f"; --part refines one of {', '.join(parts)}" if parts and not name else ""
+        choice = f"; or refine one part, as MODEL#{parts[0]} (of {', '.join(parts)})" if parts and not name else ""
         raise UsageError(
             f"torch.fx cannot trace {name or 'the model'} ({type(failed or model).__name__}) at {where}: "
             f"{_first_line(error)}; keep data-dependent control flow in a submodule of its own{choice}",
