@@ -6,7 +6,7 @@ import difflib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
 
 from narfx.config import validated
 from narfx.errors import UsageError
@@ -41,6 +41,8 @@ class SpaceOptions(BaseModel):
     kernels: tuple[StrictInt, ...] = (3,)
     max_candidate_params: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     include_first: bool = False
+    search_skips: bool = False
+    skips_from_input: bool = True
 
     @field_validator("operators")
     @classmethod
@@ -69,6 +71,8 @@ class SpaceOptions(BaseModel):
 class Architecture(SpaceOptions):
     """A base model and an operator vector; by hand it needs only ``model`` and ``vector``.
 
+    ``skips`` are the skips [t, j] that are open; absent means the base's own, and where they are given the skip domain
+    is open whether ``search_skips`` stands there or not.
     ``input`` is one sample's shape, channels first; absent means what the model's origin states, else (3, 224, 224).
     ``sites`` are the lines that ``fingerprint`` was made of, kept so that a difference can be shown.
     """
@@ -76,6 +80,7 @@ class Architecture(SpaceOptions):
     version: Literal[1] = 1
     model: str
     vector: tuple[StrictInt, ...]
+    skips: tuple[tuple[StrictInt, StrictInt], ...] | None = None
     input: tuple[StrictInt, StrictInt, StrictInt] | None = None
     weights: str | None = None
     fingerprint: str | None = None
@@ -83,6 +88,24 @@ class Architecture(SpaceOptions):
     metrics: dict[str, Any] = Field(default_factory=dict)
     preprocessing: Preprocessing | None = None
     seed: StrictInt | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _opens_skips(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("skips") is not None:
+            if values.get("search_skips") is False:
+                raise ValueError("skips are given, but search_skips is false: leave one of the two out")
+            return {**values, "search_skips": True}
+        return values
+
+    def as_base(self) -> Architecture:
+        """The same model with the base's operators and skips, and without weights."""
+        return self.model_copy(update={"vector": (0,) * len(self.vector), "skips": None, "weights": None})
+
+    def describe(self) -> dict[str, Any]:
+        """``vector``, and ``skips`` where there are any given, as results show them."""
+        skips = {} if self.skips is None else {"skips": [list(pair) for pair in self.skips]}
+        return {"vector": list(self.vector), **skips}
 
     @classmethod
     def load(cls, path: Path | str) -> Architecture:
@@ -100,15 +123,15 @@ class Architecture(SpaceOptions):
         values = self.model_dump(
             mode="json", exclude_none=True, exclude=None if self.operator_files else {"operator_files"}
         )
-        first = ("version", "model", "vector")  # what a person looks for stands on top
-        write_json(Path(path), {key: values[key] for key in first} | values)
+        first = ("version", "model", "vector", "skips")  # what a person looks for stands on top
+        write_json(Path(path), {key: values[key] for key in first if key in values} | values)
 
     def check(self, space: SearchSpace) -> Vector:
-        """The vector, proven legal in ``space`` and meant for it.
+        """The vector of operators and skips, proven legal in ``space`` and meant for it.
 
         Raises:
-            UsageError: The vector is not legal, or the fingerprint is another model's; then the message shows the
-                first differences between the site records.
+            UsageError: An operator is not legal, a skip not possible, or the fingerprint is another model's; then the
+                message shows the first differences between the site records.
         """
         if self.fingerprint is not None and self.fingerprint != space.fingerprint():
             changes = [
@@ -123,4 +146,4 @@ class Architecture(SpaceOptions):
                 where="fingerprint",
                 kind="fingerprint",
             )
-        return space.validate(self.vector)
+        return space.validate(space.join(self.vector, self.skips))

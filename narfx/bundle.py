@@ -79,7 +79,7 @@ def apply(
     lowered = open_architecture(architecture, relative_to=relative_to, weights=weights, seed=seed)
     traced = lowered.traced
     complete = traced.architecture(
-        architecture.vector,
+        architecture.check(traced.space),
         weights=WEIGHTS,
         # What was measured with other weights says nothing of these.
         metrics=architecture.metrics if weights is None else {},
@@ -155,7 +155,7 @@ def export(
         report: dict[str, Any] = {
             **cost,
             "base": dict(lowered.traced.cost) if lowered is not None else None,
-            "vector": list(architecture.vector) if architecture is not None else None,
+            **(architecture.describe() if architecture is not None else {"vector": None}),
             "weights": lowered.weights if lowered is not None else "the network's own",
             **(proof.file.to_json() if proof.file is not None else {}),
             "parity": proof.parity.to_json() if proof.parity is not None else None,
@@ -217,7 +217,7 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
     assert proof.parity is not None
     return {
         **cost,
-        "vector": list(architecture.vector),
+        **architecture.describe(),
         **file.to_json(),
         "parity": proof.parity.to_json(),
         "folder": str(folder),
@@ -272,7 +272,9 @@ def _write_source(
     title = f"A network lowered by narfx for inputs of {described}."
     if architecture is not None:
         title = (
-            f"{Path(architecture.model).name}, refined: operator vector {list(architecture.vector)}, input {described}."
+            f"{Path(architecture.model).name}, refined: operator vector {list(architecture.vector)}, "
+            + ("" if architecture.skips is None else f"skips {architecture.describe()['skips']}, ")
+            + f"input {described}."
         )
     try:
         source = generate(network, title, shape)

@@ -61,6 +61,17 @@ NETWORK: Group = {
         Annotated[bool | None, typer.Option("--include-first", help="Let the first convolution be refined too.")],
         None,
     ),
+    "search_skips": (
+        Annotated[bool | None, typer.Option("--search-skips", help="Search the skips of the main path too.")],
+        None,
+    ),
+    "skips_from_input": (
+        Annotated[
+            bool | None,
+            typer.Option("--skips-from-input/--no-skips-from-input", help="Whether they may start at node 0 [yes]."),
+        ],
+        None,
+    ),
     **WEIGHTS,
 }
 

@@ -100,8 +100,7 @@ class _Comparison:
             )
         self.architecture = architecture
         weights = None if config.weights is None else str(find(config.weights, start))
-        base = architecture.model_copy(update={"vector": (0,) * len(architecture.vector), "weights": None})
-        opened = open_architecture(base, relative_to=place, weights=weights, seed=config.seed)
+        opened = open_architecture(architecture.as_base(), relative_to=place, weights=weights, seed=config.seed)
         self.traced = opened.traced
         vector = architecture.check(self.traced.space)
         self.vectors = {"base": self.traced.space.base, "refined": vector, **self._randoms(vector)}
@@ -161,7 +160,7 @@ class _Comparison:
         error = statistics.stdev(accuracies) / math.sqrt(len(accuracies)) if len(accuracies) > 1 else None
         return {
             "name": name,
-            "vector": list(vector),
+            **self.traced.space.describe(vector),
             **{metric: int(value) for metric, value in self.traced.space.cost(vector).items()},
             "accuracies": accuracies,
             "mean": statistics.fmean(accuracies),
@@ -195,7 +194,7 @@ class _Comparison:
         write_weights(network, place / "weights.safetensors")
         write_json(place / "metrics.json", metrics)
         (place / "checkpoint.pt").unlink(missing_ok=True)
-        folder.event("trained", name=name, seed=seed, vector=list(vector), **metrics)
+        folder.event("trained", name=name, seed=seed, **self.traced.space.describe(vector), **metrics)
         return float(metrics[part]["accuracy"])
 
 

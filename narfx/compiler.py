@@ -14,6 +14,7 @@ from narfx.errors import NothingToRefineError, UsageError
 from narfx.operators import get_operator, load_operators, operator_cost, refusal
 from narfx.passes.find_blocks import find_blocks
 from narfx.passes.find_sites import find_sites
+from narfx.passes.find_skips import SkipCandidate, SkipDomain, find_skips
 from narfx.passes.lower import Lower
 from narfx.space import SearchSpace, Site, Skipped, Slot
 from narfx.supernet import Supernet
@@ -34,6 +35,8 @@ def trace(
     kernels: Sequence[int] = (3,),
     max_candidate_params: float = 1.0,
     include_first: bool = False,
+    search_skips: bool = False,
+    skips_from_input: bool = True,
     reference: str | None = None,
 ) -> Traced:
     """Trace ``model`` and find what may be refined. The model is copied, never changed.
@@ -46,7 +49,9 @@ def trace(
         operator_files: Python files of the user's that register operators of that list; they are run.
         kernels: The square kernel sizes that make a site: 3, 5 and 7.
         max_candidate_params: An operator with more parameters than this times the site's own call is not offered.
-        include_first: Whether the network's first convolution may be refined.
+        include_first: Whether the network's first convolution may be refined (and is a node of the main path).
+        search_skips: Whether skips between the nodes of the main path may be opened and closed too.
+        skips_from_input: Whether a skip may start at node 0, which is what feeds node 1.
         reference: How the model is named in an ``arch.json``.
 
     Raises:
@@ -63,6 +68,8 @@ def trace(
             "kernels": tuple(kernels),
             "max_candidate_params": max_candidate_params,
             "include_first": include_first,
+            "search_skips": search_skips,
+            "skips_from_input": skips_from_input,
         },
         "trace",
         kind="bad_option",
@@ -87,14 +94,21 @@ def trace(
         skipped += [
             Skipped(site.name, "no_candidate", f"no operator may stand here ({reasons})", site.where) for site in sites
         ]
+    if slots:
+        traced.notes += _unused(operators, slots)
+    skips = None
+    if search_skips:
+        skips = _find_skips(model, traced.graph_module, cost, options)
+        slots += [_skip_slot(candidate) for candidate in skips.candidates]
+        skipped += skips.fixed
     if not slots:
         shown = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:4]) or "it holds no convolution"
         raise NothingToRefineError(
             f"nothing to refine in {type(model).__name__}: {shown}" + ("; ..." if len(skipped) > 4 else ""),
             where=reference,
         )
-    traced.notes += _unused(operators, slots)
-    space = SearchSpace(tuple(operators), tuple(slots), _fixed(cost, slots))
+    impossible = {} if skips is None else skips.impossible
+    space = SearchSpace(tuple(operators), tuple(slots), _fixed(cost, slots), impossible=impossible)
     traced.graph_module.meta["input_shape"] = input  # copies keep it, so that a lowered network can be exported alone
     return Traced(
         graph_module=traced.graph_module,
@@ -105,6 +119,7 @@ def trace(
         options=options,
         cost={"params": cost.params, "macs": cost.macs},
         model=reference,
+        skips=skips,
     )
 
 
@@ -201,6 +216,36 @@ def _unused(operators: Sequence[str], slots: Sequence[Slot]) -> list[str]:
     offered = {k for slot in slots for k in slot.legal}
     left = [k for k in range(len(operators)) if k not in offered]
     return [f"{operators[k]} may stand nowhere, as at {slots[0].name}: {slots[0].refused[k]}" for k in left]
+
+
+def _find_skips(
+    model: nn.Module, graph_module: fx.GraphModule, cost: GraphCost, options: SpaceOptions
+) -> SkipDomain:  # fmt: skip
+    try:
+        skips = find_skips(
+            graph_module, cost.shapes, include_first=options.include_first, from_input=options.skips_from_input
+        )
+    except UsageError as error:
+        raise UsageError(f"{type(model).__name__}: {error}", where=error.where, kind=error.kind) from error
+    if not skips.candidates:
+        why = next(iter(skips.impossible.values()), "a skip passes over at least one node")
+        raise UsageError(
+            f"{type(model).__name__} has no possible skip: its main path has {len(skips.nodes) - 1} nodes; {why}",
+            where="--search-skips",
+            kind="no_skips",
+        )
+    return skips
+
+
+def _skip_slot(candidate: SkipCandidate) -> Slot:
+    """Two choices: as the base has it, and the other way round; what is closed costs nothing."""
+    skip = candidate.skip
+
+    def costs(number: int) -> tuple[float, ...]:
+        return (number, 0) if skip.base else (0, number)
+
+    known = {"params": costs(candidate.params), "macs": costs(candidate.macs)}
+    return Slot(f"skip {skip.source}->{skip.target}", (), (0, 1), {}, known, skip)
 
 
 def _fixed(cost: GraphCost, slots: Sequence[Slot]) -> dict[str, float]:

@@ -1,12 +1,15 @@
-"""The dispatchable op node: all candidates of a call site, one or several of them selected."""
+"""The nodes that a supernet decides at: the dispatchable op node, and the gate at which skips are added or not."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Dispatch"]
+__all__ = ["Dispatch", "Shortcut", "SkipGate"]
+
+Pair = tuple[int, int]
 
 
 class Dispatch(nn.Module):
@@ -61,3 +64,77 @@ class Dispatch(nn.Module):
     def extra_repr(self) -> str:
         """The selection, for ``repr``."""
         return f"slot={self.slot}, selected={'+'.join(self.selected)}"
+
+
+class Shortcut(nn.Module):
+    """What the base has on a skip of its own (a projection, a pool), computed only while that skip is open."""
+
+    def __init__(self, branch: nn.Module, pair: Pair) -> None:
+        super().__init__()
+        self.branch, self.pair, self.open = branch, pair, True
+
+    def select(self, opened: Collection[Pair]) -> None:
+        """Open the skip if it is among these, else close it."""
+        self.open = self.pair in opened
+
+    def forward(self, x: Tensor) -> Tensor | None:
+        """Map the skip's source as the base does, or give ``None`` where the skip is closed."""
+        shortcut: Tensor | None = self.branch(x) if self.open else None
+        return shortcut
+
+
+class SkipGate(nn.Module):
+    """All possible skips to one place of the network; those that are open are added, the others not computed.
+
+    Args:
+        pairs: The skips (t, j) in the order of addition, the base's own first.
+        base: Which of them the base has.
+        projections: What maps a skip's source to the shape of the place, by pair, where the shapes differ.
+        add: How the base writes its own add, so that lowering can write it again: the node's operation and target,
+            whether the shortcut is its first operand, and its name.
+    """
+
+    def __init__(
+        self,
+        pairs: Sequence[Pair],
+        base: Collection[Pair],
+        projections: Mapping[Pair, nn.Module],
+        add: tuple[str, Any, bool, str] | None = None,
+    ) -> None:
+        super().__init__()
+        self.pairs, self.base, self.add = tuple(pairs), frozenset(base), add
+        self.projections = nn.ModuleDict({_key(pair): module for pair, module in projections.items()})
+        self.select(self.base)
+
+    @property
+    def opened(self) -> tuple[Pair, ...]:
+        """The skips that a call adds, in order."""
+        return tuple(self.pairs[index] for index, _ in self._open)
+
+    def select(self, opened: Collection[Pair]) -> None:
+        """Open these of the gate's skips and close the others; pairs of other gates are no matter."""
+        self._open = tuple(
+            (index, _key(pair) if _key(pair) in self.projections else None)
+            for index, pair in enumerate(self.pairs)
+            if pair in opened
+        )
+
+    def projection(self, pair: Pair) -> nn.Module | None:
+        """The 1x1 convolution and BatchNorm of a skip, where it has one of the supernet's own."""
+        return dict(self.projections.items()).get(_key(pair))
+
+    def forward(self, x: Tensor, *sources: Tensor | None) -> Tensor:
+        """Add the open skips to ``x``; there is one source a pair, each of them (N, C, H, W)."""
+        for index, key in self._open:
+            source = sources[index]
+            assert source is not None  # a shortcut is open when its skip is
+            x = x + (source if key is None else self.projections[key](source))
+        return x
+
+    def extra_repr(self) -> str:
+        """What is open, for ``repr``."""
+        return f"open={list(self.opened)} of {len(self.pairs)}"
+
+
+def _key(pair: Pair) -> str:
+    return f"{pair[0]}_{pair[1]}"

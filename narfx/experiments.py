@@ -92,10 +92,10 @@ class _Training:
         else:
             wanted = self.architecture
             if config.base:
-                wanted = wanted.model_copy(update={"vector": (0,) * len(wanted.vector), "weights": None})
+                wanted = wanted.as_base()
             lowered = open_architecture(wanted, relative_to=place, weights=weights, seed=config.seed)
             self.network, self.input = lowered.network, lowered.traced.input
-            self.complete = lowered.traced.architecture(wanted.vector)
+            self.complete = lowered.traced.architecture(wanted.check(lowered.traced.space))
             self.model_folder = place
             self.notes = [f"weights: {lowered.weights}", *lowered.traced.notes]
             inherits = weights is not None or wanted.weights is not None
@@ -135,8 +135,8 @@ class _Training:
                 trained=self.trained,
             )
             write_weights(self.network, folder.path / files["weights"])
-            vector = None if self.complete is None else list(self.complete.vector)
-            result = {**measure(self.network, self.input), "vector": vector, **metrics}
+            described = {"vector": None} if self.complete is None else self.complete.describe()
+            result = {**measure(self.network, self.input), **described, **metrics}
             write_json(folder.path / files["metrics"], result)
             if self.complete is not None:
                 files["arch"] = "arch.json"

@@ -75,9 +75,12 @@ def open_architecture(
     options = NetworkOptions(model=architecture.model, input=architecture.input, **architecture.of_space())
     traced = open_base(options, relative_to=relative_to, seed=seed)
     vector = architecture.check(traced.space)
-    started = sum(1 for entry in vector if entry)
+    started = sum(1 for entry in architecture.vector if entry)
     slots = f"{started} slot{'' if started == 1 else 's'}"
     candidates = f"; operators at {slots} warm-started, not trained" if started else ""
+    changed = sum(1 for entry in vector if entry) - started
+    if changed:
+        candidates += f"; {changed} skip{'' if changed == 1 else 's'} other than the base's, not trained"
     if weights is None and architecture.weights is None:
         network = lower(Supernet(traced), vector)
         return Lowered(network, traced, f"none given: the base as {architecture.model} builds it{candidates}")
@@ -86,7 +89,9 @@ def open_architecture(
     network = lower(Supernet(traced), vector)
     # The base's own vector has the base's keys: then the trace takes the weights, for what else is made of it.
     if any(vector) and _loads(network, state, path):
-        return Lowered(network, traced, f"{path.name}: the lowered network's")
+        alike = network.state_dict().keys() == traced.graph_module.state_dict().keys()  # where only skips differ
+        whose = "the lowered network's, or the base's, whose keys are the same" if alike else "the lowered network's"
+        return Lowered(network, traced, f"{path.name}: {whose}")
     base = traced.graph_module
     if not _loads(base, state, path):
         # The base as its author wrote it may have keys that the trace does not use.

@@ -30,6 +30,7 @@ def describe(architecture: Architecture | None, shape: tuple[int, int, int]) -> 
     return {
         "model": _name(architecture.model),
         "vector": list(architecture.vector),
+        "skips": architecture.describe().get("skips"),
         "operators": list(architecture.operators),
         "granularity": architecture.granularity,
         "fingerprint": architecture.fingerprint,

@@ -10,7 +10,7 @@ import hashlib
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Any, Literal
 
 from narfx.budget import Budget, unknown_metric
 from narfx.errors import InfeasibleBudgetError, UsageError
@@ -78,12 +78,13 @@ class Skip:
     """A possible skip of the skip domain: the output of node ``source`` is added at node ``target``.
 
     Nodes are the convolutions on the main path, counted from 1; node 0 is what feeds node 1. ``base`` says whether
-    the base network has this skip.
+    the base network has this skip, ``signature`` names its ends and what lies between them.
     """
 
     source: int
     target: int
     base: bool = False
+    signature: str = ""
 
 
 @dataclass(frozen=True)
@@ -114,12 +115,14 @@ class SearchSpace:
     vector holds both and every strategy, budget and mask covers both.
 
     ``fixed`` is the cost of all that no slot can change, so that ``cost`` is the cost of the whole network.
+    ``impossible`` holds the pairs (t, j) that no skip can join, with the reasons.
     """
 
     operators: tuple[str, ...]
     slots: tuple[Slot, ...]
     fixed: Cost = field(default_factory=dict)
     budget: Budget = field(default_factory=Budget)
+    impossible: Mapping[tuple[int, int], str] = field(default_factory=dict)
 
     @classmethod
     def uniform(cls, slots: int, operators: int, *, skips: bool = False) -> SearchSpace:
@@ -160,20 +163,46 @@ class SearchSpace:
         """The vector of these operator entries and open skips; the inverse of ``split``.
 
         Raises:
-            UsageError: A skip is not one of the space's; the entries themselves are checked by ``validate``.
+            UsageError: There are too few or too many entries, or a skip is given twice or is not one of the space's;
+                the message says why. The entries themselves are checked by ``validate``.
         """
         known = {(slot.skip.source, slot.skip.target): slot.skip for slot in self.slots if slot.skip is not None}
-        if skips is None:
-            return (*operators, *(0 for _ in known))
-        opened = {tuple(pair) for pair in skips}
-        for pair in sorted(opened - known.keys()):
+        if len(operators) != len(self.slots) - len(known):
             raise UsageError(
-                f"{list(pair)} is no possible skip of this network"
-                + (f": the first is {list(next(iter(known)))}" if known else ": its skip domain is empty"),
-                where="skips",
-                kind="unknown_skip",
+                f"the vector has {len(operators)} entries, but the model has {len(self.slots) - len(known)} slots",
+                kind="vector_length",
             )
+        opened = [tuple(pair) for pair in skips] if skips is not None else [p for p, skip in known.items() if skip.base]
+        for index, pair in enumerate(opened):
+            if pair not in known:
+                raise UsageError(
+                    f"{list(pair)} is no possible skip of this network: {self._why_not(pair)}",
+                    where="skips",
+                    kind="unknown_skip",
+                )
+            if pair in opened[:index]:
+                raise UsageError(f"the skip {list(pair)} is given twice", where="skips", kind="repeated_skip")
         return (*operators, *(int(skip.base != (pair in opened)) for pair, skip in known.items()))
+
+    def _why_not(self, pair: tuple[int, ...]) -> str:
+        known = [slot.skip for slot in self.slots if slot.skip is not None]
+        if not known:
+            return "its skip domain is not open"
+        if pair in self.impossible:
+            return self.impossible[pair[0], pair[1]]
+        if pair[0] > pair[1] - 2:
+            return "a skip [t, j] goes from node t to node j with t <= j - 2"
+        ends = [*self.impossible, *((skip.source, skip.target) for skip in known)]
+        return f"its nodes are {min(t for t, _ in ends)} to {max(j for _, j in ends)}"
+
+    def describe(self, vector: Sequence[int]) -> dict[str, Any]:
+        """A legal vector as it stands in files and results: ``vector``, and ``skips`` where the space has any."""
+        operators, skips = self.split(vector)
+        return {"vector": list(operators)} | ({} if skips is None else {"skips": [list(pair) for pair in skips]})
+
+    def read(self, described: Mapping[str, Any]) -> Vector:
+        """The vector that ``describe`` described; errors as for ``join``."""
+        return self.join(described["vector"], described.get("skips"))
 
     @property
     def sites(self) -> tuple[Site, ...]:
@@ -206,9 +235,11 @@ class SearchSpace:
                 that its slot refuses; the message names the slot and the reason.
         """
         if len(vector) != len(self.slots):
+            skips = len(self.skip_slots)
+            slots = f"{len(self.slots) - skips} slots" + (f" and {skips} possible skips" if skips else "")
             raise UsageError(
-                f"the vector has {len(vector)} entries, but the model has {len(self.slots)} slots", kind="vector_length"
-            )
+                f"the vector has {len(vector)} entries, but the model has {slots}", kind="vector_length"
+            )  # fmt: skip
         checked = []
         for index, (given, slot) in enumerate(zip(vector, self.slots, strict=True)):
             where = f"slot {index} ({slot.name})"
@@ -323,12 +354,14 @@ class SearchSpace:
         return space
 
     def lines(self) -> list[str]:
-        """One line a site: what the fingerprint is made of, and what a difference is shown in."""
-        return [
+        """One line a site and one a possible skip: what the fingerprint is made of, what a difference is shown in."""
+        sites = [
             f"slot {index} {site.signature()} operators {','.join(self.operators[k] for k in slot.legal)}"
             for index, slot in enumerate(self.slots)
             for site in slot.sites
         ]
+        skips = [(slot.name, slot.skip) for slot in self.slots if slot.skip is not None]
+        return [*sites, *(f"{name} {'base' if skip.base else 'new'} {skip.signature}" for name, skip in skips)]
 
     def fingerprint(self) -> str:
         """A hash of the site records; code, weights and versions do not enter."""

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 
 from narfx.collector import collector_paused
 from narfx.copying import copy_module
-from narfx.dispatch import Dispatch
+from narfx.dispatch import Dispatch, Shortcut, SkipGate
 from narfx.passes.insert_dispatch import InsertDispatch
+from narfx.passes.insert_skips import InsertSkips
+from narfx.passes.lower_skips import closed
 from narfx.space import SearchSpace, Vector
 from narfx.traced import Traced
 
@@ -33,21 +35,26 @@ class Supernet(nn.Module):
         super().__init__()
         self.space: SearchSpace = traced.space
         self.separate_norms = separate_norms
-        insert = InsertDispatch(self.space.slots, self.space.operators, separate_norms=separate_norms)
-        self.graph_module = insert(copy_module(traced.graph_module)).graph_module
+        refined = [slot for slot in self.space.slots if slot.skip is None]
+        insert = InsertDispatch(refined, self.space.operators, separate_norms=separate_norms)
+        copied = copy_module(traced.graph_module)
+        if traced.skips is not None:
+            InsertSkips(traced.skips)(copied)  # first: it knows the nodes of the trace by their names
+        self.graph_module = insert(copied).graph_module
         self._slots: list[list[Dispatch]] = [[] for _ in self.space.slots]
         for module in self.graph_module.modules():
             if isinstance(module, Dispatch):
                 self._slots[module.slot].append(module)
+        self._gates = [part for part in self.graph_module.modules() if isinstance(part, (Shortcut, SkipGate))]
         self._vector = self.space.base
 
     @property
     def vector(self) -> Vector:
-        """The operator vector that a forward pass computes."""
+        """The vector that a forward pass computes."""
         return self._vector
 
     def set_vector(self, vector: Sequence[int]) -> None:
-        """Select one operator at each slot.
+        """Select one operator at each slot, and open and close skips where the space has any.
 
         Raises:
             UsageError: The vector is not legal; the message names the slot and the reason.
@@ -56,10 +63,13 @@ class Supernet(nn.Module):
         for dispatches, entry in zip(self._slots, checked, strict=True):
             for dispatch in dispatches:
                 dispatch.select(self.space.operators[entry])
+        opened = set(self.space.split(checked)[1] or ()) if self._gates else set()
+        for gate in self._gates:
+            gate.select(opened)
         self._vector = checked
 
     def active_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of the sub-network that is set; those of the other operators are left out."""
+        """The parameters of the sub-network that is set; those of other operators and closed skips are left out."""
         idle = {
             id(parameter)
             for dispatches in self._slots
@@ -68,6 +78,7 @@ class Supernet(nn.Module):
             if name not in dispatch.selected
             for parameter in candidate.parameters()
         }
+        idle |= {id(parameter) for gate in self._gates for module in closed(gate) for parameter in module.parameters()}
         return (parameter for parameter in self.parameters() if id(parameter) not in idle)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -59,6 +59,13 @@ def trace(report: Mapping[str, Any], console: Console) -> None:
         console.print(left)
     for note in report["notes"]:
         console.print(f"note: {note}", markup=False)
+    if "skips" in report:
+        skips = report["skips"]
+        console.print(
+            f"skips: {len(skips['nodes']) - 1} nodes on the main path, {skips['count']} possible skips "
+            f"({len(skips['base'])} of the base), {len(skips['impossible'])} not possible",
+            markup=False,
+        )
     cost = report["cost"]
     bounds = _table("cost", "min", "base", "max", title="")
     for metric, unit in (("params", "parameters"), ("macs", "MACs")):
@@ -125,7 +132,8 @@ def search(result: Mapping[str, Any], console: Console) -> None:
         table.add_row(f"{random['vectors']} random, mean", f"{random['mean_accuracy']:.4f}")
         table.add_row(f"{random['vectors']} random, best", f"{random['best_accuracy']:.4f}")
     console.print(table)
-    console.print(f"\nvector {result['vector']}\n{result['verdict']}", markup=False)
+    skips = f", skips {result['skips']}" if "skips" in result else ""
+    console.print(f"\nvector {result['vector']}{skips}\n{result['verdict']}", markup=False)
     console.print(f"next: narfx apply {result['files']['arch']} --out DIR", markup=False)
 
 

@@ -11,6 +11,7 @@ from torch import fx
 from narfx.architecture import Architecture, SpaceOptions
 from narfx.errors import NothingToRefineError, UsageError
 from narfx.operators import operator_cost
+from narfx.passes.find_skips import SkipDomain
 from narfx.space import SearchSpace, Skipped
 
 __all__ = ["Traced"]
@@ -28,9 +29,12 @@ class Traced:
     options: SpaceOptions
     cost: dict[str, int]
     model: str | None = field(default=None)
+    skips: SkipDomain | None = None
 
     def architecture(self, vector: Sequence[int], **known: Any) -> Architecture:
         """An :class:`Architecture` of this model with ``vector``; ``known`` fills its other fields.
+
+        In a space with the skip domain the vector holds both, and the architecture has operators and skips apart.
 
         Raises:
             UsageError: The vector is not legal, or the model was not given by a reference.
@@ -43,7 +47,7 @@ class Traced:
             )
         return Architecture(
             model=self.model,
-            vector=checked,
+            **self.space.describe(checked),
             input=self.input,
             fingerprint=self.space.fingerprint(),
             sites=tuple(self.space.lines()),
@@ -94,7 +98,7 @@ class Traced:
             "granularity": self.options.granularity,
             **self.cost,
             "operators": list(self.space.operators),
-            "slots": len(self.space),
+            "slots": len(self.space) - len(self.space.skip_slots),
             "sites": sites,
             "skipped": [{"name": s.name, "code": s.code, "reason": s.reason, "where": s.where} for s in self.skipped],
             "cost": {
@@ -104,4 +108,25 @@ class Traced:
             },
             "fingerprint": self.space.fingerprint(),
             "notes": list(self.notes),
+            **({} if self.skips is None else {"skips": self._skips_to_json(self.skips)}),
+        }
+
+    def _skips_to_json(self, skips: SkipDomain) -> dict[str, Any]:
+        """The nodes by name (node 0 first), the possible skips with their costs, and why the others are none."""
+        possible = [
+            {
+                "skip": [candidate.skip.source, candidate.skip.target],
+                "base": candidate.skip.base,
+                "through": None if candidate.projection is None else "conv1x1",
+                "params": candidate.params,
+                "macs": candidate.macs,
+            }
+            for candidate in skips.candidates
+        ]
+        return {
+            "nodes": list(skips.nodes),
+            "count": len(possible),
+            "base": [entry["skip"] for entry in possible if entry["base"]],
+            "possible": possible,
+            "impossible": [{"skip": list(pair), "reason": reason} for pair, reason in skips.impossible.items()],
         }

@@ -16,7 +16,7 @@ from typing import Any
 from torch import fx, nn
 
 from narfx.copying import copy_structure
-from narfx.dispatch import Dispatch
+from narfx.dispatch import Dispatch, Shortcut, SkipGate
 from narfx.errors import UsageError
 from narfx.passes.lift_dropout import LiftDropout
 from narfx.source import is_model_code, mentions_training, model_stack
@@ -54,7 +54,7 @@ class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` stays one call."""
         return (
-            isinstance(m, (nn.modules.conv._ConvNd, Dispatch))
+            isinstance(m, (nn.modules.conv._ConvNd, Dispatch, Shortcut, SkipGate))
             or type(m) in self.leaf_classes
             or _asks_training(m)
             or super().is_leaf_module(m, module_qualified_name)

@@ -7,8 +7,11 @@ it runs in ``torch.fx.passes.infra.pass_manager.PassManager``. A pass knows noth
 
 from narfx.passes.base import Pass
 from narfx.passes.find_blocks import find_blocks
+from narfx.passes.find_main_path import find_main_path
 from narfx.passes.find_sites import find_sites
+from narfx.passes.find_skips import find_skips
 from narfx.passes.insert_dispatch import InsertDispatch
+from narfx.passes.insert_skips import InsertSkips
 from narfx.passes.lift_dropout import LiftDropout
 from narfx.passes.lift_functional import LiftFunctional, RestoreFunctional
 from narfx.passes.lower import Lower
@@ -16,12 +19,15 @@ from narfx.passes.verify import verify_lowered
 
 __all__ = [
     "InsertDispatch",
+    "InsertSkips",
     "LiftDropout",
     "LiftFunctional",
     "Lower",
     "Pass",
     "RestoreFunctional",
     "find_blocks",
+    "find_main_path",
     "find_sites",
+    "find_skips",
     "verify_lowered",
 ]

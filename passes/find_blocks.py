@@ -17,7 +17,7 @@ import networkx as nx
 import torch
 from torch.fx import GraphModule, Node
 
-__all__ = ["Block", "find_blocks"]
+__all__ = ["Block", "find_blocks", "is_residual_add"]
 
 _ADD_FUNCTIONS = {operator.add, operator.iadd, torch.add}
 _ADD_METHODS = {"add", "add_"}
@@ -47,14 +47,15 @@ def find_blocks(graph_module: GraphModule) -> list[Block]:
     blocks = []
     for node in graph.nodes:
         entry = dominator.get(node)
-        if _is_residual_add(node) and flow.in_degree(node) == 2 and isinstance(entry, Node):
+        if is_residual_add(node) and flow.in_degree(node) == 2 and isinstance(entry, Node):
             inside = _between(flow, entry, node)
             if _single_exit(inside, node):
                 blocks.append(Block(entry, node, frozenset(inside)))
     return sorted(blocks, key=lambda block: (len(block.nodes), order[block.add]))
 
 
-def _is_residual_add(node: Node) -> bool:
+def is_residual_add(node: Node) -> bool:
+    """Whether a node adds two tensors, in place or not."""
     adds = (node.op == "call_function" and node.target in _ADD_FUNCTIONS) or (
         node.op == "call_method" and node.target in _ADD_METHODS
     )

@@ -1,15 +1,17 @@
-"""Lower a supernet's graph: every dispatch node becomes the operator it has selected."""
+"""Lower a supernet's graph: every dispatch node becomes the operator it has selected, every gate its open skips."""
 
 from __future__ import annotations
 
 from typing import ClassVar
 
+from torch import nn
 from torch.fx import GraphModule
 
 from narfx.copying import copy_module
-from narfx.dispatch import Dispatch
+from narfx.dispatch import Dispatch, Shortcut, SkipGate
 from narfx.passes.base import Pass
 from narfx.passes.lift_functional import RestoreFunctional
+from narfx.passes.lower_skips import closed, lower_skips
 
 __all__ = ["Lower"]
 
@@ -27,15 +29,17 @@ class Lower(Pass):
     def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
         """Copy the graph without the candidates that were not chosen, and without a trace of narfx."""
         dispatches = [module for module in graph_module.modules() if isinstance(module, Dispatch)]
-        if not dispatches:
+        gates = [module for module in graph_module.modules() if isinstance(module, (Shortcut, SkipGate))]
+        if not dispatches and not gates:
             return graph_module, False
         # A copy takes what its memo holds for the copy: so the chosen modules are copied into the places of their
         # dispatch nodes, and the other candidates are never copied at all.
-        memo: dict[int, object] = {}
+        memo: dict[int, object] = {id(module): nn.Identity() for gate in gates for module in closed(gate)}
         for dispatch in dispatches:
             memo[id(dispatch)] = copy_module(dispatch.chosen, memo)
         lowered: GraphModule = copy_module(graph_module, memo)
         for node in lowered.graph.nodes:
             node.meta.pop("narfx_slot", None)
+        lower_skips(lowered)
         RestoreFunctional()(lowered)
         return lowered, True

@@ -193,6 +193,7 @@ def test_the_file_of_onnx(home: Path, report: dict[str, Any]) -> None:
     assert written == {
         "narfx.model": "net.py",
         "narfx.vector": [1, 2],
+        "narfx.skips": None,
         "narfx.operators": ["base", "dwsep3x3", "maxpool3x3", "avgpool3x3"],
         "narfx.granularity": "conv",
         "narfx.fingerprint": architecture["fingerprint"],

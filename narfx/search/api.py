@@ -174,9 +174,11 @@ def _plan(prepared: _Prepared, config: SearchConfig) -> str:
     evaluations = config.finalists + config.randoms + 1
     images = len(task.data.val) + task.calibration_images
     step, reward = _probe(prepared, config)
+    skips = f" and {len(space.skip_slots)} possible skips" if space.skip_slots else ""
     end = evaluations * images / min(config.reward_images, len(task.data.val)) * reward
     return (
-        f"search: {len(space)} slots, {space.size:.3g} vectors, budget {space.budget}; {config.epochs} epochs of "
+        f"search: {len(space) - len(space.skip_slots)} slots{skips}, {space.size:.3g} vectors, budget {space.budget}; "
+        f"{config.epochs} epochs of "
         f"{task.steps_per_epoch} training steps ({config.pretrain_epochs} of them on uniform random vectors), "
         f"{rewards} rewards, about {evaluations} evaluations on {images} images at the end; "
         f"about {(train * step + rewards * reward + end) / 60:.1f} minutes at the speed just measured"
@@ -204,7 +206,8 @@ def _probe(prepared: _Prepared, config: SearchConfig) -> tuple[float, float]:
 def _write(prepared: _Prepared, config: SearchConfig, folder: RunFolder, outcome: Outcome) -> dict[str, Any]:
     """The chosen network, the front and ``arch.json``, which is written last and so vouches for the others."""
     best, data = outcome.best, prepared.task.data
-    network = lower(prepared.net, best["vector"])
+    vector = prepared.space.read(best)
+    network = lower(prepared.net, vector)
     recalibrate(network, prepared.task.calibration_batches())
     write_weights(network, folder.path / "weights.safetensors")
     records = [outcome.base, *outcome.finalists, *outcome.randoms]
@@ -226,7 +229,7 @@ def _write(prepared: _Prepared, config: SearchConfig, folder: RunFolder, outcome
         "verdict": verdict(outcome),
     }
     architecture = prepared.traced.architecture(
-        best["vector"],
+        vector,
         weights="weights.safetensors",
         metrics=metrics,
         preprocessing=Preprocessing(mean=data.mean, std=data.std),
@@ -235,7 +238,7 @@ def _write(prepared: _Prepared, config: SearchConfig, folder: RunFolder, outcome
     architecture.save(folder.path / "arch.json")
     folder.event("done", **metrics)
     return {
-        "vector": best["vector"],
+        **prepared.space.describe(vector),
         **metrics,
         "finalists": outcome.finalists,
         "randoms": outcome.randoms,

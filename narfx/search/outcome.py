@@ -48,13 +48,19 @@ class Outcome:
 def evaluate_vector(net: Supernet, vector: Vector, task: Task) -> dict[str, Any]:
     """Accuracy of one sub-network on the whole validation part, its BatchNorm recalibrated on training images.
 
+    The record describes the vector as an ``arch.json`` does: ``space.read`` gives it back.
     It works on a lowered copy: the shared weights and statistics stay as they are.
     """
     network = lower(net, vector)
     recalibrate(network, task.calibration_batches())
     network.eval()
     found = task.evaluate(network, "val")
-    return {"vector": list(vector), "accuracy": found["accuracy"], "loss": found["loss"], **net.space.cost(vector)}
+    return {
+        **net.space.describe(vector),
+        "accuracy": found["accuracy"],
+        "loss": found["loss"],
+        **net.space.cost(vector),
+    }
 
 
 def conclude(
@@ -77,7 +83,7 @@ def conclude(
     already. Each evaluation is written into the run as soon as it is done, and is not repeated after an interruption.
     """
     path = folder.path / "evaluations.json"
-    known = {tuple(r["vector"]): r for r in read_json(path)} if path.exists() else {}
+    known = {space.read(r): r for r in read_json(path)} if path.exists() else {}
 
     def evaluate(vectors: Iterable[Vector], label: str) -> list[dict[str, Any]]:
         vectors = list(vectors)
@@ -90,7 +96,7 @@ def conclude(
 
     tried = evaluate(finalists, "finalists")
     metric = "latency" if tuple(space.budget.bounds) == ("latency",) else "macs"
-    best = min(tried, key=lambda record: (-record["accuracy"], record[metric], record["vector"]))
+    best = min(tried, key=lambda record: (-record["accuracy"], record[metric], space.read(record)))
     drawn = sample_window(
         space,
         randoms,
@@ -98,7 +104,7 @@ def conclude(
         best[metric],
         numpy_generator(seed, "random vectors"),
         metric,
-        exclude=frozenset({tuple(best["vector"])}),
+        exclude=frozenset({space.read(best)}),
     )
     beside = evaluate(drawn, "random vectors")
     return Outcome(best, base or evaluate([space.base], "base")[0], tried, beside, metric)
@@ -123,7 +129,7 @@ def verdict(outcome: Outcome) -> str:
 
 def front(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """The records that no other one beats in accuracy and every cost at once, those of fewest MACs first."""
-    unique = list({tuple(record["vector"]): record for record in records}.values())
+    unique = list({_key(record): record for record in records}.values())
 
     def beats(a: dict[str, Any], b: dict[str, Any]) -> bool:
         costs = [b[metric] - a[metric] for metric in ("macs", "params", "latency") if metric in a]
@@ -131,4 +137,8 @@ def front(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
         return bool(min(gains) >= 0 and max(gains) > 0)
 
     kept = [record for record in unique if not any(beats(other, record) for other in unique)]
-    return sorted(kept, key=lambda record: (record["macs"], record["vector"]))
+    return sorted(kept, key=lambda record: (record["macs"], *_key(record)))
+
+
+def _key(record: dict[str, Any]) -> tuple[tuple[Any, ...], ...]:
+    return tuple(record["vector"]), tuple(map(tuple, record.get("skips", ())))
