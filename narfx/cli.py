@@ -210,22 +210,40 @@ def train(
 @takes(WEIGHTS, DATA, RECIPE, RUN, COMMON)
 def compare(
     out: Out,
-    target: Annotated[str | None, typer.Argument(help="An arch.json.", metavar="ARCH.JSON")] = None,
+    target: Annotated[
+        list[str] | None, typer.Argument(help="Each an arch.json, or NAME=arch.json.", metavar="ARCH.JSON...")
+    ] = None,
     data: Data = None,
     seeds: Annotated[int | None, typer.Option(help="How often each network is trained [3].")] = None,
-    randoms: Annotated[int | None, typer.Option(help="Random vectors of equal MACs [8].")] = None,
+    randoms: Annotated[int | None, typer.Option(help="Random vectors of equal MACs for each [8].")] = None,
     init: Annotated[str | None, typer.Option(help="scratch, or inherit (from the base's weights) [scratch].")] = None,
+    outputs: Annotated[
+        str | None, typer.Option(help="keep, auto (one a class), or a number: outputs of every network [keep].")
+    ] = None,
+    input: Annotated[str | None, typer.Option(help="channels,height,width [the architectures' own].")] = None,
+    verify: Annotated[
+        str | None, typer.Option(help="Pairs of faces: a .bin, or a folder with pairs.txt; with --task faces.")
+    ] = None,
+    pairs: Annotated[str | None, typer.Option(help="The list of pairs of a folder [pairs.txt in it].")] = None,
+    folds: Annotated[int | None, typer.Option(help="Of the pairs [as many as the list says, else 10].")] = None,
     **options: Any,
 ) -> None:
-    """Train base, refined and random vectors of equal cost by one recipe, and show them side by side."""
+    """Train architectures, their bases and random vectors of equal cost by one recipe, and show them side by side."""
     from narfx import comparison
     from narfx.config import validated
 
     output = _output(options)
-    fields = given({"target": target, "data": data, "seeds": seeds, "randoms": randoms, "init": init, **options})
+    fields = given(
+        {
+            "target": target[0] if target else None, "data": data, "seeds": seeds, "randoms": randoms, "init": init,
+            "outputs": outputs, "input": input, "verify": verify, "pairs": pairs, "folds": folds, **options,
+        }
+    )  # fmt: skip
     if resumes(options, fields):
         result = comparison.resume_compare(out, device=options["device"], reporter=output.reporter)
     else:
+        if target:
+            fields |= {"further": target[1:], "names": ()}
         config = validated(comparison.CompareConfig, values(options["config"], fields, "target", "data"), "compare")
         result = comparison.compare(
             config, out, device=options["device"], overwrite=options["overwrite"], reporter=output.reporter

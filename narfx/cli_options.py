@@ -202,10 +202,15 @@ def values(config: Path | None, fields: dict[str, Any], *needed: str) -> dict[st
             "latency_file": move,
             "data": move_source,
             "val_data": move_source,
+            "verify": move,
+            "pairs": move,
         }
         for key, moved in moves.items():
             if isinstance(read.get(key), str) and key not in fields:
                 read[key] = moved(read[key], Path.cwd(), start=config.parent)
+        further = read.get("further")
+        if isinstance(further, list) and all(isinstance(file, str) for file in further) and "further" not in fields:
+            read["further"] = [move(file, Path.cwd(), start=config.parent) for file in further]
         files = read.get("operator_files")
         if isinstance(files, list) and all(isinstance(file, str) for file in files):
             read["operator_files"] = move_operators(files, Path.cwd(), start=config.parent)

@@ -19,14 +19,14 @@ from narfx.subject import Shape, Subject, open_subject
 from narfx.tasks.classification import Classification
 from narfx.tasks.data import ImageData, normalisation
 from narfx.tasks.options import face_options
-from narfx.tasks.pairs import read_pairs
+from narfx.tasks.pairs import Pairs, read_pairs
 from narfx.tasks.parts import check_channels
 from narfx.tasks.sources import read_source
 from narfx.tasks.splits import make_split
-from narfx.tasks.verification import similarities, verify
+from narfx.tasks.verification import Verification, similarities, verify
 from narfx.training import outputs, pick_device
 
-__all__ = ["evaluate"]
+__all__ = ["evaluate", "judge_pairs", "open_pairs"]
 
 _MEMORY = 2 * 1024**3
 
@@ -134,25 +134,53 @@ def _try(subject: Subject, input: Shape | None, device: torch.device) -> None:
         ) from error
 
 
-def _pairs(
-    subject: Subject, data: str, listed: str | None, folds: int | None, repeat_grey: bool, batch_size: int,
-    device: torch.device, reporter: Reporter,
-) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
-    pairs = read_pairs(data, listed)
+def open_pairs(
+    source: str, listed: str | None, folds: int | None, channels: int, repeat_grey: bool
+) -> tuple[Pairs, int]:
+    """Pairs of faces for a network of so many channels, and the number of folds; nothing is left to be found wrong.
+
+    Raises:
+        UsageError: The pairs are missing or malformed, are grey where colour is needed, or too few for the folds.
+    """
+    pairs = read_pairs(source, listed)
     if folds is not None and pairs.folds is not None and folds > pairs.folds:
         raise UsageError(
             f"{pairs.name} has {pairs.folds} folds, and {folds} are asked for: lower --folds",
             where="--folds",
             kind="too_few_folds",
         )
-    check_channels(pairs.images.channels, subject.input[0], data, repeat_grey=repeat_grey)
+    check_channels(pairs.images.channels, channels, source, repeat_grey=repeat_grey)
     wanted = next(number for number in (folds, pairs.folds, 10) if number is not None)
     verify(np.zeros(len(pairs.same)), pairs.same, wanted)  # what is wrong with the pairs is known before any work
+    return pairs, wanted
+
+
+def judge_pairs(
+    network: torch.nn.Module, pairs: Pairs, folds: int, shape: Shape, *, mean: tuple[float, ...],
+    std: tuple[float, ...], batch_size: int, device: torch.device, reporter: Reporter,
+) -> Verification:  # fmt: skip
+    """Verification of a network that takes images of ``shape`` (C, H, W) with this mean and standard deviation.
+
+    Raises:
+        UsageError: An image cannot be decoded, or embeddings are not finite or have no direction.
+    """
+    cosines = similarities(
+        network, pairs, shape, mean=mean, std=std, batch_size=batch_size, device=device, reporter=reporter
+    )
+    return verify(cosines, pairs.same, folds)
+
+
+def _pairs(
+    subject: Subject, data: str, listed: str | None, folds: int | None, repeat_grey: bool, batch_size: int,
+    device: torch.device, reporter: Reporter,
+) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
+    pairs, wanted = open_pairs(data, listed, folds, subject.input[0], repeat_grey)
     half = (0.5,) * subject.input[0]
     used = subject.preprocessing or Preprocessing(mean=half, std=half)
-    cosines = similarities(
+    verified = judge_pairs(
         subject.network,
         pairs,
+        wanted,
         subject.input,
         mean=used.mean,
         std=used.std,
@@ -160,7 +188,6 @@ def _pairs(
         device=device,
         reporter=reporter,
     )
-    verified = verify(cosines, pairs.same, wanted)
     roc = {"roc": [{"far": far, "tar": tar, "threshold": cosine} for far, tar, cosine in verified.roc]}
     return {"task": "verification", "data": pairs.name, **verified.to_json()}, roc
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -173,31 +174,51 @@ def open_target(target: str, start: Path | None) -> tuple[Architecture | None, P
 
 
 def create_run(
-    config: Recipe, out: Path, architecture: Architecture | None, start: Path | None, *, overwrite: bool
+    config: Recipe,
+    out: Path,
+    architecture: Architecture | None,
+    start: Path | None,
+    *,
+    overwrite: bool,
+    further: Sequence[Architecture] = (),
 ) -> RunFolder:
-    """A run directory whose paths start there, with a copy of the architecture: what changes outside is no matter."""
+    """A run directory whose paths start there, with a copy of the architecture: what changes outside is no matter.
+
+    Of a comparison, ``further`` architectures are those that its configuration names behind the target.
+    """
     values: dict[str, Any] = config.model_dump(mode="json")
-    target = find(values["target"], start)
-    inputs = [target, *(find(values[key], start) for key in ("weights", "data") if values[key] is not None)]
+    named = ("target", "weights", "data", "verify", "pairs")
+    inputs = [find(values[key], start) for key in named if values.get(key) is not None]
     files: dict[str, Any] = {}
     if architecture is None:
         values["target"] = move_model(values["target"], out, start=start)
     else:
+        targets = [find(target, start) for target in (values["target"], *values.get("further", ()))]
+        names = [TARGET, *(f"target-{number}.json" for number in range(2, len(targets) + 1))]
         values["target"] = TARGET
-        inputs += [find(file, target.parent) for file in architecture.operator_files]
-        moved: dict[str, Any] = {
-            "model": move_model(architecture.model, out, start=target.parent),
-            "operator_files": move_operators(architecture.operator_files, out, start=target.parent),
-        }
-        if architecture.weights is not None:
-            moved["weights"] = move(architecture.weights, out, start=target.parent)
-        files[TARGET] = architecture.model_copy(update=moved).model_dump(mode="json", exclude_none=True)
-    if values["weights"] is not None:
-        values["weights"] = move(values["weights"], out, start=start)
+        if further:
+            values["further"] = names[1:]
+        for name, target, own in zip(names, targets, (architecture, *further), strict=True):
+            inputs += [target, *(find(file, target.parent) for file in own.operator_files)]
+            files[name] = _moved(own, target.parent, out).model_dump(mode="json", exclude_none=True)
+    for key in ("weights", "verify", "pairs"):
+        if values.get(key) is not None:
+            values[key] = move(values[key], out, start=start)
     for key in ("data", "val_data"):
         if values[key] is not None:
             values[key] = move_source(values[key], out, start=start)
     return RunFolder.create(out, values, overwrite=overwrite, inputs=inputs, files=files)
+
+
+def _moved(architecture: Architecture, start: Path, out: Path) -> Architecture:
+    """An architecture whose paths, so far seen from ``start``, start at ``out``."""
+    moved: dict[str, Any] = {
+        "model": move_model(architecture.model, out, start=start),
+        "operator_files": move_operators(architecture.operator_files, out, start=start),
+    }
+    if architecture.weights is not None:
+        moved["weights"] = move(architecture.weights, out, start=start)
+    return architecture.model_copy(update=moved)
 
 
 def _plain_base(

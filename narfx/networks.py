@@ -10,15 +10,16 @@ from torch import Tensor, fx, nn
 from narfx.architecture import Architecture, SpaceOptions
 from narfx.compiler import lower, trace
 from narfx.errors import UsageError
+from narfx.head import load_with_outputs
 from narfx.model_ref import default_input, load_model
 from narfx.paths import find
 from narfx.supernet import Supernet
 from narfx.traced import Traced
 from narfx.weights import load_state, read_weights
 
-__all__ = ["Lowered", "NetworkOptions", "open_architecture", "open_base"]
+__all__ = ["DEFAULT_INPUT", "Lowered", "NetworkOptions", "open_architecture", "open_base"]
 
-_DEFAULT_INPUT = (3, 224, 224)
+DEFAULT_INPUT = (3, 224, 224)
 
 
 class NetworkOptions(SpaceOptions):
@@ -38,14 +39,23 @@ class Lowered:
     weights: str
 
 
-def open_base(options: NetworkOptions, *, relative_to: Path | None = None, seed: int = 0) -> Traced:
+def open_base(
+    options: NetworkOptions, *, relative_to: Path | None = None, seed: int = 0, outputs: int | None = None
+) -> Traced:
     """Build the model that the options name, load its weights where they name any, and trace it.
+
+    With ``outputs`` the model is given so many of them; a note of the trace says how.
 
     Raises:
         UsageError: The model, its weights or an option is wrong.
         NothingToRefineError: No site of the model has a choice.
     """
-    model = load_model(options.model, relative_to=relative_to, seed=seed)
+    shape = options.input or default_input(options.model, relative_to=relative_to) or DEFAULT_INPUT
+    note = ""
+    if outputs is None:
+        model = load_model(options.model, relative_to=relative_to, seed=seed)
+    else:
+        model, note = load_with_outputs(options.model, outputs, shape, relative_to=relative_to, seed=seed)
     if options.weights is not None:
         state, _ = read_weights(find(options.weights, relative_to))
         load_state(model, state, source=options.weights)
@@ -53,12 +63,13 @@ def open_base(options: NetworkOptions, *, relative_to: Path | None = None, seed:
     fields["operator_files"] = [str(find(file, relative_to)) for file in options.operator_files]
     traced = trace(
         model,
-        input=options.input or default_input(options.model, relative_to=relative_to) or _DEFAULT_INPUT,
+        input=shape,
         reference=options.model,
         **fields,
     )
     # Like the model, its files of operators stay named as they were: from the folder of what names them.
-    return replace(traced, options=traced.options.model_copy(update={"operator_files": options.operator_files}))
+    kept = traced.options.model_copy(update={"operator_files": options.operator_files})
+    return replace(traced, options=kept, notes=(*traced.notes, *([note] if note else [])))
 
 
 def open_architecture(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -180,26 +180,34 @@ def train(result: Mapping[str, Any], console: Console) -> None:
 
 
 def compare(result: Mapping[str, Any], console: Console) -> None:
-    """Base, refined and random vectors."""
-    base = result["rows"][0]
-    table = _table(
-        "network",
-        f"{result['part']} {result['metric'].replace('_', ' ')}",
-        "± s.e.",
-        "params",
-        "MACs",
-        "MACs against base",
-    )
-    for row in result["rows"]:
-        error = row["standard_error"]
-        table.add_row(
-            row["name"],
-            f"{row['mean']:.4f}",
-            f"{error:.4f}" if error is not None else "",
-            _count(row["params"]),
-            _count(row["macs"]),
-            _share(row["macs"], base["macs"]),
-        )
+    """Base, refined and random vectors; of several architectures each beside its base and its random vectors."""
+    several = len(result["architectures"]) > 1
+    rows = {row["name"]: row for row in result["rows"]}
+    known = {entry["network"]: entry for entry in result["architectures"]}
+    bases = {entry["base"]: entry["base"] for entry in known.values()}
+    scores: list[tuple[str, Callable[[Mapping[str, Any]], Mapping[str, Any]]]]
+    scores = [(f"{result['part']} {result['metric'].replace('_', ' ')}", lambda record: record)]
+    if "verification" in result["rows"][0]:
+        scores.append(("verification", lambda record: record["verification"]))
+    beside = ("base", "random, mean", "random, best") if several else ()
+    measured = [column for title, _ in scores for column in (title, "± s.e.", *beside)]
+    table = _table("network", *(("differs in",) if several else ()), *measured, "params", "MACs", "MACs against base")
+    for name, row in rows.items():
+        entry = known.get(name)
+        if several and entry is None and name not in bases:
+            continue  # one of the random vectors, which are in comparison.json
+        base = rows[entry["base"] if entry else bases.get(name, next(iter(bases)))]
+        cells = []
+        for _, of in scores:
+            error = of(row)["standard_error"]
+            cells += [f"{of(row)['mean']:.4f}", f"{error:.4f}" if error is not None else ""]
+            if several:
+                found = of(entry)["random"] if entry else {"mean": None, "best": None}
+                others = (of(base)["mean"] if entry else None, found["mean"], found["best"])
+                cells += ["" if value is None else f"{value:.4f}" for value in others]
+        kind = [entry["kind"] if entry else ""] if several else []
+        costs = (_count(row["params"]), _count(row["macs"]), _share(row["macs"], base["macs"]))
+        table.add_row(name, *kind, *cells, *costs)
     console.print(table)
     console.print(f"\n{result['seeds']} seeds; {result['verdict']}", markup=False)
 

@@ -40,6 +40,8 @@ class Lower(Pass):
         lowered: GraphModule = copy_module(graph_module, memo)
         for node in lowered.graph.nodes:
             node.meta.pop("narfx_slot", None)
-        lower_skips(lowered)
+        if gates:
+            lower_skips(lowered)
+            lowered.recompile()  # here nodes change too
         RestoreFunctional()(lowered)
         return lowered, True
