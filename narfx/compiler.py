@@ -15,6 +15,7 @@ from narfx.operators import get_operator, load_operators, operator_cost, refusal
 from narfx.passes.find_blocks import find_blocks
 from narfx.passes.find_sites import find_sites
 from narfx.passes.find_skips import SkipCandidate, SkipDomain, find_skips
+from narfx.passes.lift_functional import FunctionalConv, read_functional
 from narfx.passes.lower import Lower
 from narfx.space import SearchSpace, Site, Skipped, Slot
 from narfx.supernet import Supernet
@@ -39,10 +40,7 @@ def trace(
     skips_from_input: bool = True,
     reference: str | None = None,
 ) -> Traced:
-    """Trace ``model`` and find what may be refined. The model is never changed.
-
-    The graph has modules and buffers of its own around the model's parameters, so that a trace costs no copy of the
-    weights; a supernet, a lowered network and an export each copy them.
+    """Trace ``model`` and find what may be refined. The model is copied, never changed.
 
     Args:
         model: Any module that maps one tensor (N, C, H, W) to its outputs.
@@ -82,7 +80,7 @@ def trace(
     for name in options.operators[1:]:
         get_operator(name)
     traced = trace_graph(model)
-    settle_training(model, traced)
+    settle_training(traced)
     cost = shapes_and_cost(traced.graph_module, input)
     found, skipped = find_sites(traced.graph_module, cost.shapes, kernels=options.kernels, include_first=include_first)
     skipped = [*traced.opaque, *skipped]
@@ -109,6 +107,7 @@ def trace(
         raise NothingToRefineError(
             f"nothing to refine in {type(model).__name__}: {shown}" + ("; ..." if len(skipped) > 4 else ""),
             where=reference,
+            details={"skipped": [{"name": s.name, "code": s.code} for s in skipped]},
         )
     impossible = {} if skips is None else skips.impossible
     space = SearchSpace(tuple(operators), tuple(slots), _fixed(cost, slots), impossible=impossible)
@@ -171,10 +170,13 @@ def _group(
             block_of.setdefault(node, index)
     if not blocks:
         notes.append("no residual add was found, so every site is a slot of its own")
+    functional = read_functional(graph_module)
     homes: dict[str, set[int | None]] = {target: set() for target in by_target}
     for node in graph_module.graph.nodes:
-        if node.op == "call_module" and str(node.target) in homes:
-            homes[str(node.target)].add(block_of.get(node))
+        call = functional.get(node)
+        target = call.target if isinstance(call, FunctionalConv) else str(node.target)
+        if target in homes and (node.op == "call_module" or call is not None):
+            homes[target].add(block_of.get(node))
     groups: dict[int | str, list[Site]] = {}
     for target, members in by_target.items():
         home = next(iter(homes[target])) if len(homes[target]) == 1 else None

@@ -99,7 +99,8 @@ def _failure(error: BaseException) -> NarfxError | None:
 
 
 def _described(failure: NarfxError) -> dict[str, Any]:
-    return {"code": failure.exit_code, "kind": failure.kind, "message": str(failure), "where": failure.where}
+    own = {"code": failure.exit_code, "kind": failure.kind, "message": str(failure), "where": failure.where}
+    return {**failure.details, **own}
 
 
 def _interrupt(*_: Any) -> None:

@@ -35,10 +35,11 @@ def copy_module(module: M, memo: Memo | None = None) -> M:
     """
     memo = {} if memo is None else memo
     for part in module.modules():
-        for key, value in part.__dict__.items():
-            # Its value does not matter: a computed tensor is computed anew before each use.
-            if key[0] != "_" and isinstance(value, Tensor) and value.grad_fn is not None:
-                memo.setdefault(id(value), value.detach().clone())
+        for value in part.__dict__.values():
+            for entry in value if type(value) in (list, tuple) else (value,):
+                # Its value does not matter: a computed tensor is computed anew before each use.
+                if isinstance(entry, Tensor) and entry.grad_fn is not None:
+                    memo.setdefault(id(entry), entry.detach().clone())
     copied: M = _copy_any(module, memo)
     return copied
 

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from narfx.copying import copy_module, copy_to_meta
 from narfx.errors import UsageError
+from narfx.passes.find_sites import pair
 from narfx.tracing import trace_graph
 
 __all__ = ["GraphCost", "measure", "shapes_and_cost"]
@@ -65,8 +66,10 @@ class _Recorder(fx.Interpreter):
         result = super().call_function(target, args, kwargs)
         weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
         if isinstance(weight, Tensor) and isinstance(result, Tensor):
-            if target in (nn.functional.conv2d, torch.conv2d):
+            if target in (torch.conv1d, torch.conv2d, torch.conv3d):
                 self.macs += result[0, 0].numel() * weight.numel()
+            elif target in (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d):
+                self.macs += args[0][0, 0].numel() * weight.numel()
             elif target is nn.functional.linear:
                 self.macs += result[0].numel() // weight.shape[0] * weight.numel()
         return result
@@ -81,6 +84,7 @@ class _Recorder(fx.Interpreter):
             self.macs += math.prod(output.shape[2:]) * module.weight.numel()
 
 
+_DEVICE_WORDS = ("NVIDIA", "CUDA", "cuda device", "not compiled with")
 _SAME_SHAPE = {
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.Hardswish,
     nn.Hardsigmoid, nn.Softplus, nn.Identity, nn.Dropout, nn.Dropout2d,
@@ -99,11 +103,11 @@ def _conv_output(conv: nn.Conv2d, x: Tensor) -> tuple[int, ...] | None:
         return None
     if conv.padding == "same":
         return (x.shape[0], conv.out_channels, *x.shape[2:])
-    padding = (0, 0) if isinstance(conv.padding, str) else conv.padding
+    padding = (0, 0) if isinstance(conv.padding, str) else pair(conv.padding)
     sizes = [
         (size + 2 * pad - dilation * (kernel - 1) - 1) // stride + 1
         for size, pad, dilation, kernel, stride in zip(
-            x.shape[2:], padding, conv.dilation, conv.kernel_size, conv.stride, strict=True
+            x.shape[2:], padding, pair(conv.dilation), pair(conv.kernel_size), pair(conv.stride), strict=True
         )
     ]
     return (x.shape[0], conv.out_channels, *sizes) if min(sizes) > 0 else None
@@ -131,6 +135,11 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
                         where=name,
                         kind="weights_not_float",
                     ) from error
+            if isinstance(error, (AssertionError, RuntimeError)) and any(w in str(error) for w in _DEVICE_WORDS):
+                raise UsageError(
+                    f"the model asks for a device that is not here: {str(error).strip().splitlines()[0]}",
+                    kind="no_device",
+                ) from error
             shape = ",".join(map(str, input_shape))
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UsageError(

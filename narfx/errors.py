@@ -1,10 +1,14 @@
 """The exceptions a user can cause, one for each exit code of the command line.
 
 A message is one sentence or two that say what is wrong, where, and how to mend it. ``kind`` is a short, stable
-reason code for programs; ``where`` names the file, the site or the slot.
+reason code for programs; ``where`` names the file, the site or the slot; ``details`` are further plain values for
+programs, such as the reason code of every convolution that is no site.
 """
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 __all__ = [
     "InfeasibleBudgetError",
@@ -23,8 +27,16 @@ class NarfxError(Exception):
     exit_code = 1
     default_kind = "internal"
 
-    def __init__(self, message: str, *, where: str | None = None, kind: str | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        where: str | None = None,
+        kind: str | None = None,
+        details: Mapping[str, Any] | None = None,
+    ) -> None:
         super().__init__(message)
+        self.details = dict(details or {})
         self.where = where
         self.kind = kind or self.default_kind
 

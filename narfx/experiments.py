@@ -20,7 +20,7 @@ from narfx.progress import Reporter, Silent
 from narfx.run import RunFolder, interruptible
 from narfx.tasks.options import DataOptions, open_task
 from narfx.tracing import settle_training, trace_graph
-from narfx.training import Recipe, check_batches, fit, outputs, pick_device, reinitialise
+from narfx.training import Recipe, check_batches, fit, kept, outputs, pick_device, reinitialise
 from narfx.weights import apply_weights, write_weights
 
 __all__ = ["TrainConfig", "create_run", "open_target", "resume_train", "train"]
@@ -111,7 +111,7 @@ class _Training:
         self.notes += self.task.data.notes
         self.trained = inherits and config.init == "inherit"
         if config.init == "scratch":
-            reinitialise(self.network, config.seed)
+            self.notes += kept(reinitialise(self.network, config.seed))
         elif inherits and self.task.data.val_from_train:
             self.notes.append(SEEN)
         self.network.to(self.device)
@@ -229,6 +229,6 @@ def _plain_base(
     if weights is not None:
         apply_weights(model, weights)
     traced = trace_graph(model)
-    settle_training(model, traced)
+    settle_training(traced)
     shape = options.input or default_input(options.model, relative_to=folder) or (3, 224, 224)
     return traced.graph_module, shape, traced.notes

@@ -28,7 +28,8 @@ class Site:
     """One call of a convolution in the traced graph.
 
     ``target`` is the module path, ``occurrence`` counts the calls of that module in graph order. Shapes are those of
-    one sample, ``(channels, height, width)``.
+    one sample, ``(channels, height, width)``. ``own_params`` counts the parameters of the site's own call where they
+    may be other than a plain convolution's (a parametrization has its own).
     """
 
     target: str
@@ -46,6 +47,7 @@ class Site:
     input_shape: tuple[int, int, int]
     output_shape: tuple[int, int, int]
     where: str = ""
+    own_params: int | None = None
 
     @property
     def name(self) -> str:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FunctionType
 from typing import Any
 
+import torch
 from torch import fx, nn
 
-from narfx.copying import copy_structure
+from narfx.copying import copy_module, copy_structure
 from narfx.dispatch import Dispatch, Shortcut, SkipGate
 from narfx.errors import UsageError
 from narfx.passes.lift_dropout import LiftDropout
@@ -24,17 +25,18 @@ from narfx.space import Skipped
 
 __all__ = ["GraphTrace", "settle_training", "trace_graph"]
 
-_MAX_LEAVES = 50
+_MAX_LEAVES, _ALIKE = 50, 3
 
 
 @dataclass
 class GraphTrace:
-    """A graph around the model's own parameters, and what it leaves opaque, drops or bakes in.
+    """A graph that shares nothing with the model it came from, and what it leaves opaque, drops or bakes in.
 
-    Modules and buffers are copies, so that running the graph changes nothing of the model.
+    ``source`` is the copy of the model whose parameters the graph holds.
     """
 
     graph_module: fx.GraphModule
+    source: nn.Module
     opaque: list[Skipped] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -46,16 +48,17 @@ class _Tracer(fx.Tracer):
     # A buffer that is computed with is read by the graph, not baked in: it stays in the state dict.
     proxy_buffer_attributes = True
 
-    def __init__(self, leaf_classes: frozenset[type]) -> None:
+    def __init__(self, leaves: _Leaves) -> None:
         super().__init__()
-        self.leaf_classes = leaf_classes
+        self.leaves = leaves
         self.failed: nn.Module | None = None
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` stays one call."""
         return (
             isinstance(m, (nn.modules.conv._ConvNd, Dispatch, Shortcut, SkipGate))
-            or type(m) in self.leaf_classes
+            or module_qualified_name in self.leaves.paths
+            or type(m) in self.leaves.classes
             or _asks_training(m)
             or super().is_leaf_module(m, module_qualified_name)
         )
@@ -78,19 +81,39 @@ class _Tracer(fx.Tracer):
         return proxy
 
 
+@dataclass
+class _Leaves:
+    """Modules that cannot be traced: by path, and by class where one class fails again and again."""
+
+    paths: dict[str, Skipped] = field(default_factory=dict)
+    classes: dict[type, Skipped] = field(default_factory=dict)
+
+    def found(self, graph_module: fx.GraphModule) -> list[Skipped]:
+        """One record a module that the graph calls."""
+        records = dict(self.paths)
+        for name, module in graph_module.named_modules():
+            if type(module) in self.classes and name not in records:
+                records[name] = replace(self.classes[type(module)], name=name)
+        called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
+        return [record for name, record in records.items() if name in called]
+
+
 def _asks_training(module: nn.Module) -> bool:
     return mentions_training(type(module).forward) and not any(
         isinstance(part, nn.modules.conv._ConvNd) for part in module.modules()
     )
 
 
-def trace_graph(model: nn.Module, *, training: bool = False) -> GraphTrace:
+def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = False) -> GraphTrace:
     """Trace ``model``, in eval mode unless ``training``; the model itself is not changed.
+
+    With ``copied`` the model is a copy already, whose parameters the graph may take.
 
     Raises:
         UsageError: The model takes no or several tensors, carries hooks that a trace would lose, cannot be copied, or
             cannot be traced; the message names the module and the line.
     """
+    _refuse_kinds(model)
     concrete = _bound_defaults(model)
     if model._forward_hooks or model._forward_pre_hooks:
         raise UsageError(
@@ -98,31 +121,32 @@ def trace_graph(model: nn.Module, *, training: bool = False) -> GraphTrace:
             "remove them, or wrap the model in a module",
             kind="root_hooks",
         )
-    leaves: dict[type, Skipped] = {}
+    try:
+        source = model if copied else copy_module(model)
+    except Exception as error:
+        raise UsageError(
+            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {_first_line(error)})",
+            kind="not_copyable",
+        ) from error
+    leaves = _Leaves()
     while True:
+        # A forward that failed half way may have left its mark on the modules: each try has a structure of its own.
+        tried = copy_structure(source)
+        tried.train(training)
+        tracer = _Tracer(leaves)
         try:
-            # A forward that failed half way may have left its mark on the modules: each try has a copy of its own.
-            copied = copy_structure(model)
-        except Exception as error:
-            raise UsageError(
-                f"{type(model).__name__} cannot be copied ({type(error).__name__}: {_first_line(error)})",
-                kind="not_copyable",
-            ) from error
-        copied.train(training)
-        tracer = _Tracer(frozenset(leaves))
-        try:
-            graph = _trace_once(tracer, copied, concrete)
+            graph = _trace_once(tracer, tried, concrete)
             break
         except Exception as error:
-            _make_leaf(copied, tracer.failed, error, leaves)
-    _refuse_clashes(copied, graph)
-    graph_module = fx.GraphModule(copied, graph, type(model).__name__)
+            _make_leaf(tried, tracer.failed, error, leaves)
+    _refuse_clashes(tried, graph)
+    graph_module = fx.GraphModule(tried, graph, type(model).__name__)
     # The graph remembers the class of its tracer for unpickling; a user who unpickles it need not have narfx.
     graph._tracer_cls = graph_module._tracer_cls = None
-    _keep_buffer_persistence(copied, graph_module)
+    _keep_buffer_persistence(tried, graph_module)
     graph_module.train(training)
     dropped = sorted(set(model.state_dict()) - set(graph_module.state_dict()))
-    trace = GraphTrace(graph_module, list(leaves.values()), dropped)
+    trace = GraphTrace(graph_module, source, leaves.found(graph_module), dropped)
     if dropped:
         shown = ", ".join(dropped[:4]) + (", ..." if len(dropped) > 4 else "")
         trace.notes.append(f"{len(dropped)} keys of the model are not used by the traced graph: {shown}")
@@ -133,11 +157,11 @@ def _trace_once(tracer: _Tracer, model: nn.Module, concrete: dict[str, Any] | No
     return tracer.trace(model, concrete)
 
 
-def _make_leaf(model: nn.Module, failed: nn.Module | None, error: Exception, leaves: dict[type, Skipped]) -> None:
-    """Add the class of the module that failed to the leaves, or give up."""
+def _make_leaf(model: nn.Module, failed: nn.Module | None, error: Exception, leaves: _Leaves) -> None:
+    """Add the module that failed to the leaves, or give up."""
     names = {id(module): name for name, module in model.named_modules()}
     name, where = names.get(id(failed), ""), _users_line(error)
-    if failed is None or type(failed) in leaves or _is_container(failed) or len(leaves) >= _MAX_LEAVES:
+    if not name or failed is None or _is_container(failed) or len(leaves.paths) >= _MAX_LEAVES:
         parts = [
             part for part, child in model.named_children() if any(isinstance(m, nn.Conv2d) for m in child.modules())
         ]
@@ -148,24 +172,23 @@ def _make_leaf(model: nn.Module, failed: nn.Module | None, error: Exception, lea
             where=name or where,
             kind="untraceable",
         ) from error
-    leaves[type(failed)] = Skipped(
-        name or type(failed).__name__,
-        "untraceable",
-        f"{type(failed).__name__} cannot be traced and stays opaque: {_first_line(error)}",
-        where,
-    )
+    kind = type(failed)
+    reason = f"{kind.__name__} cannot be traced and stays opaque: {_first_line(error)}"
+    leaves.paths[name] = record = Skipped(name, "untraceable", reason, where)
+    if sum(isinstance(module, kind) for path, module in model.named_modules() if path in leaves.paths) >= _ALIKE:
+        leaves.classes[kind] = record  # each try traces all anew
 
 
-def settle_training(model: nn.Module, trace: GraphTrace) -> None:
+def settle_training(trace: GraphTrace) -> None:
     """Trace in training mode as well, where that may differ, and mend or note what does.
 
     A functional dropout becomes a module, which follows the mode. Anything else is noted at its first call: there
     the trace has baked eval mode in.
     """
-    if not any(_mode_matters(type(module)) for module in model.modules()):
+    if not any(_mode_matters(type(module)) for module in trace.source.modules()):
         return
     try:
-        other = trace_graph(model, training=True).graph_module
+        other = trace_graph(trace.source, training=True, copied=True).graph_module
     except UsageError as error:
         trace.notes.append(f"the model cannot be traced in training mode: {error}")
         return
@@ -199,6 +222,23 @@ def _call(node: fx.Node) -> str:
         return f"return {node.args[0]}"
     target = getattr(node.target, "__name__", node.target)
     return f"{target}({', '.join([*map(str, node.args), *(f'{key}={value}' for key, value in node.kwargs.items())])})"
+
+
+def _refuse_kinds(model: nn.Module) -> None:
+    """What torch itself cannot trace or copy, said before it says so in its own words."""
+    if isinstance(model, torch.jit.ScriptModule):
+        raise UsageError(
+            f"{type(model).__name__} is a TorchScript module, which torch.fx cannot trace: give the module that it was "
+            "made from",
+            kind="scripted",
+        )
+    for name, parameter in model.named_parameters():
+        if nn.parameter.is_lazy(parameter):
+            raise UsageError(
+                f"{name} has no shape yet: run the model once on an image, which makes its lazy layers",
+                where=name,
+                kind="uninitialised",
+            )
 
 
 def _bound_defaults(model: nn.Module) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from narfx.passes.lift_functional import read_functional
 from narfx.source import is_model_code
 from narfx.space import Site, Skipped
 
-__all__ = ["call_targets", "find_sites", "source_line"]
+__all__ = ["call_targets", "find_sites", "pair", "source_line"]
 
 _FUNCTIONAL = {
     torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d,
@@ -70,7 +71,10 @@ def find_sites(
         places = {home for p in module.parameters() for home in homes[id(p)]} - own
         others = sorted(p for p in places if p != target and not p.startswith(f"{target}.parametrizations."))
         if not code and others:
-            code, reason = "shared_weight", f"its weights are used by {others[0]} too, which a swap would not reach"
+            code, reason = (
+                "shared_weight",
+                f"its weights are used by {others[0] or 'the model'} too, which no swap reaches",
+            )
         around = next((path for path in accumulate(target.split(".")[:-1], "{}.{}".format) if path in called), None)
         if not code and around:
             code, reason = "opaque", f"it may be used inside {around} too, which is opaque"
@@ -93,7 +97,7 @@ def _refusal(module: nn.Module, kernels: Collection[int], *, is_first: bool) -> 
     parametrized = nn.utils.parametrize.is_parametrized(module, "weight")
     if module._forward_hooks or module._forward_pre_hooks or not (parametrized or "weight" in module._parameters):
         return "hooks", "it carries forward hooks (or an old weight_norm or spectral_norm), which a swap would lose"
-    height, width = module.kernel_size
+    height, width = pair(module.kernel_size)
     if height != width or height not in kernels:
         return "kernel", f"its kernel is {height}x{width}"
     if module.groups > 1 and module.groups == module.in_channels:
@@ -125,29 +129,36 @@ def _site(
 ) -> Site:  # fmt: skip
     source = node.args[0] if node.args else node.kwargs["input"]
     assert isinstance(source, Node)
-    kernel, stride, dilation = conv.kernel_size, conv.stride, conv.dilation
+    kernel, stride, dilation = pair(conv.kernel_size), pair(conv.stride), pair(conv.dilation)
     if isinstance(conv.padding, str):
         same = conv.padding == "same"
         padding = tuple(d * (k - 1) // 2 if same else 0 for k, d in zip(kernel, dilation, strict=True))
     else:
-        padding = conv.padding
+        padding = pair(conv.padding)
     return Site(
         target=target,
         occurrence=occurrence,
         kind=f"conv{kernel[0]}x{kernel[1]}",
         in_channels=conv.in_channels,
         out_channels=conv.out_channels,
-        kernel=(kernel[0], kernel[1]),
-        stride=(stride[0], stride[1]),
+        kernel=kernel,
+        stride=stride,
         padding=(int(padding[0]), int(padding[1])),
-        dilation=(dilation[0], dilation[1]),
+        dilation=dilation,
         groups=conv.groups,
         bias=conv.bias is not None,
         padding_mode=conv.padding_mode,
         input_shape=_sample(shapes[source]),
         output_shape=_sample(shapes[node]),
         where=source_line(node),
+        own_params=sum(parameter.numel() for parameter in conv.parameters()),
     )
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """A geometry of two axes, of which torch takes one number for both, also where somebody set it later."""
+    first, *rest = value if isinstance(value, (tuple, list)) else (value,)
+    return int(first), int(rest[0] if rest else first)
 
 
 def _sample(shape: tuple[int, ...]) -> tuple[int, int, int]:

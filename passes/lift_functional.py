@@ -31,6 +31,7 @@ class _Read:
 
     path: str
     name: str
+    stack_trace: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +95,7 @@ def _read(graph_module: GraphModule, node: Node, targets: dict[tuple[Any, ...], 
     options = []
     for name, default in (("stride", 1), ("padding", 0), ("dilation", 1), ("groups", 1)):
         value = values.get(name, default)
-        value = tuple(value) if isinstance(value, (list, tuple)) else value
+        value = tuple(value) * (3 - len(value)) if isinstance(value, (list, tuple)) else value  # (1,) is (1, 1)
         parts = value if isinstance(value, tuple) else (value,)
         if any(isinstance(part, Node) for part in parts):
             return f"its {name} is computed"
@@ -139,7 +140,9 @@ class LiftFunctional(Pass):
         }
         graph = graph_module.graph
         for conv in dict.fromkeys(lifted.values()):
-            graph_module.add_submodule(conv.target, conv.module(graph_module))
+            module = conv.module(graph_module)
+            setattr(module, _LIFTED, True)
+            graph_module.add_submodule(conv.target, module)
         for node, conv in lifted.items():
             source = node.args[0] if node.args else node.kwargs["input"]
             reads = list(node.all_input_nodes)
@@ -167,9 +170,13 @@ class RestoreFunctional(Pass):
         for node in lifted:
             conv, function, args, kwargs = node.meta.pop(_LIFTED)
             module = graph_module.get_submodule(conv.target)
-            if getattr(module, "weight", None) is not _parameter(graph_module, conv.weight):
+            if not getattr(module, _LIFTED, False):
                 replaced[conv.target] = conv
                 continue
+            for path, parameter in ((conv.weight, module.weight), (conv.bias, module.bias)):
+                if path is not None:  # the same parameter, unless someone has assigned others to the module
+                    owner, _, attribute = path.rpartition(".")
+                    setattr(graph_module.get_submodule(owner), attribute, parameter)
             restored.add(conv.target)
             source = node.args[0]
             with graph.inserting_before(node):
@@ -192,7 +199,7 @@ def _frozen(arguments: Any) -> Any:
     """The arguments of a call without nodes, which belong to one graph and would not survive its copy."""
 
     def freeze(node: Node) -> Any:
-        return _Read(str(node.target), node.name) if node.op == "get_attr" else _Read("", "")
+        return _Read(str(node.target), node.name, node.stack_trace) if node.op == "get_attr" else _Read("", "")
 
     return map_arg(arguments, freeze)
 
@@ -206,7 +213,8 @@ def _thawed(arguments: Any, source: Any, graph: Graph, read: dict[str, Node]) ->
         if not argument.path:
             return source
         if argument.path not in read:
-            read[argument.path] = graph.create_node("get_attr", argument.path, name=argument.name)
+            node = read[argument.path] = graph.create_node("get_attr", argument.path, name=argument.name)
+            node.stack_trace = argument.stack_trace
         return read[argument.path]
 
     return map_aggregate(arguments, thaw)

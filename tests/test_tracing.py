@@ -66,8 +66,8 @@ def line_of(words: str) -> str:
 def test_a_part_that_asks_for_values_becomes_opaque() -> None:
     model, x = settled(Gated()), images(2, *SHAPE)
     traced = narfx.trace(model, input=SHAPE)
-    (opaque,) = [entry for entry in traced.skipped if entry.code == "untraceable"]
-    assert opaque.name == "gate"
+    opaque, other = [entry for entry in traced.skipped if entry.code == "untraceable"]
+    assert (opaque.name, other.name) == ("gate", "deep.1")
     assert opaque.reason.startswith("Gate cannot be traced and stays opaque: symbolically traced variables")
     assert opaque.where == line_of("# line of the question")
     inside = {entry.name: entry.reason for entry in traced.skipped if entry.code == "opaque"}
@@ -497,6 +497,7 @@ def test_a_report_holds_plain_values_for_every_convolution() -> None:
         "skipped",
         "cost",
         "fingerprint",
+        "dropped",
         "notes",
     ]
     assert report["slots"] == 2
@@ -520,3 +521,85 @@ def test_a_report_holds_plain_values_for_every_convolution() -> None:
     assert report["cost"]["base"] == {"params": report["params"], "macs": report["macs"]}
     assert report["cost"]["min"]["macs"] < report["cost"]["base"]["macs"] == report["cost"]["max"]["macs"]
     assert [(entry["name"], entry["code"]) for entry in report["skipped"]] == [("p", "first")]
+
+
+class Fickle(nn.Module):
+    """A part that some instances of cannot be traced."""
+
+    def __init__(self, bad: bool) -> None:
+        super().__init__()
+        self.bad, self.conv = bad, nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) if not self.bad or x.sum() > 0 else x
+
+
+def test_only_the_instance_that_cannot_be_traced_is_opaque() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), *(Fickle(bad) for bad in (False, True, False, True)))
+    traced = narfx.trace(model, input=SHAPE)
+    assert [site.name for site in traced.space.sites] == ["1.conv", "3.conv"]
+    assert [entry.name for entry in traced.skipped if entry.code == "untraceable"] == ["2", "4"]
+
+
+def test_a_class_that_fails_again_and_again_is_opaque_and_each_instance_named() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), *(Fickle(True) for _ in range(9)))
+    traced = narfx.trace(model, input=SHAPE)
+    assert [entry.name for entry in traced.skipped if entry.code == "untraceable"] == [str(n) for n in range(2, 11)]
+
+
+def test_a_forward_that_writes_to_its_parameters_writes_to_a_copy() -> None:
+    class Clamped(Chain):
+        def forward(self, x: Tensor) -> Tensor:
+            for parameter in self.parameters():
+                parameter.data.clamp_(-0.001, 0.001)
+            return super().forward(x)
+
+    model = settled(Clamped())
+    before = {key: value.clone() for key, value in model.state_dict().items()}
+    narfx.trace(model, input=SHAPE)
+    assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
+
+
+def test_what_happens_to_the_model_behind_the_trace_does_not_reach_it() -> None:
+    model, x = settled(Chain()), images(2, *SHAPE)
+    traced = narfx.trace(model, input=SHAPE)
+    with torch.no_grad():
+        wanted = model(x)
+        settled(model, seed=1).double()
+        assert torch.equal(narfx.Supernet(traced).eval()(x), wanted)
+
+
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (lambda: nn.Sequential(nn.LazyConv2d(8, 3), nn.Conv2d(8, 8, 3)), "uninitialised"),
+        (lambda: torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))), "scripted"),
+    ],
+)
+def test_what_torch_itself_cannot_trace_is_named(make: Callable[[], nn.Module], kind: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch, that scripts and lazy layers will change
+        refused(make(), kind)
+
+
+def test_a_device_that_is_not_here_is_named() -> None:
+    class Moving(Chain):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x.to("cuda:7"))
+
+    assert "device that is not here" in str(refused(Moving(), "no_device"))
+
+
+@pytest.mark.parametrize("geometry", ["stride", "padding", "dilation"])
+def test_a_geometry_of_one_number_is_one_of_two(geometry: str) -> None:
+    """Code that changes a trained network often sets an integer where torch keeps a pair."""
+    model = Chain()
+    setattr(part(model, "body.0"), geometry, 2)
+    traced = narfx.trace(model, input=SHAPE)
+    assert getattr(traced.space.sites[0], geometry) == (2, 2)
+
+
+def test_an_error_says_why_no_convolution_is_a_site() -> None:
+    with pytest.raises(NothingToRefineError) as caught:
+        narfx.trace(nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, groups=8)), input=SHAPE)
+    assert caught.value.details == {"skipped": [{"name": "0", "code": "first"}, {"name": "1", "code": "depthwise"}]}

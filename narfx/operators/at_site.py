@@ -63,7 +63,8 @@ def operator_cost(site: Site, name: str) -> dict[str, float]:
         UsageError: The operator is the user's, and its cost fails or is none.
     """
     if name == "base":
-        return conv_cost(site, site.kernel[0], site.in_channels, site.out_channels, site.groups, site.bias)
+        own = conv_cost(site, site.kernel[0], site.in_channels, site.out_channels, site.groups, site.bias)
+        return own if site.own_params is None else {**own, "params": site.own_params}
     operator = get_operator(name)
     if operator.cost is None:
         return dict(_measured(operator, site))
@@ -106,7 +107,8 @@ def started_operator(name: str, site: Site, conv: nn.Conv2d) -> nn.Module:
         }
         module = copy_module(template, {**own})
     if not conv.weight.is_meta:
-        start_operator(name, site, module, conv)
+        # The user's code gets a copy: whatever it does to the convolution, the base stays the base.
+        start_operator(name, site, module, conv if operator.name in OWN else copy_module(conv))
     return module
 
 

@@ -20,7 +20,9 @@ from narfx.cost import measure
 from narfx.dispatch import Dispatch
 from narfx.errors import UsageError
 from narfx.passes import InsertDispatch, LiftFunctional, Lower, RestoreFunctional, verify_lowered
+from narfx.passes.lift_functional import read_functional
 from narfx.supernet import Supernet
+from narfx.training import reinitialise
 
 MODELS = [Chain, ResidualNet, Shared]
 SHAPE = (3, 8, 8)
@@ -461,3 +463,62 @@ def test_a_parametrized_convolution_is_a_site(norm: str) -> None:
     # Pooling starts from the sum over the taps of the weight that the convolution really has.
     assert torch.allclose(pointwise, weight.sum((2, 3), keepdim=True))
     assert pooled(x).shape == model(x).shape
+
+
+def test_weights_assigned_to_a_supernet_reach_the_functional_call() -> None:
+    found = traced(settled(FunctionalNet()))
+    net = Supernet(found).eval()
+    state = {key: value * 2 for key, value in net.state_dict().items()}
+    net.load_state_dict(state, assign=True)
+    lowered = narfx.lower(net, found.space.base)
+    assert lowered.state_dict().keys() == found.graph_module.state_dict().keys()
+    with torch.no_grad():
+        assert torch.equal(lowered(images(2, *SHAPE)), net(images(2, *SHAPE)))
+
+
+def test_functional_convolutions_are_part_of_their_block() -> None:
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.one, self.two = Raw(), Raw()
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = torch.conv2d(x, self.one.weight, self.one.bias, padding=(1,)).relu()
+            return x + torch.conv2d(y, self.two.weight, padding=1)
+
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), Block(), Block())
+    found = traced(model, "block")
+    assert [len(slot.sites) for slot in found.space.slots] == [2, 2]
+
+
+@pytest.mark.parametrize("norm", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_the_cost_of_a_parametrized_site_is_that_of_its_network(norm: str) -> None:
+    model = Chain(2)
+    getattr(parametrizations, norm)(part(model, "body.0"))
+    found = traced(model.eval())
+    net = Supernet(found)
+    for vector in ((0, 0), (1, 0), (0, 3), (2, 1)):
+        assert measure(narfx.lower(net, vector), SHAPE) == found.space.cost(vector)
+
+
+@pytest.mark.parametrize("make", [FunctionalNet, lambda: with_norm("weight_norm"), lambda: with_norm("orthogonal")])
+def test_fresh_weights_are_fresh_however_a_convolution_is_written(make: Callable[[], nn.Module]) -> None:
+    network = traced(make().eval()).graph_module
+    drawn = []
+    for seed in (0, 1, 1):
+        left = reinitialise(network, seed)
+        assert left == []
+        reads = read_functional(network).values()
+        paths = {conv.weight for conv in reads if not isinstance(conv, str)}
+        weights = [network.get_parameter(path) for path in sorted(paths)]
+        weights += [conv.weight for conv in network.modules() if isinstance(conv, nn.Conv2d)]
+        drawn.append([weight.detach().clone() for weight in weights])
+    assert len(drawn[0]) == 3
+    assert not any(map(torch.equal, drawn[0], drawn[1]))
+    assert all(map(torch.equal, drawn[1], drawn[2]))
+
+
+def with_norm(name: str) -> nn.Module:
+    model = Chain(2)
+    getattr(parametrizations, name)(part(model, "body.0"))
+    return model

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_networks import images, settled
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 import narfx
 from narfx.cost import measure
@@ -25,12 +27,28 @@ OPERATORS = ("base", "dwsep3x3", "maxpool3x3", "avgpool3x3", "conv5x5", "dwsep5x
 SIDE = 12
 
 
-class Unit(nn.Module):
-    """A convolution of any geometry, with or without a norm and an activation."""
+class Functional(nn.Module):
+    """The convolution without a module of its own, and a dropout that asks the mode."""
 
-    def __init__(self, conv: dict[str, Any], norm: bool, act: str) -> None:
+    def __init__(self, **conv: Any) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(**conv)
+        like = nn.Conv2d(**conv)
+        self.weight, self.bias = like.weight, like.bias
+        self.options = {name: getattr(like, name) for name in ("stride", "padding", "dilation", "groups")}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = nn.functional.conv2d(x, self.weight, self.bias, **self.options)
+        return nn.functional.dropout(x, 0.5, training=self.training)
+
+
+class Unit(nn.Module):
+    """A convolution of any geometry, however it is written, with or without a norm and an activation."""
+
+    def __init__(self, conv: dict[str, Any], norm: bool, act: str, way: str = "module") -> None:
+        super().__init__()
+        self.conv = Functional(**conv) if way == "functional" else nn.Conv2d(**conv)
+        if way == "parametrized":
+            parametrizations.weight_norm(self.conv)
         self.norm = nn.BatchNorm2d(conv["out_channels"]) if norm else None
         self.act = {"relu": nn.ReLU(), "inplace": nn.ReLU(inplace=True), "none": nn.Identity()}[act]
 
@@ -126,7 +144,11 @@ def units(draw: st.DrawFn, channels: int, out: int | None = None) -> tuple[nn.Mo
         "bias": draw(st.booleans()),
         "padding_mode": draw(st.sampled_from(["zeros", "zeros", "reflect", "replicate", "circular"])),
     }
-    return Unit(conv, draw(st.booleans()), draw(st.sampled_from(["relu", "inplace", "none"]))), out
+    ways = ["module", "module", "parametrized"] + ["functional"] * (conv["padding_mode"] == "zeros")
+    way = draw(st.sampled_from(ways))
+    if way == "functional":
+        del conv["padding_mode"]
+    return Unit(conv, draw(st.booleans()), draw(st.sampled_from(["relu", "inplace", "none"])), way), out
 
 
 @st.composite
@@ -236,6 +258,11 @@ def check_laws(network: nn.Module, data: st.DataObject) -> None:
         assert [t.shape for t in outputs(lower)] == [t.shape for t in outputs(expected)]
         assert traced.space.cost(vector) == measure(lowered, traced.input)
     assert all(torch.equal(value, state[key]) for key, value in network.state_dict().items())
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export_onnx(lowered, traced.input, path)
+        parity = compare_onnx(lowered, path, traced.input)
+        assert parity.passed and parity.max_rel_error <= 1e-5, parity
 
 
 @settings(max_examples=25)
