@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from narfx.architecture import Preprocessing
 from narfx.errors import UsageError
@@ -156,7 +157,7 @@ def open_pairs(
 
 
 def judge_pairs(
-    network: torch.nn.Module, pairs: Pairs, folds: int, shape: Shape, *, mean: tuple[float, ...],
+    network: Callable[[Tensor], Any], pairs: Pairs, folds: int, shape: Shape, *, mean: tuple[float, ...],
     std: tuple[float, ...], batch_size: int, device: torch.device, reporter: Reporter,
 ) -> Verification:  # fmt: skip
     """Verification of a network that takes images of ``shape`` (C, H, W) with this mean and standard deviation.
