@@ -270,7 +270,7 @@ class _Comparison:
         entry = {
             "name": contender.label,
             "kind": contender.kind,
-            "model": contender.architecture.model,
+            "model": contender.model,
             "input": list(contender.traced.input),
             **beside(own, base, [rows[name] for name in self._randoms(contender)]),
         }
