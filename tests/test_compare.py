@@ -278,7 +278,7 @@ def test_bfloat16_on_a_cpu(run: Run, tmp_path: Path) -> None:
             return items
 
     with pytest.raises(Exception, match="interrupted"):
-        train(config, "cut", device="cpu", reporter=Stops())  # type: ignore[arg-type]
+        train(config, "cut", device="cpu", reporter=Stops())
     assert resume_train("cut", device="cpu")["loss"] == whole["loss"]
     again, _ = read_weights(tmp_path / "cut" / "weights.safetensors")
     assert all(torch.equal(again[key], weights[key]) for key in weights)
@@ -311,3 +311,17 @@ def test_arithmetic() -> None:
             assert given.is_contiguous(memory_format=torch.channels_last) == last
     with pytest.raises(UsageError, match="bfloat16"):
         Arithmetic("bf16", device_type="meta")
+
+
+def test_an_evaluation_in_bfloat16(run: Run) -> None:
+    """It differs from float32's by rounding alone; an ONNX file is run as it is."""
+    images, labels = np.random.default_rng(0).integers(0, 255, (40, 8, 8), dtype=np.uint8), np.arange(40) % 10
+    np.savez("ten.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
+    losses = [
+        run("evaluate", MODEL, "--input", "1,8,8", "--data", "ten.npz", "--precision", precision)[1]["loss"]
+        for precision in ("fp32", "bf16")
+    ]
+    assert 0 < abs(losses[0] - losses[1]) < 0.05
+    for target, precision, words in (("net.onnx", "bf16", "as it was exported"), (MODEL, "fp8", "fp32 or bf16")):
+        code, told, _ = run("evaluate", target, "--data", "ten.npz", "--precision", precision)
+        assert (code, told["error"]["kind"]) == (2, "precision") and words in told["error"]["message"]
