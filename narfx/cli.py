@@ -298,6 +298,7 @@ def evaluate(
     folds: Annotated[int | None, typer.Option(help="Of the pairs [as many as the list says, else 10].")] = None,
     part: Annotated[str | None, typer.Option(help="test, val or train [the first that the data have].")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a batch [64].")] = None,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16, of a torch network [fp32].")] = None,
     out: Annotated[Path | None, typer.Option(help="A JSON file for the result, of pairs with the ROC.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file --out.")] = False,
     **options: Any,
@@ -306,7 +307,9 @@ def evaluate(
     from narfx import evaluation
 
     output = _output(options)
-    fields = given({"pairs": pairs, "folds": folds, "part": part, "batch_size": batch_size, **options})
+    fields = given(
+        {"pairs": pairs, "folds": folds, "part": part, "batch_size": batch_size, "precision": precision, **options}
+    )
     result = evaluation.evaluate(
         target, data, **fields, out=out, overwrite=overwrite, device=options["device"], reporter=output.reporter
     )

@@ -102,6 +102,14 @@ RECIPE: Group = {
     "tmult": _whole("How much longer each further cycle is."),
     "weight_decay": _number("On all parameters that a step uses."),
     "label_smoothing": _number("Of the training loss [0]."),
+    "schedule": _text("The paper's: search (150 epochs, t0 10) or train (35, t0 5); options beside it win."),
+    "precision": _text("fp32, or bf16: products in bfloat16, by autocast [fp32]."),
+    "channels_last": (
+        Annotated[
+            bool | None, typer.Option("--channels-last/--no-channels-last", help="The order of memory [channels last].")
+        ],
+        None,
+    ),
 }
 
 LATENCY: Group = {
@@ -214,6 +222,10 @@ def values(config: Path | None, fields: dict[str, Any], *needed: str) -> dict[st
         files = read.get("operator_files")
         if isinstance(files, list) and all(isinstance(file, str) for file in files):
             read["operator_files"] = move_operators(files, Path.cwd(), start=config.parent)
+    if "schedule" in fields:  # what a run's config.json holds of the one before does not win over it
+        from narfx.training import SCHEDULES
+
+        read = {key: value for key, value in read.items() if key not in SCHEDULES["train"]}
     together = read | fields
     for key in needed:
         if key not in together:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -187,6 +188,7 @@ class _Comparison:
                 device=self.device,
                 label_smoothing=self.config.label_smoothing,
                 relative_to=self.start,
+                arithmetic=self.config.arithmetic(self.device),
             )
         return self.tasks[shape]
 
@@ -268,7 +270,7 @@ class _Comparison:
         entry = {
             "name": contender.label,
             "kind": contender.kind,
-            "model": contender.architecture.model,
+            "model": contender.model,
             "input": list(contender.traced.input),
             **beside(own, base, [rows[name] for name in self._randoms(contender)]),
         }
@@ -316,7 +318,7 @@ class _Comparison:
         )
         if self.verified is not None:
             verified = judge_pairs(
-                network,
+                partial(task.arithmetic.apply, network),
                 *self.verified,
                 contender.traced.input,
                 mean=task.data.mean,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,12 @@ class Contender:
     randoms: tuple[Vector, ...]
     base_of: str
     weights: str
+
+    @property
+    def model(self) -> str:
+        """The reference of its model, without folders: the same from wherever the comparison is seen."""
+        ref = ModelRef.parse(self.architecture.model)
+        return str(replace(ref, name=Path(ref.name).name) if ref.kind == "file" else ref)
 
     @property
     def kind(self) -> str:

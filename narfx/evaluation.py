@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from narfx.architecture import Preprocessing
 from narfx.errors import UsageError
@@ -16,6 +18,7 @@ from narfx.files import write_json
 from narfx.progress import Reporter, Silent
 from narfx.run import is_out_of_memory
 from narfx.subject import Shape, Subject, open_subject
+from narfx.tasks.arithmetic import Arithmetic, Precision
 from narfx.tasks.classification import Classification
 from narfx.tasks.data import ImageData, normalisation
 from narfx.tasks.options import face_options
@@ -47,6 +50,7 @@ def evaluate(
     overwrite: bool = False,
     device: str = "auto",
     seed: int = 0,
+    precision: Precision = "fp32",
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Judge a network by data it was not trained on.
@@ -66,6 +70,7 @@ def evaluate(
         overwrite: Whether ``out`` may exist.
         device: Where a torch network runs; an ONNX file runs on the CPU.
         seed: Of what the target builds without weights.
+        precision: ``fp32``, or ``bf16`` for a torch network: see :class:`narfx.tasks.arithmetic.Arithmetic`.
         reporter: What a person sees.
 
     Returns:
@@ -89,12 +94,19 @@ def evaluate(
             raise UsageError(f"{option} belongs to the task {other}", where=option, kind="option_of_another_task")
     repeat_grey = face_options(task_options or {}).grey == "repeat"
     place = pick_device(device)
+    if precision not in get_args(Precision):
+        raise UsageError(f"unknown precision {precision!r}: fp32 or bf16", where="--precision", kind="precision")
+    arithmetic = Arithmetic(precision, device_type=place.type)
+    if precision != "fp32" and target.lower().endswith(".onnx"):
+        raise UsageError(
+            f"{target} computes as it was exported: leave out --precision", where="--precision", kind="precision"
+        )
     subject = open_subject(target, weights=weights, input=input, seed=seed)
     _try(subject, input, place)
     if by_pairs:
-        found, roc = _pairs(subject, data, pairs, folds, repeat_grey, batch_size, place, reporter)
+        found, roc = _pairs(subject, data, pairs, folds, repeat_grey, batch_size, arithmetic, place, reporter)
     else:
-        found, roc = _classes(subject, data, part, batch_size, place), {}
+        found, roc = _classes(subject, data, part, batch_size, arithmetic, place), {}
     result = {**found, "target": Path(target).name, "weights": subject.weights, "input": list(subject.input)}
     if out is not None:
         write_json(out, {**result, **roc})
@@ -156,7 +168,7 @@ def open_pairs(
 
 
 def judge_pairs(
-    network: torch.nn.Module, pairs: Pairs, folds: int, shape: Shape, *, mean: tuple[float, ...],
+    network: Callable[[Tensor], Any], pairs: Pairs, folds: int, shape: Shape, *, mean: tuple[float, ...],
     std: tuple[float, ...], batch_size: int, device: torch.device, reporter: Reporter,
 ) -> Verification:  # fmt: skip
     """Verification of a network that takes images of ``shape`` (C, H, W) with this mean and standard deviation.
@@ -172,13 +184,13 @@ def judge_pairs(
 
 def _pairs(
     subject: Subject, data: str, listed: str | None, folds: int | None, repeat_grey: bool, batch_size: int,
-    device: torch.device, reporter: Reporter,
+    arithmetic: Arithmetic, device: torch.device, reporter: Reporter,
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
     pairs, wanted = open_pairs(data, listed, folds, subject.input[0], repeat_grey)
     half = (0.5,) * subject.input[0]
     used = subject.preprocessing or Preprocessing(mean=half, std=half)
     verified = judge_pairs(
-        subject.network,
+        partial(arithmetic.apply, subject.network),
         pairs,
         wanted,
         subject.input,
@@ -192,7 +204,9 @@ def _pairs(
     return {"task": "verification", "data": pairs.name, **verified.to_json()}, roc
 
 
-def _classes(subject: Subject, source: str, part: str | None, batch_size: int, device: torch.device) -> dict[str, Any]:
+def _classes(
+    subject: Subject, source: str, part: str | None, batch_size: int, arithmetic: Arithmetic, device: torch.device
+) -> dict[str, Any]:
     found = read_source(source, subject.input, _MEMORY)
     parts = {name: held for name in ("test", "val", "train") if (held := getattr(found, name)) is not None}
     if part is not None and part not in parts:
@@ -212,7 +226,7 @@ def _classes(subject: Subject, source: str, part: str | None, batch_size: int, d
         mean, std, _ = normalisation(found, splits["train"], subject.input)
     judged = splits[name]
     data = ImageData(source, found.classes, mean, std, judged, judged, judged, (), False)
-    task = Classification(data, batch_size=batch_size)
+    task = Classification(data, batch_size=batch_size, arithmetic=arithmetic)
     task.check(outputs(subject.network, subject.input, device))
     scores = task.evaluate(subject.network, "test")
     if not math.isfinite(scores["loss"]):

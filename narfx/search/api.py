@@ -115,6 +115,7 @@ class _Prepared:
             device=self.device,
             label_smoothing=config.label_smoothing,
             relative_to=relative_to,
+            arithmetic=config.arithmetic(self.device),
         )
         self.latency: LatencyReport | None = None
         if config.wanted(config.budget):
@@ -208,7 +209,8 @@ def _write(prepared: _Prepared, config: SearchConfig, folder: RunFolder, outcome
     best, data = outcome.best, prepared.task.data
     vector = prepared.space.read(best)
     network = lower(prepared.net, vector)
-    recalibrate(network, prepared.task.calibration_batches())
+    with prepared.task.arithmetic.autocast():
+        recalibrate(network, prepared.task.calibration_batches())
     write_weights(network, folder.path / "weights.safetensors")
     records = [outcome.base, *outcome.finalists, *outcome.randoms]
     write_json(folder.path / "front.json", {"metric": prepared.task.metric, "front": front(records)})

@@ -52,7 +52,8 @@ def evaluate_vector(net: Supernet, vector: Vector, task: Task) -> dict[str, Any]
     It works on a lowered copy: the shared weights and statistics stay as they are.
     """
     network = lower(net, vector)
-    recalibrate(network, task.calibration_batches())
+    with task.arithmetic.autocast():
+        recalibrate(network, task.calibration_batches())
     network.eval()
     found = task.evaluate(network, "val")
     return {

@@ -16,6 +16,7 @@ from torch.nn import functional
 from narfx.errors import UsageError
 from narfx.seeds import torch_generator
 from narfx.tasks.arcface import ArcFaceHead
+from narfx.tasks.arithmetic import Arithmetic
 from narfx.tasks.data import ImageData, ordered_batches
 from narfx.tasks.splits import spread
 from narfx.tasks.task import Task
@@ -45,6 +46,7 @@ class Faces(Task):
         augment: As ArcFace's, ``flip``, without one.
         label_smoothing: Of the training loss, in [0, 1).
         device: Where the head lives.
+        arithmetic: In which numbers networks compute; the head computes in float32.
     """
 
     metric = "identification_accuracy"
@@ -59,8 +61,12 @@ class Faces(Task):
         augment: str | None = None,
         label_smoothing: float = 0.0,
         device: torch.device | str = "cpu",
+        arithmetic: Arithmetic | None = None,
     ) -> None:
-        super().__init__(data, batch_size=batch_size, augment=augment or "flip", label_smoothing=label_smoothing)
+        augment = augment or "flip"
+        super().__init__(
+            data, batch_size=batch_size, augment=augment, label_smoothing=label_smoothing, arithmetic=arithmetic
+        )
         self.options, self.device = options or FaceOptions(), torch.device(device)
 
     def check(self, outputs: int) -> None:
@@ -98,7 +104,7 @@ class Faces(Task):
         was = network.training
         network.eval()
         for inputs, target in ordered_batches(train, order, self.batch_size, data=self.data):
-            sums.index_add_(0, target, functional.normalize(network(inputs).float()))
+            sums.index_add_(0, target, functional.normalize(self.arithmetic.apply(network, inputs)))
         network.train(was)
         # A centre keeps the length that a random one has, by which its rate of learning goes.
         weight.copy_(functional.normalize(sums) * weight.norm(dim=1, keepdim=True))

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from narfx.config import validated
 from narfx.errors import UsageError
 from narfx.paths import find_source
+from narfx.tasks.arithmetic import Arithmetic
 from narfx.tasks.classification import Classification
 from narfx.tasks.data import load_data
 from narfx.tasks.faces import FaceOptions, Faces
@@ -55,6 +56,7 @@ def open_task(
     device: torch.device,
     label_smoothing: float = 0.0,
     relative_to: Path | None = None,
+    arithmetic: Arithmetic | None = None,
 ) -> Task:
     """Load the data for a network of this input shape and make a task of them.
 
@@ -84,6 +86,7 @@ def open_task(
             augment=options.augment,
             label_smoothing=label_smoothing,
             device=device,
+            arithmetic=arithmetic,
         )
     if options.task_options:
         raise UsageError(
@@ -91,4 +94,10 @@ def open_task(
             where="--task-option",
             kind="task_options",
         )
-    return Classification(data, batch_size=options.batch_size, augment=options.augment, label_smoothing=label_smoothing)
+    return Classification(
+        data,
+        batch_size=options.batch_size,
+        augment=options.augment,
+        label_smoothing=label_smoothing,
+        arithmetic=arithmetic,
+    )

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from narfx.errors import UsageError
+from narfx.tasks.arithmetic import Arithmetic
 from narfx.tasks.augment import check_augmentation
 from narfx.tasks.data import Batch, ImageData, batches, ordered_batches
 from narfx.tasks.splits import Split, spread
@@ -32,6 +33,7 @@ class Task(ABC):
         batch_size: Images in a batch, in training and elsewhere.
         augment: ``none``, ``crop``, ``flip`` or ``crop-flip``; what suits the data set without one.
         label_smoothing: Of the training loss, in [0, 1).
+        arithmetic: In which numbers networks compute.
 
     Raises:
         UsageError: An option lies outside its range.
@@ -40,8 +42,10 @@ class Task(ABC):
     metric: str
 
     def __init__(
-        self, data: ImageData, *, batch_size: int = 128, augment: str | None = None, label_smoothing: float = 0.0
-    ) -> None:
+        self, data: ImageData, *, batch_size: int = 128, augment: str | None = None, label_smoothing: float = 0.0,
+        arithmetic: Arithmetic | None = None,
+    ) -> None:  # fmt: skip
+        self.arithmetic = arithmetic or Arithmetic()
         self.data, self.batch_size, self.label_smoothing = data, batch_size, label_smoothing
         self.augment = data.augment if augment is None else augment
         self.head: nn.Module = nn.Module()
@@ -129,7 +133,7 @@ class Task(ABC):
     def reward(self, model: nn.Module, batch: Batch) -> float:
         """The accuracy on one minibatch; the model is used in the mode it is in."""
         inputs, target = batch
-        return float((self.logits(model(inputs)).argmax(1) == target).double().mean())
+        return float((self.logits(self.arithmetic.apply(model, inputs)).argmax(1) == target).double().mean())
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, part: str = "val") -> dict[str, float]:
@@ -146,7 +150,7 @@ class Task(ABC):
             raise UsageError(f"{self.data.name} has no part {part!r}", where=self.data.name, kind="no_such_part")
         loss, right = 0.0, 0
         for inputs, target in batches(split, self.batch_size, data=self.data, seed=0):
-            logits = self.logits(model(inputs))
+            logits = self.logits(self.arithmetic.apply(model, inputs))
             loss += float(functional.cross_entropy(logits, target, reduction="sum"))
             right += int((logits.argmax(1) == target).sum())
         return {"accuracy": right / len(split), "loss": loss / len(split), "images": len(split)}

@@ -510,7 +510,7 @@ def test_fresh_weights_are_fresh_however_a_convolution_is_written(make: Callable
         assert left == []
         reads = read_functional(network).values()
         paths = {conv.weight for conv in reads if not isinstance(conv, str)}
-        weights = [network.get_parameter(path) for path in sorted(paths)]
+        weights: list[Tensor] = [network.get_parameter(path) for path in sorted(paths)]
         weights += [conv.weight for conv in network.modules() if isinstance(conv, nn.Conv2d)]
         drawn.append([weight.detach().clone() for weight in weights])
     assert len(drawn[0]) == 3
