@@ -65,7 +65,9 @@ class Runner:
     def train(self, name: str, target: str, seed: int) -> None:
         """Train one network from scratch and verify it; the recipe is the same for all."""
         place = self.out / f"{name}-{seed}"
-        recipe = ["--init", "scratch", "--epochs", str(self.options.epochs), "--t0", str(self.options.t0)]
+        recipe = ["--init", "scratch"]
+        for option in ("epochs", "t0", "lr"):
+            recipe += [f"--{option}", str(getattr(self.options, option))]
         self.narfx(
             f"{name}-{seed}.train", "train", target, *self.task, *recipe, "--seed", str(seed), "--out", str(place),
             done=place / "metrics.json",
@@ -154,6 +156,7 @@ def main() -> None:
     parser.add_argument("--budget", default="macs<=0.7x")
     parser.add_argument("--epochs", type=int, default=15, help="of each training from scratch")
     parser.add_argument("--t0", type=int, default=5)
+    parser.add_argument("--lr", type=float, default=0.1)
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--randoms", type=int, default=2, help="of the MACs of each refined network")
     parser.add_argument("--table", action="store_true", help="only print the table of what is there")
