@@ -41,5 +41,7 @@ class Lower(Pass):
         for node in lowered.graph.nodes:
             node.meta.pop("narfx_slot", None)
         lower_skips(lowered)
+        if gates:
+            lowered.recompile()  # adds took their place, so this is more than a swap of modules
         RestoreFunctional()(lowered)
         return lowered, True
