@@ -121,17 +121,16 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
             "remove them, or wrap the model in a module",
             kind="root_hooks",
         )
-    try:
-        source = model if copied else copy_module(model)
-    except Exception as error:
-        raise UsageError(
-            f"{type(model).__name__} cannot be copied ({type(error).__name__}: {_first_line(error)})",
-            kind="not_copyable",
-        ) from error
     leaves = _Leaves()
     while True:
-        # A forward that failed half way may have left its mark on the modules: each try has a structure of its own.
-        tried = copy_structure(source)
+        try:
+            # A forward that failed half way may have left its mark on the modules: each try has a copy of its own.
+            tried = copy_structure(model) if copied else copy_module(model)
+        except Exception as error:
+            raise UsageError(
+                f"{type(model).__name__} cannot be copied ({type(error).__name__}: {_first_line(error)})",
+                kind="not_copyable",
+            ) from error
         tried.train(training)
         tracer = _Tracer(leaves)
         try:
@@ -146,7 +145,7 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
     _keep_buffer_persistence(tried, graph_module)
     graph_module.train(training)
     dropped = sorted(set(model.state_dict()) - set(graph_module.state_dict()))
-    trace = GraphTrace(graph_module, source, leaves.found(graph_module), dropped)
+    trace = GraphTrace(graph_module, tried, leaves.found(graph_module), dropped)
     if dropped:
         shown = ", ".join(dropped[:4]) + (", ..." if len(dropped) > 4 else "")
         trace.notes.append(f"{len(dropped)} keys of the model are not used by the traced graph: {shown}")
