@@ -78,7 +78,7 @@ def convolutional_size(name: str) -> int | None:
             with torch.device("cpu"):
                 model = timm.create_model(name)
     total = parameters([model])
-    head: Any = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator]
+    head: Any = model.get_classifier() if hasattr(model, "get_classifier") else None  # type: ignore[operator, unused-ignore]
     heads = [part for part in (head if isinstance(head, (tuple, list)) else [head]) if isinstance(part, nn.Module)]
     body = total - parameters(heads)
     convolutions = [part for part in model.modules() if isinstance(part, nn.modules.conv._ConvNd)]
