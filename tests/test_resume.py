@@ -56,7 +56,13 @@ def start(out: Path, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "narfx", "search", *arguments, "--out", str(out), "--json"],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": threads()},
+        preexec_fn=heed_interrupts,
     )  # fmt: skip
+
+
+def heed_interrupts() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def threads() -> str:
@@ -144,6 +150,7 @@ def test_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
         [sys.executable, "-m", "narfx", "train", "--config", str(tmp_path / "whole" / "config.json"),
          "--out", str(tmp_path / "cut")],
         stderr=subprocess.PIPE, text=True, env=os.environ | {"OMP_NUM_THREADS": threads()},
+        preexec_fn=heed_interrupts,
     )  # fmt: skip
     wait_for(tmp_path / "cut", 2, process)
     process.kill()
