@@ -24,6 +24,8 @@ _ATOMS = frozenset(
     (NoneType, bool, int, float, complex, str, bytes, type, FunctionType, BuiltinFunctionType, torch.dtype)
 )
 
+_DICTS = (dict, OrderedDict)
+
 # Those of convolutions only fill in what old checkpoints lack.
 _PLAIN = (nn.Module.__setstate__, nn.modules.conv._ConvNd.__setstate__)
 
@@ -33,14 +35,7 @@ def copy_module(module: M, memo: Memo | None = None) -> M:
 
     ``memo`` is that of :func:`copy.deepcopy`: what it holds stands in the copy for the object of that id.
     """
-    memo = {} if memo is None else memo
-    for part in module.modules():
-        for value in part.__dict__.values():
-            for entry in value if type(value) in (list, tuple) else (value,):
-                # Its value does not matter: a computed tensor is computed anew before each use.
-                if isinstance(entry, Tensor) and entry.grad_fn is not None:
-                    memo.setdefault(id(entry), entry.detach().clone())
-    copied: M = _copy_any(module, memo)
+    copied: M = _copy_any(module, {} if memo is None else memo)
     return copied
 
 
@@ -71,17 +66,27 @@ def _copy_any(value: Any, memo: Memo) -> Any:
         return value
     if id(value) in memo:
         return memo[id(value)]
-    if kind in (dict, OrderedDict):
+    if kind in _DICTS:
         copied = memo[id(value)] = kind()
         for key, entry in value.items():
-            copied[_copy_any(key, memo)] = _copy_any(entry, memo)
+            copied[key if type(key) is str else _copy_any(key, memo)] = _copy_any(entry, memo)
         return copied
     if kind is set and not value:
         return set()
-    if kind is tuple and all(type(entry) in _ATOMS for entry in value):
-        return value
+    if kind is tuple:
+        if all(type(entry) in _ATOMS for entry in value):
+            return value
+        copied = tuple(_copy_any(entry, memo) for entry in value)
+        return memo.setdefault(id(value), copied)  # it may hold itself, by way of a list
+    if kind is list:
+        copied = memo[id(value)] = []
+        copied += [_copy_any(entry, memo) for entry in value]
+        return copied
     if isinstance(value, nn.Module):
         return _copy_part(value, memo)
+    if isinstance(value, Tensor) and value.grad_fn is not None:
+        # Its value does not matter: a computed tensor is computed anew before each use.
+        return memo.setdefault(id(value), value.detach().clone())
     return copy.deepcopy(value, memo)
 
 
@@ -98,6 +103,9 @@ def _copy_part(module: nn.Module, memo: Memo) -> nn.Module:
             _copy_any(child, memo)
         return copy.deepcopy(module, memo)
     copied = memo[id(module)] = kind.__new__(kind)
+    own = copied.__dict__
     for key, value in module.__dict__.items():
-        copied.__dict__[key] = _copy_any(value, memo)
+        # Most attributes are numbers, and most dictionaries the empty ones of hooks: a call each would cost the most.
+        of = type(value)
+        own[key] = value if of in _ATOMS else of() if of in _DICTS and not value else _copy_any(value, memo)
     return copied

@@ -7,7 +7,7 @@ the NAR paper prints as FLOPs; FLOPs in the usual sense are twice as many.
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+import operator
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,15 +35,16 @@ class _Recorder(fx.Interpreter):
     """Runs a graph on one sample and keeps each node's output shape, and the MACs.
 
     A traced graph is run to learn shapes, so what is known of common layers is not computed: torch takes longer to
-    run a normalisation without data than a small one with data.
+    run a normalisation without data than a small one with data. What must run is copied to ``device`` first, in eval
+    mode, so that the network itself is neither moved nor changed.
     """
 
-    def __init__(self, module: nn.Module, graph: fx.Graph) -> None:
-        super().__init__(module, graph=graph)
+    def __init__(self, graph_module: nn.Module, graph: fx.Graph, device: str) -> None:
+        super().__init__(graph_module, graph=graph)
+        self.device = device
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.macs = 0
-        # A hook may change what a layer gives, so such a layer is run.
-        self.hooked = {m for m in module.modules() if m._forward_hooks or m._forward_pre_hooks}
+        self.copies: dict[str, nn.Module] = {}
 
     def run_node(self, n: fx.Node) -> Any:
         result = super().run_node(n)
@@ -51,18 +52,35 @@ class _Recorder(fx.Interpreter):
             self.shapes[n.name] = tuple(result.shape)
         return result
 
+    def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        value = super().get_attr(target, args, kwargs)
+        return value.detach().to(self.device) if isinstance(value, Tensor) else value
+
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        module = self.fetch_attr(target)
-        if len(args) == 1 and isinstance(args[0], Tensor) and args[0].is_meta and module not in self.hooked:
+        module: nn.Module = self.fetch_attr(target)
+        hooked = module._forward_hooks or module._forward_pre_hooks  # a hook may change what a layer gives
+        if len(args) == 1 and isinstance(args[0], Tensor) and args[0].is_meta and not hooked:
             if _keeps_shape(module, args[0]):
                 return args[0]
             if type(module) is nn.Conv2d and (shape := _conv_output(module, args[0])) is not None:
                 output = args[0].new_empty(shape)
                 self.count(module, args, output)
                 return output
-        return super().call_module(target, args, kwargs)
+        if target not in self.copies:
+            self.copies[target] = self.copied(module)
+        return self.copies[target](*args, **kwargs)
+
+    def copied(self, module: nn.Module) -> nn.Module:
+        """A copy that counts its MACs."""
+        copied = (copy_to_meta(module) if self.device == "meta" else copy_module(module).to(self.device)).eval()
+        for part in copied.modules():
+            if isinstance(part, (nn.modules.conv._ConvNd, nn.Linear)):
+                part.register_forward_hook(self.count)
+        return copied
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if target in _ELEMENTWISE and len(args) == 2 and not kwargs and _alike(*args):
+            return args[0]
         result = super().call_function(target, args, kwargs)
         weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
         if isinstance(weight, Tensor) and isinstance(result, Tensor):
@@ -89,12 +107,19 @@ _SAME_SHAPE = {
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.Hardswish,
     nn.Hardsigmoid, nn.Softplus, nn.Identity, nn.Dropout, nn.Dropout2d,
 }  # fmt: skip
+_ELEMENTWISE = {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, torch.add, torch.mul}
 
 
 def _keeps_shape(module: nn.Module, x: Tensor) -> bool:
     return type(module) in _SAME_SHAPE or (
         type(module) is nn.BatchNorm2d and x.ndim == 4 and x.shape[1] == module.num_features
     )
+
+
+def _alike(a: Any, b: Any) -> bool:
+    """Two tensors without values whose sum is of the same shape and kind as both."""
+    both = isinstance(a, Tensor) and isinstance(b, Tensor)
+    return both and a.is_meta and b.is_meta and a.shape == b.shape and a.dtype == b.dtype
 
 
 def _conv_output(conv: nn.Conv2d, x: Tensor) -> tuple[int, ...] | None:
@@ -122,10 +147,10 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
         UsageError: The network does not accept an input of this shape.
     """
     try:
-        recorder = _run(copy_to_meta(_parts(graph_module)), graph_module.graph, input_shape, "meta")
+        recorder = _run(graph_module, input_shape, "meta")
     except Exception:
         try:
-            recorder = _run(copy_module(_parts(graph_module)).to("cpu"), graph_module.graph, input_shape, "cpu")
+            recorder = _run(graph_module, input_shape, "cpu")
         except Exception as error:
             for name, parameter in graph_module.named_parameters():
                 if not parameter.is_floating_point():
@@ -154,25 +179,11 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
     )
 
 
-def _parts(graph_module: fx.GraphModule) -> nn.Module:
-    """The parts of a graph module without its code, whose copy would be compiled again."""
-    parts = nn.Module()
-    for kind in ("_modules", "_parameters", "_buffers"):
-        parts.__dict__[kind] = graph_module.__dict__[kind]
-    own = {key: value for key, value in graph_module.__dict__.items() if isinstance(value, Tensor)}
-    parts.__dict__.update(own)
-    return parts
-
-
-def _run(module: nn.Module, graph: fx.Graph, input_shape: tuple[int, ...], device: str) -> _Recorder:
-    module.eval()
-    recorder = _Recorder(module, graph)
-    with torch.no_grad(), ExitStack() as hooks:
-        for part in module.modules():
-            if isinstance(part, (nn.modules.conv._ConvNd, nn.Linear)):
-                hooks.callback(part.register_forward_hook(recorder.count).remove)
-        parameter = next(module.parameters(), None)
-        dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
+def _run(graph_module: fx.GraphModule, input_shape: tuple[int, ...], device: str) -> _Recorder:
+    recorder = _Recorder(graph_module, graph_module.graph, device)
+    parameter = next(graph_module.parameters(), None)
+    dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
+    with torch.no_grad():
         recorder.run(torch.zeros(1, *input_shape, dtype=dtype, device=device))
     return recorder
 
