@@ -27,6 +27,7 @@ from narfx.onnx_metadata import compare_metadata, describe, versions
 from narfx.onnx_parity import tensors
 from narfx.onnx_proof import Proof
 from narfx.paths import find, move_model, move_operators
+from narfx.unused import drop_unused
 from narfx.weights import load_state, read_weights, write_weights
 
 __all__ = ["apply", "check", "export"]
@@ -240,7 +241,7 @@ def _compare_report(file: OnnxFile, folder: Path) -> None:
 
 
 def _plain_copy(network: fx.GraphModule) -> fx.GraphModule:
-    """A copy on the CPU, in float32 and eval mode.
+    """A copy on the CPU, in float32 and eval mode, of what the graph uses.
 
     Raises:
         UsageError: A weight is an integer, complex or quantised, which float32 could not stand for.
@@ -260,8 +261,9 @@ def _plain_copy(network: fx.GraphModule) -> fx.GraphModule:
             where=name,
             kind="weights_not_float",
         )
-    plain: fx.GraphModule = copy_module(network).to(device="cpu", dtype=torch.float32).eval()
-    return plain
+    plain: fx.GraphModule = copy_module(network)
+    drop_unused(plain)
+    return plain.to(device="cpu", dtype=torch.float32).eval()
 
 
 def _write_source(

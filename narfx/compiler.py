@@ -20,7 +20,8 @@ from narfx.passes.lower import Lower
 from narfx.space import SearchSpace, Site, Skipped, Slot
 from narfx.supernet import Supernet
 from narfx.traced import Traced
-from narfx.tracing import settle_training, trace_graph
+from narfx.tracing import GraphTrace, settle_training, trace_graph
+from narfx.unused import keep_unused
 
 __all__ = ["Traced", "lower", "trace"]
 
@@ -111,13 +112,14 @@ def trace(
         )
     impossible = {} if skips is None else skips.impossible
     space = SearchSpace(tuple(operators), tuple(slots), _fixed(cost, slots), impossible=impossible)
+    dropped = _keep_unused(traced)
     traced.graph_module.meta["input_shape"] = input  # copies keep it, so that a lowered network can be exported alone
     return Traced(
         graph_module=traced.graph_module,
         space=space,
         skipped=tuple(skipped),
         notes=tuple(traced.notes),
-        dropped=tuple(traced.dropped),
+        dropped=dropped,
         input=input,
         options=options,
         cost={"params": cost.params, "macs": cost.macs},
@@ -215,6 +217,17 @@ def _slot(name: str, sites: Sequence[Site], operators: Sequence[str], max_candid
             costs[metric].append(int(value))
     legal = tuple(index for index in range(len(operators)) if index not in refused)
     return Slot(name, tuple(sites), legal, refused, {metric: tuple(values) for metric, values in costs.items()})
+
+
+def _keep_unused(trace: GraphTrace) -> tuple[str, ...]:
+    """Last of all, because what no node calls is no part of what is refined; the keys, which a note names too."""
+    keys = sorted(keep_unused(trace.graph_module, trace.source))
+    if keys:
+        shown = ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
+        trace.notes.append(
+            f"{len(keys)} keys of the model are not used by the traced graph: {shown}; they stay in the state dict"
+        )
+    return tuple(keys)
 
 
 def _unused(operators: Sequence[str], slots: Sequence[Slot]) -> list[str]:

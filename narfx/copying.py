@@ -76,12 +76,12 @@ def _copy_any(value: Any, memo: Memo) -> Any:
     if kind is tuple:
         if all(type(entry) in _ATOMS for entry in value):
             return value
-        copied = tuple(_copy_any(entry, memo) for entry in value)
-        return memo.setdefault(id(value), copied)  # it may hold itself, by way of a list
+        entries = [_copy_any(entry, memo) for entry in value]
+        return memo.setdefault(id(value), tuple(entries))  # it may hold itself, by way of a list
     if kind is list:
-        copied = memo[id(value)] = []
-        copied += [_copy_any(entry, memo) for entry in value]
-        return copied
+        listed: list[Any] = memo.setdefault(id(value), [])
+        listed += [_copy_any(entry, memo) for entry in value]
+        return listed
     if isinstance(value, nn.Module):
         return _copy_part(value, memo)
     if isinstance(value, Tensor) and value.grad_fn is not None:

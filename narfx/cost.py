@@ -18,6 +18,7 @@ from narfx.copying import copy_module, copy_to_meta
 from narfx.errors import UsageError
 from narfx.passes.find_sites import pair
 from narfx.tracing import trace_graph
+from narfx.unused import unused_keys
 
 __all__ = ["GraphCost", "measure", "shapes_and_cost"]
 
@@ -173,10 +174,17 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
                 kind="input_shape",
             ) from error
     return GraphCost(
-        params=sum(parameter.numel() for parameter in graph_module.parameters()),
+        params=_parameters(graph_module),
         macs=recorder.macs,
         shapes={node: recorder.shapes[node.name] for node in graph_module.graph.nodes if node.name in recorder.shapes},
     )
+
+
+def _parameters(graph_module: fx.GraphModule) -> int:
+    """The numbers that the graph computes with; a head that it does not call is not deployed."""
+    idle = unused_keys(graph_module)
+    named = graph_module.named_parameters(remove_duplicate=False)
+    return sum({id(value): value.numel() for name, value in named if name not in idle}.values())
 
 
 def _run(graph_module: fx.GraphModule, input_shape: tuple[int, ...], device: str) -> _Recorder:

@@ -21,7 +21,8 @@ __all__ = ["Traced"]
 class Traced:
     """What ``trace`` found: the graph, the space of what may be refined, and what was left out and why.
 
-    ``dropped`` names the keys of the model's state dict that the traced graph does not use.
+    ``dropped`` names the keys of the model's state dict that the traced graph does not use; the graph module keeps
+    them, so that the model's checkpoints load into it.
     """
 
     graph_module: fx.GraphModule

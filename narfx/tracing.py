@@ -30,15 +30,14 @@ _MAX_LEAVES, _ALIKE = 50, 3
 
 @dataclass
 class GraphTrace:
-    """A graph that shares nothing with the model it came from, and what it leaves opaque, drops or bakes in.
+    """A graph that shares nothing with the model it came from, and what it leaves opaque or bakes in.
 
-    ``source`` is the copy of the model whose parameters the graph holds.
+    ``source`` is the copy of the model whose parameters the graph holds, and what the graph does not use besides.
     """
 
     graph_module: fx.GraphModule
     source: nn.Module
     opaque: list[Skipped] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
 
@@ -144,12 +143,7 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
     graph._tracer_cls = graph_module._tracer_cls = None
     _keep_buffer_persistence(tried, graph_module)
     graph_module.train(training)
-    dropped = sorted(set(model.state_dict()) - set(graph_module.state_dict()))
-    trace = GraphTrace(graph_module, tried, leaves.found(graph_module), dropped)
-    if dropped:
-        shown = ", ".join(dropped[:4]) + (", ..." if len(dropped) > 4 else "")
-        trace.notes.append(f"{len(dropped)} keys of the model are not used by the traced graph: {shown}")
-    return trace
+    return GraphTrace(graph_module, tried, leaves.found(graph_module))
 
 
 def _trace_once(tracer: _Tracer, model: nn.Module, concrete: dict[str, Any] | None) -> fx.Graph:

@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from narfx.errors import UsageError
 from narfx.files import write_bytes
+from narfx.unused import unused_keys
 
 __all__ = ["apply_weights", "load_state", "read_weights", "write_weights"]
 
@@ -64,8 +65,9 @@ def read_weights(path: Path | str) -> tuple[dict[str, Tensor], str | None]:
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> str | None:
     """Load ``state`` into ``model`` after checking that it is exactly what the model wants.
 
-    Two keys may be missing: ``num_batches_tracked``, which old checkpoints lack, and another name of a parameter that
-    is given already (tied weights). ``source`` is how the user knows the weights.
+    Three kinds of keys may be missing: ``num_batches_tracked``, which old checkpoints lack, another name of a
+    parameter that is given already (tied weights), and what a traced graph does not use. ``source`` is how the user
+    knows the weights.
 
     Returns:
         The prefix of a wrapper that was taken off every key, ``None`` if there was none.
@@ -77,11 +79,10 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) ->
     prefix = _wrapper(state, own)
     state = {key.removeprefix(prefix): value for key, value in state.items()} if prefix else state
     given = {id(own[key]) for key in state if key in own}
-    missing = [
-        key
-        for key, tensor in own.items()
-        if key not in state and id(tensor) not in given and not key.endswith("num_batches_tracked")
-    ]
+    spare = {key for key, tensor in own.items() if id(tensor) in given or key.endswith("num_batches_tracked")}
+    if isinstance(model, fx.GraphModule):
+        spare |= unused_keys(model)
+    missing = [key for key in own if key not in state and key not in spare]
     unexpected = [key for key in state if key not in own]
     shapes = [
         f"{key} ({_shape(state[key])} in the file, {_shape(own[key])} in the model)"

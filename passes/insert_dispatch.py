@@ -44,6 +44,9 @@ class InsertDispatch(Pass):
         modified = LiftFunctional([site.target for slot in self.slots for site in slot.sites])(graph_module).modified
         calls = call_targets(graph_module)
         read = {str(node.target).rpartition(".")[0] for node in graph_module.graph.nodes if node.op == "get_attr"}
+        names_of: dict[int, list[str]] = {}
+        for path, module in graph_module.named_modules(remove_duplicate=False):
+            names_of.setdefault(id(module), []).append(path)
         for index, slot in enumerate(self.slots):
             names = [self.operators[k] for k in slot.legal]
             for site in {site.target: site for site in slot.sites}.values():
@@ -53,14 +56,18 @@ class InsertDispatch(Pass):
                 assert isinstance(conv, nn.Conv2d)
                 plain = _plain(site, conv)
                 candidates = {name: conv if name == "base" else _candidate(name, site, plain) for name in names}
-                _put(graph_module, site.target, Dispatch(candidates, slot=index))
+                dispatch = Dispatch(candidates, slot=index)
+                for path in names_of[id(conv)]:  # a module may have names that no call uses
+                    _put(graph_module, path, dispatch)
                 for node in calls[site.target]:
                     node.meta["narfx_slot"] = index
                 norm = _own_norm(graph_module, site.target, calls) if self.separate_norms else None
                 if norm is not None and norm not in read:
-                    module = graph_module.get_submodule(norm)
-                    copies = {name: module if name == "base" else copy.deepcopy(module) for name in names}
-                    _put(graph_module, norm, Dispatch(copies, slot=index))
+                    own = graph_module.get_submodule(norm)
+                    copies = {name: own if name == "base" else copy.deepcopy(own) for name in names}
+                    norms = Dispatch(copies, slot=index)
+                    for path in names_of[id(own)]:
+                        _put(graph_module, path, norms)
                 modified = True
         return graph_module, modified
 

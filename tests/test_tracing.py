@@ -324,7 +324,8 @@ def test_keys_that_the_trace_drops_are_noted() -> None:
             self.alias = self.body[0]
 
     (note,) = narfx.trace(Spare(), input=SHAPE).notes
-    assert note == "3 keys of the model are not used by the traced graph: alias.weight, unused.bias, unused.weight"
+    told = "3 keys of the model are not used by the traced graph: alias.weight, unused.bias, unused.weight; they stay"
+    assert note == f"{told} in the state dict"
 
 
 def test_buffers_that_are_computed_with_are_not_baked_in() -> None:
@@ -351,7 +352,7 @@ def test_buffers_that_are_computed_with_are_not_baked_in() -> None:
 def test_auxiliary_heads_are_noted_twice() -> None:
     with torch.device("meta"):
         model = torchvision.models.googlenet(weights=None, init_weights=False, aux_logits=True)
-    dropped, differs = narfx.trace(model, input=(3, 64, 64)).notes
+    differs, dropped = narfx.trace(model, input=(3, 64, 64)).notes
     assert dropped.startswith("20 keys of the model are not used by the traced graph: aux1.")
     assert "the trace holds eval mode" in differs
 
