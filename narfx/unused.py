@@ -17,7 +17,8 @@ def keep_unused(graph_module: fx.GraphModule, source: nn.Module) -> list[str]:
     Returns:
         The keys of ``source``'s state dict that the graph does not use.
     """
-    keys = [key for key in source.state_dict() if key not in graph_module.state_dict()]
+    held = graph_module.state_dict()
+    keys = [key for key in source.state_dict() if key not in held]
     for key in keys:
         *parents, name = key.split(".")
         ours: nn.Module = graph_module
