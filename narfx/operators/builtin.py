@@ -105,7 +105,7 @@ def _start_depthwise(module: nn.Module, conv: nn.Conv2d) -> None:
     taps = _leading(by_channel.transpose(1, 2) @ by_channel)
     # Its sign is free: let the taps sum to a positive number; and share the size evenly between the two factors.
     taps = taps * torch.where(taps.sum(1, keepdim=True) < 0, -1.0, 1.0)
-    mix = (matrices * taps.reshape(conv.groups, 1, inputs, -1)).sum(-1)
+    mix = torch.einsum("goik,gik->goi", matrices, taps.reshape(conv.groups, inputs, -1))
     root = mix.norm(dim=1, keepdim=True).sqrt()
     depthwise.weight.copy_(_embedded((taps * root.reshape(-1, 1)).reshape(-1, 1, *weight.shape[2:]), kernel))
     pointwise.weight.copy_((mix / root.clamp_min(torch.finfo(mix.dtype).tiny)).reshape_as(pointwise.weight))
