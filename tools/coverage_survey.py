@@ -8,7 +8,6 @@ wrong trace or a wrong fusion compute the right thing. So :func:`wake` draws suc
 from __future__ import annotations
 
 import contextlib
-import copy
 import gc
 import statistics
 import tempfile
@@ -23,6 +22,7 @@ import torch
 from torch import Tensor, fx, nn
 
 import narfx
+from narfx.copying import copy_module, copy_to_meta
 from narfx.errors import NarfxError, NothingToRefineError
 from narfx.model_ref import default_input, load_model
 from narfx.onnx_export import compare_onnx, export_onnx, tensors
@@ -148,6 +148,16 @@ def keys_differ(base: nn.Module, network: nn.Module) -> list[str]:
 
 
 def cost(subject: nn.Module, shape: Shape, vector: Any) -> Row:
+    """What the passes cost: with the weights, and on the meta device, where only the work on the graph is left."""
+    found = times(subject, shape, vector)
+    try:
+        graph = times(copy_to_meta(subject), shape, vector)
+    except Exception as error:  # a leaf that looks at values
+        graph = {"no_ratio": f"not on the meta device: {type(error).__name__}"}
+    return {**found, "graph_ratio": graph.get("ratio"), "graph_seconds": graph.get("seconds")}
+
+
+def times(subject: nn.Module, shape: Shape, vector: Any) -> Row:
     """Processor seconds of the passes and of ``symbolic_trace``, medians of rounds in one process, and their ratio."""
 
     def trace() -> Any:
@@ -155,10 +165,9 @@ def cost(subject: nn.Module, shape: Shape, vector: Any) -> Row:
             return narfx.trace(subject, input=shape)
 
     taken: dict[str, list[float]] = {"symbolic_trace": [], "trace": [], "supernet": [], "lower": []}
-    gc.collect()
     start = time.process_time()
     while len(taken["trace"]) < ROUNDS and time.process_time() - start < COST_SECONDS:
-        model = copy.deepcopy(subject)  # a model that caches what it computes keeps the proxies of a trace
+        model = copy_module(subject)  # a model that caches what it computes keeps the proxies of a trace
         try:
             timed(taken["symbolic_trace"], partial(fx.symbolic_trace, model))
         except Exception as error:
@@ -177,6 +186,7 @@ def cost(subject: nn.Module, shape: Shape, vector: Any) -> Row:
 
 def timed(into: list[float], call: Callable[[], Any]) -> Any:
     """What a call gives; its processor seconds are appended."""
+    gc.collect()
     start = time.process_time()
     result = call()
     into.append(time.process_time() - start)

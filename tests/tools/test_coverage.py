@@ -73,7 +73,7 @@ def test_a_network_with_a_site_keeps_every_promise(folder: Path) -> None:
     assert row["keys"] == []
     assert row["onnx"] and 0 <= row["onnx_error"] <= 1e-5
     assert row["onnx_signal"] > 0.01, "or any parity would hold"
-    assert row["ratio"] > 0
+    assert row["ratio"] > 0 and row["graph_ratio"] > 0
     assert row["stage"] == "done" and "failure" not in row
 
 
