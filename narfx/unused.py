@@ -15,10 +15,10 @@ def keep_unused(graph_module: fx.GraphModule, source: nn.Module) -> list[str]:
     """Put what only ``source`` holds into the graph module, in place, as the same objects.
 
     Returns:
-        The keys of ``source``'s state dict that the graph does not use.
+        The keys of ``source``'s state dict that the graph does not use, other names of what it uses left out.
     """
-    held = graph_module.state_dict()
-    keys = [key for key in source.state_dict() if key not in held]
+    held, state = graph_module.state_dict(keep_vars=True), source.state_dict(keep_vars=True)
+    keys = [key for key in state if key not in held]
     for key in keys:
         *parents, name = key.split(".")
         ours: nn.Module = graph_module
@@ -35,7 +35,8 @@ def keep_unused(graph_module: fx.GraphModule, source: nn.Module) -> list[str]:
                 ours.register_parameter(name, theirs._parameters[name])
             elif name in theirs._buffers and not hasattr(ours, name):
                 ours.register_buffer(name, theirs._buffers[name])
-    return keys
+    used = set(map(id, held.values()))
+    return [key for key in keys if id(state[key]) not in used]
 
 
 def unused_keys(graph_module: fx.GraphModule) -> set[str]:
