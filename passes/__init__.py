@@ -12,7 +12,7 @@ from narfx.passes.find_sites import find_sites
 from narfx.passes.find_skips import find_skips
 from narfx.passes.insert_dispatch import InsertDispatch
 from narfx.passes.insert_skips import InsertSkips
-from narfx.passes.lift_dropout import LiftDropout
+from narfx.passes.lift_dropout import LiftDropout, RestoreDropout
 from narfx.passes.lift_functional import LiftFunctional, RestoreFunctional
 from narfx.passes.lower import Lower
 from narfx.passes.verify import verify_lowered
@@ -24,6 +24,7 @@ __all__ = [
     "LiftFunctional",
     "Lower",
     "Pass",
+    "RestoreDropout",
     "RestoreFunctional",
     "find_blocks",
     "find_main_path",

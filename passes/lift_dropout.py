@@ -2,7 +2,7 @@
 
 ``F.dropout(x, p, training=self.training)`` is traced with the mode of the trace in it. Where a trace in the other mode
 has the same call with the other value, the call is ``nn.Dropout(p)`` and becomes that: a module without parameters
-under a name that the model does not use.
+under a name that the model does not use. Restoring writes the call again, with the mode that was baked in.
 """
 
 from __future__ import annotations
@@ -11,11 +11,16 @@ from typing import Any, ClassVar
 
 from torch import nn
 from torch.fx import Graph, GraphModule, Node
+from torch.fx.node import map_aggregate, map_arg
 from torch.nn import functional as F
 
 from narfx.passes.base import Pass, free_name
 
-__all__ = ["LiftDropout"]
+__all__ = ["LIFTED_DROPOUT", "LiftDropout", "RestoreDropout"]
+
+LIFTED_DROPOUT = "narfx_lifted_dropout"
+"""The key of ``node.meta`` under which a lifted call keeps its function and arguments."""
+_INPUT = "the input"
 
 _MODULES: dict[object, type[nn.Module]] = {
     F.dropout: nn.Dropout,
@@ -38,30 +43,69 @@ class LiftDropout(Pass):
     def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
         """Replace each dropout whose mode is another one in the other graph."""
         modified = False
-        for node in list(graph_module.graph.nodes):
+        for node in graph_module.graph.nodes:
             mode = _mode(node)
             if mode is None or self.modes.get(node.name, mode) == mode:
                 continue
+            options = _options(node.args, node.kwargs)
             name = free_name(graph_module, "dropout")
-            options = _options(node)
-            module = _MODULES[node.target](p=options.get("p", 0.5), inplace=options.get("inplace", False))
-            graph_module.add_submodule(name, module.train(graph_module.training))
-            with graph_module.graph.inserting_before(node):
-                call = graph_module.graph.call_module(name, (options["input"],))
-            call.meta = dict(node.meta)
-            node.replace_all_uses_with(call)
-            graph_module.graph.erase_node(node)
+            graph_module.add_submodule(name, _module(node.target, options).train(graph_module.training))
+            node.meta[LIFTED_DROPOUT] = (node.target, *(map_arg(given, _name) for given in (node.args, node.kwargs)))
+            # The node itself goes on to call the module, so that its name, place and line stay.
+            node.args, node.kwargs = (options["input"],), {}
+            node.op, node.target = "call_module", name
             modified = True
         return graph_module, modified
 
 
-def _options(node: Node) -> dict[str, Any]:
-    return {**dict(zip(("input", "p", "training", "inplace"), node.args, strict=False)), **node.kwargs}
+class RestoreDropout(Pass):
+    """In place. Undo the lifting where the module is still the dropout that was made of the call."""
+
+    in_place: ClassVar[bool] = True
+
+    def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
+        """Write the original calls again, and take their modules out."""
+        modified = False
+        for node in graph_module.graph.nodes:
+            lifted = node.meta.pop(LIFTED_DROPOUT, None)
+            if lifted is None or node.op != "call_module":
+                continue
+            function, args, kwargs = lifted
+            target, source = str(node.target), node.args[0]
+            args, kwargs = (_with_input(given, source) for given in (args, kwargs))
+            found = graph_module.get_submodule(target)
+            made = _module(function, _options(args, kwargs))
+            if type(found) is not type(made) or (found.p, found.inplace) != (made.p, made.inplace):
+                continue
+            node.op, node.target, node.args, node.kwargs = "call_function", function, args, kwargs
+            graph_module.delete_submodule(target)
+            modified = True
+        return graph_module, modified
+
+
+def _name(_: Node) -> str:
+    """What stands for the one node in a call's arguments, which belongs to one graph and would not survive its copy."""
+    return _INPUT
+
+
+def _with_input(arguments: Any, source: Any) -> Any:
+    return map_aggregate(arguments, lambda argument: source if argument == _INPUT else argument)
+
+
+def _module(function: Any, options: dict[str, Any]) -> Any:
+    return _MODULES[function](p=options.get("p", 0.5), inplace=options.get("inplace", False))
+
+
+def _options(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    return {**dict(zip(("input", "p", "training", "inplace"), args, strict=False)), **kwargs}
 
 
 def _mode(node: Node) -> bool | None:
-    """The mode that is baked into a dropout; ``None`` for any other node."""
+    """The mode that is baked into a dropout that a module could stand for; ``None`` for any other node."""
     if node.op != "call_function" or node.target not in _MODULES:
         return None
-    mode = _options(node).get("training", True)
+    options = _options(node.args, node.kwargs)
+    if any(isinstance(options.get(key), Node) for key in ("p", "inplace")):
+        return None  # computed: no module holds that
+    mode = options.get("training", True)
     return mode if isinstance(mode, bool) else None

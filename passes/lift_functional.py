@@ -167,6 +167,7 @@ class RestoreFunctional(Pass):
         lifted = [node for node in graph.nodes if _LIFTED in node.meta]
         restored, replaced = set[str](), dict[str, FunctionalConv]()
         read: dict[str, Node] = {}
+        taken = {node.name for node in graph.nodes}
         for node in lifted:
             conv, function, args, kwargs = node.meta.pop(_LIFTED)
             module = graph_module.get_submodule(conv.target)
@@ -180,7 +181,7 @@ class RestoreFunctional(Pass):
             restored.add(conv.target)
             source = node.args[0]
             with graph.inserting_before(node):
-                args, kwargs = _thawed(args, source, graph, read), _thawed(kwargs, source, graph, read)
+                args, kwargs = (_thawed(given, source, graph, read, taken) for given in (args, kwargs))
             node.op, node.target = "call_function", function
             node.args, node.kwargs = args, kwargs
         for target in restored:
@@ -204,8 +205,8 @@ def _frozen(arguments: Any) -> Any:
     return map_arg(arguments, freeze)
 
 
-def _thawed(arguments: Any, source: Any, graph: Graph, read: dict[str, Node]) -> Any:
-    """The arguments again; ``read`` holds the nodes made so far that read a parameter."""
+def _thawed(arguments: Any, source: Any, graph: Graph, read: dict[str, Node], taken: set[str]) -> Any:
+    """The arguments again; ``read`` holds the nodes made so far that read a parameter, ``taken`` all nodes' names."""
 
     def thaw(argument: Any) -> Any:
         if not isinstance(argument, _Read):
@@ -215,6 +216,9 @@ def _thawed(arguments: Any, source: Any, graph: Graph, read: dict[str, Node]) ->
         if argument.path not in read:
             node = read[argument.path] = graph.create_node("get_attr", argument.path, name=argument.name)
             node.stack_trace = argument.stack_trace
+            if argument.name not in taken:
+                node.name = argument.name  # torch gives no name out twice, not even that of a node that was erased
+            taken.add(node.name)
         return read[argument.path]
 
     return map_aggregate(arguments, thaw)

@@ -10,6 +10,7 @@ from torch.fx import GraphModule
 from narfx.copying import copy_module
 from narfx.dispatch import Dispatch, Shortcut, SkipGate
 from narfx.passes.base import Pass
+from narfx.passes.lift_dropout import LIFTED_DROPOUT
 from narfx.passes.lift_functional import RestoreFunctional
 from narfx.passes.lower_skips import closed, lower_skips
 
@@ -40,6 +41,7 @@ class Lower(Pass):
         lowered: GraphModule = copy_module(graph_module, memo)
         for node in lowered.graph.nodes:
             node.meta.pop("narfx_slot", None)
+            node.meta.pop(LIFTED_DROPOUT, None)
         if gates:
             lower_skips(lowered)
             lowered.recompile()  # here nodes change too
