@@ -123,7 +123,7 @@ def export(
     BatchNorm statistics are random, because fresh statistics would hide a wrong fusion; the worse of both is reported.
 
     Raises:
-        UsageError: No input shape is known, a weight is no floating number, a name or the opset cannot be had, or the
+        UsageError: No input shape is known, a weight is complex or quantised, a name or the opset cannot be had, or the
             folder may not be written.
         ParityError: See :func:`apply`; its ``where`` is the first node that differs.
     """
@@ -243,26 +243,25 @@ def _compare_report(file: OnnxFile, folder: Path) -> None:
 def _plain_copy(network: fx.GraphModule) -> fx.GraphModule:
     """A copy on the CPU, in float32 and eval mode, of what the graph uses.
 
+    Integers and truth values (an index, a mask, a weight that forward makes floats of) stay what they are.
+
     Raises:
-        UsageError: A weight is an integer, complex or quantised, which float32 could not stand for.
+        UsageError: A weight is complex or quantised, or what stands among the weights is no tensor.
     """
-    state = network.state_dict(keep_vars=True)
-    for name, value in state.items():
-        kind = getattr(value, "dtype", type(value).__name__)
-        if not isinstance(value, torch.Tensor) or value.is_quantized or value.is_complex():
-            why = f"is {kind}"
-        elif isinstance(value, nn.Parameter) and not value.is_floating_point():
-            why = f"is a parameter of {kind}"
-        else:
-            continue
-        raise UsageError(
-            f"{name} {why}, and only a network of floating-point weights can be exported: export the float model, "
-            "and quantise the ONNX file",
-            where=name,
-            kind="weights_not_float",
-        )
     plain: fx.GraphModule = copy_module(network)
     drop_unused(plain)
+    for name, value in plain.state_dict(keep_vars=True).items():
+        if not isinstance(value, torch.Tensor):
+            kind = str(value) if isinstance(value, torch.dtype) else f"a {type(value).__name__}"
+            why = f"is {kind}, no tensor, which torch exports no more than its own quantised layers"
+        elif value.is_quantized:
+            why = f"is quantised ({value.dtype}), and torch does not export what it has quantised itself"
+        elif value.is_complex():
+            why = f"is {value.dtype}, and ONNX computes with real numbers: hold two real tensors in its place"
+        else:
+            continue
+        mend = "" if why.endswith("place") else ": export the float model, and quantise the ONNX file"
+        raise UsageError(f"{name} {why}{mend}", where=name, kind="weights_not_float")
     return plain.to(device="cpu", dtype=torch.float32).eval()
 
 

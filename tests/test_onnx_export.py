@@ -394,30 +394,61 @@ def test_other_floating_numbers_are_written_as_float32(tmp_path: Path) -> None:
     assert torch_weights(tmp_path / "out")["conv.weight"].equal(network.get_parameter("conv.weight").float())
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "said"),
-    [
-        (
-            "scale",
-            nn.Parameter(torch.ones(4, 1, 1, dtype=torch.int8), requires_grad=False),
-            "a parameter of torch.int8",
-        ),
-        ("scale", nn.Parameter(torch.ones(4, 1, 1, dtype=torch.complex64)), "is torch.complex64"),
-    ],
-)
-def test_weights_that_are_not_floating_are_refused(tmp_path: Path, name: str, value: Any, said: str) -> None:
-    network = net()
-    network.register_parameter(name, value)
-    with pytest.raises(UsageError, match=said) as caught:
+def test_complex_weights_are_refused(tmp_path: Path) -> None:
+    class Turning(Chain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.turn = nn.Parameter(torch.ones(3, 1, 1, dtype=torch.complex64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = super().forward((x * self.turn).real)
+            return result
+
+    network = trace_graph(Turning().eval()).graph_module
+    with pytest.raises(UsageError, match=r"turn is torch.complex64, and ONNX computes with real numbers") as caught:
         narfx.export(network, tmp_path / "out", input=SHAPE)
-    assert (caught.value.kind, caught.value.where) == ("weights_not_float", name)
+    assert (caught.value.kind, caught.value.where) == ("weights_not_float", "turn")
     assert list(tmp_path.iterdir()) == []
+
+
+class Whole(Chain):
+    """Integer parameters as they occur beside floating-point ones: added, chosen by, compared with, made floats of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shift = self.kept(torch.arange(3, dtype=torch.int8).reshape(3, 1, 1))
+        self.order = self.kept(torch.tensor([2, 0, 1]))
+        self.mask = self.kept(torch.tensor([True, False, True]).reshape(3, 1, 1))
+        self.coded = self.kept(torch.arange(-4, 5, dtype=torch.int8).reshape(3, 3, 1, 1))
+
+    @staticmethod
+    def kept(values: Tensor) -> nn.Parameter:
+        return nn.Parameter(values, requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.where(self.mask, (x + self.shift)[:, self.order], 0.0)
+        result: Tensor = super().forward(F.conv2d(x, self.coded.float() * 0.25))
+        return result
+
+
+def test_integer_parameters_are_exported_as_they_are(tmp_path: Path) -> None:
+    model = Whole().eval()
+    traced = narfx.trace(model, input=SHAPE)
+    network = narfx.lower(narfx.Supernet(traced), [1] * len(traced.space))
+    report = narfx.export(network, tmp_path / "out", input=SHAPE)
+    assert report["parity"]["passed"] and report["source"] is None
+    for name, value in torch_weights(tmp_path / "out").items():
+        if not value.is_floating_point() and not name.endswith("num_batches_tracked"):
+            assert value.dtype == model.get_parameter(name).dtype
+            assert value.equal(model.get_parameter(name))
 
 
 @pytest.mark.filterwarnings("ignore:.*quantiz.*:UserWarning", "ignore:.*quantiz.*:DeprecationWarning")
 def test_quantised_weights_are_refused(tmp_path: Path) -> None:
     model = torch.ao.quantization.quantize_dynamic(Chain().eval(), {nn.Linear}, dtype=torch.qint8)
-    with pytest.raises(UsageError, match="only a network of floating-point weights can be exported") as caught:
+    with pytest.raises(
+        UsageError, match="torch exports no more than its own quantised layers: export the float"
+    ) as caught:
         narfx.export(trace_graph(model).graph_module, tmp_path / "out", input=SHAPE)
     assert caught.value.kind == "weights_not_float"
     assert str(caught.value.where).startswith("head.")
