@@ -28,7 +28,7 @@ from narfx.onnx_parity import tensors
 from narfx.onnx_proof import Proof
 from narfx.paths import find, move_model, move_operators
 from narfx.unused import drop_unused
-from narfx.weights import load_state, read_weights, write_weights
+from narfx.weights import check_values, load_state, read_weights, write_weights
 
 __all__ = ["apply", "check", "export"]
 
@@ -246,7 +246,7 @@ def _plain_copy(network: fx.GraphModule) -> fx.GraphModule:
     Integers and truth values (an index, a mask, a weight that forward makes floats of) stay what they are.
 
     Raises:
-        UsageError: A weight is complex or quantised, or what stands among the weights is no tensor.
+        UsageError: A weight is complex, quantised or without values, or what stands among the weights is no tensor.
     """
     plain: fx.GraphModule = copy_module(network)
     drop_unused(plain)
@@ -262,6 +262,7 @@ def _plain_copy(network: fx.GraphModule) -> fx.GraphModule:
             continue
         mend = "" if why.endswith("place") else ": export the float model, and quantise the ONNX file"
         raise UsageError(f"{name} {why}{mend}", where=name, kind="weights_not_float")
+    check_values(plain)
     return plain.to(device="cpu", dtype=torch.float32).eval()
 
 

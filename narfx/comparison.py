@@ -23,7 +23,7 @@ from narfx.run import RunFolder, interruptible
 from narfx.tasks.options import DataOptions, face_options, open_task
 from narfx.tasks.task import Task
 from narfx.training import Recipe, check_batches, fit, outputs, pick_device, reinitialise
-from narfx.weights import write_weights
+from narfx.weights import check_values, write_weights
 
 __all__ = ["CompareConfig", "compare", "resume_compare"]
 
@@ -205,7 +205,9 @@ class _Comparison:
     def _check(self, contender: Contender) -> int:
         """Try the base on its task; returns the number of its outputs."""
         shape = contender.traced.input
-        network = Entrant("base", contender, contender.traced.space.base).network().to(self.device)
+        network = Entrant("base", contender, contender.traced.space.base).network()
+        check_values(network)
+        network.to(self.device)
         task = self.tasks[shape]
         size = outputs(network, shape, self.device)
         try:

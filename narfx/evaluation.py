@@ -28,6 +28,7 @@ from narfx.tasks.sources import read_source
 from narfx.tasks.splits import make_split
 from narfx.tasks.verification import Verification, similarities, verify
 from narfx.training import outputs, pick_device
+from narfx.weights import check_values
 
 __all__ = ["evaluate", "judge_pairs", "open_pairs"]
 
@@ -132,6 +133,7 @@ def _try(subject: Subject, input: Shape | None, device: torch.device) -> None:
             f"the network takes {subject.input}, as what names it says: leave out --input", where="--input",
             kind="input_shape",
         )  # fmt: skip
+    check_values(subject.network)
     try:
         with torch.inference_mode():
             subject.network.to(device).eval()(torch.zeros(1, *subject.input, device=device))

@@ -21,7 +21,7 @@ from narfx.run import RunFolder, interruptible
 from narfx.tasks.options import DataOptions, open_task
 from narfx.tracing import settle_training, trace_graph
 from narfx.training import Recipe, check_batches, fit, kept, outputs, pick_device, reinitialise
-from narfx.weights import apply_weights, write_weights
+from narfx.weights import apply_weights, check_values, write_weights
 
 __all__ = ["TrainConfig", "create_run", "open_target", "resume_train", "train"]
 
@@ -115,6 +115,7 @@ class _Training:
             self.notes += kept(reinitialise(self.network, config.seed))
         elif inherits and self.task.data.val_from_train:
             self.notes.append(SEEN)
+        check_values(self.network)
         self.network.to(self.device)
         self.task.check(outputs(self.network, self.input, self.device))
         check_batches(self.network, self.input, self.device, min(config.batch_size, len(self.task.data.train)))

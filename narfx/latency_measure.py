@@ -21,6 +21,7 @@ from narfx.onnx_export import export_onnx
 from narfx.space import SearchSpace, Site, Vector
 from narfx.supernet import Supernet
 from narfx.traced import Traced
+from narfx.weights import check_values
 
 __all__ = ["ROUNDS", "geometry", "measure", "networks", "open_network", "probes"]
 
@@ -136,4 +137,5 @@ def _graph_text(traced: Traced) -> str:
 
 def _plain_copy(network: nn.Module) -> Any:
     """On the CPU, in float32 and eval mode."""
+    check_values(network)
     return copy.deepcopy(network).cpu().float().eval()

@@ -18,7 +18,7 @@ from narfx.errors import UsageError
 from narfx.files import write_bytes
 from narfx.unused import unused_keys
 
-__all__ = ["apply_weights", "load_state", "read_weights", "write_weights"]
+__all__ = ["apply_weights", "check_values", "load_state", "read_weights", "write_weights"]
 
 _ENTRIES = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
@@ -73,8 +73,10 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) ->
         The prefix of a wrapper that was taken off every key, ``None`` if there was none.
 
     Raises:
-        UsageError: Keys or shapes differ, a kind of number differs, or a value is not finite.
+        UsageError: Keys or shapes differ, a kind of number differs, a value is not finite, or the model is on the meta
+            device.
     """
+    check_values(model)  # torch would load nothing into such a model, and only warn
     own = model.state_dict(keep_vars=True)
     prefix = _wrapper(state, own)
     state = {key.removeprefix(prefix): value for key, value in state.items()} if prefix else state
@@ -115,6 +117,21 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) ->
         )
     model.load_state_dict(dict(state), strict=False)
     return prefix
+
+
+def check_values(network: nn.Module) -> None:
+    """Raise ``UsageError`` (``kind="weights_on_meta"``) where a weight lies on the meta device.
+
+    Such a network can be traced and lowered, but not computed, trained or written.
+    """
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if tensor.is_meta:
+            raise UsageError(
+                f"{name} lies on the meta device, where a tensor has a shape and no values, which is enough for a "
+                "trace alone: build the model on the CPU, without torch.device('meta')",
+                where=name,
+                kind="weights_on_meta",
+            )
 
 
 def _wrapper(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:

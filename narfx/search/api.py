@@ -32,7 +32,7 @@ from narfx.tasks.options import open_task
 from narfx.tasks.task import Task
 from narfx.traced import Traced
 from narfx.training import check_batches, outputs, pick_device, reinitialise, sgd, train_step
-from narfx.weights import write_weights
+from narfx.weights import check_values, write_weights
 
 __all__ = ["resume", "run"]
 
@@ -137,6 +137,7 @@ class _Prepared:
         self.net = Supernet(self.traced, separate_norms=config.norms == "separate")
         if config.init == "scratch":
             reinitialise(self.net, config.seed)
+        check_values(self.net.graph_module)
         self.net.to(self.device)
         self.task.check(outputs(self.net, self.traced.input, self.device))
         sizes = (min(config.batch_size, len(self.task.data.train)), min(config.reward_images, len(self.task.data.val)))
