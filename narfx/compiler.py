@@ -57,7 +57,8 @@ def trace(
         reference: How the model is named in an ``arch.json``.
 
     Raises:
-        UsageError: The model cannot be traced, does not accept the input, or an option is wrong.
+        UsageError: The model cannot be traced, does not accept the input, has integer weights where a site would be,
+            or an option is wrong.
         NothingToRefineError: The trace holds no site with a choice; the message says why for the first few.
     """
     _check_input(input)
@@ -103,6 +104,14 @@ def trace(
         skips = _find_skips(model, traced.graph_module, cost, options)
         slots += [_skip_slot(candidate) for candidate in skips.candidates]
         skipped += skips.fixed
+    integers = [entry for entry in skipped if entry.code == "dtype"]
+    if not slots and integers:
+        raise UsageError(
+            f"{type(model).__name__} has no convolution of floating-point weights to refine: {integers[0].name}: "
+            f"{integers[0].reason}; give the float model",
+            where=integers[0].name,
+            kind="weights_not_float",
+        )
     if not slots:
         shown = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:4]) or "it holds no convolution"
         raise NothingToRefineError(

@@ -7,7 +7,7 @@ from itertools import accumulate
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from narfx.passes.lift_functional import read_functional
@@ -54,9 +54,10 @@ def find_sites(
             call = functional.get(node, "only conv2d makes a site")
             if isinstance(call, str):
                 first = first or node.name
-                skipped[node.name] = Skipped(
-                    node.name, "functional_call", f"a functional call: {call}", source_line(node)
-                )  # fmt: skip
+                code, reason = "functional_call", f"a functional call: {call}"
+                if kind := _integers(graph_module, node):
+                    code, reason = "dtype", f"its weight is computed from {kind}, not floating point"
+                skipped[node.name] = Skipped(node.name, code, reason, source_line(node))
                 continue
             target, module = call.target, call.module(graph_module)
             own = {f"a read of {call.weight}", f"a read of {call.bias}"}
@@ -92,6 +93,9 @@ def _refusal(module: nn.Module, kernels: Collection[int], *, is_first: bool) -> 
     known = type(module).__name__
     if not isinstance(module, nn.Conv2d):
         return "not_conv2d", f"a {known}, not a Conv2d"
+    weight = module._parameters.get("weight", next(module.parameters(), None))
+    if weight is not None and not weight.is_floating_point():
+        return "dtype", f"its weight is {weight.dtype}, not floating point"
     if any(getattr(type(module), name) is not getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward")):
         return "subclass", f"a {known}, a subclass of Conv2d with a forward of its own"
     parametrized = nn.utils.parametrize.is_parametrized(module, "weight")
@@ -104,10 +108,26 @@ def _refusal(module: nn.Module, kernels: Collection[int], *, is_first: bool) -> 
         return "depthwise", "it is depthwise already"
     if is_first:
         return "first", "it is the network's first convolution (--include-first makes it a site)"
-    kind = next(module.parameters()).dtype
-    if not kind.is_floating_point:
-        return "dtype", f"its weight is {kind}, not floating point"
     return "", ""
+
+
+def _integers(graph_module: GraphModule, node: Node) -> str:
+    """A parameter or buffer of whole numbers that a call's weight is computed from, and its type; else nothing."""
+    waiting = [value for value in (*node.args[1:2], node.kwargs.get("weight")) if isinstance(value, Node)]
+    seen = set(waiting)
+    while waiting:
+        source = waiting.pop()
+        if source.op in ("placeholder", "call_module"):
+            return ""  # it depends on the image, as the weights of an expert do
+        if source.op == "get_attr":
+            owner, _, attribute = str(source.target).rpartition(".")
+            value = getattr(graph_module.get_submodule(owner), attribute)
+            if isinstance(value, Tensor) and value.ndim == 4 and not value.is_floating_point():
+                return f"{source.target}, which is {value.dtype}"
+        if source.target is not getattr:  # of the image it may read the type, which decides no value
+            waiting += [other for other in source.all_input_nodes if other not in seen]
+            seen.update(source.all_input_nodes)
+    return ""
 
 
 def _homes(graph_module: GraphModule) -> dict[int, set[str]]:

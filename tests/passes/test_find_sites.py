@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from sample_networks import Chain, Shared
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import narfx
 from narfx.cost import shapes_and_cost
+from narfx.errors import NothingToRefineError, UsageError
 from narfx.passes import find_sites
 from narfx.space import Site, Skipped
 from narfx.tracing import trace_graph
@@ -286,3 +288,72 @@ def test_integer_weights_are_no_site() -> None:
     sites, skipped = find_sites(graph_module, shapes)
     assert sites == []
     assert {entry.name: entry.code for entry in skipped}["1"] == "dtype"
+
+
+class Coded(nn.Conv2d):
+    """Whole numbers and a scale, as quantised weights are stored; ``forward`` says how they are used."""
+
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__(inputs, outputs, 3, padding=1, bias=False)
+        self.weight = nn.Parameter(torch.ones(outputs, inputs, 3, 3, dtype=torch.int8), requires_grad=False)
+        self.scale = nn.Parameter(torch.tensor(0.1))
+
+
+class CodedLayer(Coded):
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, self.weight.float() * self.scale, padding=1)
+
+
+class CodedCall(nn.Module):
+    def __init__(self, inputs: int, outputs: int) -> None:
+        super().__init__()
+        self.code = nn.Parameter(torch.ones(outputs, inputs, 3, 3, dtype=torch.int8), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(x, weight=self.code.to(x.dtype) * 0.1, padding=1)
+
+
+class Casting(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self:
+            x = layer(x.to(torch.int8))
+        return x
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Sequential(Coded(3, 8), Coded(8, 8)),
+        lambda: Casting(Coded(3, 8), Coded(8, 8)),
+        lambda: nn.Sequential(CodedLayer(3, 8), CodedLayer(8, 8)),
+        lambda: nn.Sequential(CodedCall(3, 8), CodedCall(8, 8)),
+        lambda: nn.Sequential(CodedLayer(3, 8)),
+    ],
+    ids=["no cast", "cast input", "cast weight in a layer", "cast weight in a call", "the first alone"],
+)
+def test_integer_weights_have_one_answer_however_they_are_used(make: Callable[[], nn.Module]) -> None:
+    with pytest.raises(UsageError, match=r"which is torch\.int8|is torch\.int8") as caught:
+        narfx.trace(make(), input=(3, 8, 8))
+    assert caught.value.kind == "weights_not_float"
+    assert str(caught.value.where).startswith(("0", "conv2d"))
+
+
+def test_the_float_part_of_a_model_with_integer_weights_is_refined() -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), CodedLayer(8, 8), CodedCall(8, 8))
+    traced = narfx.trace(model, input=(3, 8, 8))
+    assert [site.name for site in traced.space.sites] == ["1"]
+    assert [entry.code for entry in traced.skipped] == ["first", "dtype", "dtype"]
+
+
+def test_a_weight_computed_from_the_image_is_no_integer_weight() -> None:
+    class Expert(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem = nn.Conv2d(3, 8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y = self.stem(x)
+            return F.conv2d(y, y.mean((0, 2, 3)).reshape(1, 8, 1, 1))
+
+    with pytest.raises(NothingToRefineError, match="its weight is computed, not a parameter"):
+        narfx.trace(Expert(), input=(3, 8, 8))
