@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import operator
 from dataclasses import dataclass
+from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
+from torch.overrides import TorchFunctionMode
 
 from narfx.copying import copy_module, copy_to_meta
 from narfx.errors import UsageError
@@ -69,7 +71,14 @@ class _Recorder(fx.Interpreter):
                 return output
         if target not in self.copies:
             self.copies[target] = self.copied(module)
-        return self.copies[target](*args, **kwargs)
+        if type(module).__module__.startswith("torch.nn."):
+            return self.copies[target](*args, **kwargs)
+        before = self.macs
+        with _Calls() as calls:
+            result = self.copies[target](*args, **kwargs)
+        # Its layers count by their size where they compute by something that is no call of torch's functions.
+        self.macs = before + max(self.macs - before, calls.macs)
+        return result
 
     def copied(self, module: nn.Module) -> nn.Module:
         """A copy that counts its MACs."""
@@ -82,25 +91,52 @@ class _Recorder(fx.Interpreter):
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target in _ELEMENTWISE and len(args) == 2 and not kwargs and _alike(*args):
             return args[0]
+        if isinstance(target, FunctionType) and not target.__module__.startswith("torch."):
+            with _Calls() as calls:  # a function that the user has kept whole, by torch.fx.wrap
+                result = super().call_function(target, args, kwargs)
+            self.macs += calls.macs
+            return result
         result = super().call_function(target, args, kwargs)
-        weight = kwargs.get("weight", args[1] if len(args) > 1 else None)
-        if isinstance(weight, Tensor) and isinstance(result, Tensor):
-            if target in (torch.conv1d, torch.conv2d, torch.conv3d):
-                self.macs += result[0, 0].numel() * weight.numel()
-            elif target in (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d):
-                self.macs += args[0][0, 0].numel() * weight.numel()
-            elif target is nn.functional.linear:
-                self.macs += result[0].numel() // weight.shape[0] * weight.numel()
+        self.macs += _macs_of_call(target, args, kwargs, result)
         return result
 
     def count(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A forward hook: the MACs of one call."""
         if isinstance(module, nn.Linear):
-            self.macs += math.prod(output.shape[1:-1]) * module.weight.numel()
+            self.macs += math.prod(output.shape[:-1]) * module.weight.numel()
         elif isinstance(module, nn.modules.conv._ConvTransposeNd):
             self.macs += math.prod(args[0].shape[2:]) * module.weight.numel()
         elif isinstance(module, nn.modules.conv._ConvNd):
             self.macs += math.prod(output.shape[2:]) * module.weight.numel()
+
+
+class _Calls(TorchFunctionMode):
+    """Counts the MACs of what the block calls: the functions, which torch's own layers call too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.macs = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.macs += _macs_of_call(func, args, kwargs or {}, result)
+        return result
+
+
+def _macs_of_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
+    """The MACs of a convolution or a linear layer that is written as a function; 0 for any other call."""
+    source, weight = (
+        kwargs.get(name, args[i] if i < len(args) else None) for i, name in enumerate(("input", "weight"))
+    )
+    if not (isinstance(source, Tensor) and isinstance(weight, Tensor) and isinstance(result, Tensor)):
+        return 0
+    if function in (torch.conv1d, torch.conv2d, torch.conv3d):
+        return result[0, 0].numel() * weight.numel()
+    if function in (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d):
+        return source[0, 0].numel() * weight.numel()
+    if function is nn.functional.linear:
+        return result.numel() // weight.shape[0] * weight.numel()  # windows of one sample may lie along the batch axis
+    return 0
 
 
 _DEVICE_WORDS = ("NVIDIA", "CUDA", "cuda device", "not compiled with")

@@ -1,0 +1,142 @@
+"""Parameters and MACs of what a trace does not look into: layers of the user's own class, and functions kept whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+import torchvision
+from sample_networks import Chain
+from torch import Tensor, fx, nn
+from torch.nn import functional as F
+
+import narfx
+from narfx.cost import measure
+from narfx.operators import unregister_operator
+from narfx.space import Site
+
+MAPS = (8, 10, 10)
+CONV = 10 * 10 * 8 * 8 * 9  # MACs of one 3x3 convolution of 8 maps of 10 by 10
+
+
+class Opaque(nn.Module):
+    """Two calls of functions and two of layers, behind a question about values that no trace can answer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.up = nn.Parameter(torch.randn(8, 8, 3, 3)), nn.Parameter(torch.randn(8, 4, 2, 2))
+        self.conv, self.head = nn.Conv2d(4, 8, 3, padding=1, groups=2), nn.Linear(20, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.sum() > 1e9:
+            return x
+        x = F.conv_transpose2d(F.conv2d(x, weight=self.weight, padding=1), self.up, stride=2)
+        result: Tensor = self.head(self.conv(x))
+        return result
+
+
+OPAQUE = CONV + 10 * 10 * 8 * 4 * 4 + 20 * 20 * 8 * 2 * 9 + 8 * 20 * 20 * 5
+
+
+class Twice(nn.Conv2d):
+    """A convolution by class that computes two."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.conv2d(super().forward(x), self.weight, padding=1)
+
+
+class Plain(nn.Conv2d):
+    """A convolution by class and by what it computes."""
+
+
+class Foreign(nn.Conv2d):
+    """Computes by an operator that is no function of torch's: its size says what it costs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = torch.ops.aten.convolution(x, self.weight, self.bias, [1, 1], [1, 1], [1, 1], False, [0, 0], 1)
+        return result
+
+
+@fx.wrap
+def kept_whole(x: Tensor, weight: Tensor) -> Tensor:
+    return F.conv2d(x, weight, padding=1)
+
+
+class Wrapped(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(8, 8, 3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return kept_whole(x, self.weight)
+
+
+@pytest.mark.parametrize(
+    ("layer", "macs"),
+    [
+        (Opaque(), OPAQUE),
+        (Twice(8, 8, 3, padding=1), 2 * CONV),
+        (Plain(8, 8, 3, padding=1), CONV),
+        (Foreign(8, 8, 3, padding=1), CONV),
+        (Wrapped(), CONV),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, nn.Module) else "",
+)
+def test_what_a_leaf_calls_is_counted_once(layer: nn.Module, macs: int) -> None:
+    network = nn.Sequential(layer, nn.Identity())
+    counted = measure(network, MAPS)
+    assert counted == {"params": sum(p.numel() for p in layer.parameters()), "macs": macs}
+    with_call = measure(nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), layer), MAPS)
+    assert with_call["macs"] == macs + CONV
+
+
+def test_an_opaque_part_of_a_network_counts_in_its_trace() -> None:
+    class Net(Chain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.before, self.opaque = nn.Conv2d(3, 8, 1), Opaque()
+
+        def forward(self, x: Tensor) -> Tensor:
+            result: Tensor = super().forward(x) + self.opaque(self.before(x)).mean((2, 3, 1))
+            return result
+
+    alone, whole = (narfx.trace(net, input=(3, 10, 10)).cost for net in (Chain().eval(), Net().eval()))
+    assert whole["macs"] - alone["macs"] == OPAQUE + 10 * 10 * 3 * 8
+
+
+@pytest.fixture
+def own_operator() -> Iterator[str]:
+    class Build(nn.Module):
+        def __init__(self, site: Site) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.zeros(site.out_channels, site.in_channels, 1, 1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            if bool((x > 1e9).any()):
+                raise ValueError("too large")
+            return F.conv2d(x, self.weight)
+
+    narfx.register_operator(
+        narfx.Operator(
+            "asks_values", Build, refuse=lambda s: None if s.input_shape == s.output_shape else "of one shape"
+        )
+    )
+    yield "asks_values"
+    unregister_operator("asks_values")
+
+
+def test_an_operator_that_stays_a_leaf_costs_what_its_functions_cost(own_operator: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, bias=False))
+    space = narfx.trace(model, input=(3, 10, 10), operators=("base", own_operator)).space
+    base, own = (space.cost((entry,)) for entry in (0, 1))
+    assert base["macs"] - own["macs"] == CONV - 10 * 10 * 8 * 8
+    assert base["params"] - own["params"] == 8 * 8 * 8
+
+
+def test_windows_along_the_batch_axis_all_count() -> None:
+    """Swin lays the windows of an image along the batch axis before its linear layers."""
+    with torch.device("meta"):
+        model = torchvision.models.swin_t()
+    published = torchvision.models.Swin_T_Weights.DEFAULT.meta["_ops"] * 1e9  # with the attention's own products
+    assert 0.95 * published < measure(model, (3, 224, 224))["macs"] < published
