@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from itertools import accumulate
 from types import FunctionType
 from typing import Any
 
@@ -194,8 +195,22 @@ def settle_training(trace: GraphTrace) -> None:
         trace.notes.append(
             "the model computes something else in training mode than in eval mode, and the trace holds eval mode: "
             f"first at {eval_call} (in training mode {train_call}); "
-            "make it a submodule whose forward asks self.training to keep both"
+            + _mend(trace.source, trace.graph_module.graph, other.graph)
         )
+
+
+def _mend(model: nn.Module, graph: fx.Graph, training: fx.Graph) -> str:
+    """How to have no difference between the modes; parts that only training calls are auxiliary heads."""
+    called, heads = ({str(node.target) for node in g.nodes if node.op == "call_module"} for g in (graph, training))
+    known = {path for target in called for path in accumulate(target.split("."), "{}.{}".format)}
+    paths = (accumulate(target.split("."), "{}.{}".format) for target in heads - called)
+    alone = sorted({next(path for path in parts if path not in known) for parts in paths})
+    if not alone:
+        return "make it a submodule whose forward asks self.training to keep both"
+    option = next((name for name in inspect.signature(type(model).__init__).parameters if "aux" in name), None)
+    if option is None:
+        return f"only training calls {', '.join(alone)}: leave that out, or ask self.training in its own forward"
+    return f"only training calls {', '.join(alone)}, auxiliary heads: build the model without them, by {option}=False"
 
 
 def _mode_matters(kind: type) -> bool:

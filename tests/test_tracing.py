@@ -349,12 +349,36 @@ def test_buffers_that_are_computed_with_are_not_baked_in() -> None:
         assert not torch.equal(network(x), model(x))
 
 
-def test_auxiliary_heads_are_noted_twice() -> None:
+@pytest.mark.parametrize(
+    ("name", "side", "heads", "keys"),
+    [("googlenet", 64, "aux1, aux2", 20), ("inception_v3", 96, "AuxLogits", 14)],
+)
+def test_auxiliary_heads_are_noted_with_the_way_to_do_without(name: str, side: int, heads: str, keys: int) -> None:
+    make = getattr(torchvision.models, name)
     with torch.device("meta"):
-        model = torchvision.models.googlenet(weights=None, init_weights=False, aux_logits=True)
-    differs, dropped = narfx.trace(model, input=(3, 64, 64)).notes
-    assert dropped.startswith("20 keys of the model are not used by the traced graph: aux1.")
+        model = make(weights=None, init_weights=False, aux_logits=True)
+        without = make(weights=None, init_weights=False, aux_logits=False)
+    differs, dropped = narfx.trace(model, input=(3, side, side)).notes
+    first = heads.partition(",")[0]
+    assert dropped.startswith(f"{keys} keys of the model are not used by the traced graph: {first}.")
     assert "the trace holds eval mode" in differs
+    mend = f"only training calls {heads}, auxiliary heads: build the model without them, by aux_logits=False"
+    assert differs.endswith(mend)
+    assert narfx.trace(without, input=(3, side, side)).notes == ()
+
+
+def test_a_part_that_only_training_calls_is_named() -> None:
+    class Watched(Chain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.extra = nn.Sequential(nn.Conv2d(3, 5, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = super().forward(x)
+            return y + self.extra(x) if self.training else y
+
+    differs = narfx.trace(Watched(), input=SHAPE).notes[0]
+    assert differs.endswith("only training calls extra: leave that out, or ask self.training in its own forward")
 
 
 @pytest.mark.parametrize(
