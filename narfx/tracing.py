@@ -8,6 +8,7 @@ becomes a leaf and the trace starts again: a failed trace leaves torch's tracer 
 from __future__ import annotations
 
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
@@ -16,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch.fx.node import Argument
 
 from narfx.copying import copy_module, copy_structure
 from narfx.dispatch import Dispatch, Shortcut, SkipGate
@@ -73,6 +75,12 @@ class _Tracer(fx.Tracer):
             # Not `or`: an empty container counts as false.
             self.failed = m if self.failed is None else self.failed
             raise
+
+    def create_arg(self, a: Any) -> Argument:
+        """What a call or the output is given; an ``OrderedDict`` stays one, of which fx would make a plain dict."""
+        if type(a) is OrderedDict:
+            return self.create_proxy("call_function", OrderedDict, (list(a.items()),), {}).node
+        return super().create_arg(a)
 
     def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
         """A node that knows the model's lines; torch's own record formats its own frames too, at ten times the time."""

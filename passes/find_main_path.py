@@ -120,6 +120,11 @@ def find_main_path(graph_module: GraphModule, *, include_first: bool = False) ->
     return MainPath(source, tuple(before), tuple(nodes), others)
 
 
+def _is_output(node: Node) -> bool:
+    """The output node, or the container of several outputs (an ``OrderedDict``, a named tuple)."""
+    return node.op == "output" or isinstance(node.target, type)
+
+
 def _path_node(ways: _Ways, nodes: list[Node], entries: set[Node]) -> PathNode:
     """The node of the convolution that ``nodes`` begin with."""
     conv, *behind = nodes
@@ -167,7 +172,8 @@ class _Ways:
         """The main path from the input on, without the output node itself."""
         chain, node = [], self._parent.get(self._output)
         while node is not None:
-            chain.append(node)
+            if not _is_output(node):
+                chain.append(node)
             node = self._parent[node]
         return chain[::-1]
 
@@ -183,7 +189,7 @@ class _Ways:
             add = self._residual(node, inputs, parent) if is_residual_add(node) and len(inputs) == 2 else None
             if add is not None:
                 self.adds[node], self._back[node], parent = add, [add.main], add.main
-            elif is_residual_add(node) or node.target in _CONCATENATIONS or node.op == "output":
+            elif is_residual_add(node) or node.target in _CONCATENATIONS or _is_output(node):
                 found = {n for operand in inputs for n in self._between(parent, operand) if self.is_conv(n)}
                 if found - self.side_by_side and not self.first_meeting:
                     self.first_meeting = source_line(node) or node.name

@@ -84,9 +84,9 @@ def test_segmentation_is_refined_whole_and_keeps_its_dictionary(name: str) -> No
     lowered = narfx.lower(narfx.Supernet(traced), vector).eval()
     x = images(2, 3, 64, 64)
     with torch.no_grad():
-        assert {key: value.shape for key, value in lowered(x).items()} == {
-            key: value.shape for key, value in model(x).items()
-        }
+        found, wanted = lowered(x), model(x)
+    assert type(found) is type(wanted)
+    assert {key: value.shape for key, value in found.items()} == {key: value.shape for key, value in wanted.items()}
 
 
 def test_a_detection_backbone_is_refined_in_place() -> None:

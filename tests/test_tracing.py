@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import warnings
+from collections import OrderedDict, namedtuple
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +15,7 @@ import torchvision
 from sample_networks import Chain, ResidualNet, images, part, settled
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils import _pytree as pytree
 
 import narfx
 from narfx.cost import measure, shapes_and_cost
@@ -365,6 +368,38 @@ def test_auxiliary_heads_are_noted_with_the_way_to_do_without(name: str, side: i
     mend = f"only training calls {heads}, auxiliary heads: build the model without them, by aux_logits=False"
     assert differs.endswith(mend)
     assert narfx.trace(without, input=(3, side, side)).notes == ()
+
+
+Heads = namedtuple("Heads", ["main", "side"])
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda y, x: OrderedDict(out=y),
+        lambda y, x: OrderedDict(out=y, features=OrderedDict(low=x)),
+        lambda y, x: {"out": y, "features": [x]},
+        lambda y, x: Heads(y, x),
+    ],
+)
+def test_the_container_of_the_outputs_keeps_its_type(make: Callable[[Tensor, Tensor], Any]) -> None:
+    class Several(Chain):
+        def forward(self, x: Tensor) -> Any:
+            y: Tensor = super().forward(x)
+            return make(y, y.relu())
+
+    model, x = settled(Several()), images(2, *SHAPE)
+    traced = narfx.trace(model, input=SHAPE, search_skips=True)
+    plain = narfx.trace(Chain(), input=SHAPE, search_skips=True)
+    assert traced.skips is not None and plain.skips is not None
+    assert traced.skips.nodes == plain.skips.nodes
+    wanted = model(x)
+    net = narfx.Supernet(traced).eval()
+    for network in (traced.graph_module, net, narfx.lower(net, traced.space.base), copy.deepcopy(traced.graph_module)):
+        found = network(x)
+        assert type(found) is type(wanted)
+        assert pytree.tree_structure(found) == pytree.tree_structure(wanted)
+        assert all(map(torch.equal, pytree.tree_leaves(found), pytree.tree_leaves(wanted)))
 
 
 def test_a_part_that_only_training_calls_is_named() -> None:
