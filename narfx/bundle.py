@@ -56,7 +56,7 @@ def apply(
         weights: A state dict with the base's keys or the lowered network's.
         relative_to: The folder that relative paths of an ``Architecture`` object start at.
         overwrite: Whether a folder that is not empty is replaced as a whole.
-        opset: The ONNX opset; torch's own default without it.
+        opset: The ONNX opset, at least 13; without it, the one that torch writes by itself.
         input_name: The name of the ONNX file's input.
         output_names: Those of its outputs; see :func:`narfx.onnx_names.output_names` for the names without it.
         seed: Decides the values of a model that is built without weights.

@@ -147,7 +147,9 @@ def search(
 def apply(
     architecture: Annotated[Path, typer.Argument(help="An arch.json.", metavar="ARCH.JSON")],
     out: Annotated[Path, typer.Option(help="The folder of the bundle.")],
-    opset: Annotated[int | None, typer.Option(help="The ONNX opset [torch's default].")] = None,
+    opset: Annotated[
+        int | None, typer.Option(help="The ONNX opset, at least 13 [the one that torch writes by itself].")
+    ] = None,
     input_name: Annotated[str, typer.Option(help="The name of the ONNX file's input.")] = "input",
     output_name: Annotated[list[str] | None, typer.Option(help="Of an output; once for each, in order.")] = None,
     overwrite: Overwrite = False,

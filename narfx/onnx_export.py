@@ -20,7 +20,7 @@ from narfx.onnx_marks import OUTPUT, mark_nodes
 from narfx.onnx_metadata import PREFIX
 from narfx.onnx_names import check_names, rename
 from narfx.onnx_names import output_names as name_outputs
-from narfx.onnx_opset import OLDEST, lower_opset, lowest_opset, obstacles
+from narfx.onnx_opset import OLDEST, lower_opset, lowest_opset, newest_opset, obstacles
 from narfx.onnx_parity import Parity, compare_onnx, tensors, worst
 from narfx.passes.verify import verify_lowered
 
@@ -104,7 +104,7 @@ def export_onnx(
     program.save(str(path), external_data=size >= _TWO_GIB)
     written = read_onnx(path)
     if opset is not None:
-        _check_opset(path, opset, written.opset)
+        _check_opset(path, program.model, opset, written.opset)
     if (written.input_name, written.output_names) != (input_name, tuple(names)):
         raise ParityError(
             f"{path.name} names {written.input_name} and {', '.join(written.output_names)}, but {input_name} and "
@@ -143,16 +143,16 @@ def _set_opset(model: Any, opset: int | None) -> None:
         return
     why = obstacles(model, opset) if opset >= OLDEST else [f"narfx lowers none below {OLDEST}"]
     if why:
-        raise _other_opset(opset, lowest_opset(model), f" ({why[0]})")
+        raise _other_opset(model, opset, f" ({why[0]})")
     lower_opset(model, opset)
 
 
-def _check_opset(path: Path, asked: int, written: int) -> None:
+def _check_opset(path: Path, model: Any, asked: int, written: int) -> None:
     """What is in the file is what was asked for, and onnxruntime knows it."""
     import onnxruntime
 
     if written != asked:
-        raise _other_opset(asked, written, "")
+        raise _other_opset(model, asked, "" if asked <= newest_opset() else " (it is newer than what is known here)")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
@@ -160,13 +160,14 @@ def _check_opset(path: Path, asked: int, written: int) -> None:
     except Exception as error:
         known = re.search(r"till opset (\d+)", str(error))
         if known is not None:  # what else is wrong, the comparison will say
-            raise _other_opset(asked, int(known[1]), f" (onnxruntime here knows none above {known[1]})") from error
+            raise _other_opset(model, asked, f" (onnxruntime here knows none above {known[1]})") from error
 
 
-def _other_opset(asked: int, possible: int, why: str) -> UsageError:
+def _other_opset(model: Any, asked: int, why: str) -> UsageError:
+    lowest, newest = lowest_opset(model), newest_opset()
     return UsageError(
-        f"opset {asked} was asked for, but this network cannot be written at it{why}: "
-        f"ask for --opset {possible}, or leave the option out",
+        f"opset {asked} was asked for, but this network cannot be written at it{why}: ask for one from {lowest} to "
+        f"{newest}, or leave --opset out, for the one that torch writes by itself",
         where="--opset",
         kind="opset",
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["OLDEST", "lower_opset", "lowest_opset", "obstacles"]
+__all__ = ["OLDEST", "lower_opset", "lowest_opset", "newest_opset", "obstacles"]
 
 # Softmax, Squeeze, Split and others changed their meaning or their arguments at 13.
 OLDEST = 13
@@ -18,6 +18,27 @@ OLDEST = 13
 def lowest_opset(model: Any) -> int:
     """The oldest opset, from 13 on, at which every node of an ``onnx_ir`` model can be written."""
     return next(v for v in range(OLDEST, model.opset_imports[""] + 1) if not obstacles(model, v))
+
+
+def newest_opset() -> int:
+    """The newest opset that onnx can write and onnxruntime can run here, by trying; neither says what it knows."""
+    import onnx
+    import onnxruntime
+
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    for opset in range(onnx.defs.onnx_opset_version(), OLDEST, -1):
+        imports = [onnx.helper.make_opsetid("", opset)]
+        ir_version = onnx.helper.find_min_ir_version_for(imports)
+        model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
+        try:
+            onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        except Exception:  # onnxruntime has a dozen kinds
+            continue
+        return opset
+    return OLDEST
 
 
 def lower_opset(model: Any, opset: int) -> None:

@@ -225,9 +225,10 @@ def test_the_opset_that_is_asked_for_is_in_the_file(tmp_path: Path, opset: int) 
 @pytest.mark.parametrize(
     ("opset", "said"),
     [
-        (13, r"cannot be written at it \(HardSwish does not exist there\): ask for --opset 14, or leave"),
-        (12, r"narfx lowers none below 13\): ask for --opset 14,"),
-        (99, r"opset 99 was asked for, but .*: ask for --opset 18,"),
+        (13, r"cannot be written at it \(HardSwish does not exist there\): ask for one from 14 to \d\d, or leave"),
+        (12, r"narfx lowers none below 13\): ask for one from 14 to \d\d,"),
+        (0, r"narfx lowers none below 13\): ask for one from 14 to \d\d,"),
+        (99, r"opset 99 was asked for, but .*newer than what is known here\): ask for one from 14 to \d\d, or leave"),
     ],
 )
 def test_an_opset_that_cannot_be_had_is_refused(
@@ -248,11 +249,23 @@ def test_an_opset_is_had_or_refused_as_far_as_onnxruntime_knows_it(tmp_path: Pat
     try:
         report = narfx.export(network, tmp_path / "out", input=SHAPE, opset=27)
     except UsageError as error:
-        assert re.search(r"onnxruntime here knows none above \d+|ask for --opset \d+", str(error))
+        assert re.search(r"onnxruntime here knows none above \d+|ask for one from 13 to \d+", str(error))
         assert list(tmp_path.iterdir()) == []
     else:
         assert report["opset"] == 27
         assert report["parity"]["passed"]
+
+
+def test_the_newest_opset_of_the_hint_can_be_had(tmp_path: Path) -> None:
+    network = net(lambda x, y: y.mean((2, 3)))
+    with pytest.raises(UsageError) as caught:
+        narfx.export(network, tmp_path / "out", input=SHAPE, opset=99)
+    found = re.search(r"ask for one from (\d+) to (\d+)", str(caught.value))
+    assert found is not None
+    lowest, newest = map(int, found.groups())
+    for opset in (lowest, newest):
+        report = narfx.export(network, tmp_path / str(opset), input=SHAPE, opset=opset)
+        assert (report["opset"], report["parity"]["passed"]) == (opset, True)
 
 
 def test_check_reads_the_opset_and_the_names(copied: Path) -> None:
