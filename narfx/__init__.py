@@ -4,7 +4,7 @@ A model that works goes in; its convolutions become dispatchable nodes, a search
 operators, and an ordinary network with a proven ONNX file comes out.
 """
 
-from narfx import search
+from narfx import _startup, search  # noqa: F401 (first of all, it heeds Ctrl-C while torch is imported)
 from narfx._version import __version__
 from narfx.architecture import Architecture
 from narfx.bundle import apply, check, export

@@ -5,6 +5,7 @@ Standard output carries results only: tables, or one JSON object with ``--json``
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -350,4 +351,9 @@ def _output(options: dict[str, Any]) -> Output:
 
 def main() -> None:
     """The ``narfx`` command."""
-    raise SystemExit(run_app(app))
+    code = run_app(app)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said, and torch takes its time to end
+    # Python notes a Ctrl-C that ends a text in exec, as fx runs its code, and would end by the signal and not by the
+    # exit code; the next text that it runs makes it forget.
+    exec("")
+    raise SystemExit(code)

@@ -11,7 +11,9 @@ import json
 import os
 import signal
 import sys
+import threading
 import traceback
+from _thread import interrupt_main
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from narfx.errors import NarfxError, RunError, UsageError
+from narfx.errors import InterruptedRunError, NarfxError, RunError, UsageError
 from narfx.progress import ConsoleProgress, Reporter, Silent
 from narfx.run import is_out_of_memory
 
@@ -28,6 +30,7 @@ __all__ = ["Output", "parse_input", "parse_pairs", "run_app"]
 Renderer = Callable[[dict[str, Any], Console], None]
 
 _results: list[tuple[dict[str, Any], Renderer, bool]] = []
+_interrupts: list[int] = []
 
 
 class Output:
@@ -49,11 +52,13 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
     verbose = "-v" in arguments or "--verbose" in arguments
     _results.clear()
     command = typer.main.get_command(app)
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     try:
-        with _standard_output_free(as_json) as stdout:
+        with _interruptible(), _standard_output_free(as_json) as stdout:
             try:
                 code = command.main(args=arguments, prog_name="narfx", standalone_mode=False)
+                if _interrupts:  # typer makes an exit code of it without a word, and a library may have swallowed it
+                    raise KeyboardInterrupt
+                _ignore_interrupts()  # the answer is there, and is written whole
                 for value, render, wants_json in _results:
                     if wants_json:
                         stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
@@ -63,6 +68,7 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
                 stdout.flush()
                 return code if isinstance(code, int) else 0
             except BaseException as error:
+                _ignore_interrupts()
                 failure = _failure(error)
                 if failure is None:
                     raise
@@ -76,17 +82,49 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """While the block runs, Ctrl-C and a polite end by ``kill`` interrupt it, and it is known that they did.
+
+    Where Ctrl-C is ignored, as in what a shell starts in the background, it stays so.
+    """
+    _interrupts.clear()
+    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in previous.items():
+        if number == signal.SIGTERM or handler is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    hook, sys.unraisablehook = sys.unraisablehook, _interrupt_later
+    try:
+        yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        sys.unraisablehook = hook
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _interrupt_later(lost: Any) -> None:
+    """Interrupt again where the first try met a finaliser, out of which no exception comes."""
+    if lost.exc_type is not KeyboardInterrupt:
+        sys.__unraisablehook__(lost)
+        return
+    again = threading.Timer(0.05, interrupt_main)
+    again.daemon = True
+    again.start()
+
+
+def _ignore_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _failure(error: BaseException) -> NarfxError | None:
     """What is said of an exception; ``None`` for what is none of ours (an exit without an error)."""
-    if isinstance(error, NarfxError):
+    if isinstance(error, NarfxError) and (not _interrupts or isinstance(error, InterruptedRunError)):
         return error
     if callable(told := getattr(error, "format_message", None)):  # how the parser of arguments reports its findings
         return UsageError(f"{told()} (narfx --help shows the usage)", kind="usage")
-    if isinstance(error, (typer.Abort, KeyboardInterrupt)):
+    if isinstance(error, (typer.Abort, KeyboardInterrupt)) or (_interrupts and isinstance(error, Exception)):
         failure = NarfxError("interrupted", kind="interrupted")
         failure.exit_code = 130
         return failure
@@ -103,8 +141,8 @@ def _described(failure: NarfxError) -> dict[str, Any]:
     return {**failure.details, **own}
 
 
-def _interrupt(*_: Any) -> None:
-    """A polite end by ``kill`` is an interruption like Ctrl-C."""
+def _interrupt(number: int, _: Any) -> None:
+    _interrupts.append(number)
     raise KeyboardInterrupt
 
 
