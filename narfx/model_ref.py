@@ -47,7 +47,7 @@ from narfx.usercode import (
 )
 from narfx.weights import apply_weights
 from narfx.words import article
-from narfx.zoo import ZOOS, find_model
+from narfx.zoo import ZOOS, find_model, without_weights
 
 __all__ = ["ModelRef", "apply_weights", "default_input", "load_model"]
 
@@ -201,7 +201,8 @@ def _load_from_zoo(ref: ModelRef) -> nn.Module:
     with warnings.catch_warnings():
         # torchvision's GoogLeNet and Inception announce that their initialisation will change one day.
         warnings.simplefilter("ignore", FutureWarning)
-        return _build(found.factory, ref, f"{ref.kind}:{ref.name}", **found.fixed)
+        plain = replace(ref, arguments=without_weights(ref.arguments))
+        return _build(found.factory, plain, f"{ref.kind}:{ref.name}", **found.fixed)
 
 
 def _find(name: str, relative_to: Path | None) -> Path:
