@@ -15,11 +15,13 @@ import torch
 from torch import fx, nn
 
 from narfx.architecture import Architecture
+from narfx.arguments import check_graph
 from narfx.codegen import CodegenError, generate
 from narfx.copying import copy_module
 from narfx.cost import measure
 from narfx.errors import ParityError, UsageError
 from narfx.files import check_output, output_folder, read_json, refuse_inside, replace_folder, write_json, write_text
+from narfx.finite import check_finite
 from narfx.model_ref import load_model
 from narfx.networks import Lowered, open_architecture
 from narfx.onnx_export import OnnxFile, export_onnx, read_onnx
@@ -118,6 +120,7 @@ def export(
 ) -> dict[str, Any]:
     """Write the bundle of a lowered network and prove its ONNX file; ``apply`` says more of the arguments.
 
+    What is no GraphModule, and weights that are not finite, are refused as a ``UsageError`` before anything is written.
     The network itself is not changed: a copy on the CPU, in eval mode, is what is written, in float32 whatever kind
     of floating number the network has. Parity is measured twice, on the file itself and on a second export whose
     BatchNorm statistics are random, because fresh statistics would hide a wrong fusion; the worse of both is reported.
@@ -127,12 +130,14 @@ def export(
             folder may not be written.
         ParityError: See :func:`apply`; its ``where`` is the first node that differs.
     """
+    check_graph(network)
     folder = Path(folder)
     shape = input or (architecture.input if architecture is not None else None) or network.meta.get("input_shape")
     if shape is None:
         raise UsageError("the export needs one sample's shape: input=(channels, height, width)", kind="input_shape")
     check_output(folder, overwrite=overwrite)
     network = _plain_copy(network)
+    check_finite(network)
     cost = measure(network, shape)
     failure: ParityError | None = None
     proof = Proof()

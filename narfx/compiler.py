@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from torch import fx, nn
 
 from narfx.architecture import DEFAULT_OPERATORS, SpaceOptions
+from narfx.arguments import check_input, check_model, listed
 from narfx.collector import collector_paused
 from narfx.config import validated
 from narfx.cost import GraphCost, shapes_and_cost
@@ -22,6 +23,7 @@ from narfx.supernet import Supernet
 from narfx.traced import Traced
 from narfx.tracing import GraphTrace, settle_training, trace_graph
 from narfx.unused import keep_unused
+from narfx.words import article
 
 __all__ = ["Traced", "lower", "trace"]
 
@@ -57,18 +59,19 @@ def trace(
         reference: How the model is named in an ``arch.json``.
 
     Raises:
-        UsageError: The model cannot be traced, does not accept the input, has integer weights where a site would be,
-            or an option is wrong.
+        UsageError: The model is no module, cannot be traced, does not accept the input, has integer weights where a
+            site would be, or an option is wrong.
         NothingToRefineError: The trace holds no site with a choice; the message says why for the first few.
     """
-    _check_input(input)
+    check_model(model)
+    check_input(input)
     options = validated(
         SpaceOptions,
         {
             "granularity": granularity,
-            "operators": tuple(operators),
-            "operator_files": tuple(map(str, operator_files)),
-            "kernels": tuple(kernels),
+            "operators": listed(operators, "operators"),
+            "operator_files": tuple(map(str, listed(operator_files, "operator_files"))),
+            "kernels": listed(kernels, "kernels"),
             "max_candidate_params": max_candidate_params,
             "include_first": include_first,
             "search_skips": search_skips,
@@ -77,6 +80,7 @@ def trace(
         "trace",
         kind="bad_option",
     )
+    operators = options.operators
     for file in options.operator_files:
         load_operators(file)
     for name in options.operators[1:]:
@@ -89,7 +93,7 @@ def trace(
     groups = _group(traced.graph_module, found, granularity, traced.notes)
     slots = []
     for name, sites in groups:
-        slot = _slot(name, sites, operators, max_candidate_params)
+        slot = _slot(name, sites, operators, options.max_candidate_params)
         if len(slot.legal) > 1:
             slots.append(slot)
             continue
@@ -120,7 +124,7 @@ def trace(
             details={"skipped": [{"name": s.name, "code": s.code} for s in skipped]},
         )
     impossible = {} if skips is None else skips.impossible
-    space = SearchSpace(tuple(operators), tuple(slots), _fixed(cost, slots), impossible=impossible)
+    space = SearchSpace(operators, tuple(slots), _fixed(cost, slots), impossible=impossible)
     dropped = _keep_unused(traced)
     traced.graph_module.meta["input_shape"] = input  # copies keep it, so that a lowered network can be exported alone
     return Traced(
@@ -145,8 +149,14 @@ def lower(net: Supernet, vector: Sequence[int]) -> fx.GraphModule:
     whose own vector stays as it is.
 
     Raises:
-        UsageError: The vector is not legal.
+        UsageError: The vector is not legal, or ``net`` is no supernet.
     """
+    if not isinstance(net, Supernet):
+        raise UsageError(
+            f"lower takes a narfx.Supernet, not {article(net)}: narfx.Supernet(narfx.trace(model, ...)) makes one",
+            where="net",
+            kind="not_a_supernet",
+        )
     before = net.vector
     net.set_vector(vector)
     try:
@@ -154,15 +164,6 @@ def lower(net: Supernet, vector: Sequence[int]) -> fx.GraphModule:
         return lowered
     finally:
         net.set_vector(before)
-
-
-def _check_input(input: Sequence[int]) -> None:
-    if len(input) != 3 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in input):
-        raise UsageError(
-            f"the input is channels, height and width, three positive integers, not {input!r}",
-            where="--input",
-            kind="input_shape",
-        )
 
 
 def _group(

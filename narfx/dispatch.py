@@ -49,16 +49,16 @@ class Dispatch(nn.Module):
         scales: Sequence[Tensor | float | None] = [None] if weights is None else weights
         self._selection = tuple(zip(names, scales, strict=True))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Map (N, C, H, W) as the selected candidates do."""
+    def forward(self, input: Tensor) -> Tensor:
+        """Map (N, C, H, W) as the selected candidates do; called by keyword, ``input`` has a convolution's name."""
         (name, weight), *rest = self._selection
-        first: Tensor = self.candidates[name](x)
+        first: Tensor = self.candidates[name](input)
         if weight is None:
             return first
         total = weight * first
         for name, weight in rest:
             assert weight is not None
-            total = total + weight * self.candidates[name](x)
+            total = total + weight * self.candidates[name](input)
         return total
 
     def extra_repr(self) -> str:
@@ -91,7 +91,7 @@ class SkipGate(nn.Module):
         base: Which of them the base has.
         projections: What maps a skip's source to the shape of the place, by pair, where the shapes differ.
         add: How the base writes its own add, so that lowering can write it again: the node's operation and target,
-            whether the shortcut is its first operand, and its name.
+            whether the shortcut is its first operand, its name, and the names of the operands given by keyword.
     """
 
     def __init__(
@@ -99,7 +99,7 @@ class SkipGate(nn.Module):
         pairs: Sequence[Pair],
         base: Collection[Pair],
         projections: Mapping[Pair, nn.Module],
-        add: tuple[str, Any, bool, str] | None = None,
+        add: tuple[str, Any, bool, str, tuple[str, ...]] | None = None,
     ) -> None:
         super().__init__()
         self.pairs, self.base, self.add = tuple(pairs), frozenset(base), add

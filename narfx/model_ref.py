@@ -46,7 +46,8 @@ from narfx.usercode import (
     user_code,
 )
 from narfx.weights import apply_weights
-from narfx.zoo import ZOOS, find_model
+from narfx.words import article
+from narfx.zoo import ZOOS, find_model, without_weights
 
 __all__ = ["ModelRef", "apply_weights", "default_input", "load_model"]
 
@@ -200,7 +201,8 @@ def _load_from_zoo(ref: ModelRef) -> nn.Module:
     with warnings.catch_warnings():
         # torchvision's GoogLeNet and Inception announce that their initialisation will change one day.
         warnings.simplefilter("ignore", FutureWarning)
-        return _build(found.factory, ref, f"{ref.kind}:{ref.name}", **found.fixed)
+        plain = replace(ref, arguments=without_weights(ref.arguments))
+        return _build(found.factory, plain, f"{ref.kind}:{ref.name}", **found.fixed)
 
 
 def _find(name: str, relative_to: Path | None) -> Path:
@@ -262,14 +264,14 @@ def _build(factory: Any, ref: ModelRef, label: str, **fixed: Any) -> nn.Module:
         return factory
     if not callable(factory):
         raise UsageError(
-            f"{label} is {_article(factory)}, neither a module nor a function that returns one",
+            f"{label} is {article(factory)}, neither a module nor a function that returns one",
             where=label,
             kind="factory_not_callable",
         )
     built = call(factory, {**ref.arguments, **fixed}, label, locate=ref.kind not in ZOOS)
     if not isinstance(built, nn.Module):
         raise UsageError(
-            f"{label} returned {_article(built)}, not a torch.nn.Module", where=label, kind="factory_result"
+            f"{label} returned {article(built)}, not a torch.nn.Module", where=label, kind="factory_result"
         )
     return built
 
@@ -337,11 +339,6 @@ def _posix(path: str) -> str:
 
 def _dotted(text: str, *, numbers: bool = False) -> bool:
     return bool(text) and all(part.isidentifier() or (numbers and part.isdigit()) for part in text.split("."))
-
-
-def _article(value: object) -> str:
-    kind = type(value).__name__
-    return "None" if value is None else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
 @contextlib.contextmanager

@@ -33,7 +33,7 @@ class Difference:
     before it that the file does not hold by themselves, such as a convolution whose normalisation was fused into
     it: the fault may be theirs. ``source`` is ``file:line`` of the model, as far as it is known. ``onnx_node`` is the
     node in the file, and ``weights`` are those of it and of what computes parts of its value. ``error`` is the
-    largest difference over the largest value, ``None`` where the shapes differ.
+    largest difference over the largest value, ``None`` where the shapes differ or a value is not finite.
     """
 
     node: str
@@ -46,7 +46,9 @@ class Difference:
     def __str__(self) -> str:
         before = f" or before it, in {', '.join(self.fused)}" if self.fused else ""
         line = f" ({Path(self.source).name})" if self.source else ""
-        size = "another shape" if self.error is None else f"{self.error:.2e} of its largest value"
+        size = f"{self.error or 0:.2e} of its largest value"
+        if self.error is None:
+            size = "another shape or values that are not finite"
         held = f" with the weights {', '.join(self.weights)}" if self.weights else ""
         file = f"; the file's node is {self.onnx_node}{held}" if self.onnx_node else ""
         return f"they first differ at {self.node}{line}{before}, by {size}{file}"

@@ -233,9 +233,15 @@ class SearchSpace:
         """Return ``vector`` as a tuple of legal indices.
 
         Raises:
-            UsageError: It has the wrong length, an entry that is no integer, an index out of range or an operator
-                that its slot refuses; the message names the slot and the reason.
+            UsageError: It is no list, has the wrong length, an entry that is no integer, an index out of range or an
+                operator that its slot refuses; the message names the slot and the reason.
         """
+        try:
+            vector = list(vector)
+        except TypeError:
+            raise UsageError(
+                f"a vector is a list of one integer a slot, not {vector!r:.60}", kind="vector_entry"
+            ) from None
         if len(vector) != len(self.slots):
             skips = len(self.skip_slots)
             slots = f"{len(self.slots) - skips} slots" + (f" and {skips} possible skips" if skips else "")

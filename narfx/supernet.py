@@ -9,11 +9,13 @@ from torch import Tensor, nn
 from narfx.collector import collector_paused
 from narfx.copying import copy_module
 from narfx.dispatch import Dispatch, Shortcut, SkipGate
+from narfx.errors import UsageError
 from narfx.passes.insert_dispatch import InsertDispatch
 from narfx.passes.insert_skips import InsertSkips
 from narfx.passes.lower_skips import closed
 from narfx.space import SearchSpace, Vector
 from narfx.traced import Traced
+from narfx.words import article
 
 __all__ = ["Supernet"]
 
@@ -26,13 +28,17 @@ class Supernet(nn.Module):
     for bit what the base computes.
 
     Args:
-        traced: What ``narfx.trace`` gives.
+        traced: What ``narfx.trace`` gives; ``UsageError`` for anything else.
         separate_norms: Whether each operator has a BatchNorm of its own behind it, where the site has one.
     """
 
     @collector_paused()
     def __init__(self, traced: Traced, *, separate_norms: bool = False) -> None:
         super().__init__()
+        if not isinstance(traced, Traced):
+            raise UsageError(
+                f"Supernet takes what narfx.trace gives, not {article(traced)}", where="traced", kind="not_a_trace"
+            )
         self.space: SearchSpace = traced.space
         self.separate_norms = separate_norms
         refined = [slot for slot in self.space.slots if slot.skip is None]

@@ -47,7 +47,7 @@ class Traced:
         checked = self.space.validate(vector)
         if self.model is None:
             raise UsageError(
-                "an architecture names its model: trace it with model='file.py' or another reference",
+                "an architecture names its model: trace it with reference='file.py' or another reference",
                 kind="no_reference",
             )
         return Architecture(

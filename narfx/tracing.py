@@ -12,6 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import accumulate
+from keyword import iskeyword
 from types import FunctionType
 from typing import Any
 
@@ -273,7 +274,10 @@ def _bound_defaults(model: nn.Module) -> dict[str, Any] | None:
 
 
 def _refuse_clashes(model: nn.Module, graph: fx.Graph) -> None:
-    """A part of the model with the name of something that torch's GraphModule has itself cannot be put into one."""
+    """A part of the model with the name of something that torch's GraphModule has itself cannot be put into one.
+
+    Nor can one whose name torch cannot write into the code of the graph.
+    """
     taken = {name for name in dir(fx.GraphModule) if not hasattr(nn.Module, name)} | {"meta"}
     used = {str(node.target).partition(".")[0] for node in graph.nodes if node.op in ("call_module", "get_attr")}
     for name in sorted(taken & used):
@@ -282,6 +286,18 @@ def _refuse_clashes(model: nn.Module, graph: fx.Graph) -> None:
             where=name,
             kind="name_clash",
         )
+    for target in sorted({str(node.target) for node in graph.nodes if node.op in ("call_module", "get_attr")}):
+        for name in target.split("."):
+            if iskeyword(name) or not name.isprintable() or set('"\\') & set(name):
+                raise UsageError(
+                    f"{type(model).__name__} has a part named {name!r} ({target!r}), and torch.fx writes Python code "
+                    "in which a keyword, a quotation mark or a backslash cannot stand for a part: rename it",
+                    where=target,
+                    kind="name_clash",
+                )
+    for node in graph.nodes:
+        if node.name == "self":  # what a part of this name gives, in code in which self is the network
+            node._rename("self_")
 
 
 def _is_container(module: nn.Module) -> bool:

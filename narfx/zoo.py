@@ -15,7 +15,7 @@ from narfx.errors import UsageError
 from narfx.models import MODELS
 from narfx.usercode import close_names, pair_error
 
-__all__ = ["ZOOS", "ZooModel", "find_model"]
+__all__ = ["ZOOS", "ZooModel", "find_model", "without_weights"]
 
 # Each of these would fetch weights, or read a checkpoint that narfx has not checked.
 _WEIGHT_ARGUMENTS = frozenset(
@@ -40,13 +40,23 @@ class ZooModel:
     input_shape: tuple[int, int, int] | None = None
 
 
-def find_model(zoo: str, name: str, arguments: Iterable[str] = ()) -> ZooModel:
-    """The model ``name`` of the collection ``zoo``, for a call with these argument names.
+def _asks_for_weights(argument: str, value: object) -> bool:
+    """Whether an argument of a factory asks for weights; ``weights=None`` does not."""
+    return argument in _WEIGHT_ARGUMENTS and bool(value)
+
+
+def without_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments without those that are about weights: a collection is always called so that it brings none."""
+    return {argument: value for argument, value in arguments.items() if argument not in _WEIGHT_ARGUMENTS}
+
+
+def find_model(zoo: str, name: str, arguments: Mapping[str, Any] | None = None) -> ZooModel:
+    """The model ``name`` of the collection ``zoo``, for a call with these arguments.
 
     Raises:
         UsageError: The collection is not installed or has no such model, or an argument asks for weights.
     """
-    named = sorted(_WEIGHT_ARGUMENTS & set(arguments))
+    named = sorted(argument for argument, value in (arguments or {}).items() if _asks_for_weights(argument, value))
     if named:
         raise UsageError(
             f"{zoo}:{name} asks for {', '.join(named)}, but narfx downloads nothing: save the weights to a file and "

@@ -191,7 +191,8 @@ class _Finder:
             return "skips from node 0 are switched off"
         if again:
             return f"the base adds the same skip ({t}, {j}) before"
-        if add.add.kwargs or add.add.args not in ((add.main, add.shortcut), (add.shortcut, add.main)):
+        operands = (*add.add.args, *add.add.kwargs.values())  # which of them has a name does not matter
+        if operands not in ((add.main, add.shortcut), (add.shortcut, add.main)):
             return "it does more than add two tensors"
         shape = self.shapes.get(add.add)
         if shape is None or not shape == self.shapes.get(add.main) == self.shapes.get(add.shortcut):
@@ -277,7 +278,7 @@ def _writes(user: Node, tensor: Node) -> bool:
     """Whether a call writes into one of its operands."""
     if user.kwargs.get("inplace", False) is True:
         return True
-    if not user.args or user.args[0] is not tensor:
+    if (user.args[0] if user.args else user.kwargs.get("input")) is not tensor:
         return False
     name = getattr(user.target, "__name__", str(user.target))
     if user.op == "call_method":

@@ -46,12 +46,12 @@ class InsertSkips(Pass):
 
     def _insert(self, graph_module: GraphModule, junction: Junction, named: dict[str, Node], path: str) -> Node:
         at, like = named[junction.at], self._like(named[junction.at], graph_module.training)
-        add: tuple[str, Any, bool, str] | None = None
+        add: tuple[str, Any, bool, str, tuple[str, ...]] | None = None
         main = shortcut = at
         if junction.main is not None:
-            swapped = named[junction.main] is not at.args[0]
+            swapped = named[junction.main] is not at.all_input_nodes[0]
             main, shortcut = reversed(at.all_input_nodes) if swapped else at.all_input_nodes
-            add = (at.op, at.target, swapped, at.name)
+            add = (at.op, at.target, swapped, at.name, tuple(at.kwargs))
         pairs = [(candidate.skip.source, candidate.skip.target) for candidate in junction.candidates]
         sources = []
         for candidate, pair in zip(junction.candidates, pairs, strict=True):

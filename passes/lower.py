@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Collection
 from typing import ClassVar
 
 from torch import nn
@@ -33,6 +35,9 @@ class Lower(Pass):
         gates = [module for module in graph_module.modules() if isinstance(module, (Shortcut, SkipGate))]
         if not dispatches and not gates:
             return graph_module, False
+        dispatches_at = {
+            path for path, module in graph_module.named_modules(remove_duplicate=False) if isinstance(module, Dispatch)
+        }
         # A copy takes what its memo holds for the copy: so the chosen modules are copied into the places of their
         # dispatch nodes, and the other candidates are never copied at all.
         memo: dict[int, object] = {id(module): nn.Identity() for gate in gates for module in closed(gate)}
@@ -44,6 +49,19 @@ class Lower(Pass):
             node.meta.pop(LIFTED_DROPOUT, None)
         if gates:
             lower_skips(lowered)
+        if _by_position(lowered, dispatches_at) or gates:
             lowered.recompile()  # here nodes change too
         RestoreFunctional()(lowered)
         return lowered, True
+
+
+def _by_position(graph_module: GraphModule, targets: Collection[str]) -> bool:
+    """Give the input by position where a call names it and the operator there does not; whether there is any."""
+    changed = False
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module" and node.target in targets and "input" in node.kwargs:
+            named = inspect.signature(graph_module.get_submodule(str(node.target)).forward).parameters.get("input")
+            if named is None or named.kind is named.POSITIONAL_ONLY:
+                node.args, node.kwargs = (node.kwargs["input"],), {}
+                changed = True
+    return changed

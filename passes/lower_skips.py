@@ -7,6 +7,7 @@ the graph is the base's. A new skip that needs a projection has it at ``skips.T_
 from __future__ import annotations
 
 import operator
+from typing import Any
 
 from torch import nn
 from torch.fx import GraphModule, Node
@@ -73,9 +74,11 @@ def _place_skips(graph_module: GraphModule, node: Node, gate: SkipGate, home: st
                 continue
             assert isinstance(source, Node)
             if pair in gate.base and gate.add is not None:
-                op, target, swapped, name = gate.add
+                op, target, swapped, name, keywords = gate.add
                 operands = (source, total) if swapped else (total, source)
-                total = graph.create_node(op, target, operands, name=name, type_expr=node.type)
+                given = len(operands) - len(keywords)
+                named: dict[str, Any] = dict(zip(keywords, operands[given:], strict=True))
+                total = graph.create_node(op, target, operands[:given], named, name=name, type_expr=node.type)
             else:
                 projection = gate.projection(pair)
                 if projection is not None:

@@ -402,6 +402,14 @@ def test_torchvision_models_are_built_without_weights() -> None:
     assert type(backbone).__name__ == "FCN"
 
 
+@pytest.mark.parametrize("ask", ["weights=None", "pretrained=False", "weights=None&pretrained=false"])
+def test_an_argument_that_asks_for_no_weights_is_taken(ask: str) -> None:
+    ref = f"torchvision:squeezenet1_1?num_classes=3&{ask}"
+    assert default_input(ref) == (3, 224, 224)
+    assert load_model(ref)(torch.zeros(1, 3, 64, 64)).shape == (1, 3)
+    assert ModelRef.parse(str(ModelRef.parse(ref))) == ModelRef.parse(ref)
+
+
 @pytest.mark.parametrize(
     ("ref", "kind", "told"),
     [
