@@ -208,8 +208,8 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
                     break
     else:
         raise UsageError(
-            f"torch.fx cannot trace {type(model).__name__}: after {_MAX_TRIES} tries, and with {len(leaves)} parts left "
-            f"opaque, another one fails ({next(reversed(leaves))})",
+            f"torch.fx cannot trace {type(model).__name__}: after {_MAX_TRIES} tries, and with {len(leaves)} parts "
+            f"left opaque, another one fails ({next(reversed(leaves))})",
             where=next(reversed(leaves)),
             kind="untraceable",
         )
@@ -224,8 +224,9 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
     notes = [*tracer.notes.values()]
     if generators and not training:
         notes.append(
-            f"forward draws random numbers ({', '.join(generators)}) in eval mode, and the trace holds those of one draw: "
-            "draw them like a tensor of the network (torch.randn_like), or in a submodule whose forward asks self.training"
+            f"forward draws random numbers ({', '.join(generators)}) in eval mode, and the trace holds those of one "
+            "draw: draw them like a tensor of the network (torch.randn_like), or in a submodule whose forward asks "
+            "self.training and holds no convolution"
         )
     return GraphTrace(graph_module, tried, opaque, notes, generators)
 
@@ -246,8 +247,8 @@ def _give_up(model: nn.Module, failed: nn.Module | None, error: Exception) -> No
     parts = [part for part, child in model.named_children() if _convolutions(child) > 1]
     choice = f"; or refine one part, as MODEL#{parts[0]} (of {', '.join(parts)})" if parts and not name else ""
     raise UsageError(
-        f"torch.fx cannot trace {name or 'the model'} ({type(model if failed is None else failed).__name__}) at {where}: "
-        f"{_first_line(error)}; keep data-dependent control flow in a submodule of its own{choice}",
+        f"torch.fx cannot trace {name or 'the model'} ({type(model if failed is None else failed).__name__}) "
+        f"at {where}: {_first_line(error)}; keep data-dependent control flow in a submodule of its own{choice}",
         where=name or where,
         kind="untraceable",
     ) from error
@@ -274,9 +275,9 @@ def settle_training(trace: GraphTrace) -> None:
     trace.notes += [note for note in training.notes if note not in trace.notes]
     if training.drawn and not trace.drawn:
         trace.notes.append(
-            f"in training mode forward draws random numbers ({', '.join(training.drawn)}) beside the network's tensors, "
-            "as stochastic depth written in Python does, and the trace holds eval mode, which draws none: draw them in a "
-            "submodule of its own, whose forward asks self.training and holds no convolution, to keep both"
+            f"in training mode forward draws random numbers ({', '.join(training.drawn)}) beside the network's "
+            "tensors, as stochastic depth written in Python does, and the trace holds eval mode, which draws none: draw "
+            "them in a submodule of its own, whose forward asks self.training and holds no convolution, to keep both"
         )
     lifts = LiftDropout(other.graph), LiftDropout(trace.graph_module.graph)
     for lift, graph_module in zip(lifts, (trace.graph_module, other), strict=True):

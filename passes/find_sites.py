@@ -173,7 +173,7 @@ def _add_uncalled(graph_module: GraphModule, skipped: dict[str, Skipped], calls:
             if isinstance(module, nn.modules.conv._ConvNd) and name not in calls:
                 owner = type(graph_module.get_submodule(leaf)).__name__
                 skipped.setdefault(name, Skipped(name, "opaque", f"it is inside {leaf} ({owner}), which is opaque", ""))
-            elif not type(module).__module__.startswith("torch."):
+            elif name not in calls and leaf not in calls and not type(module).__module__.startswith("torch."):
                 for path, value in module.named_parameters(prefix=name, recurse=False):
                     if is_kernel(value):
                         reason = f"a functional call with it may be inside {leaf}, which is opaque"
