@@ -68,6 +68,9 @@ class _Recorder(fx.Interpreter):
                 output = args[0].new_empty(shape)
                 self.count(module, args, output)
                 return output
+            weight = module._parameters.get("weight") if isinstance(module, nn.modules.conv._ConvNd) else None
+            if weight is not None and weight.is_floating_point() and weight.dtype != args[0].dtype:
+                raise TypeError("without values torch does not compare kinds of numbers")
         if target not in self.copies:
             self.copies[target] = self.copied(module)
         return self.copies[target](*args, **kwargs)

@@ -276,8 +276,8 @@ def settle_training(trace: GraphTrace) -> None:
     if training.drawn and not trace.drawn:
         trace.notes.append(
             f"in training mode forward draws random numbers ({', '.join(training.drawn)}) beside the network's "
-            "tensors, as stochastic depth written in Python does, and the trace holds eval mode, which draws none: draw "
-            "them in a submodule of its own, whose forward asks self.training and holds no convolution, to keep both"
+            "tensors, as stochastic depth written in Python does, and the trace holds eval mode, which draws none: "
+            "draw them in a submodule whose forward asks self.training and holds no convolution, to keep both"
         )
     lifts = LiftDropout(other.graph), LiftDropout(trace.graph_module.graph)
     for lift, graph_module in zip(lifts, (trace.graph_module, other), strict=True):
