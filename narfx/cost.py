@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
 from narfx.copying import copy_module, copy_to_meta
+from narfx.devices import absent_device
 from narfx.errors import UsageError
 from narfx.passes.find_sites import pair
 from narfx.tracing import trace_graph
@@ -69,6 +70,9 @@ class _Recorder(fx.Interpreter):
                 output = args[0].new_empty(shape)
                 self.count(module, args, output)
                 return output
+            weight = module._parameters.get("weight") if isinstance(module, nn.modules.conv._ConvNd) else None
+            if weight is not None and weight.is_floating_point() and weight.dtype != args[0].dtype:
+                raise TypeError("without values torch does not compare kinds of numbers")
         if target not in self.copies:
             self.copies[target] = self.copied(module)
         if type(module).__module__.startswith("torch.nn."):
@@ -139,7 +143,6 @@ def _macs_of_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], 
     return 0
 
 
-_DEVICE_WORDS = ("NVIDIA", "CUDA", "cuda device", "not compiled with")
 _SAME_SHAPE = {
     nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Mish, nn.Sigmoid, nn.Tanh, nn.Hardswish,
     nn.Hardsigmoid, nn.Softplus, nn.Identity, nn.Dropout, nn.Dropout2d,
@@ -197,15 +200,23 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
                         where=name,
                         kind="weights_not_float",
                     ) from error
-            if isinstance(error, (AssertionError, RuntimeError)) and any(w in str(error) for w in _DEVICE_WORDS):
+            absent = absent_device(error)
+            if absent is not None:
+                raise UsageError(f"the model asks for a device that is not here: {absent}", kind="no_device") from error
+            kinds: dict[torch.dtype, str] = {}
+            for name, parameter in graph_module.named_parameters():
+                kinds.setdefault(parameter.dtype, name)
+            if len(kinds) > 1 and "type" in str(error):
                 raise UsageError(
-                    f"the model asks for a device that is not here: {str(error).strip().splitlines()[0]}",
-                    kind="no_device",
+                    f"the model does not compute: its weights are of several kinds of numbers "
+                    f"({', '.join(f'{name} is {kind}' for kind, name in kinds.items())}); give them one, as with "
+                    f"model.float() ({_first_line(error)})",
+                    where=list(kinds.values())[-1],
+                    kind="mixed_dtypes",
                 ) from error
             shape = ",".join(map(str, input_shape))
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise UsageError(
-                f"the model does not accept an input of {shape} (channels, height, width): {reason}",
+                f"the model does not accept an input of {shape} (channels, height, width): {_first_line(error)}",
                 where="--input",
                 kind="input_shape",
             ) from error
@@ -214,6 +225,10 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
         macs=recorder.macs,
         shapes={node: recorder.shapes[node.name] for node in graph_module.graph.nodes if node.name in recorder.shapes},
     )
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _parameters(graph_module: fx.GraphModule) -> int:

@@ -63,7 +63,7 @@ class InfeasibleBudgetError(NarfxError):
 
 
 class ParityError(NarfxError):
-    """An exported network does not compute what its source computes (exit code 5)."""
+    """A traced or exported network does not compute what its source computes (exit code 5)."""
 
     exit_code = 5
     default_kind = "parity"

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from narfx.architecture import Architecture, SpaceOptions
 from narfx.compiler import lower, trace
 from narfx.errors import UsageError
+from narfx.fidelity import compare_trace
 from narfx.head import load_with_outputs
 from narfx.model_ref import default_input, load_model
 from narfx.paths import find
@@ -49,6 +50,7 @@ def open_base(
     Raises:
         UsageError: The model, its weights or an option is wrong.
         NothingToRefineError: No site of the model has a choice.
+        ParityError: The trace does not compute what the model computes.
     """
     shape = options.input or default_input(options.model, relative_to=relative_to) or DEFAULT_INPUT
     note = ""
@@ -67,9 +69,10 @@ def open_base(
         reference=options.model,
         **fields,
     )
+    further = [*compare_trace(model, traced.graph_module, shape), *([note] if note else [])]
     # Like the model, its files of operators stay named as they were: from the folder of what names them.
     kept = traced.options.model_copy(update={"operator_files": options.operator_files})
-    return replace(traced, options=kept, notes=(*traced.notes, *([note] if note else [])))
+    return replace(traced, options=kept, notes=(*traced.notes, *further))
 
 
 def open_architecture(

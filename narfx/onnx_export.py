@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import json
 import logging
 import re
+import traceback
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -174,12 +177,11 @@ def _other_opset(model: Any, asked: int, why: str) -> UsageError:
 
 
 def _quiet_export(network: fx.GraphModule, example: Tensor, names: list[str], opset: int | None) -> Any:
-    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [log.level for log in logs]
-    for log in logs:
-        log.setLevel(logging.CRITICAL)  # what goes wrong is told below, or shows in the file
+    # What goes wrong is told below, or shows in the file; torch logs and prints whole programs besides.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             return torch.onnx.export(
                 network,
@@ -196,12 +198,34 @@ def _quiet_export(network: fx.GraphModule, example: Tensor, names: list[str], op
         while cause.__cause__ is not None:  # torch wraps what happened into advice on how to report it
             cause = cause.__cause__
         reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
+        what, opaque, asks = "this network", _opaque_part(network, error), "DataDependent" in type(cause).__name__
+        if opaque is not None:
+            what = f"{opaque} ({type(network.get_submodule(opaque)).__name__}), which stayed opaque"
         raise RunError(
-            f"torch's ONNX exporter cannot export this network ({type(cause).__name__}: {reason})", kind="onnx_export"
+            f"torch's ONNX exporter cannot export {what} ({type(cause).__name__}: {reason})"
+            + ("; write it without a branch on values, as with torch.where" if asks else ""),
+            where=opaque,
+            kind="onnx_export",
         ) from error
     finally:
-        for log, level in zip(logs, levels, strict=True):
-            log.setLevel(level)
+        logging.disable(disabled)
+
+
+def _opaque_part(network: fx.GraphModule, error: BaseException) -> str | None:
+    """The called module of the user's own code in which an export failed, as far as the error tells."""
+    called = dict.fromkeys(str(node.target) for node in network.graph.nodes if node.op == "call_module")
+    parts = {name: network.get_submodule(name) for name in called}
+    own = {name: part for name, part in parts.items() if not type(part).__module__.startswith(("torch.", "narfx."))}
+    forwards = {getattr(type(part).forward, "__code__", None): name for name, part in own.items()}
+    raised: BaseException | None = error
+    while raised is not None:
+        for frame, _ in traceback.walk_tb(raised.__traceback__):
+            module = frame.f_locals.get("self")
+            same = next((name for name, part in own.items() if part is module), forwards.get(frame.f_code))
+            if same is not None:
+                return same
+        raised = raised.__cause__ or raised.__context__
+    return None
 
 
 def _dynamic_shapes(network: fx.GraphModule) -> tuple[Any, ...]:

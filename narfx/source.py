@@ -11,7 +11,7 @@ from types import CodeType
 
 import torch
 
-__all__ = ["is_model_code", "mentions_training", "model_stack"]
+__all__ = ["is_model_code", "mentions_training", "model_stack", "users_line"]
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
 _TRACER = str(Path(__file__).with_name("tracing.py"))
@@ -36,6 +36,17 @@ def model_stack(outermost: CodeType) -> str:
     return "\n".join(reversed(lines))
 
 
+def users_line(error: BaseException) -> str:
+    """``file:line`` of the last frame of an error that is the model's own code."""
+    own, frame = "an unknown line", error.__traceback__
+    while frame is not None:
+        file = frame.tb_frame.f_code.co_filename
+        if is_model_code(file):
+            own = f"{file}:{frame.tb_lineno}"
+        frame = frame.tb_next
+    return own
+
+
 @cache
 def mentions_training(function: object) -> bool:
     """Whether the code of a function, or of one of the model's functions that it names, speaks of ``training``."""
@@ -46,7 +57,8 @@ def mentions_training(function: object) -> bool:
 
 
 def _speaks(code: CodeType, scope: dict[str, object], seen: set[CodeType]) -> bool:
-    if "training" in code.co_names:
+    # getattr(self, "training") has the word among its constants.
+    if "training" in code.co_names or ("getattr" in code.co_names and "training" in code.co_consts):
         return True
     inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]
     named = [getattr(scope.get(name), "__code__", None) for name in code.co_names]

@@ -1,8 +1,9 @@
 """From an ``nn.Module`` to a graph: ``torch.fx`` with declared leaves, and leaves where a trace fails.
 
 Convolutions stay modules, whatever class they are of. A module whose ``forward`` asks ``self.training`` and holds no
-convolution stays a leaf too, because a trace would bake the answer in. Where a submodule cannot be traced, its class
-becomes a leaf and the trace starts again: a failed trace leaves torch's tracer in no state to go on from.
+convolution stays a leaf too, because a trace would bake the answer in. Where a submodule cannot be traced, it becomes
+a leaf, and so do others that fail behind it; then the trace starts again, because a forward that failed half way may
+have left its mark. A trace goes twice over a model, whatever number of its modules fail.
 """
 
 from __future__ import annotations
@@ -10,26 +11,30 @@ from __future__ import annotations
 import inspect
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import accumulate
 from keyword import iskeyword
 from types import FunctionType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import fx, nn
 from torch.fx.node import Argument
 
+from narfx.contexts import Context, current_context, describe_change
 from narfx.copying import copy_module, copy_structure
+from narfx.devices import absent_device
 from narfx.dispatch import Dispatch, Shortcut, SkipGate
 from narfx.errors import UsageError
+from narfx.generators import global_generators
+from narfx.passes.find_sites import is_kernel, source_line
 from narfx.passes.lift_dropout import LiftDropout
-from narfx.source import is_model_code, mentions_training, model_stack
+from narfx.source import mentions_training, model_stack, users_line
 from narfx.space import Skipped
 
 __all__ = ["GraphTrace", "settle_training", "trace_graph"]
 
-_MAX_LEAVES, _ALIKE = 50, 3
+_MAX_TRIES = 20
 
 
 @dataclass
@@ -37,31 +42,41 @@ class GraphTrace:
     """A graph that shares nothing with the model it came from, and what it leaves opaque or bakes in.
 
     ``source`` is the copy of the model whose parameters the graph holds, and what the graph does not use besides.
+    ``drawn`` names the random generators that a forward has drawn from while it was traced.
     """
 
     graph_module: fx.GraphModule
     source: nn.Module
     opaque: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    drawn: list[str] = field(default_factory=list)
 
 
 class _Tracer(fx.Tracer):
-    """fx's tracer with our leaves; it remembers the innermost module in whose forward a trace failed."""
+    """fx's tracer with our leaves, which it adds to; ``added`` says that this try did, so that there must be another.
+
+    ``failed`` is the innermost of torch's own containers in which a trace failed, where no module of the user's is
+    around it; ``notes`` says by place which contexts (``torch.no_grad``) the trace does not keep.
+    """
 
     # A buffer that is computed with is read by the graph, not baked in: it stays in the state dict.
     proxy_buffer_attributes = True
 
-    def __init__(self, leaves: _Leaves) -> None:
+    def __init__(self, leaves: dict[str, Skipped]) -> None:
         super().__init__()
-        self.leaves = leaves
+        self.leaves, self.added = leaves, False
         self.failed: nn.Module | None = None
+        self.notes: dict[tuple[str, str], str] = {}
+        self.contexts: list[tuple[nn.Module | None, Context]] = [(None, current_context())]
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` stays one call."""
+        if type(m).__call__ is not nn.Module.__call__ and not type(m).__module__.startswith("torch."):
+            # What its own __call__ does is traced around the call, and a leaf would do it a second time.
+            return module_qualified_name in self.leaves
         return (
             isinstance(m, (nn.modules.conv._ConvNd, Dispatch, Shortcut, SkipGate))
-            or module_qualified_name in self.leaves.paths
-            or type(m) in self.leaves.classes
+            or module_qualified_name in self.leaves
             or _asks_training(m)
             or super().is_leaf_module(m, module_qualified_name)
         )
@@ -69,13 +84,27 @@ class _Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Trace through ``m`` or record a call of it."""
+        """Trace through ``m``, record a call of it, or do that because its forward cannot be traced."""
+        depth, known = len(self.module_stack), len(self.contexts)
+        self.contexts.append((m, current_context()))
         try:
             return super().call_module(m, forward, args, kwargs)
-        except Exception:
-            # Not `or`: an empty container counts as false.
-            self.failed = m if self.failed is None else self.failed
-            raise
+        except Exception as error:
+            path = self.submodule_paths.get(m, "") if self.submodule_paths else ""
+            if absent_device(error) or not path or self.is_leaf_module(m, path):
+                raise
+            if _is_container(m):
+                # Not `or`: an empty container counts as false.
+                self.failed = m if self.failed is None else self.failed
+                raise
+            self.failed = None
+            why = f"{type(m).__name__} cannot be traced and stays opaque: {_first_line(error)}"
+            self._add_leaf(path, why, users_line(error))
+            while len(self.module_stack) > depth:
+                self.module_stack.popitem()
+        finally:
+            del self.contexts[known:]
+        return self.create_proxy("call_module", path, args, kwargs)
 
     def create_arg(self, a: Any) -> Argument:
         """What a call or the output is given; an ``OrderedDict`` stays one, of which fx would make a plain dict."""
@@ -87,29 +116,63 @@ class _Tracer(fx.Tracer):
         """A node that knows the model's lines; torch's own record formats its own frames too, at ten times the time."""
         proxy = super().create_proxy(*args, **kwargs)
         proxy.node.stack_trace = model_stack(_trace_once.__code__)
+        if current_context() != self.contexts[0][1]:
+            self._leave_context(proxy.node)
         return proxy
 
+    def _leave_context(self, node: fx.Node) -> None:
+        """A node inside a context that the trace does not keep: its module stays whole, or a note says so."""
+        inner = [*(context for _, context in self.contexts[1:]), current_context()]
+        module, before, after = [(m, a, b) for (m, a), b in zip(self.contexts, inner, strict=True) if a != b][-1]
+        path = self.submodule_paths.get(module, "") if module is not None and self.submodule_paths else ""
+        name, where, what = type(module or self.root).__name__, source_line(node), describe_change(before, after)
+        if path and (before.autocast != after.autocast or not (module is not None and _holds_kernels(module))):
+            self._add_leaf(path, f"{name} stays opaque: {what}, which a trace does not keep", where)
+        else:
+            self.notes.setdefault(
+                (path, what),
+                f"{path or name} ({where}): {what}, which the trace does not keep; put that part into a submodule of "
+                "its own, or say it of its tensors (detach(), requires_grad_(False))",
+            )
 
-@dataclass
-class _Leaves:
-    """Modules that cannot be traced: by path, and by class where one class fails again and again."""
+    def keep_buffers(self, training: bool) -> None:
+        """A module whose forward assigns a buffer of its own stays whole: a trace makes no assignment."""
+        for path, module in self.root.named_modules():
+            for name, value in module._buffers.items():
+                if not isinstance(value, fx.Proxy):
+                    continue
+                where = source_line(value.node)
+                if training:
+                    note = f"{path or 'the model'} ({where}): forward assigns the buffer {name} in training mode"
+                    self.notes[path, name] = f"{note}, and the trace, which holds eval mode, does not"
+                elif path and not _is_container(module):
+                    self._add_leaf(
+                        path,
+                        f"{type(module).__name__} stays opaque: its forward assigns its buffer {name}, which a trace "
+                        "does not keep",
+                        where,
+                    )
+                else:
+                    raise UsageError(
+                        f"the forward of {type(self.root).__name__} assigns the buffer {name} at {where}, which a "
+                        "trace does not keep: do that in a submodule of its own, or in training mode only",
+                        where=where,
+                        kind="buffer_assigned",
+                    )
 
-    paths: dict[str, Skipped] = field(default_factory=dict)
-    classes: dict[type, Skipped] = field(default_factory=dict)
-
-    def found(self, graph_module: fx.GraphModule) -> list[Skipped]:
-        """One record a module that the graph calls."""
-        records = dict(self.paths)
-        for name, module in graph_module.named_modules():
-            if type(module) in self.classes and name not in records:
-                records[name] = replace(self.classes[type(module)], name=name)
-        called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
-        return [record for name, record in records.items() if name in called]
+    def _add_leaf(self, path: str, reason: str, where: str) -> None:
+        self.leaves.setdefault(path, Skipped(path, "untraceable", reason, where))
+        self.added = True
 
 
 def _asks_training(module: nn.Module) -> bool:
-    return mentions_training(type(module).forward) and not any(
-        isinstance(part, nn.modules.conv._ConvNd) for part in module.modules()
+    return mentions_training(type(module).forward) and not _holds_kernels(module)
+
+
+def _holds_kernels(module: nn.Module) -> bool:
+    """Whether a convolution may be in it: a module, or a parameter that a functional call convolves with."""
+    return any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules()) or any(
+        is_kernel(parameter) for parameter in module.parameters()
     )
 
 
@@ -130,8 +193,8 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
             "remove them, or wrap the model in a module",
             kind="root_hooks",
         )
-    leaves = _Leaves()
-    while True:
+    leaves: dict[str, Skipped] = {}
+    for _ in range(_MAX_TRIES):
         try:
             # A forward that failed half way may have left its mark on the modules: each try has a copy of its own.
             tried = copy_structure(model) if copied else copy_module(model)
@@ -142,44 +205,67 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
             ) from error
         tried.train(training)
         tracer = _Tracer(leaves)
-        try:
-            graph = _trace_once(tracer, tried, concrete)
-            break
-        except Exception as error:
-            _make_leaf(tried, tracer.failed, error, leaves)
+        with global_generators(0) as drawn:
+            try:
+                graph = _trace_once(tracer, tried, concrete)
+            except Exception as error:
+                if absent_device(error) or not tracer.added:
+                    _give_up(tried, tracer.failed, error)
+            else:
+                tracer.keep_buffers(training)
+                if not tracer.added:
+                    generators = drawn()
+                    break
+    else:
+        raise UsageError(
+            f"torch.fx cannot trace {type(model).__name__}: after {_MAX_TRIES} tries, and with {len(leaves)} parts "
+            f"left opaque, another one fails ({next(reversed(leaves))})",
+            where=next(reversed(leaves)),
+            kind="untraceable",
+        )
     _refuse_clashes(tried, graph)
     graph_module = fx.GraphModule(tried, graph, type(model).__name__)
     # The graph remembers the class of its tracer for unpickling; a user who unpickles it need not have narfx.
     graph._tracer_cls = graph_module._tracer_cls = None
     _keep_buffer_persistence(tried, graph_module)
     graph_module.train(training)
-    return GraphTrace(graph_module, tried, leaves.found(graph_module))
+    called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
+    opaque = [record for name, record in leaves.items() if name in called]
+    notes = [*tracer.notes.values()]
+    if generators and not training:
+        notes.append(
+            f"forward draws random numbers ({', '.join(generators)}) in eval mode, and the trace holds those of one "
+            "draw: draw them like a tensor of the network (torch.randn_like), or in a submodule whose forward asks "
+            "self.training and holds no convolution"
+        )
+    return GraphTrace(graph_module, tried, opaque, notes, generators)
 
 
 def _trace_once(tracer: _Tracer, model: nn.Module, concrete: dict[str, Any] | None) -> fx.Graph:
     return tracer.trace(model, concrete)
 
 
-def _make_leaf(model: nn.Module, failed: nn.Module | None, error: Exception, leaves: _Leaves) -> None:
-    """Add the module that failed to the leaves, or give up."""
+def _give_up(model: nn.Module, failed: nn.Module | None, error: Exception) -> NoReturn:
+    """Say what cannot be traced: the root, or one of torch's containers where nothing but the root is around it."""
     names = {id(module): name for name, module in model.named_modules()}
-    name, where = names.get(id(failed), ""), _users_line(error)
-    if not name or failed is None or _is_container(failed) or len(leaves.paths) >= _MAX_LEAVES:
-        parts = [
-            part for part, child in model.named_children() if any(isinstance(m, nn.Conv2d) for m in child.modules())
-        ]
-        choice = f"; or refine one part, as MODEL#{parts[0]} (of {', '.join(parts)})" if parts and not name else ""
+    name, where = names.get(id(failed), ""), users_line(error)
+    absent = absent_device(error)
+    if absent is not None:
         raise UsageError(
-            f"torch.fx cannot trace {name or 'the model'} ({type(failed or model).__name__}) at {where}: "
-            f"{_first_line(error)}; keep data-dependent control flow in a submodule of its own{choice}",
-            where=name or where,
-            kind="untraceable",
+            f"the model asks for a device that is not here, at {where}: {absent}", where=where, kind="no_device"
         ) from error
-    kind = type(failed)
-    reason = f"{kind.__name__} cannot be traced and stays opaque: {_first_line(error)}"
-    leaves.paths[name] = record = Skipped(name, "untraceable", reason, where)
-    if sum(isinstance(module, kind) for path, module in model.named_modules() if path in leaves.paths) >= _ALIKE:
-        leaves.classes[kind] = record  # each try traces all anew
+    parts = [part for part, child in model.named_children() if _convolutions(child) > 1]
+    choice = f"; or refine one part, as MODEL#{parts[0]} (of {', '.join(parts)})" if parts and not name else ""
+    raise UsageError(
+        f"torch.fx cannot trace {name or 'the model'} ({type(model if failed is None else failed).__name__}) "
+        f"at {where}: {_first_line(error)}; keep data-dependent control flow in a submodule of its own{choice}",
+        where=name or where,
+        kind="untraceable",
+    ) from error
+
+
+def _convolutions(module: nn.Module) -> int:
+    return sum(isinstance(part, nn.Conv2d) for part in module.modules())
 
 
 def settle_training(trace: GraphTrace) -> None:
@@ -191,10 +277,18 @@ def settle_training(trace: GraphTrace) -> None:
     if not any(_mode_matters(type(module)) for module in trace.source.modules()):
         return
     try:
-        other = trace_graph(trace.source, training=True, copied=True).graph_module
+        training = trace_graph(trace.source, training=True, copied=True)
     except UsageError as error:
         trace.notes.append(f"the model cannot be traced in training mode: {error}")
         return
+    other = training.graph_module
+    trace.notes += [note for note in training.notes if note not in trace.notes]
+    if training.drawn and not trace.drawn:
+        trace.notes.append(
+            f"in training mode forward draws random numbers ({', '.join(training.drawn)}) beside the network's "
+            "tensors, as stochastic depth written in Python does, and the trace holds eval mode, which draws none: "
+            "draw them in a submodule whose forward asks self.training and holds no convolution, to keep both"
+        )
     lifts = LiftDropout(other.graph), LiftDropout(trace.graph_module.graph)
     for lift, graph_module in zip(lifts, (trace.graph_module, other), strict=True):
         lift(graph_module)
@@ -248,6 +342,14 @@ def _refuse_kinds(model: nn.Module) -> None:
             f"{type(model).__name__} is a TorchScript module, which torch.fx cannot trace: give the module that it was "
             "made from",
             kind="scripted",
+        )
+    inner = next((name for name in ("_orig_mod", "module") if isinstance(getattr(model, name, None), nn.Module)), None)
+    if inner is not None and type(model).__module__.startswith("torch."):
+        raise UsageError(
+            f"{type(model).__name__} is a wrapper around the model: give narfx the module inside it (model.{inner}, or "
+            f"MODEL#{inner} in a reference), and wrap what comes out",
+            where=inner,
+            kind="wrapped",
         )
     for name, parameter in model.named_parameters():
         if nn.parameter.is_lazy(parameter):
@@ -307,26 +409,12 @@ def _is_container(module: nn.Module) -> bool:
 
 def _keep_buffer_persistence(model: nn.Module, graph_module: fx.GraphModule) -> None:
     """Fx makes every buffer that it copies persistent, and a tensor that forward makes a buffer: keys too many."""
-    graph_module._non_persistent_buffers_set.update(graph_module._buffers.keys() - model._buffers.keys())
-    for name, module in model.named_modules():
-        for buffer in module._non_persistent_buffers_set:
-            try:
-                copied = graph_module.get_submodule(name)
-            except AttributeError:
-                continue
-            if buffer in copied._buffers:
+    theirs = dict(model.named_modules(remove_duplicate=False))
+    for name, copied in graph_module.named_modules():
+        own = theirs.get(name)
+        for buffer in copied._buffers:
+            if own is None or buffer not in own._buffers or buffer in own._non_persistent_buffers_set:
                 copied._non_persistent_buffers_set.add(buffer)
-
-
-def _users_line(error: BaseException) -> str:
-    """``file:line`` of the last frame outside torch."""
-    own, frame = "an unknown line", error.__traceback__
-    while frame is not None:
-        file = frame.tb_frame.f_code.co_filename
-        if is_model_code(file):
-            own = f"{file}:{frame.tb_lineno}"
-        frame = frame.tb_next
-    return own
 
 
 def _first_line(error: BaseException) -> str:

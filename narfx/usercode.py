@@ -23,6 +23,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from narfx.devices import absent_device
 from narfx.errors import NarfxError, UsageError
 
 __all__ = [
@@ -69,6 +70,13 @@ def user_code(what: str, *, where: str, kind: str, locate: bool = True) -> Itera
         if "torchvision::" in text and "does not exist" in text:
             raise pair_error(error) from error
         line = _line(error) if locate else None
+        absent = absent_device(error)
+        if absent is not None:
+            raise UsageError(
+                f"{what}{f' ({line})' if line else ''}: it asks for a device that is not here: {absent}",
+                where=line or where,
+                kind="no_device",
+            ) from error
         message = f"{what}: {type(error).__name__}" + (f" at {line}" if line else "") + (f": {text}" if text else "")
         if isinstance(error, ModuleNotFoundError):
             message += f"; install {error.name}, or put it where this file can import it"

@@ -14,7 +14,7 @@ from narfx.passes.lift_functional import read_functional
 from narfx.source import is_model_code
 from narfx.space import Site, Skipped
 
-__all__ = ["call_targets", "find_sites", "pair", "source_line"]
+__all__ = ["call_targets", "find_sites", "is_kernel", "pair", "source_line"]
 
 _FUNCTIONAL = {
     torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d,
@@ -193,6 +193,17 @@ def _add_uncalled(graph_module: GraphModule, skipped: dict[str, Skipped], calls:
             if isinstance(module, nn.modules.conv._ConvNd) and name not in calls:
                 owner = type(graph_module.get_submodule(leaf)).__name__
                 skipped.setdefault(name, Skipped(name, "opaque", f"it is inside {leaf} ({owner}), which is opaque", ""))
+            elif name not in calls and leaf not in calls and not type(module).__module__.startswith("torch."):
+                for path, value in module.named_parameters(prefix=name, recurse=False):
+                    if is_kernel(value):
+                        reason = f"a functional call with it may be inside {leaf}, which is opaque"
+                        skipped.setdefault(path, Skipped(path, "opaque", reason, ""))
+
+
+def is_kernel(parameter: nn.Parameter) -> bool:
+    """Whether a convolution may be made with it; a scale of channels, (1, C, 1, 1), is none."""
+    shape = parameter.shape
+    return len(shape) == 4 and not (shape[0] == 1 and shape[2:] == (1, 1))
 
 
 def call_targets(graph_module: GraphModule) -> dict[str, list[Node]]:

@@ -79,7 +79,7 @@ ANSWERS = [
     ("no_convolution", [], 3, "nothing_to_refine", "it holds no convolution"),
     ("only_depthwise", [], 3, "nothing_to_refine", "1: it is depthwise already"),
     ("several_inputs", [], 2, "inputs", "takes 2 required inputs (x, mask)"),
-    ("on_a_gpu", [], 2, "factory_failed", "net.py:model"),
+    ("on_a_gpu", [], 2, "no_device", "net.py:model"),
     ("integer_weights", [], 2, "weights_not_float", "int8"),
     ("small_input", [], 2, "input_shape", "does not accept an input of 3,16,16"),
     ("small_input", ["--input", "1,64,64"], 2, "input_shape", "does not accept an input of 1,64,64"),

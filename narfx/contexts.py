@@ -1,0 +1,37 @@
+"""The contexts that decide how torch computes and that torch.fx does not record: gradients, and autocast."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+
+__all__ = ["Context", "current_context", "describe_change"]
+
+
+class Context(NamedTuple):
+    """Whether gradients are on, and the kind of number of autocast on each device where it is on."""
+
+    gradients: bool
+    autocast: tuple[torch.dtype | None, ...]
+
+
+def current_context() -> Context:
+    """The contexts at this line."""
+    return Context(
+        torch.is_grad_enabled(),
+        tuple(
+            torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+            for device in ("cpu", "cuda")
+        ),
+    )
+
+
+def describe_change(before: Context, after: Context) -> str:
+    """In words what a module changes."""
+    said = []
+    if before.gradients != after.gradients:
+        said.append(f"it turns gradients {'on' if after.gradients else 'off'}")
+    if before.autocast != after.autocast:
+        said.append(f"it turns autocast {'on' if any(after.autocast) else 'off'}")
+    return " and ".join(said)
