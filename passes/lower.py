@@ -10,7 +10,7 @@ from torch.fx import GraphModule
 from narfx.copying import copy_module
 from narfx.dispatch import Dispatch, Shortcut, SkipGate
 from narfx.passes.base import Pass
-from narfx.passes.lift_functional import RestoreFunctional
+from narfx.passes.lift_functional import RestoreFunctional, lifted_calls
 from narfx.passes.lower_skips import closed, lower_skips
 
 __all__ = ["Lower"]
@@ -32,6 +32,7 @@ class Lower(Pass):
         gates = [module for module in graph_module.modules() if isinstance(module, (Shortcut, SkipGate))]
         if not dispatches and not gates:
             return graph_module, False
+        lifted = lifted_calls(graph_module)
         # A copy takes what its memo holds for the copy: so the chosen modules are copied into the places of their
         # dispatch nodes, and the other candidates are never copied at all.
         memo: dict[int, object] = {id(module): nn.Identity() for gate in gates for module in closed(gate)}
@@ -43,5 +44,5 @@ class Lower(Pass):
         if gates:
             lower_skips(lowered)
             lowered.recompile()  # here nodes change too
-        RestoreFunctional()(lowered)
+        RestoreFunctional(lifted)(lowered)
         return lowered, True
