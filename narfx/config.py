@@ -12,6 +12,9 @@ __all__ = ["validated"]
 
 M = TypeVar("M", bound=BaseModel)
 
+# Where pydantic speaks of Python's classes, which no file knows.
+_WANTED = {"model_type": "an object of keys and values belongs here", "tuple_type": "a list belongs here"}
+
 
 def validated(schema: type[M], values: Any, where: str, *, kind: str = "bad_config") -> M:
     """An instance of ``schema``.
@@ -26,4 +29,5 @@ def validated(schema: type[M], values: Any, where: str, *, kind: str = "bad_conf
         key = ".".join(str(part) for part in first["loc"])
         found = f" (found {first['input']!r:.60})" if key and first["type"] != "missing" else ""
         told = first["msg"].removeprefix("Value error, ")
+        told = _WANTED.get(first["type"], told)
         raise UsageError(f"{where}: {key + ': ' if key else ''}{told}{found}", where=where, kind=kind) from error

@@ -19,11 +19,13 @@ class Dispatch(nn.Module):
     and what is not selected is not computed: it gets no gradient, so an optimizer that skips parameters without one
     (after ``zero_grad(set_to_none=True)``) applies neither momentum nor weight decay to it. Several names, or a
     weighted one, give the weighted sum of the candidates' outputs.
+
+    An operator of the user's own that fails in a call is a ``UsageError`` that names it and the ``site``.
     """
 
-    def __init__(self, candidates: Mapping[str, nn.Module], *, slot: int = 0) -> None:
+    def __init__(self, candidates: Mapping[str, nn.Module], *, slot: int = 0, site: str = "a site") -> None:
         super().__init__()
-        self.slot = slot
+        self.slot, self.site = slot, site
         self.candidates = nn.ModuleDict(candidates)
         self._selection: tuple[tuple[str, Tensor | float | None], ...] = ((next(iter(candidates)), None),)
 
@@ -52,14 +54,29 @@ class Dispatch(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         """Map (N, C, H, W) as the selected candidates do; called by keyword, ``input`` has a convolution's name."""
         (name, weight), *rest = self._selection
-        first: Tensor = self.candidates[name](input)
+        first = self._call(name, input)
         if weight is None:
             return first
         total = weight * first
         for name, weight in rest:
             assert weight is not None
-            total = total + weight * self.candidates[name](input)
+            total = total + weight * self._call(name, input)
         return total
+
+    def _call(self, name: str, x: Tensor) -> Tensor:
+        try:
+            output: Tensor = self.candidates[name](x)
+        except Exception as error:
+            from narfx.operators.registry import OWN  # a supernet that runs has no need of them
+            from narfx.run import is_out_of_memory
+            from narfx.usercode import user_code
+
+            if name == "base" or name in OWN or is_out_of_memory(error):
+                raise
+            what = f"operator {name} fails at {self.site} on {'x'.join(map(str, x.shape))}"
+            with user_code(what, where=name, kind="operator_failed"):
+                raise
+        return output
 
     def extra_repr(self) -> str:
         """The selection, for ``repr``."""

@@ -18,6 +18,7 @@ from narfx.errors import RunError, UsageError
 __all__ = [
     "check_output",
     "disk_errors",
+    "locked",
     "output_folder",
     "read_json",
     "refuse_inside",
@@ -59,6 +60,25 @@ def write_bytes(path: Path, content: bytes) -> None:
             with suppress(OSError):
                 Path(name).unlink()
             raise
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep out other processes that lock the same file, or another one beside it, for the time of the block.
+
+    What is locked is the folder: the file itself is replaced when it is written. A file system that cannot lock a
+    folder (some network ones) keeps nobody out.
+    """
+    import fcntl
+
+    with disk_errors(path):
+        folder = os.open(path.absolute().parent, os.O_RDONLY)
+    try:
+        with suppress(OSError):
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(folder)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from narfx.config import validated
 from narfx.errors import UsageError
-from narfx.files import read_json, write_json
+from narfx.files import locked, read_json, write_json
 from narfx.latency import CPU_PROVIDER, cpu_model
 
 __all__ = ["LatencyFile", "LatencyTable", "Setting"]
 
-Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+_KINDS = {list: "a list", str: "a text", int: "a number", float: "a number", bool: "true or false"}
+
+Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 
 
 class Setting(BaseModel):
@@ -78,6 +80,14 @@ class LatencyFile(BaseModel):
     version: Literal[1] = 1
     tables: tuple[LatencyTable, ...] = ()
 
+    @field_validator("tables")
+    @classmethod
+    def _one_table_a_setting(cls, tables: tuple[LatencyTable, ...]) -> tuple[LatencyTable, ...]:
+        for index, table in enumerate(tables):
+            if any(table.setting == other.setting for other in tables[:index]):
+                raise ValueError(f"two tables are of one setting ({table.setting}, {table.setting.machine}): keep one")
+        return tables
+
     @classmethod
     def load(cls, path: Path | str) -> LatencyFile:
         """Read and validate a file.
@@ -86,8 +96,15 @@ class LatencyFile(BaseModel):
             UsageError: No such file, not JSON, another version, or a value that the schema refuses.
         """
         value = read_json(Path(path))
-        version = value.get("version") if isinstance(value, dict) else None
-        if version is not None and version != 1:
+        if not isinstance(value, dict):
+            raise UsageError(
+                f"{path} is no latency file: it holds {_KINDS.get(type(value), 'null')} where an object with version "
+                "and tables belongs",
+                where=str(path),
+                kind="malformed_latency",
+            )
+        version = value.get("version")
+        if version is not None and (version != 1 or isinstance(version, bool)):
             raise UsageError(
                 f"{path} is a latency file of version {version!r}, and this narfx reads version 1: measure into "
                 "another file",
@@ -99,6 +116,24 @@ class LatencyFile(BaseModel):
     def save(self, path: Path | str) -> None:
         """Write the file whole or not at all."""
         write_json(Path(path), self.model_dump(mode="json"))
+
+    @classmethod
+    def add(cls, path: Path | str, table: LatencyTable) -> LatencyTable:
+        """Add a table to a file, which other processes may add to at the same time.
+
+        Returns:
+            The table of this setting as the file has it now: an entry that another process wrote before stays.
+
+        Raises:
+            UsageError: What stands there is malformed, or the file cannot be written.
+        """
+        path = Path(path)
+        with locked(path):
+            file = cls.load(path) if path.exists() else cls()
+            known = [other for other in file.tables if other.setting == table.setting]
+            merged = known[0].with_entries(table) if known else table
+            file.with_table(merged).save(path)
+        return merged
 
     def table(self, here: Setting, where: str) -> LatencyTable:
         """The table for this setting: this machine's own, else the only one that was measured so elsewhere.

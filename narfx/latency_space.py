@@ -99,7 +99,7 @@ def open_latency(
     check_provider(options.provider)
     table = table.with_entries(measure(traced, missing, here))
     if path is not None:
-        file.with_table(table).save(path)
+        table = LatencyFile.add(path, table)  # measuring takes minutes, in which others may have added to the file
     return with_latency(traced, table), LatencyReport(table, len(missing), len(needed) - len(missing))
 
 

@@ -26,6 +26,7 @@ from narfx.onnx_names import output_names as name_outputs
 from narfx.onnx_opset import OLDEST, lower_opset, lowest_opset, newest_opset, obstacles
 from narfx.onnx_parity import Parity, compare_onnx, tensors, worst
 from narfx.passes.verify import verify_lowered
+from narfx.unused import unused_keys
 
 __all__ = ["OnnxFile", "Parity", "compare_onnx", "export_onnx", "read_onnx", "tensors", "worst"]
 
@@ -120,7 +121,7 @@ def export_onnx(
 
 def _check_ready(network: fx.GraphModule) -> None:
     """Lowered, in eval mode, and free of calls that train whatever the mode is."""
-    problems = verify_lowered(network)
+    problems = verify_lowered(network, unused_keys(network))  # what no node uses is in no file
     problems += [
         f"{node} ({getattr(node.target, '__name__', node.target)}) is called with training=True"
         for node in network.graph.nodes

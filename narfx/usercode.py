@@ -102,13 +102,15 @@ def _version(package: str) -> str:
 
 
 def _line(error: BaseException) -> str | None:
-    """``file:line`` of the user's code that raised, or of the innermost frame if none of it is the user's."""
+    """``file:line`` of the user's code that raised; where none of it is theirs, of a library's, but not of torch's."""
+    from narfx.source import is_model_code  # it imports torch
+
     if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
         return f"{_short(error.filename)}:{error.lineno}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
     frames = [f for f in frames if _OWN not in Path(f.filename).parents]
     theirs = [f for f in frames if not _is_library(Path(f.filename))]
-    last = (theirs or frames)[-1:]
+    last = (theirs or [f for f in frames if is_model_code(f.filename)])[-1:]
     return f"{_short(last[0].filename)}:{last[0].lineno}" if last else None
 
 

@@ -56,7 +56,7 @@ class InsertDispatch(Pass):
                 assert isinstance(conv, nn.Conv2d)
                 plain = _plain(site, conv)
                 candidates = {name: conv if name == "base" else _candidate(name, site, plain) for name in names}
-                dispatch = Dispatch(candidates, slot=index)
+                dispatch = Dispatch(candidates, slot=index, site=site.target)
                 for path in names_of[id(conv)]:  # a module may have names that no call uses
                     _put(graph_module, path, dispatch)
                 for node in calls[site.target]:
@@ -65,7 +65,7 @@ class InsertDispatch(Pass):
                 if norm is not None and norm not in read:
                     own = graph_module.get_submodule(norm)
                     copies = {name: own if name == "base" else copy.deepcopy(own) for name in names}
-                    norms = Dispatch(copies, slot=index)
+                    norms = Dispatch(copies, slot=index, site=norm)
                     for path in names_of[id(own)]:
                         _put(graph_module, path, norms)
                 modified = True

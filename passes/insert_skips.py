@@ -109,6 +109,7 @@ def _move_branch(graph_module: GraphModule, nodes: list[Node], pair: tuple[int, 
     graph_module.add_submodule(path, shortcut)
     with graph_module.graph.inserting_before(nodes[0]):
         call = graph_module.graph.call_module(path, (entry,))
+    call.meta, call.type = dict(nodes[-1].meta), nodes[-1].type
     nodes[-1].replace_all_uses_with(call)
     for node in reversed(nodes):
         graph_module.graph.erase_node(node)

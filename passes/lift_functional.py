@@ -3,13 +3,14 @@
 A call whose weight (and bias) is a parameter of the model, read as it is, computes what an ``nn.Conv2d`` with that
 parameter computes. Lifting puts such a module beside the parameter, which both then hold, and calls it; restoring
 makes the original call again where the module is still that convolution, and where an operator took its place drops
-the parameter that nothing reads any more.
+the parameter that nothing reads any more. The module itself holds what its calls were: what stands in ``node.meta``
+does not outlive a pickle.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import torch
@@ -17,9 +18,10 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate, map_arg
 
+from narfx.dispatch import Dispatch
 from narfx.passes.base import Pass, free_name
 
-__all__ = ["FunctionalConv", "LiftFunctional", "RestoreFunctional", "read_functional"]
+__all__ = ["FunctionalConv", "LiftFunctional", "Lifted", "RestoreFunctional", "lifted_calls", "read_functional"]
 
 _LIFTED = "narfx_lifted"
 _ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -31,7 +33,12 @@ class _Read:
 
     path: str
     name: str
-    stack_trace: str | None = None
+    type: Any = None
+    meta: Mapping[str, Any] = field(default_factory=dict)
+
+    def __getstate__(self) -> dict[str, Any]:
+        # What else stands there need not pickle, and fx itself takes no node's meta along.
+        return {**vars(self), "meta": {key: text for key, text in self.meta.items() if key == "stack_trace"}}
 
 
 @dataclass(frozen=True)
@@ -57,6 +64,43 @@ class FunctionalConv:
         if self.bias is not None:
             conv.bias = _parameter(graph_module, self.bias)
         return conv.train(graph_module.training)
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call as the model wrote it, without nodes; ``name`` is the node's."""
+
+    name: str
+    function: Any
+    args: Any
+    kwargs: Any
+
+
+@dataclass(frozen=True)
+class Lifted:
+    """What a module was lifted from: its convolution, and its calls in the order of the graph."""
+
+    conv: FunctionalConv
+    calls: tuple[_Call, ...]
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Lifted:
+        return self  # nothing in it is ever changed
+
+    def call_of(self, node: Node, index: int) -> _Call:
+        """The call that a node stands for; a graph that was pickled has names of its own."""
+        named = [call for call in self.calls if call.name == node.name]
+        return named[0] if named else self.calls[min(index, len(self.calls) - 1)]
+
+
+def lifted_calls(graph_module: GraphModule) -> dict[str, Lifted]:
+    """What the modules of a graph were lifted from, by target; operators beside the convolution change nothing."""
+    found = {}
+    for target in dict.fromkeys(str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"):
+        module = graph_module.get_submodule(target)
+        record = getattr(module.candidates["base"] if isinstance(module, Dispatch) else module, _LIFTED, None)
+        if record is not None:
+            found[target] = record
+    return found
 
 
 def read_functional(graph_module: GraphModule) -> dict[Node, FunctionalConv | str]:
@@ -139,14 +183,17 @@ class LiftFunctional(Pass):
             if isinstance(conv, FunctionalConv) and conv.target in self.targets
         }
         graph = graph_module.graph
-        for conv in dict.fromkeys(lifted.values()):
+        calls: dict[FunctionalConv, list[_Call]] = {}
+        for node, conv in lifted.items():
+            call = _Call(node.name, node.target, _frozen(node.args), _frozen(node.kwargs))
+            calls.setdefault(conv, []).append(call)
+        for conv, made in calls.items():
             module = conv.module(graph_module)
-            setattr(module, _LIFTED, True)
+            setattr(module, _LIFTED, Lifted(conv, tuple(made)))
             graph_module.add_submodule(conv.target, module)
         for node, conv in lifted.items():
             source = node.args[0] if node.args else node.kwargs["input"]
             reads = list(node.all_input_nodes)
-            node.meta[_LIFTED] = (conv, node.target, _frozen(node.args), _frozen(node.kwargs))
             # The node itself goes on to call the module, so that its name, place and line stay.
             node.args, node.kwargs = (source,), {}
             node.op, node.target = "call_module", conv.target
@@ -157,56 +204,75 @@ class LiftFunctional(Pass):
 
 
 class RestoreFunctional(Pass):
-    """In place. Undo the lifting where the module is still the convolution; drop what nothing reads any more."""
+    """In place. Undo the lifting where the module is still the convolution; drop what nothing reads any more.
+
+    ``lifted`` says what was lifted, by target, where another module may stand by now; without it that is read from
+    the modules of the graph.
+    """
 
     in_place: ClassVar[bool] = True
+
+    def __init__(self, lifted: Mapping[str, Lifted] | None = None) -> None:
+        self.lifted = lifted
 
     def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
         """Write the original calls again, and delete the parameters of those that an operator replaced."""
         graph = graph_module.graph
-        lifted = [node for node in graph.nodes if _LIFTED in node.meta]
-        restored, replaced = set[str](), dict[str, FunctionalConv]()
+        lifted = lifted_calls(graph_module) if self.lifted is None else self.lifted
+        calls: dict[str, list[Node]] = {}
+        for node in graph.nodes:
+            if node.op == "call_module" and node.target in lifted:
+                calls.setdefault(str(node.target), []).append(node)
+        modified = False
         read: dict[str, Node] = {}
         taken = {node.name for node in graph.nodes}
-        for node in lifted:
-            conv, function, args, kwargs = node.meta.pop(_LIFTED)
-            module = graph_module.get_submodule(conv.target)
-            if not getattr(module, _LIFTED, False):
-                replaced[conv.target] = conv
+        for target, nodes in calls.items():
+            module, record = graph_module.get_submodule(target), lifted[target]
+            if getattr(module, _LIFTED, None) is None:
                 continue
-            for path, parameter in ((conv.weight, module.weight), (conv.bias, module.bias)):
+            for path, parameter in ((record.conv.weight, module.weight), (record.conv.bias, module.bias)):
                 if path is not None:  # the same parameter, unless someone has assigned others to the module
                     owner, _, attribute = path.rpartition(".")
                     setattr(graph_module.get_submodule(owner), attribute, parameter)
-            restored.add(conv.target)
-            source = node.args[0]
-            with graph.inserting_before(node):
-                args, kwargs = (_thawed(given, source, graph, read, taken) for given in (args, kwargs))
-            node.op, node.target = "call_function", function
-            node.args, node.kwargs = args, kwargs
-        for target in restored:
+            for index, node in enumerate(nodes):
+                _restore(node, record.call_of(node, index), read, taken)
             graph_module.delete_submodule(target)
+            modified = True
         reads = _reads(graph_module)
-        for conv in replaced.values():
-            for path in (conv.weight, conv.bias):
+        for target in calls:
+            for path in (lifted[target].conv.weight, lifted[target].conv.bias):
                 owner, _, attribute = (path or "").rpartition(".")
                 home = graph_module.get_submodule(owner)
                 if path is not None and attribute in home._parameters and path not in reads:
                     delattr(home, attribute)
-        return graph_module, bool(lifted)
+                    modified = True
+        return graph_module, modified
+
+
+def _restore(node: Node, call: _Call, read: dict[str, Node], taken: set[str]) -> None:
+    """Make a node the call that it was; ``read`` holds the nodes made so far that read a parameter, ``taken`` all names."""
+    graph = node.graph
+    (source,) = node.all_input_nodes
+    with graph.inserting_before(node):
+        args, kwargs = (_thawed(given, source, graph, read, taken) for given in (call.args, call.kwargs))
+    node.op, node.target = "call_function", call.function
+    node.args, node.kwargs = args, kwargs
+    node._rename(call.name)
 
 
 def _frozen(arguments: Any) -> Any:
     """The arguments of a call without nodes, which belong to one graph and would not survive its copy."""
 
     def freeze(node: Node) -> Any:
-        return _Read(str(node.target), node.name, node.stack_trace) if node.op == "get_attr" else _Read("", "")
+        return (
+            _Read(str(node.target), node.name, node.type, dict(node.meta)) if node.op == "get_attr" else _Read("", "")
+        )
 
     return map_arg(arguments, freeze)
 
 
 def _thawed(arguments: Any, source: Any, graph: Graph, read: dict[str, Node], taken: set[str]) -> Any:
-    """The arguments again; ``read`` holds the nodes made so far that read a parameter, ``taken`` all nodes' names."""
+    """The arguments again."""
 
     def thaw(argument: Any) -> Any:
         if not isinstance(argument, _Read):
@@ -214,11 +280,12 @@ def _thawed(arguments: Any, source: Any, graph: Graph, read: dict[str, Node], ta
         if not argument.path:
             return source
         if argument.path not in read:
-            node = read[argument.path] = graph.create_node("get_attr", argument.path, name=argument.name)
-            node.stack_trace = argument.stack_trace
+            node = graph.create_node("get_attr", argument.path, name=argument.name, type_expr=argument.type)
+            node.meta = dict(argument.meta)
             if argument.name not in taken:
                 node.name = argument.name  # torch gives no name out twice, not even that of a node that was erased
             taken.add(node.name)
+            read[argument.path] = node
         return read[argument.path]
 
     return map_aggregate(arguments, thaw)

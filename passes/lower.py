@@ -13,7 +13,7 @@ from narfx.copying import copy_module
 from narfx.dispatch import Dispatch, Shortcut, SkipGate
 from narfx.passes.base import Pass
 from narfx.passes.lift_dropout import LIFTED_DROPOUT
-from narfx.passes.lift_functional import RestoreFunctional
+from narfx.passes.lift_functional import RestoreFunctional, lifted_calls
 from narfx.passes.lower_skips import closed, lower_skips
 
 __all__ = ["Lower"]
@@ -35,6 +35,7 @@ class Lower(Pass):
         gates = [module for module in graph_module.modules() if isinstance(module, (Shortcut, SkipGate))]
         if not dispatches and not gates:
             return graph_module, False
+        lifted = lifted_calls(graph_module)
         dispatches_at = {
             path for path, module in graph_module.named_modules(remove_duplicate=False) if isinstance(module, Dispatch)
         }
@@ -51,7 +52,7 @@ class Lower(Pass):
             lower_skips(lowered)
         if _by_position(lowered, dispatches_at) or gates:
             lowered.recompile()  # here nodes change too
-        RestoreFunctional()(lowered)
+        RestoreFunctional(lifted)(lowered)
         return lowered, True
 
 

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from itertools import accumulate
 
 from torch import nn
 from torch.fx import GraphModule
 
+from narfx.unused import unused_keys
+
 __all__ = ["verify_lowered"]
 
 
-def verify_lowered(graph_module: GraphModule) -> list[str]:
-    """The rules that a graph breaks, one sentence each; an empty list for a lowered graph in eval mode."""
+def verify_lowered(graph_module: GraphModule, unused: Collection[str] = ()) -> list[str]:
+    """The rules that a graph breaks, one sentence each; an empty list for a lowered graph in eval mode.
+
+    ``unused`` are the state-dict keys that the user's model holds and its graph does not use (``Traced.dropped``):
+    such parts are kept on purpose, and no fault.
+    """
     problems = [
         f"{name or 'the root'} is {type(module).__name__} of {type(module).__module__}, which no export may hold"
         for name, module in graph_module.named_modules()
@@ -20,11 +27,18 @@ def verify_lowered(graph_module: GraphModule) -> list[str]:
     problems += [f"{name or 'the root'} is in training mode" for name, m in graph_module.named_modules() if m.training]
     called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
     read = {str(node.target).rpartition(".")[0] for node in graph_module.graph.nodes if node.op == "get_attr"}
-    problems += [
-        f"{name} is not called by the graph"
+    kept = _kept(graph_module, frozenset(unused))
+    orphans = [
+        name
         for name, module in graph_module.named_modules()
         if name and not list(module.children()) and name not in read
-        if not called.intersection(accumulate(name.split("."), "{}.{}".format))
+        if not (called | kept).intersection(accumulate(name.split("."), "{}.{}".format))
+    ]
+    problems += [f"{name} is not called by the graph" for name in orphans]
+    problems += [
+        f"{key} is read by nothing"
+        for key in sorted(unused_keys(graph_module).difference(unused))
+        if key.rpartition(".")[0] not in orphans
     ]
     try:
         graph_module.graph.lint()
@@ -36,3 +50,14 @@ def verify_lowered(graph_module: GraphModule) -> list[str]:
 def _is_model(module: nn.Module) -> bool:
     """A layer of one of the base models that narfx ships is the user's module, not the compiler's."""
     return type(module).__module__.startswith("narfx.models.")
+
+
+def _kept(graph_module: GraphModule, unused: frozenset[str]) -> set[str]:
+    """The modules whose whole state is unused, by name."""
+    if not unused:
+        return set()
+    holds: dict[str, bool] = {}
+    for key in graph_module.state_dict():
+        for name in accumulate(key.split(".")[:-1], "{}.{}".format):
+            holds[name] = holds.get(name, True) and key in unused
+    return {name for name, wholly in holds.items() if wholly}

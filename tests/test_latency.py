@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -257,18 +260,75 @@ def test_a_file_from_another_machine_is_used_whole_or_not_at_all(traced: Traced,
     assert open_latency(traced, options)[1].notes == ()
 
 
-@pytest.mark.parametrize(("text", "kind"), [
-    ("{", "malformed_json"), ("[]", "malformed_latency"), ('{"version": 2, "tables": []}', "latency_version"),
-    ('{"tables": [{"setting": {}}]}', "malformed_latency"), ('{"version": 1, "more": 1}', "malformed_latency"),
-    ('{"tables": [{"setting": {"onnxruntime": "1", "cpu": "c"}, "operators": {"a": -1}}]}', "malformed_latency"),
-    ('{"tables": [{"setting": {"onnxruntime": "1", "cpu": "c", "threads": 0}}]}', "malformed_latency"),
-    ('{"tables": [{"setting": {"onnxruntime": "1", "cpu": "c"}, "operators": {"a": NaN}}]}', "malformed_json"),
+HERE = '"setting": {"onnxruntime": "1", "cpu": "c"}'
+
+
+@pytest.mark.parametrize(("text", "kind", "words"), [
+    ("{", "malformed_json", "JSON"), ("[]", "malformed_latency", "it holds a list where an object"),
+    ("true", "malformed_latency", "it holds true or false where"), ("null", "malformed_latency", "it holds null where"),
+    ('{"version": 2, "tables": []}', "latency_version", "of version 2"),
+    ('{"version": true}', "latency_version", "of version True"),
+    ('{"tables": [{"setting": {}}]}', "malformed_latency", "tables.0.setting.onnxruntime: "),
+    ('{"tables": {}}', "malformed_latency", "tables: a list belongs here"),
+    ('{"tables": [1]}', "malformed_latency", "tables.0: an object of keys and values belongs here (found 1)"),
+    ('{"version": 1, "more": 1}', "malformed_latency", "more: "),
+    (f'{{"tables": [{{{HERE}, "operators": {{"a": -1}}}}]}}', "malformed_latency", "tables.0.operators.a: "),
+    (f'{{"tables": [{{{HERE}, "operators": {{"a": "1"}}}}]}}', "malformed_latency", "valid number (found '1')"),
+    (f'{{"tables": [{{{HERE}, "networks": {{"a": true}}}}]}}', "malformed_latency", "valid number (found True)"),
+    (f'{{"tables": [{{{HERE}}}, {{{HERE}}}]}}', "malformed_latency", "two tables are of one setting (threads 1, batch"),
+    ('{"tables": [{"setting": {"onnxruntime": "1", "cpu": "c", "threads": 0}}]}', "malformed_latency", "threads: "),
+    (f'{{"tables": [{{{HERE}, "operators": {{"a": NaN}}}}]}}', "malformed_json", "NaN"),
 ])  # fmt: skip
-def test_malformed_files(run: Run, tmp_path: Path, text: str, kind: str) -> None:
+def test_malformed_files(run: Run, tmp_path: Path, text: str, kind: str, words: str) -> None:
     (tmp_path / "l.json").write_text(text)
     code, out, err = run("trace", "net.py", "--input", "1,8,8", "--latency-file", "l.json", "--json")
-    assert (code, json.loads(out)["error"]["kind"]) == (2, kind)
-    assert "l.json" in err and (tmp_path / "l.json").read_text() == text
+    error = json.loads(out)["error"]
+    assert (code, error["kind"]) == (2, kind) and words in error["message"]
+    assert "l.json" in err and "instance" not in err and (tmp_path / "l.json").read_text() == text
+
+
+WRITER = """
+import sys
+from narfx.latency_file import LatencyFile, LatencyTable, Setting
+
+for batch in range(1, 31):
+    setting = Setting(onnxruntime="1", cpu="c", batch=batch)
+    table = LatencyTable(setting=setting, operators={sys.argv[2]: 1.0, "both": float(sys.argv[3])})
+    kept = LatencyFile.add(sys.argv[1], table)
+    assert kept.operators[sys.argv[2]] == 1.0
+    print(batch, kept.operators["both"])
+"""
+
+
+def test_two_processes_that_add_to_one_file_lose_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "latency.json"
+    writers = [
+        subprocess.Popen([sys.executable, "-c", WRITER, str(path), name, time], stdout=subprocess.PIPE, text=True)
+        for name, time in (("one", "1"), ("two", "2"))
+    ]
+    told = [writer.communicate(timeout=120)[0].split() for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0]
+    tables = LatencyFile.load(path).tables
+    assert sorted(table.setting.batch for table in tables) == list(range(1, 31))
+    assert all(table.operators.keys() == {"one", "two", "both"} for table in tables)
+    # What both have measured is the same in the file and for both of them: what was written first.
+    kept = [
+        text for t in sorted(tables, key=lambda t: t.setting.batch) for text in (t.setting.batch, t.operators["both"])
+    ]
+    assert told[0] == told[1] == [str(text) for text in kept]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["latency.json"]
+
+
+def test_what_others_add_while_one_measures_stays(traced: Traced, tmp_path: Path) -> None:
+    path, other = tmp_path / "latency.json", known(traced)
+    here = Setting.here(1, 1, "CPUExecutionProvider")
+    LatencyFile(tables=(LatencyTable(setting=here),)).save(path)
+    adding = threading.Timer(0.5, lambda: LatencyFile.add(path, other))
+    adding.start()
+    _, report = open_latency(traced, LatencyOptions(latency_file=str(path)))
+    adding.join()
+    assert report.measured == 4
+    assert {len(table.operators) for table in LatencyFile.load(path).tables} == {2}
 
 
 @pytest.mark.parametrize(("arguments", "kind"), [

@@ -66,6 +66,45 @@ narfx.register_operator(narfx.Operator({name!r}, build, {refuse}, {cost}, {start
 """
 
 
+SMALL = """
+import narfx
+from torch import nn
+
+class Small(nn.Module):
+    def __init__(self, site, pairs):
+        super().__init__()
+        self.conv = nn.Conv2d(site.in_channels, site.out_channels, 1)
+        self.pairs = pairs
+
+    def forward(self, x):
+        y = self.conv(x)
+        if self.pairs:
+            return y.reshape(2, -1, *x.shape[2:])
+        if len(x) > 3:
+            raise ValueError("too many")
+        return y
+
+narfx.register_operator(narfx.Operator("small", lambda site: Small(site, False)))
+narfx.register_operator(narfx.Operator("pairs", lambda site: Small(site, True)))
+"""
+
+CACHED = """
+import narfx
+from torch import nn
+
+KEPT = {}
+
+def build(site):
+    key = site.in_channels, site.out_channels
+    return KEPT.setdefault(key, nn.Conv2d(*key, 1))
+
+def refuse(site):
+    return None if site.input_shape == site.output_shape and site.groups == 1 else "no"
+
+narfx.register_operator(narfx.Operator("cached", build, refuse))
+"""
+
+
 def write(path: Path, name: str = "mine", *, refuse: str = "None", cost: str = "None", start: str = "None") -> Path:
     """A file with one operator, a 1x1 convolution."""
     path.write_text(ONE.format(name=name, refuse=refuse, cost=cost, start=start))
@@ -344,6 +383,29 @@ def raising(*_: Any) -> Any:
     raise KeyError("gone")
 
 
+_CACHE: dict[str, nn.Module] = {}
+
+
+class PairsOnly(nn.Module):
+    """It reshapes for a batch of two."""
+
+    def __init__(self, channels: int, *, view: bool = False) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1)
+        self.view = view
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.conv(x)
+        return y.view(2, *x.shape[1:]) if self.view else y.reshape(2, -1, *x.shape[2:])
+
+
+class Doubling(nn.Module):
+    """Its batch is not that of its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat([x, x])
+
+
 def conv(site: Any) -> nn.Module:
     return nn.Conv2d(site.in_channels, site.out_channels, 1)
 
@@ -362,10 +424,18 @@ def conv(site: Any) -> nn.Module:
         ({"build": conv, "refuse": raising}, "operator_failed", "cannot judge body.0: KeyError"),
         ({"build": conv, "refuse": lambda site: False}, "operator_refuse", "a reason in words, or None, not False"),
         ({"build": conv, "cost": raising}, "operator_failed", "has no cost at body.0: KeyError"),
-        ({"build": conv, "cost": lambda site: 7}, "operator_cost", "two numbers of at least 0, not 7 as at body.0"),
+        ({"build": conv, "cost": lambda site: 7}, "operator_cost", "two numbers from 0 to 2..53, not 7 as at body.0"),
         ({"build": conv, "cost": lambda site: {"params": 1}}, "operator_cost", "params and macs"),
         ({"build": conv, "cost": lambda site: {"params": 1, "macs": float("nan")}}, "operator_cost", "params and macs"),
+        ({"build": conv, "cost": lambda site: {"params": 1, "macs": 10**400}}, "operator_cost", "'macs': 1000"),
+        ({"build": conv, "cost": lambda site: {"params": 1, "macs": 10**9999}}, "operator_cost", "a dict that cannot"),
+        ({"build": conv, "cost": lambda site: {"params": True, "macs": 0}}, "operator_cost", "{'params': True"),
         ({"build": conv, "start": raising}, "operator_failed", "cannot start from the weights of body.0: KeyError"),
+        ({"build": lambda site: _CACHE.setdefault("one", conv(site))}, "operator_shared", "a new module at each call"),
+        ({"build": lambda site: PairsOnly(8)}, "operator_shape", "maps 8x8x8 to 4x8x8 at body.0 on a batch of 1"),
+        ({"build": lambda site: PairsOnly(8, view=True)}, "operator_failed", "body.0 on a batch of 1: RuntimeError at"),
+        ({"build": lambda site: Doubling()}, "operator_shape", "makes a batch of 4 of a batch of 2 at body.0"),
+        ({"build": lambda site: conv(site).half()}, "operator_failed", "at body.0: RuntimeError: [^/]*same"),
     ],
 )
 def test_what_an_operator_does_wrong_names_it_and_the_site(fields: dict[str, Any], kind: str, words: str) -> None:
@@ -373,6 +443,61 @@ def test_what_an_operator_does_wrong_names_it_and_the_site(fields: dict[str, Any
     with pytest.raises(UsageError, match=words) as caught:
         narfx.Supernet(narfx.trace(settled(Chain()), input=(3, 8, 8), operators=("base", "mine")))
     assert "operator mine" in str(caught.value) and caught.value.kind == kind and caught.value.exit_code == 2
+
+
+class Small(nn.Module):
+    """It takes no batch of more than three."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 3:
+            raise ValueError("too many")
+        y: torch.Tensor = self.conv(x)
+        return y
+
+
+def test_an_operator_that_fails_in_a_supernet_names_itself_and_its_site() -> None:
+    narfx.register_operator(narfx.Operator("mine", lambda site: Small(site.in_channels)))
+    net = narfx.Supernet(narfx.trace(settled(Chain()), input=(3, 8, 8), operators=("base", "mine")))
+    net.set_vector((0, 1))
+    assert net(images(3, 3, 8, 8)).shape == (3, 5)
+    words = r"operator mine fails at body\.3 on 4x8x8x8: ValueError at .*test_user_operators\.py:\d+: too many"
+    with pytest.raises(UsageError, match=words) as caught:
+        net(images(4, 3, 8, 8))
+    assert (caught.value.kind, caught.value.exit_code) == ("operator_failed", 2)
+    # What is wrong with the user's call of the network is no fault of an operator.
+    net.set_vector((0, 0))
+    with pytest.raises(RuntimeError):
+        net(images(2, 8, 8, 8))
+
+
+def test_a_search_ends_in_a_sentence_where_an_operator_fails(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "small.py").write_text(SMALL)
+    for out, operators in (("a", "base,small.py"), ("b", "base,small.py:pairs")):
+        quick = ["--epochs", "1", "--pretrain-epochs", "0", "--steps", "1", "--data-fraction", "0.2", "--out", out]
+        error = refused(run, "search", "net.py", "--data", "digits", *quick, "--operators", operators)
+        assert error["kind"] in ("operator_failed", "operator_shape")
+        assert re.search(r"operator (small|pairs) .* at [ab] ", error["message"])
+
+
+def test_a_builder_that_keeps_its_modules_is_told_so_by_every_command(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "cached.py").write_text(CACHED)
+    options = ["--operators", "base,cached.py"]
+    error = refused(run, "search", "net.py", "--data", "digits", "--out", "s", *options)
+    assert error["kind"] == "operator_shared" and "operator cached gives a module at a " in error["message"]
+    unregister_operator("cached")
+    values = {"model": "net.py", "vector": [1, 0], "input": [1, 8, 8], "operators": ["base", "cached"]}
+    (tmp_path / "arch.json").write_text(json.dumps(values | {"operator_files": ["cached.py"]}))
+    assert refused(run, "apply", "arch.json", "--out", "bundle")["kind"] == "operator_shared"
+    unregister_operator("cached")
+    code, out, err = run("ops", "test", "cached.py", "--json")
+    failed = [record for record in json.loads(out)["checks"] if not record["passed"]]
+    assert code == 2 and "Traceback" not in err
+    assert {record["check"] for record in failed} == {"build"}
+    assert all("a new module at each call" in record["message"] for record in failed)
 
 
 def test_a_builder_that_the_meta_device_cannot_run_is_run_on_the_cpu() -> None:
@@ -497,6 +622,26 @@ class Stateful(nn.Module):
         return y
 
 
+class NoGrad(nn.Module):
+    """It computes without gradients."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(16, 16, 1)
+
+    @torch.no_grad()
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.conv(x)
+        return y
+
+
+class Fives(nn.Module):
+    """At a batch of five it makes no map of its size."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[..., : 3 if len(x) == 5 else None] * 1
+
+
 @pytest.mark.parametrize(
     ("check", "build", "fields", "words"),
     [
@@ -506,6 +651,8 @@ class Stateful(nn.Module):
         ("output", None, {}, "not finite in training mode"),
         ("gradient", None, {}, "no gradient reaches idle"),
         ("gradient", lambda site: nn.Sequential(nn.Conv2d(16, 16, 1), nn.Threshold(9e9, 0)), {}, "reaches the input"),
+        ("gradient", lambda site: NoGrad(), {}, "no gradient reaches anything"),
+        ("onnx", lambda site: Fives(), {}, "for a batch of 5, not (5, 16, 12, 12)"),
         ("cost", None, {"cost": lambda site: {"params": 0, "macs": 0}}, "says 0 params, the module has 273"),
         ("repeat", None, {}, "two calls in eval mode"),
         ("copy", None, {}, "a deepcopy gives another output, or shares"),

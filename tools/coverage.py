@@ -1,7 +1,7 @@
 """Which published networks the compiler takes, and at what cost: one row a model, and a page made of the rows.
 
     OMP_NUM_THREADS=1 python tools/coverage.py --out coverage.jsonl --page docs/coverage.md
-    python tools/coverage.py --out coverage.jsonl --group timm --models timm:resnet18 --no-onnx
+    python tools/coverage.py --out coverage.jsonl --models timm:resnet18 --no-onnx "its export takes an hour"
 
 Each model runs in a process of its own with bounded time and memory, so a crash is a row and not an end. Rows are
 appended to the file as they come; models that have a row there are not run again, so the same command goes on where
@@ -198,7 +198,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--models", nargs="+", default=[], metavar="ZOO:NAME", help="these models only")
     parser.add_argument("--limit", type=int, help="stop after so many models")
     parser.add_argument(
-        "--no-onnx", action="store_true", help="leave out the ONNX export, which takes most of the time"
+        "--no-onnx",
+        nargs="?",
+        const="asked for without it, because it takes most of the time",
+        metavar="WHY",
+        help="leave out the ONNX export, which takes most of the time; the page says why",
     )
     parser.add_argument("--again", action="store_true", help="run models that have failed once more")
     parser.add_argument("--seconds", type=float, default=900, help="the most that one model may take")
@@ -209,7 +213,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if path is not None and not path.absolute().parent.is_dir():
             parser.error(f"there is no folder {path.absolute().parent} for {path.name}")
     rows: dict[str, Row] = {row["model"]: row for row in read_rows(options.out) if "model" in row}
-    onnx = not options.no_onnx
+    onnx = options.no_onnx is None
+    left_out = {} if onnx else {"onnx_left_out": options.no_onnx}
     done = {
         name for name, row in rows.items()
         if row["onnx_asked"] >= onnx and not (options.again and row["stage"] != "done")
@@ -220,7 +225,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for model, group in models if options.limit != 0 else ():
         if model in done:
             continue
-        row = survey(model, group, onnx, options.seconds, options.memory) | {"environment": environment()}
+        row = survey(model, group, onnx, options.seconds, options.memory) | left_out | {"environment": environment()}
         append(options.out, row)
         failure: dict[str, Any] = row.get("failure") or {"code": "ok", "reason": ""}
         print(f"{model}: {failure['code']} {failure['reason']}"[:160], file=sys.stderr, flush=True)

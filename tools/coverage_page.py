@@ -46,6 +46,7 @@ stem). Many hybrids of convolution and attention meet this rule; ViT and Swin do
 - **lowered**: one uniformly drawn legal vector, lowered, computes bit for bit what the supernet set to it computes.
 - **ONNX**: that network (its BatchNorm randomised again) in onnxruntime at batches of 1, 2 and 5: the largest
   difference over the largest value of the output, at most 1e-5. Where there is nothing to refine, the traced network.
+  `not tried`: the export was left out; why, stands below.
 - **graph**: processor time of trace, space, supernet and lowering over that of `torch.fx.symbolic_trace`, of the same
   model on the meta device, where tensors have shapes and no values: the work on the graph. Same process, medians of up
   to five rounds (one where a round takes more than a second); nothing where `symbolic_trace` fails or a layer looks at
@@ -75,6 +76,11 @@ def _page(groups: dict[str, list[Row]]) -> Iterator[str]:
     yield "## What failed\n"
     failed = [[_name(row), *failure] for row in everything for failure in failures(row)]
     yield from _table(["model", "at", "code", "reason"], failed) if failed else ["Nothing."]
+    untried = _untried(everything)
+    if untried:
+        yield "\n## What was not exported to ONNX\n"
+        yield "Of these networks nothing is known about their export; the summary counts them as not tried.\n"
+        yield from _table(["why", "models"], untried)
     opaque = [[_name(row), ", ".join(f"`{name}`" for name in row["opaque"])] for row in everything if row.get("opaque")]
     if opaque:
         yield "\n## What stays opaque\n"
@@ -95,7 +101,7 @@ def _page(groups: dict[str, list[Row]]) -> Iterator[str]:
     ]
     for title, members in groups.items():
         yield f"\n## {title[0].upper()}{title[1:]}\n"
-        yield from _table([*head, "graph", "weights"], map(_cells, members))
+        yield from _table(head, map(_cells, members))
 
 
 def failures(row: Row) -> list[tuple[str, str, str]]:
@@ -119,6 +125,21 @@ def failures(row: Row) -> list[tuple[str, str, str]]:
         problem = row["onnx_problem"]
         found.append(("onnx", problem["code"], f"{problem['reason']}; {_base_export(row)}"))
     return found
+
+
+def _tried(row: Row) -> bool:
+    """Whether the export was begun; a process that died or ran out of time in it has tried."""
+    return "onnx" in row or str(row["stage"]).startswith("onnx")
+
+
+def _untried(rows: Iterable[Row]) -> list[list[str]]:
+    """Each reason why an export was not begun, with its models; what failed before is no choice of the survey's."""
+    reasons: dict[str, list[str]] = {}
+    for row in rows:
+        if row.get("traced") and not _tried(row) and "failure" not in row:
+            why = row.get("onnx_left_out", "left out when the survey was run (--no-onnx), no reason given")
+            reasons.setdefault(why, []).append(_name(row))
+    return [[why, f"{len(models)}: {', '.join(models)}"] for why, models in sorted(reasons.items())]
 
 
 def _base_export(row: Row) -> str:
@@ -147,9 +168,6 @@ def _summary(groups: Sequence[Sequence[Row]]) -> Iterator[list[str]]:
     def refinable(row: Row) -> bool:
         return bool(row.get("sites"))
 
-    def exported(row: Row) -> bool:
-        return "onnx" in row
-
     yield line("traced", lambda row: row.get("traced"))
     yield line("traced without an opaque part", lambda row: not row["opaque"], lambda row: row.get("traced"))
     yield line("trace exact", lambda row: row.get("exact"), lambda row: row.get("traced"))
@@ -157,11 +175,12 @@ def _summary(groups: Sequence[Sequence[Row]]) -> Iterator[list[str]]:
     yield line("... supernet at zero bit-identical to the base", lambda row: row.get("base_equal"), refinable)
     yield line("... random sub-network lowered, bit-identical", lambda row: row.get("lowered_equal"), refinable)
     yield line("state-dict keys equal", lambda row: row.get("keys") == [], lambda row: row.get("traced"))
-    yield line("ONNX parity 1e-5", lambda row: row["onnx"], exported)
+    yield line("ONNX tried", _tried, lambda row: row.get("traced"))
+    yield line("... parity 1e-5 of those tried", lambda row: row.get("onnx"), _tried)
     yield line(
         "... of those whose base exports",
-        lambda row: row["onnx"],
-        lambda row: exported(row) and (row["onnx"] or row.get("base_onnx")),
+        lambda row: row.get("onnx"),
+        lambda row: row.get("onnx") or row.get("base_onnx"),
     )
     yield line("whole model runs with the refined backbone", lambda row: row["detects"], lambda row: "detects" in row)
     for key, what in (("graph_ratio", "graph work"), ("ratio", "with the weights")):
@@ -184,7 +203,8 @@ def _cells(row: Row) -> list[str]:
     trace = {True: "whole", None: "**no**"}[row.get("traced")]
     sites = "nothing" if "nothing" in row else f"{row['sites']}, {row['slots']}" if "sites" in row else ""
     error, keys = row.get("onnx_error"), row.get("keys")
-    onnx = "" if "onnx" not in row else f"{error:.1e}" if row["onnx"] else "**no**"
+    untried = "not tried" if row.get("traced") else ""
+    onnx = f"{error:.1e}" if row.get("onnx") else "**no**" if _tried(row) else untried
     return [
         _name(row),
         f"{row['params'] / 1e6:.1f}" if "params" in row else "",

@@ -6,7 +6,6 @@ is run once before anything relies on it, and whatever it does wrong is one sent
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
@@ -28,6 +27,10 @@ from narfx.usercode import user_code
 __all__ = ["build_operator", "operator_cost", "refusal", "shares_memory", "start_operator", "started_operator"]
 
 T = TypeVar("T")
+_BATCHES = (2, 1, 3)
+"""What a user's module is tried with: one that reshapes by a fixed batch fails at another."""
+
+_MOST = 2**53  # up to here a sum of whole numbers is exact
 
 
 def refusal(site: Site, name: str) -> str | None:
@@ -72,8 +75,8 @@ def operator_cost(site: Site, name: str) -> dict[str, float]:
         cost = operator.cost(site)
     if operator.name not in OWN and not _is_cost(cost):
         raise UsageError(
-            f"cost(site) of operator {name} gives a dictionary of params and macs, two numbers of at least 0, "
-            f"not {cost!r:.80} as at {site.name}",
+            f"cost(site) of operator {name} gives a dictionary of params and macs, two numbers from 0 to 2**53, "
+            f"not {_shown(cost)} as at {site.name}",
             where=name,
             kind="operator_cost",
         )
@@ -97,7 +100,16 @@ def started_operator(name: str, site: Site, conv: nn.Conv2d) -> nn.Module:
     """
     operator = get_operator(name)
     if operator.name not in OWN:
-        module = _built(operator, site).to(device=conv.weight.device, dtype=conv.weight.dtype)
+        module = _built(operator, site)
+        if not conv.weight.is_meta and any(part.is_meta for part in (*module.parameters(), *module.buffers())):
+            # Only what was built for an earlier look at shapes has no values.
+            raise UsageError(
+                f"operator {name} gives a module at {site.name} that it has given before: build(site) must make a new "
+                "module at each call",
+                where=name,
+                kind="operator_shared",
+            )
+        module.to(device=conv.weight.device, dtype=conv.weight.dtype)
     else:
         # narfx's own overwrite every value, so one module for each geometry is enough, and it needs no values.
         template = _template(operator, replace(site, target="", occurrence=0, where=""))
@@ -187,18 +199,31 @@ def _without_values(operator: Operator, site: Site, use: Callable[[nn.Module], T
 
 
 def _run(operator: Operator, site: Site, module: nn.Module) -> None:
+    for batch in _BATCHES:
+        _run_batch(operator, site, module, batch)
+
+
+def _run_batch(operator: Operator, site: Site, module: nn.Module, batch: int) -> None:
     name = operator.name
-    x = torch.zeros(2, *site.input_shape)
+    x = torch.zeros(batch, *site.input_shape)
+    told = "" if batch == _BATCHES[0] else f" on a batch of {batch}"
     with (
         torch.no_grad(),
-        user_code(f"operator {name} cannot be run at {site.name}", where=name, kind="operator_failed"),
+        user_code(f"operator {name} cannot be run at {site.name}{told}", where=name, kind="operator_failed"),
     ):
         output = module.eval()(x)
-    expected = (2, *site.output_shape)
+    expected = (batch, *site.output_shape)
     if not isinstance(output, Tensor) or tuple(output.shape) != expected:
         found = _shape(output.shape[1:]) if isinstance(output, Tensor) else f"a {type(output).__name__}"
+        if isinstance(output, Tensor) and tuple(output.shape[1:]) == site.output_shape:
+            raise UsageError(
+                f"operator {name} makes a batch of {len(output)} of a batch of {batch} at {site.name}: "
+                "it must take any batch",
+                where=name,
+                kind="operator_shape",
+            )
         raise UsageError(
-            f"operator {name} maps {_shape(site.input_shape)} to {found} at {site.name}, where "
+            f"operator {name} maps {_shape(site.input_shape)} to {found} at {site.name}{told}, where "
             f"{_shape(site.output_shape)} is needed: mend it, or let its refuse(site) say why it may not stand there",
             where=name,
             kind="operator_shape",
@@ -219,10 +244,18 @@ def shares_memory(a: Tensor, b: Tensor) -> bool:
 
 
 def _is_cost(cost: object) -> bool:
-    return isinstance(cost, Mapping) and all(
-        isinstance(cost.get(metric), (int, float)) and math.isfinite(cost[metric]) and cost[metric] >= 0
-        for metric in ("params", "macs")
-    )
+    return isinstance(cost, Mapping) and all(_is_amount(cost.get(metric)) for metric in ("params", "macs"))
+
+
+def _is_amount(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value <= _MOST
+
+
+def _shown(value: object) -> str:
+    try:
+        return f"{value!r:.80}"
+    except Exception:  # Python writes no number of more than 4300 digits
+        return f"a {type(value).__name__} that cannot be written"
 
 
 def _shape(shape: tuple[int, ...] | torch.Size) -> str:

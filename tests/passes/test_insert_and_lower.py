@@ -6,6 +6,7 @@ import copy
 import itertools
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ import narfx
 from narfx.cost import measure
 from narfx.dispatch import Dispatch
 from narfx.errors import UsageError
+from narfx.onnx_export import compare_onnx, export_onnx
 from narfx.passes import InsertDispatch, LiftFunctional, Lower, RestoreFunctional, verify_lowered
 from narfx.passes.lift_functional import read_functional
 from narfx.supernet import Supernet
@@ -420,6 +422,86 @@ def test_lifting_is_idempotent_and_restoring_undoes_it() -> None:
     assert again.code == found.graph_module.code
     assert list(again.state_dict()) == list(found.graph_module.state_dict())
     assert not RestoreFunctional()(again).modified
+
+
+def marked(graph_module: GraphModule) -> list[tuple[object, ...]]:
+    """Give each node meta and a type of its own; what each then has."""
+    for index, node in enumerate(graph_module.graph.nodes):
+        node.meta["mine"], node.type = index + 1, Tensor if index % 2 else None
+    return told(graph_module)
+
+
+def told(graph_module: GraphModule) -> list[tuple[object, ...]]:
+    return [
+        (node.op, node.target, node.meta.get("mine"), node.stack_trace, node.type) for node in graph_module.graph.nodes
+    ]
+
+
+def test_lifted_and_written_again_each_node_has_its_meta_and_type() -> None:
+    found = traced(settled(FunctionalNet()))
+    given = copy.deepcopy(found.graph_module)
+    before = marked(given)
+    for lift in (
+        LiftFunctional([site.target for site in found.space.sites]),
+        InsertDispatch(found.space.slots, found.space.operators),
+    ):
+        lifted = lift(copy.deepcopy(given)).graph_module
+        assert all(node.meta["mine"] for node in lifted.graph.nodes)
+        restore = RestoreFunctional() if isinstance(lift, LiftFunctional) else Lower()
+        assert told(restore(copy.deepcopy(lifted)).graph_module) == before
+        assert told(restore(lifted).graph_module) == before
+
+
+def test_a_pickled_supernet_lowers_as_the_one_it_was() -> None:
+    model, x = settled(FunctionalNet()), images(2, *SHAPE)
+    found = traced(model)
+    net = Supernet(found).eval()
+    again = pickle.loads(pickle.dumps(net))
+    for vector in itertools.product(*(slot.legal for slot in found.space.slots)):
+        ours, theirs = narfx.lower(net, vector), narfx.lower(again, vector)
+        assert list(theirs.state_dict()) == list(ours.state_dict())
+        assert verify_lowered(theirs) == []
+        assert b"narfx" not in pickle.dumps(theirs)
+        with torch.no_grad():
+            assert torch.equal(ours(x), theirs(x))
+        if not any(vector):
+            assert list(theirs.state_dict()) == list(model.state_dict())
+            assert theirs.code == found.graph_module.code
+
+
+def test_what_a_pickle_cannot_hold_may_stand_in_the_meta_of_a_parameter() -> None:
+    found = traced(settled(FunctionalNet()))
+    for node in found.graph_module.graph.nodes:
+        node.meta["mine"] = lambda: None
+    again = pickle.loads(pickle.dumps(Supernet(found)))
+    assert narfx.lower(again, found.space.base).code == found.graph_module.code
+
+
+def test_a_parameter_that_nothing_reads_is_named() -> None:
+    lowered = narfx.lower(Supernet(traced(settled(Chain()))), (1, 0))
+    lowered.register_parameter("left", nn.Parameter(torch.zeros(2)))
+    part(lowered, "body").register_buffer("over", torch.zeros(2))
+    assert verify_lowered(lowered) == ["body.over is read by nothing", "left is read by nothing"]
+    assert verify_lowered(lowered, ["left"]) == ["body.over is read by nothing"]
+
+
+def test_parts_of_the_model_that_its_graph_does_not_use_are_no_fault(tmp_path: Path) -> None:
+    class Auxiliary(Chain):
+        def __init__(self) -> None:
+            super().__init__()
+            self.aside = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Dropout(0.5))
+            self.spare = nn.Parameter(torch.zeros(2))
+
+    found = traced(settled(Auxiliary()))
+    lowered = narfx.lower(Supernet(found), (1, 0))
+    assert verify_lowered(lowered, found.dropped) == []
+    named = ["aside.0 is not called by the graph", "spare is read by nothing"]
+    assert set(named) < set(verify_lowered(lowered))
+    lowered.register_parameter("left", nn.Parameter(torch.zeros(2)))
+    assert verify_lowered(lowered, found.dropped) == ["left is read by nothing"]
+    # A file holds none of them.
+    export_onnx(lowered, SHAPE, tmp_path / "model.onnx")
+    assert compare_onnx(lowered, tmp_path / "model.onnx", SHAPE).passed
 
 
 def test_a_lifted_convolution_takes_a_name_that_is_free() -> None:

@@ -101,7 +101,11 @@ def test_the_page_counts_what_the_rows_say(folder: Path) -> None:
     page = (folder / "page.md").read_text()
     assert "| traced | 2 of 4 |" in page
     assert "| something to refine | 1 of 2 |" in page
-    assert "| ONNX parity 1e-5 | 2 of 2 |" in page
+    assert "| ONNX tried | 2 of 2 |" in page and "| ... parity 1e-5 of those tried | 2 of 2 |" in page
+    assert "not tried |" not in page and "## What was not exported" not in page
+    heads = [line for line in page.splitlines() if line.startswith("| model | M params")]
+    (row,) = (line for line in page.splitlines() if line.startswith("| good.py | 0.0"))
+    assert heads and heads[0].count("|") == row.count("|")
     assert "| untraceable.py | trace | untraceable |" in page
     assert "| crash.py | build | crash | its process ended with code 3 |" in page
 
@@ -117,6 +121,30 @@ def test_models_that_have_a_row_are_not_run_again_and_the_slow_are_killed(folder
     row = json.loads(last)
     assert row["model"] == "slow.py"
     assert row["failure"] == {"code": "timeout", "reason": "it took more than 1 seconds"}
+
+
+def test_an_export_that_was_left_out_is_counted_and_has_its_reason(folder: Path) -> None:
+    done = run(folder, "--out", "few.jsonl", "--page", "few.md", "--models", "good.py", "--no-onnx", "it is too large")
+    assert done.returncode == 0, done.stderr
+    assert "onnx" not in rows_of(folder / "few.jsonl")["good"]
+    rows = [json.loads(line) for line in (folder / "rows.jsonl").read_text().splitlines() if "nothing.py" in line]
+    # As it stands where an earlier survey gave no reason, and where a process died in the export.
+    old = {key: value for key, value in rows[0].items() if not key.startswith("onnx")} | {"onnx_asked": False}
+    failure = {"code": "timeout", "reason": "it took more than 9 seconds"}
+    more = [old | {"model": "old.py"}, old | {"model": "died.py", "stage": "onnx", "failure": failure}]
+    with (folder / "few.jsonl").open("a") as stream:
+        stream.writelines(json.dumps(row) + "\n" for row in [*more, rows[0]])
+    done = run(folder, "--out", "few.jsonl", "--page", "few.md", "--models", "good.py", "--limit", 0, "--no-onnx")
+    assert done.returncode == 0, done.stderr
+    page = (folder / "few.md").read_text()
+    assert "| ONNX tried | 2 of 4 |" in page and "| ... parity 1e-5 of those tried | 1 of 2 |" in page
+    assert "| it is too large | 1: good.py |" in page
+    assert "(--no-onnx), no reason given | 1: old.py |" in page
+    cells = {line.split(" | ")[0]: line for line in page.splitlines() if " 0.0 | 12 |" in line}
+    assert {name.removeprefix("| "): "not tried" in line for name, line in cells.items()} == {
+        "good.py": True, "old.py": True, "died.py": False, "nothing.py": False,
+    }  # fmt: skip
+    assert "**no**" in cells["| died.py"]
 
 
 def test_a_folder_that_is_not_there_is_refused_before_any_work(folder: Path) -> None:
