@@ -23,7 +23,7 @@ from narfx.supernet import Supernet
 from narfx.traced import Traced
 from narfx.tracing import GraphTrace, settle_training, trace_graph
 from narfx.unused import keep_unused
-from narfx.words import article
+from narfx.words import article, count
 
 __all__ = ["Traced", "lower", "trace"]
 
@@ -235,7 +235,8 @@ def _keep_unused(trace: GraphTrace) -> tuple[str, ...]:
     if keys:
         shown = ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
         trace.notes.append(
-            f"{len(keys)} keys of the model are not used by the traced graph: {shown}; they stay in the state dict"
+            f"{count(len(keys), 'key')} of the model {'is' if len(keys) == 1 else 'are'} not used by the traced graph: "
+            f"{shown}; {'it stays' if len(keys) == 1 else 'they stay'} in the state dict"
         )
     return tuple(keys)
 
