@@ -45,6 +45,10 @@ def trace(
 ) -> Traced:
     """Trace ``model`` and find what may be refined. The model is copied, never changed.
 
+    A part that carries forward hooks stays whole, with its reason among those of what is skipped: so its hooks run
+    whenever a network made of it runs (as a copy does here, on tensors without values, to learn its shapes), and none
+    is ever given what stands in for tensors during a trace.
+
     Args:
         model: Any module that maps one tensor (N, C, H, W) to its outputs.
         input: One sample's shape: channels, height, width.
