@@ -110,7 +110,10 @@ def search(
         str | None, typer.Option(help="macs<=0.8x, params<=5M, latency<=5ms, several, or none [macs<=0.8x].")
     ] = None,
     init: Annotated[str | None, typer.Option(help="base (the model's weights) or scratch [base].")] = None,
-    pretrain_epochs: Annotated[int | None, typer.Option(help="Of these, first, on uniform random vectors.")] = None,
+    pretrain_epochs: Annotated[
+        int | None,
+        typer.Option(help="Of these, first, on uniform random vectors [3, or all epochs but one]."),
+    ] = None,
     steps: Annotated[int | None, typer.Option(help="Strategy steps behind each epoch.")] = None,
     lot: Annotated[int | None, typer.Option(help="Vectors in one step.")] = None,
     reward_images: Annotated[int | None, typer.Option(help="Validation images of one reward.")] = None,

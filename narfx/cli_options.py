@@ -166,7 +166,9 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     if fields.get("kernels"):
         fields["kernels"] = _integers(fields["kernels"], "--kernels")
     if fields.get("max_candidate_params"):
-        fields["max_candidate_params"] = fields["max_candidate_params"].removesuffix("x")
+        # Nothing is taken from what is no number, so that the error shows what was given.
+        text = fields["max_candidate_params"]
+        fields["max_candidate_params"] = text.removesuffix("x") if text[:1].isdigit() or text[:1] == "." else text
     return {key: value for key, value in fields.items() if value not in (None, {})}
 
 

@@ -23,7 +23,7 @@ from narfx.supernet import Supernet
 from narfx.traced import Traced
 from narfx.tracing import GraphTrace, settle_training, trace_graph
 from narfx.unused import keep_unused
-from narfx.words import article
+from narfx.words import article, count
 
 __all__ = ["Traced", "lower", "trace"]
 
@@ -44,6 +44,10 @@ def trace(
     reference: str | None = None,
 ) -> Traced:
     """Trace ``model`` and find what may be refined. The model is copied, never changed.
+
+    A part that carries forward hooks stays whole, with its reason among those of what is skipped: so its hooks run
+    whenever a network made of it runs (as a copy does here, on tensors without values, to learn its shapes), and none
+    is ever given what stands in for tensors during a trace.
 
     Args:
         model: Any module that maps one tensor (N, C, H, W) to its outputs.
@@ -235,7 +239,8 @@ def _keep_unused(trace: GraphTrace) -> tuple[str, ...]:
     if keys:
         shown = ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
         trace.notes.append(
-            f"{len(keys)} keys of the model are not used by the traced graph: {shown}; they stay in the state dict"
+            f"{count(len(keys), 'key')} of the model {'is' if len(keys) == 1 else 'are'} not used by the traced graph: "
+            f"{shown}; {'it stays' if len(keys) == 1 else 'they stay'} in the state dict"
         )
     return tuple(keys)
 

@@ -62,6 +62,8 @@ class _Recorder(fx.Interpreter):
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module: nn.Module = self.fetch_attr(target)
+        if not args and "input" in kwargs and type(module).__module__.startswith("torch.nn."):
+            args, kwargs = (kwargs["input"],), {name: value for name, value in kwargs.items() if name != "input"}
         hooked = module._forward_hooks or module._forward_pre_hooks  # a hook may change what a layer gives
         if len(args) == 1 and isinstance(args[0], Tensor) and args[0].is_meta and not hooked:
             if _keeps_shape(module, args[0]):
@@ -89,7 +91,7 @@ class _Recorder(fx.Interpreter):
         copied = (copy_to_meta(module) if self.device == "meta" else copy_module(module).to(self.device)).eval()
         for part in copied.modules():
             if isinstance(part, (nn.modules.conv._ConvNd, nn.Linear)):
-                part.register_forward_hook(self.count)
+                part.register_forward_hook(self.heard, with_kwargs=True)
         return copied
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -104,8 +106,12 @@ class _Recorder(fx.Interpreter):
         self.macs += _macs_of_call(target, args, kwargs, result)
         return result
 
+    def heard(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        """A forward hook: counts one call, whose input may be named."""
+        self.count(module, args or (kwargs["input"],), output)
+
     def count(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """A forward hook: the MACs of one call."""
+        """Add the MACs of one call."""
         if isinstance(module, nn.Linear):
             self.macs += math.prod(output.shape[:-1]) * module.weight.numel()
         elif isinstance(module, nn.modules.conv._ConvTransposeNd):

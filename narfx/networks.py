@@ -17,6 +17,7 @@ from narfx.paths import find
 from narfx.supernet import Supernet
 from narfx.traced import Traced
 from narfx.weights import load_state, read_weights
+from narfx.words import count
 
 __all__ = ["DEFAULT_INPUT", "Lowered", "NetworkOptions", "open_architecture", "open_base"]
 
@@ -90,11 +91,10 @@ def open_architecture(
     traced = open_base(options, relative_to=relative_to, seed=seed)
     vector = architecture.check(traced.space)
     started = sum(1 for entry in architecture.vector if entry)
-    slots = f"{started} slot{'' if started == 1 else 's'}"
-    candidates = f"; operators at {slots} warm-started, not trained" if started else ""
+    candidates = f"; operators at {count(started, 'slot')} warm-started, not trained" if started else ""
     changed = sum(1 for entry in vector if entry) - started
     if changed:
-        candidates += f"; {changed} skip{'' if changed == 1 else 's'} other than the base's, not trained"
+        candidates += f"; {count(changed, 'skip')} other than the base's, not trained"
     if weights is None and architecture.weights is None:
         network = lower(Supernet(traced), vector)
         return Lowered(network, traced, f"none given: the base as {architecture.model} builds it{candidates}")
@@ -134,10 +134,12 @@ def _neither(base: dict[str, Tensor], lowered: dict[str, Tensor], state: dict[st
         shapes = [f"{key} has another shape" for key in state if key in own and own[key].shape != state[key].shape]
         return missing + extra + shapes or ["the kind of number"]
 
-    of_base, of_lowered = faults(base), faults(lowered)
+    def told(found: list[str]) -> str:
+        return f"{count(len(found), 'key')} differ{'s' if len(found) == 1 else ''}: {found[0]}"
+
     return UsageError(
-        f"the weights in {path} fit neither the base ({len(of_base)} keys differ: {of_base[0]}) nor the lowered "
-        f"network ({len(of_lowered)} keys differ: {of_lowered[0]})",
+        f"the weights in {path} fit neither the base ({told(faults(base))}) nor the lowered network "
+        f"({told(faults(lowered))})",
         where=str(path),
         kind="weights_mismatch",
     )

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from narfx.budget import Budget, unknown_metric
 from narfx.errors import InfeasibleBudgetError, UsageError
+from narfx.words import count
 
 __all__ = ["Cost", "SearchSpace", "Site", "Skip", "Skipped", "Slot", "Vector", "feasible_vector"]
 
@@ -171,7 +172,8 @@ class SearchSpace:
         known = {(slot.skip.source, slot.skip.target): slot.skip for slot in self.slots if slot.skip is not None}
         if len(operators) != len(self.slots) - len(known):
             raise UsageError(
-                f"the vector has {len(operators)} entries, but the model has {len(self.slots) - len(known)} slots",
+                f"the vector has {_entries(operators)}, but the model has "
+                f"{count(len(self.slots) - len(known), 'slot')}",
                 kind="vector_length",
             )
         opened = [tuple(pair) for pair in skips] if skips is not None else [p for p, skip in known.items() if skip.base]
@@ -244,10 +246,8 @@ class SearchSpace:
             ) from None
         if len(vector) != len(self.slots):
             skips = len(self.skip_slots)
-            slots = f"{len(self.slots) - skips} slots" + (f" and {skips} possible skips" if skips else "")
-            raise UsageError(
-                f"the vector has {len(vector)} entries, but the model has {slots}", kind="vector_length"
-            )  # fmt: skip
+            slots = count(len(self.slots) - skips, "slot") + (f" and {count(skips, 'possible skip')}" if skips else "")
+            raise UsageError(f"the vector has {_entries(vector)}, but the model has {slots}", kind="vector_length")
         checked = []
         for index, (given, slot) in enumerate(zip(vector, self.slots, strict=True)):
             where = f"slot {index} ({slot.name})"
@@ -321,7 +321,9 @@ class SearchSpace:
         slots = list(self.slots)
         for index, kept in choices.items():
             if not 0 <= index < len(slots):
-                raise UsageError(f"there is no slot {index}: the space has {len(slots)} slots", kind="unknown_slot")
+                raise UsageError(
+                    f"there is no slot {index}: the space has {count(len(slots), 'slot')}", kind="unknown_slot"
+                )
             wanted = {self.index(entry) for entry in kept}
             legal = tuple(k for k in slots[index].legal if k in wanted)
             if not legal:
@@ -409,6 +411,10 @@ def feasible_vector(space: SearchSpace, preference: Mapping[tuple[int, int], flo
 
 def _amount(metric: str, value: float) -> str:
     return f"{value:.4g} ms" if metric == "latency" else f"{value:,.0f}"
+
+
+def _entries(vector: Sequence[object]) -> str:
+    return f"{len(vector)} entr{'y' if len(vector) == 1 else 'ies'}"
 
 
 def _integer(entry: object, where: str) -> int:

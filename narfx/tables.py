@@ -9,6 +9,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from narfx.words import count
+
 __all__ = [
     "apply", "check", "compare", "evaluate", "ops_list", "ops_test", "proxy", "search", "trace", "train",
 ]  # fmt: skip
@@ -62,8 +64,9 @@ def trace(report: Mapping[str, Any], console: Console) -> None:
     if "skips" in report:
         skips = report["skips"]
         console.print(
-            f"skips: {len(skips['nodes']) - 1} nodes on the main path, {skips['count']} possible skips "
-            f"({len(skips['base'])} of the base), {len(skips['impossible'])} not possible",
+            f"skips: {count(len(skips['nodes']) - 1, 'node')} on the main path, "
+            f"{count(skips['count'], 'possible skip')} ({len(skips['base'])} of the base), "
+            f"{len(skips['impossible'])} not possible",
             markup=False,
         )
     cost = report["cost"]
@@ -77,7 +80,7 @@ def trace(report: Mapping[str, Any], console: Console) -> None:
         _latency(report["latency"], console)
     shape = "x".join(map(str, report["input"]))
     console.print(
-        f"\n{report['slots']} slots at {report['granularity']} granularity, input {shape}, "
+        f"\n{count(report['slots'], 'slot')} at {report['granularity']} granularity, input {shape}, "
         f"vector entries: {', '.join(f'{i} {name}' for i, name in enumerate(report['operators']))}",
         markup=False,
     )
@@ -106,7 +109,7 @@ def _latency(report: Mapping[str, Any], console: Console) -> None:
     ranks = [check[name] for name in ("kendall_tau", "spearman")]
     tau, rho = ("undefined" if rank is None else f"{rank:.3f}" for rank in ranks)
     console.print(
-        f"\n{len(check['vectors']) - 1} random vectors: mean absolute error "
+        f"\n{count(len(check['vectors']) - 1, 'random vector')}: mean absolute error "
         f"{check['mean_absolute_percentage_error']:.1f} % of what was measured, "
         f"Kendall's tau {tau}, Spearman's rho {rho}",
         markup=False,

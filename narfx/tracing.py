@@ -1,6 +1,7 @@
 """From an ``nn.Module`` to a graph: ``torch.fx`` with declared leaves, and leaves where a trace fails.
 
-Convolutions stay modules, whatever class they are of. A module whose ``forward`` asks ``self.training`` and holds no
+Convolutions stay modules, whatever class they are of, and so does what carries forward hooks: they run when the network
+does, on tensors, as the user meant them. A module whose ``forward`` asks ``self.training`` and holds no
 convolution stays a leaf too, because a trace would bake the answer in. Where a submodule cannot be traced, it becomes
 a leaf, and so do others that fail behind it; then the trace starts again, because a forward that failed half way may
 have left its mark. A trace goes twice over a model, whatever number of its modules fail.
@@ -78,6 +79,7 @@ class _Tracer(fx.Tracer):
             isinstance(m, (nn.modules.conv._ConvNd, Dispatch, Shortcut, SkipGate))
             or module_qualified_name in self.leaves
             or _asks_training(m)
+            or bool(_hooks(m))
             or super().is_leaf_module(m, module_qualified_name)
         )
 
@@ -238,7 +240,30 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
             "draw: draw them like a tensor of the network (torch.randn_like), or in a submodule whose forward asks "
             "self.training and holds no convolution"
         )
-    return GraphTrace(graph_module, tried, opaque, notes, generators)
+    return GraphTrace(graph_module, tried, [*opaque, *_hooked(graph_module)], notes, generators)
+
+
+def _hooks(module: nn.Module) -> list[Callable[..., Any]]:
+    """The forward hooks of a module: a trace would hand them its stand-ins for tensors, which they may keep."""
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
+
+
+def _hooked(graph_module: fx.GraphModule) -> list[Skipped]:
+    """What is a leaf for its forward hooks alone, with the line of the first."""
+    plain, found = fx.Tracer(), dict[str, Skipped]()
+    for node in graph_module.graph.nodes:
+        module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
+        hooks = _hooks(module) if module is not None else []
+        if module is None or not hooks or plain.is_leaf_module(module, str(node.target)):
+            continue
+        code = getattr(hooks[0], "__code__", None)
+        reason = (
+            f"{type(module).__name__} carries forward hooks and stays opaque: a trace would run them on its stand-ins "
+            "for tensors; remove them, and what is inside can be refined"
+        )
+        where = f"{code.co_filename}:{code.co_firstlineno}" if code is not None else ""
+        found[str(node.target)] = Skipped(str(node.target), "untraceable", reason, where)
+    return list(found.values())
 
 
 def _trace_once(tracer: _Tracer, model: nn.Module, concrete: dict[str, Any] | None) -> fx.Graph:

@@ -77,6 +77,8 @@ def find_sites(
                 f"its weights are used by {others[0] or 'the model'} too, which no swap reaches",
             )
         around = next((path for path in accumulate(target.split(".")[:-1], "{}.{}".format) if path in called), None)
+        if not code and isinstance(modules.get(around or ""), nn.modules.conv._ConvNd):
+            code, reason = "shared_weight", f"its weights are used by the calls of {around} too, which no swap reaches"
         if not code and around:
             code, reason = "opaque", f"it may be used inside {around} too, which is opaque"
         if code:

@@ -323,7 +323,7 @@ def test_weights_that_fit_neither_are_refused_with_both_reasons(folder: Path) ->
     state = dict(base(folder).state_dict())
     state["two.weight"] = torch.zeros(8, 8, 5, 5)
     error = refused(path, "weights_mismatch", weights=saved(state, folder / "wrong.safetensors"))
-    assert "fit neither the base (1 keys differ: two.weight has another shape)" in str(error)
+    assert "fit neither the base (1 key differs: two.weight has another shape)" in str(error)
     assert "nor the lowered network (" in str(error) and "one.depthwise.weight is missing" in str(error)
     del state["two.weight"]
     error = refused(path, "weights_mismatch", weights=saved(state, folder / "wrong.safetensors"))

@@ -17,6 +17,7 @@ import pytest
 from narfx.cli import app
 from narfx.console import run_app
 from narfx.run import read_events
+from narfx.search import SearchConfig
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -145,6 +146,33 @@ def test_what_a_user_can_get_wrong(run: Run, tmp_path: Path, arguments: list[str
 def test_wrong_architectures(run: Run, tmp_path: Path, changes: dict[str, Any], kind: str, words: str) -> None:
     message = refused(run, "apply", arch(tmp_path, **changes), "--out", "x", code=2, kind=kind)
     assert words in message and not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize("given", ["x", "muchx", "much"])
+def test_what_was_given_is_what_is_found(run: Run, given: str) -> None:
+    message = refused(run, "trace", "net.py", "--max-candidate-params", given, code=2, kind="bad_config")
+    assert f"(found '{given}')" in message
+
+
+def test_few_epochs_keep_one_for_the_strategy(run: Run) -> None:
+    named: dict[str, Any] = {"model": "net.py", "data": "digits"}
+    pretraining = [SearchConfig(**named, epochs=epochs).pretrain_epochs for epochs in (1, 2, 3, 4, 30)]
+    assert pretraining == [0, 1, 2, 3, 3]
+    arguments = ["search", "net.py", "--input", "1,8,8", "--data", "digits", "--out", "r", "--epochs", "2"]
+    message = refused(run, *arguments, "--pretrain-epochs", "2", code=2, kind="pretrain_epochs")
+    assert "--pretrain-epochs 2 of --epochs 2" in message
+
+
+def test_one_of_a_thing_is_in_the_singular(run: Run, tmp_path: Path) -> None:
+    one = NET.replace("self.b = nn.Conv2d(8, 8, 3, padding=0)", "self.b = nn.Conv2d(8, 8, 1)")
+    (tmp_path / "net.py").write_text(
+        one.replace("self.head =", "self.idle = nn.Parameter(torch.zeros(1))\n        self.head =")
+    )
+    code, out, _ = run("trace", "net.py", "--input", "1,8,8")
+    assert code == 0 and "\n1 slot at conv granularity" in out
+    assert "1 key of the model is not used by the traced graph: idle; it stays" in out
+    message = refused(run, "apply", arch(tmp_path, vector=[0, 0]), "--out", "x", code=2, kind="vector_length")
+    assert "2 entries" in message and message.endswith("1 slot")
 
 
 def test_malformed_json(run: Run, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from pathlib import Path
 
+import pytest
 import torch
 from sample_networks import images, settled
 from torch import Tensor, nn
@@ -108,3 +109,32 @@ def test_an_activation_in_place_that_names_its_input_is_seen() -> None:
     found = narfx.trace(settled(InPlace()), input=SHAPE, search_skips=True)
     assert found.skips is not None
     assert found.skips.impossible == {(1, 3): "relu_ overwrites the output of node 1 in place"}
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_what_is_named_costs_what_is_given_by_position(whole: bool) -> None:
+    class Layers(nn.Module):
+        def __init__(self, named: bool) -> None:
+            super().__init__()
+            self.named, self.site, self.up = named, nn.Conv2d(8, 8, 3), nn.ConvTranspose2d(8, 8, 2, stride=2)
+            self.kernel, self.head = nn.Parameter(torch.ones(8, 8, 2, 2)), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            if not self.named:
+                x = nn.functional.conv_transpose2d(self.up(self.site(x)), self.kernel)
+                return nn.functional.relu(self.head(x.mean((2, 3))))
+            x = self.up(output_size=[12, 12], input=self.site(input=x))
+            x = nn.functional.conv_transpose2d(weight=self.kernel, input=x)
+            return nn.functional.relu(input=self.head(input=x.mean(dim=(2, 3))))
+
+    class Kept(Layers):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) if len(x.shape) and x.sum() == x.sum() else x  # stays a leaf
+
+    costs = []
+    for named in (True, False):
+        model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1), (Kept if whole else Layers)(named))
+        found = narfx.trace(settled(model), input=(3, 10, 10))
+        assert [site.name for site in found.space.sites] == (["1"] if whole else ["1", "2.site"])
+        costs.append(found.cost)
+    assert costs[0] == costs[1]

@@ -462,12 +462,6 @@ def test_hooks_on_the_model_itself_are_refused() -> None:
     assert "carries forward hooks on the model itself" in str(refused(model, "root_hooks"))
 
 
-def test_hooks_on_inner_containers_are_part_of_the_trace() -> None:
-    model, x = settled(Chain()), images(2, *SHAPE)
-    part(model, "body").register_forward_hook(lambda _m, _i, out: out * 2)
-    assert torch.equal(narfx.trace(model, input=SHAPE).graph_module(x), model(x))
-
-
 def test_a_model_that_cannot_be_copied_is_refused() -> None:
     model = Chain()
     model.lock = threading.Lock()  # type: ignore[assignment]

@@ -33,6 +33,7 @@ from narfx.tasks.task import Task
 from narfx.traced import Traced
 from narfx.training import check_batches, outputs, pick_device, reinitialise, sgd, train_step
 from narfx.weights import check_values, write_weights
+from narfx.words import count
 
 __all__ = ["resume", "run"]
 
@@ -102,7 +103,8 @@ class _Prepared:
     def __init__(self, config: SearchConfig, device: str, relative_to: Path | None, *, resumed: bool = False) -> None:
         if config.pretrain_epochs >= config.epochs:
             raise UsageError(
-                f"{config.pretrain_epochs} pretrain epochs of {config.epochs} leave the strategy none to learn in",
+                f"--pretrain-epochs {config.pretrain_epochs} of --epochs {config.epochs} leave the strategy none to "
+                "learn in: give more epochs, or fewer of them to pretraining",
                 where="--pretrain-epochs",
                 kind="pretrain_epochs",
             )
@@ -176,11 +178,11 @@ def _plan(prepared: _Prepared, config: SearchConfig) -> str:
     evaluations = config.finalists + config.randoms + 1
     images = len(task.data.val) + task.calibration_images
     step, reward = _probe(prepared, config)
-    skips = f" and {len(space.skip_slots)} possible skips" if space.skip_slots else ""
+    skips = f" and {count(len(space.skip_slots), 'possible skip')}" if space.skip_slots else ""
     end = evaluations * images / min(config.reward_images, len(task.data.val)) * reward
     return (
-        f"search: {len(space) - len(space.skip_slots)} slots{skips}, {space.size:.3g} vectors, budget {space.budget}; "
-        f"{config.epochs} epochs of "
+        f"search: {count(len(space) - len(space.skip_slots), 'slot')}{skips}, {space.size:.3g} vectors, "
+        f"budget {space.budget}; {config.epochs} epochs of "
         f"{task.steps_per_epoch} training steps ({config.pretrain_epochs} of them on uniform random vectors), "
         f"{rewards} rewards, about {evaluations} evaluations on {images} images at the end; "
         f"about {(train * step + rewards * reward + end) / 60:.1f} minutes at the speed just measured"

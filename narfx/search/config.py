@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from narfx.latency_space import LatencyOptions
 from narfx.networks import NetworkOptions
@@ -17,7 +17,8 @@ __all__ = ["SearchConfig"]
 class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     """A search. Learning rates are for SGD with Nesterov momentum and warm restarts (SGDR); times are epochs.
 
-    ``epochs`` counts all epochs of shared weights, the ``pretrain_epochs`` on uniform random vectors among them. Each
+    ``epochs`` counts all epochs of shared weights, the ``pretrain_epochs`` on uniform random vectors among them; where
+    nobody says how many these are, a search of fewer than four epochs keeps one of them for its strategy. Each
     epoch behind those is followed by ``steps`` steps of the strategy, each on a lot of ``lot`` vectors and one
     validation minibatch of ``reward_images`` images. Latency is a cost where it is asked for or bounded by the budget.
     """
@@ -37,3 +38,11 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     lr: float = Field(default=0.05, gt=0)
     t0: int = Field(default=10, ge=1)
     seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "pretrain_epochs" not in values and isinstance(values.get("epochs"), int):
+            known = cls.model_fields["pretrain_epochs"].default
+            return {**values, "pretrain_epochs": max(0, min(known, values["epochs"] - 1))}
+        return values

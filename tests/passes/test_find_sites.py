@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from sample_networks import Chain, Shared
+from sample_networks import Chain, Shared, part
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
@@ -278,6 +278,25 @@ def test_a_convolution_that_an_opaque_part_may_use_too_is_left_alone() -> None:
     assert sites == []
     assert skipped["gated.conv"].code == "opaque"
     assert "gated" in skipped["gated.conv"].reason
+
+
+def test_a_weight_that_a_module_and_a_function_use_says_so() -> None:
+    class Twins(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.mid = nn.Conv2d(3, 8, 3, padding=1), nn.Sequential(conv3(padding=1))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.mid(self.stem(x))
+            weight = part(self, "mid.0").weight
+            return nn.functional.conv2d(x, weight)
+
+    sites, skipped = find(Twins())
+    assert sites == []
+    reasons = {name: (entry.code, entry.reason) for name, entry in skipped.items() if name != "stem"}
+    assert reasons["mid.0"][0] == "shared_weight"
+    (twin,) = (value for name, value in reasons.items() if name != "mid.0")
+    assert twin == ("shared_weight", "its weights are used by the calls of mid.0 too, which no swap reaches")
 
 
 def test_integer_weights_are_no_site() -> None:
