@@ -130,6 +130,15 @@ def test_a_class_with_a_call_of_its_own_computes_as_it_did() -> None:
     check_exact(model, traced)
 
 
+def test_a_convolution_that_was_given_another_forward_is_left_alone() -> None:
+    model = Chain()
+    conv = model.get_submodule("body.0")
+    conv.forward = lambda x: x * 2
+    traced = narfx.trace(model, input=SHAPE)
+    assert sites(traced) == ["body.3"]
+    assert {entry.name: entry.code for entry in traced.skipped}["body.0"] == "subclass"
+
+
 def test_a_functional_convolution_beside_the_mode_is_a_site() -> None:
     def forward(self: Any, x: Tensor) -> Tensor:
         return F.dropout(F.conv2d(x, self.weight, padding=1), 0.1, self.training)
