@@ -100,6 +100,8 @@ def _refusal(module: nn.Module, kernels: Collection[int], *, is_first: bool) -> 
         return "dtype", f"its weight is {weight.dtype}, not floating point"
     if any(getattr(type(module), name) is not getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward")):
         return "subclass", f"a {known}, a subclass of Conv2d with a forward of its own"
+    if "forward" in vars(module) or "_conv_forward" in vars(module):
+        return "subclass", "a forward of its own was assigned to it, which a swap would lose"
     parametrized = nn.utils.parametrize.is_parametrized(module, "weight")
     if module._forward_hooks or module._forward_pre_hooks or not (parametrized or "weight" in module._parameters):
         return "hooks", "it carries forward hooks (or an old weight_norm or spectral_norm), which a swap would lose"

@@ -112,3 +112,26 @@ def test_a_comparison_leaves_the_global_generators(trace: Trace) -> None:
     before = states()
     trace("import random\nimport numpy\nreturn self.conv(x) + torch.rand(1) * random.random() * numpy.random.rand()")
     assert states() == before
+
+
+def test_what_is_wrong_is_not_applied(trace: Trace, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    trace("return self.conv(x * 2 if isinstance(x, torch.Tensor) else x)")
+    (tmp_path / "arch.json").write_text('{"model": "net.py", "vector": [1, 0]}')
+    assert run_app(cli.app, ["apply", "arch.json", "--out", "bundle", "--json"]) == 5
+    assert json.loads(capfd.readouterr().out)["error"]["kind"] == "trace_differs"
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_an_export_that_fails_names_the_opaque_part(
+    trace: Trace, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    code, _ = trace("if x.mean() > 0:\n    return x\nreturn self.conv(x)")
+    assert code == 0
+    (tmp_path / "arch.json").write_text('{"model": "net.py", "vector": [1]}')
+    assert run_app(cli.app, ["apply", "arch.json", "--out", "bundle", "--json"]) == 7
+    out, err = capfd.readouterr()
+    error = json.loads(out)["error"]
+    assert (error["kind"], error["where"]) == ("onnx_export", "part")
+    assert "cannot export part (Part), which stayed opaque" in error["message"]
+    assert error["message"].endswith("write it without a branch on values, as with torch.where")
+    assert len(err.strip().splitlines()) == 1

@@ -30,14 +30,14 @@ class Part(nn.Module):
         self.count: Tensor
         self.register_buffer("count", torch.zeros(()))
         self.shift = torch.full((1, 8, 1, 1), 0.1)
-        type(self).forward = forward  # type: ignore[method-assign]
+        type(self).forward = forward
 
 
-def chain(forward: Callable[[Any, Tensor], Tensor], *, root: bool = False) -> Chain:
+def chain(forward: Callable[[Any, Tensor], Tensor]) -> Chain:
     """A chain with such a part behind its body."""
     own = type("Own", (Part,), {})
     model = Chain()
-    model.body.append(own(forward))  # type: ignore[operator]
+    model.body.append(own(forward))
     return model
 
 
@@ -99,7 +99,7 @@ def test_a_part_without_gradients_and_convolutions_stays_whole() -> None:
             return x * 2
 
     model = Chain()
-    model.body.append(Frozen())  # type: ignore[operator]
+    model.body.append(Frozen())
     traced = narfx.trace(model, input=SHAPE)
     assert [entry.name for entry in traced.skipped if entry.code == "untraceable"] == ["body.6"]
     assert not any("gradients" in note for note in traced.notes)
@@ -124,10 +124,19 @@ def test_a_class_with_a_call_of_its_own_computes_as_it_did() -> None:
             return super().__call__(x) * 2  # type: ignore[no-any-return]
 
     model = Chain()
-    model.body.append(Doubled(8, 8, 3, padding=1))  # type: ignore[operator]
+    model.body.append(Doubled(8, 8, 3, padding=1))
     traced = narfx.trace(model, input=SHAPE)
     assert "body.6.weight_conv" in sites(traced)
     check_exact(model, traced)
+
+
+def test_a_convolution_that_was_given_another_forward_is_left_alone() -> None:
+    model = Chain()
+    conv = model.get_submodule("body.0")
+    conv.forward = lambda x: x * 2
+    traced = narfx.trace(model, input=SHAPE)
+    assert sites(traced) == ["body.3"]
+    assert {entry.name: entry.code for entry in traced.skipped}["body.0"] == "subclass"
 
 
 def test_a_functional_convolution_beside_the_mode_is_a_site() -> None:
@@ -143,7 +152,7 @@ def test_a_functional_convolution_beside_the_mode_is_a_site() -> None:
             return F.dropout(self.inner(x), 0.1, self.training)
 
     model = chain(forward)
-    model.body.append(Around())  # type: ignore[operator]
+    model.body.append(Around())
     traced = narfx.trace(model, input=SHAPE)
     assert sites(traced)[-2:] == ["body.6.weight_conv", "body.7.inner.weight_conv"]
     check_exact(model, traced)
@@ -159,7 +168,7 @@ def test_a_scale_of_channels_beside_the_mode_stays_one_call() -> None:
             return x * self.scale if self.training else x
 
     model = Chain()
-    model.body.append(Scaled())  # type: ignore[operator]
+    model.body.append(Scaled())
     assert narfx.trace(model, input=SHAPE).notes == ()
 
 
@@ -346,7 +355,8 @@ def test_a_wrapper_says_what_is_inside(wrap: Callable[[nn.Module], nn.Module], i
 
 
 def test_a_part_that_is_compiled_is_opaque() -> None:
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3), torch.compile(nn.Conv2d(8, 8, 3)))  # type: ignore[arg-type]
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    model.add_module("2", torch.compile(nn.Conv2d(8, 8, 3)))  # type: ignore[arg-type]
     traced = narfx.trace(model, input=SHAPE)
     assert sites(traced) == ["1"]
     assert [entry.name for entry in traced.skipped if entry.code == "untraceable"] == ["2"]
