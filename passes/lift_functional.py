@@ -250,7 +250,7 @@ class RestoreFunctional(Pass):
 
 
 def _restore(node: Node, call: _Call, read: dict[str, Node], taken: set[str]) -> None:
-    """Make a node the call that it was; ``read`` holds the nodes made so far that read a parameter, ``taken`` all names."""
+    """Make a node the call that it was; ``read`` holds the nodes made so far that read a parameter, ``taken`` names."""
     graph = node.graph
     (source,) = node.all_input_nodes
     with graph.inserting_before(node):
