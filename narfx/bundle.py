@@ -145,6 +145,7 @@ def export(
             write = partial(export_onnx, opset=opset, input_name=input_name, output_names=output_names)
             proof.file = write(network, shape, work / ONNX, metadata=describe(architecture, shape))
             proof.add(network, work / ONNX, shape)
+            proof.add_nodes(network, work / ONNX, shape, just_written=True)
             proof.add_randomised(network, shape, write)
             if not proof.passed:
                 failure = proof.error("the ONNX file", str(folder))
@@ -159,7 +160,7 @@ def export(
             **(architecture.describe() if architecture is not None else {"vector": None}),
             "weights": lowered.weights if lowered is not None else "the network's own",
             **(proof.file.to_json() if proof.file is not None else {}),
-            "parity": proof.parity.to_json() if proof.parity is not None else None,
+            "parity": proof.to_json(),
             "source": source_note,
             "versions": versions(),
         }
@@ -213,14 +214,14 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
             )
     proof = Proof(file)
     proof.add(network, folder / ONNX, architecture.input, seed=seed)
+    proof.add_nodes(network, folder / ONNX, architecture.input, seed=seed)
     if not proof.passed:
         raise proof.error(str(folder / ONNX), str(folder / ONNX))
-    assert proof.parity is not None
     return {
         **cost,
         **architecture.describe(),
         **file.to_json(),
-        "parity": proof.parity.to_json(),
+        "parity": proof.to_json(),
         "folder": str(folder),
     }
 

@@ -6,8 +6,6 @@ marks, a node counts as computed where any value of the file has its shape and e
 
 from __future__ import annotations
 
-import copy
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +15,12 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from narfx.copying import copy_module
-from narfx.onnx_marks import MARK, node_keys
+from narfx.onnx_marks import node_keys
 from narfx.onnx_parity import TOLERANCE, difference
+from narfx.onnx_values import Value, graph_of, load_file, run_file, weights_of
 from narfx.passes.find_sites import source_line
 
-__all__ = ["Difference", "first_difference"]
+__all__ = ["Difference", "difference_at", "first_difference"]
 
 
 @dataclass(frozen=True)
@@ -63,18 +61,6 @@ class Difference:
         }
 
 
-@dataclass(frozen=True)
-class _Value:
-    """A value of the file: the node that computes it, that node's inputs and weights, and its numbers."""
-
-    name: str
-    node: str
-    mark: str
-    inputs: tuple[str, ...]
-    weights: tuple[str, ...]
-    number: np.ndarray
-
-
 def first_difference(
     network: nn.Module, path: Path, batches: Iterable[Tensor], *, tolerance: float = TOLERANCE
 ) -> Difference | None:
@@ -86,12 +72,11 @@ def first_difference(
     Returns:
         ``None`` where no node differs by more than ``tolerance``, as when only onnxruntime's own optimisations do.
     """
-    model = _load(path)
-    marks = [property.value for node in model.graph.node for property in node.metadata_props if property.key == MARK]
-    root, graph = _graph(network, marks)
+    model = load_file(path)
+    root, graph = graph_of(network, model)
     keys = node_keys(graph)
     for images in batches:
-        values = _run(model, images)
+        values = run_file(model, images)
         by_mark = {value.mark: value for value in values if value.mark}
         matcher = _match_marks(by_mark, keys) if by_mark else _match_values(values, tolerance)
         recorder = _Recorder(root, graph, matcher)
@@ -101,16 +86,27 @@ def first_difference(
         if wrong is None:
             continue
         value = by_mark.get(keys[wrong]) if by_mark else _first_unmatched(values, recorder.matched)
-        error = recorder.errors[wrong]
-        return Difference(
-            keys[wrong],
-            tuple(keys[node] for node in _unseen_before(wrong, recorder.errors)),
-            source_line(wrong),
-            value.node if value is not None else "",
-            _weights(value, values) if value is not None else (),
-            error if error is not None and np.isfinite(error) else None,
-        )
+        return difference_at(wrong, keys, recorder.errors, value, values)
     return None
+
+
+def difference_at(
+    wrong: fx.Node,
+    keys: dict[fx.Node, str],
+    errors: dict[fx.Node, float | None],
+    value: Value | None,
+    values: list[Value],
+) -> Difference:
+    """What is known of a node that differs: ``value`` is the file's, among ``values``, ``errors`` those found."""
+    error = errors[wrong]
+    return Difference(
+        keys[wrong],
+        tuple(keys[node] for node in _unseen_before(wrong, errors)),
+        source_line(wrong),
+        value.node if value is not None else "",
+        weights_of(value, values) if value is not None else (),
+        error if error is not None and np.isfinite(error) else None,
+    )
 
 
 _Matcher = Callable[[fx.Node, np.ndarray], tuple[float | None, str | None]]
@@ -135,7 +131,7 @@ class _Recorder(fx.Interpreter):
         return value
 
 
-def _match_marks(by_mark: dict[str, _Value], keys: dict[fx.Node, str]) -> _Matcher:
+def _match_marks(by_mark: dict[str, Value], keys: dict[fx.Node, str]) -> _Matcher:
     def match(node: fx.Node, ours: np.ndarray) -> tuple[float | None, str | None]:
         value = by_mark.get(keys.get(node, ""))
         return (None, None) if value is None else (difference(ours, value.number)[1], None)
@@ -143,7 +139,7 @@ def _match_marks(by_mark: dict[str, _Value], keys: dict[fx.Node, str]) -> _Match
     return match
 
 
-def _match_values(values: list[_Value], tolerance: float) -> _Matcher:
+def _match_values(values: list[Value], tolerance: float) -> _Matcher:
     def match(node: fx.Node, ours: np.ndarray) -> tuple[float | None, str | None]:
         errors = [(difference(ours, value.number)[1], value.name) for value in values]
         error, name = min(errors, default=(float("inf"), None))
@@ -177,7 +173,7 @@ def _unseen_before(wrong: fx.Node, errors: dict[fx.Node, float | None]) -> list[
     return [node for node in wrong.graph.nodes if node in found]
 
 
-def _first_unmatched(values: list[_Value], matched: set[str]) -> _Value | None:
+def _first_unmatched(values: list[Value], matched: set[str]) -> Value | None:
     """The same for a file without marks: its first value that equals none, unless all computed from it does."""
     right = set(matched)
     for value in reversed(values):
@@ -185,76 +181,3 @@ def _first_unmatched(values: list[_Value], matched: set[str]) -> _Value | None:
         if users and right.issuperset(users):
             right.add(value.name)
     return next((value for value in values if value.name not in right), None)
-
-
-def _weights(value: _Value, values: list[_Value]) -> tuple[str, ...]:
-    """The weights of a marked node, and of the unmarked ones before it that compute parts of its value."""
-    by_name = {other.name: other for other in values if value.mark and not other.mark} | {value.name: value}
-    found: dict[str, None] = {}
-    waiting = [value.name]
-    while waiting:
-        part = by_name.pop(waiting.pop(), None)
-        if part is not None:
-            found |= dict.fromkeys(part.weights)
-            waiting += part.inputs
-    return tuple(found)
-
-
-def _graph(network: nn.Module, marks: list[str]) -> tuple[nn.Module, fx.Graph]:
-    """A copy in eval mode and its graph; what is none yet is traced with the leaves that the file's marks name."""
-    root = copy_module(network).eval()
-    if isinstance(root, fx.GraphModule):
-        return root, root.graph
-    # No GraphModule is made of this graph: its code would wrap torch's own assertions, and spoil traces after it.
-    return root, _Tracer(frozenset(mark.partition("@")[0] for mark in marks)).trace(root)
-
-
-class _Tracer(fx.Tracer):
-    record_stack_traces = True
-    proxy_buffer_attributes = True
-
-    def __init__(self, leaves: frozenset[str]) -> None:
-        super().__init__()
-        self.leaves = leaves
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self.leaves or super().is_leaf_module(m, module_qualified_name)
-
-
-def _load(path: Path) -> Any:
-    import onnx
-
-    return onnx.load(str(path))
-
-
-def _run(model: Any, images: Tensor) -> list[_Value]:
-    """Every floating value that a node of the file computes, in the file's order."""
-    import onnx
-    import onnxruntime
-
-    told = copy.deepcopy(model)
-    produced = [(node, name) for node in told.graph.node for name in node.output if name]
-    outputs = {value.name for value in told.graph.output}
-    told.graph.output.extend(onnx.ValueInfoProto(name=name) for _, name in produced if name not in outputs)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "told.onnx"
-        onnx.save(told, str(path), save_as_external_data=True, location="told.data")
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    weights = {tensor.name for tensor in told.graph.initializer}
-    wanted = [name for _, name in produced]
-    numbers = dict(zip(wanted, session.run(wanted, {session.get_inputs()[0].name: images.numpy()}), strict=True))
-    return [
-        _Value(
-            name,
-            node.name,
-            next((property.value for property in node.metadata_props if property.key == MARK), ""),
-            tuple(node.input),
-            tuple(name for name in node.input if name in weights),
-            numbers[name],
-        )
-        for node, name in produced
-        if isinstance(numbers[name], np.ndarray) and numbers[name].dtype.kind == "f"
-    ]

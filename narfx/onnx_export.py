@@ -27,6 +27,7 @@ from narfx.passes.verify import verify_lowered
 __all__ = ["OnnxFile", "Parity", "compare_onnx", "export_onnx", "read_onnx", "tensors", "worst"]
 
 _TWO_GIB = 2**31
+_LOUD = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "torch._dynamo", "onnxscript", "onnx_ir")
 
 
 @dataclass(frozen=True)
@@ -173,7 +174,7 @@ def _other_opset(asked: int, possible: int, why: str) -> UsageError:
 
 
 def _quiet_export(network: fx.GraphModule, example: Tensor, names: list[str], opset: int | None) -> Any:
-    logs = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    logs = [logging.getLogger(name) for name in _LOUD]
     levels = [log.level for log in logs]
     for log in logs:
         log.setLevel(logging.CRITICAL)  # what goes wrong is told below, or shows in the file

@@ -158,7 +158,10 @@ def test_the_report(home: Path, report: dict[str, Any]) -> None:
 
 def test_the_parity_in_it(report: dict[str, Any]) -> None:
     parity = report["parity"]
-    assert set(parity) == {"max_abs_error", "max_rel_error", "tolerance", "passed", "samples", "batch_sizes"}
+    numbers = {"max_abs_error", "max_rel_error", "tolerance", "samples", "batch_sizes", "signal"}
+    assert set(parity) == numbers | {"passed", "nodes"}
+    assert parity["signal"] > 0.01 and parity["nodes"]["compared"] >= 8
+    assert 0 <= parity["nodes"]["max_rel_error"] <= 1e-5
     assert parity["passed"] is True
     assert 0 <= parity["max_rel_error"] <= parity["tolerance"] == 1e-5
     assert (len(parity["batch_sizes"]), len(set(parity["batch_sizes"]))) == (3, 3)
