@@ -287,7 +287,7 @@ def _write_source(
         rebuilt.load_state_dict(network.state_dict())
         x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
-            if not all(map(torch.equal, tensors(rebuilt(x)), tensors(network(x)))):
+            if not all(map(torch.equal, tensors(rebuilt(x.clone())), tensors(network(x.clone())))):
                 raise CodegenError("the generated source computes something else")
     except CodegenError as error:
         return f"no model.py: {error}"

@@ -23,6 +23,13 @@ from narfx.passes.find_sites import source_line
 __all__ = ["Difference", "difference_at", "first_difference"]
 
 
+_REASONS = {
+    "shape": "by another shape",
+    "network_not_finite": "where the network's own value holds NaN or infinity",
+    "file_not_finite": "where the file's value holds NaN or infinity",
+}
+
+
 @dataclass(frozen=True)
 class Difference:
     """The first node, in the order of the graph, whose value differs although all before it agree.
@@ -31,7 +38,8 @@ class Difference:
     before it that the file does not hold by themselves, such as a convolution whose normalisation was fused into
     it: the fault may be theirs. ``source`` is ``file:line`` of the model, as far as it is known. ``onnx_node`` is the
     node in the file, and ``weights`` are those of it and of what computes parts of its value. ``error`` is the
-    largest difference over the largest value, ``None`` where the shapes differ.
+    largest difference over the largest value, ``None`` where ``reason`` says why there is none: ``shape``, or
+    ``network_not_finite`` or ``file_not_finite`` for a value that holds NaN or infinity.
     """
 
     node: str
@@ -40,14 +48,15 @@ class Difference:
     onnx_node: str
     weights: tuple[str, ...]
     error: float | None
+    reason: str = "value"
 
     def __str__(self) -> str:
         before = f" or before it, in {', '.join(self.fused)}" if self.fused else ""
         line = f" ({Path(self.source).name})" if self.source else ""
-        size = "another shape" if self.error is None else f"{self.error:.2e} of its largest value"
+        size = _REASONS.get(self.reason) or f"by {self.error:.2e} of its largest value"
         held = f" with the weights {', '.join(self.weights)}" if self.weights else ""
         file = f"; the file's node is {self.onnx_node}{held}" if self.onnx_node else ""
-        return f"they first differ at {self.node}{line}{before}, by {size}{file}"
+        return f"they first differ at {self.node}{line}{before}, {size}{file}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; of the source's path only the file's name and the line."""
@@ -58,6 +67,7 @@ class Difference:
             "onnx_node": self.onnx_node,
             "weights": list(self.weights),
             "error": self.error,
+            "reason": self.reason,
         }
 
 
@@ -86,7 +96,7 @@ def first_difference(
         if wrong is None:
             continue
         value = by_mark.get(keys[wrong]) if by_mark else _first_unmatched(values, recorder.matched)
-        return difference_at(wrong, keys, recorder.errors, value, values)
+        return difference_at(wrong, keys, recorder.errors, value, values, recorder.reasons[wrong])
     return None
 
 
@@ -96,6 +106,7 @@ def difference_at(
     errors: dict[fx.Node, float | None],
     value: Value | None,
     values: list[Value],
+    reason: str,
 ) -> Difference:
     """What is known of a node that differs: ``value`` is the file's, among ``values``, ``errors`` those found."""
     error = errors[wrong]
@@ -105,11 +116,23 @@ def difference_at(
         source_line(wrong),
         value.node if value is not None else "",
         weights_of(value, values) if value is not None else (),
-        error if error is not None and np.isfinite(error) else None,
+        error if reason == "value" else None,
+        reason,
     )
 
 
-_Matcher = Callable[[fx.Node, np.ndarray], tuple[float | None, str | None]]
+def reason_of(error: float, ours: np.ndarray, theirs: np.ndarray | None) -> str:
+    """Why an error is infinite, in the words of :class:`Difference`; ``value`` where it is a number."""
+    if np.isfinite(error):
+        return "value"
+    if not np.isfinite(ours).all():
+        return "network_not_finite"
+    if theirs is None or ours.shape != theirs.shape:
+        return "shape"
+    return "value" if np.isfinite(theirs).all() else "file_not_finite"
+
+
+_Matcher = Callable[[fx.Node, np.ndarray], tuple[float | None, Value | None]]
 
 
 class _Recorder(fx.Interpreter):
@@ -119,31 +142,37 @@ class _Recorder(fx.Interpreter):
         super().__init__(root, graph=graph)
         self.matcher = matcher
         self.errors: dict[fx.Node, float | None] = {}
+        self.reasons: dict[fx.Node, str] = {}
         self.matched: set[str] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node and keep how far it is from the file's value, ``None`` where the file holds none."""
         value = super().run_node(n)
         if isinstance(value, Tensor) and value.is_floating_point() and n.op not in ("placeholder", "output"):
-            self.errors[n], name = self.matcher(n, value.detach().numpy())
-            if name is not None:
-                self.matched.add(name)
+            ours = value.detach().numpy()
+            error, found = self.matcher(n, ours)
+            self.errors[n] = error
+            if error is not None:
+                self.reasons[n] = reason_of(error, ours, found.number if found is not None else None)
+            if found is not None and not found.mark:
+                self.matched.add(found.name)
         return value
 
 
 def _match_marks(by_mark: dict[str, Value], keys: dict[fx.Node, str]) -> _Matcher:
-    def match(node: fx.Node, ours: np.ndarray) -> tuple[float | None, str | None]:
+    def match(node: fx.Node, ours: np.ndarray) -> tuple[float | None, Value | None]:
         value = by_mark.get(keys.get(node, ""))
-        return (None, None) if value is None else (difference(ours, value.number)[1], None)
+        return (None, None) if value is None else (difference(ours, value.number)[1], value)
 
     return match
 
 
 def _match_values(values: list[Value], tolerance: float) -> _Matcher:
-    def match(node: fx.Node, ours: np.ndarray) -> tuple[float | None, str | None]:
-        errors = [(difference(ours, value.number)[1], value.name) for value in values]
-        error, name = min(errors, default=(float("inf"), None))
-        return error, name if error <= tolerance else None
+    def match(node: fx.Node, ours: np.ndarray) -> tuple[float | None, Value | None]:
+        errors = [difference(ours, value.number)[1] for value in values]
+        best = int(np.argmin(errors)) if errors else 0
+        error = errors[best] if errors else float("inf")
+        return error, values[best] if error <= tolerance else None
 
     return match
 

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from narfx.onnx_blame import Difference, difference_at
+from narfx.onnx_blame import Difference, difference_at, reason_of
 from narfx.onnx_marks import node_keys
 from narfx.onnx_parity import TOLERANCE, agreement, tensors
 from narfx.onnx_values import graph_of, load_file, marked_values, node_values, run_file
@@ -96,28 +96,30 @@ class _Pair:
         replaced = {self.marked[key]: drawn.numpy() for key, drawn in cuts.items()}
         found = {v.name: v.number for v in run_file(self.model, self.images, cuts=replaced, wanted=read)}
         errors: dict[fx.Node, float | None] = {}
-        twins = _twins(self.graph)
-        seen: dict[fx.Node, Tensor] = {}
+        reasons: dict[fx.Node, str] = {}
+        twins = _Twins()
 
         def compare(node: fx.Node, value: Tensor, own: bool) -> Tensor:
             key = self.keys.get(node, "")
             theirs = found.get(self.marked[key]) if key in self.marked and key not in without else None
             errors[node] = None if theirs is None else agreement(value.numpy(), theirs)
+            if theirs is not None:
+                reasons[node] = reason_of(errors[node] or 0.0, value.numpy(), theirs)
             if key in cuts:
-                seen[node] = value
+                twins.add(node, value)
                 return cuts[key].clone()
-            first = twins.get(node)
-            if theirs is None and first in seen and torch.equal(seen[first], value):
-                return cuts[self.keys[first]].clone()  # the file computes what is written twice once
-            return value
+            first = twins.find(node, value) if theirs is None else None
+            return value if first is None else cuts[self.keys[first]].clone()
 
         result = _Watched(self.root, self.graph, compare).start(self.images)
         wrong = [node for node, error in errors.items() if error is not None and error > self.tolerance]
         marks = {node.output[0]: node for node in self.model.graph.node if node.output}
         ends: dict[str, float] = {}
+        why: dict[str, str] = {}
         for name, ours in zip(outputs, tensors(result), strict=True):
             if name in found and name not in replaced and name in marks:
                 ends[name] = agreement(ours.numpy(), found[name])
+                why[name] = reason_of(ends[name], ours.numpy(), found[name])
         compared = [error for error in (*errors.values(), *ends.values()) if error is not None]
         worst = max(compared, default=0.0)
         bad = [name for name, error in ends.items() if error > self.tolerance]
@@ -126,9 +128,12 @@ class _Pair:
         if wrong:
             values = node_values(self.model)
             by_mark = {value.mark: value for value in values if value.mark}
-            difference = difference_at(wrong[0], self.keys, errors, by_mark.get(self.keys[wrong[0]]), values)
+            first = wrong[0]
+            difference = difference_at(first, self.keys, errors, by_mark.get(self.keys[first]), values, reasons[first])
         else:
-            difference = Difference(f"the output {bad[0]}", (), "", marks[bad[0]].name, (), ends[bad[0]])
+            name = bad[0]
+            error = ends[name] if why[name] == "value" else None
+            difference = Difference(f"the output {name}", (), "", marks[name].name, (), error, why[name])
         return Nodes(len(compared), worst, difference), frozenset(self.keys[node] for node in wrong) | set(bad)
 
 
@@ -160,15 +165,24 @@ class _Watched(fx.Interpreter):
         return self.see(n, value.detach(), own)
 
 
-def _twins(graph: fx.Graph) -> dict[fx.Node, fx.Node]:
-    """Each node that repeats an earlier one, on the same arguments, with the first of its kind."""
-    first: dict[str, fx.Node] = {}
-    twins: dict[fx.Node, fx.Node] = {}
-    for node in graph.nodes:
-        if node.op in ("placeholder", "output", "get_attr"):
-            continue
-        arguments = fx.map_arg((node.args, node.kwargs), lambda source: twins.get(source, source))
-        known = first.setdefault(f"{node.op} {node.target} {arguments}", node)
-        if known is not node:
-            twins[node] = known
-    return twins
+class _Twins:
+    """Nodes that compute one value of the same arguments, which an exporter writes once, under one of their names."""
+
+    def __init__(self) -> None:
+        self.first: dict[fx.Node, fx.Node] = {}
+        self.values: dict[str, list[tuple[fx.Node, Tensor]]] = {}
+
+    def add(self, node: fx.Node, value: Tensor) -> None:
+        """Keep a node whose value the file holds."""
+        self.values.setdefault(self._arguments(node), []).append((node, value))
+
+    def find(self, node: fx.Node, value: Tensor) -> fx.Node | None:
+        """The node kept that another one repeats, if any."""
+        for first, known in self.values.get(self._arguments(node), ()):
+            if known.dtype == value.dtype and torch.equal(known, value):
+                self.first[node] = first
+                return first
+        return None
+
+    def _arguments(self, node: fx.Node) -> str:
+        return str(fx.map_arg(list(node.all_input_nodes), lambda source: self.first.get(source, source)))

@@ -111,10 +111,13 @@ class Proof:
         """The error of a proof that failed; ``what`` and ``where`` are the file in words, if no node is to blame."""
         assert self.parity is not None
         found = self.difference
-        by = f"{self.parity.max_rel_error:.2e} of the largest output (tolerance {self.parity.tolerance:g})"
-        if self.parity.passed:
-            by = f"no more than {by}, but single nodes on random values differ by more"
+        size = self.parity.max_rel_error
+        by = f"differs from the network by {size:.2e} of the largest output (tolerance {self.parity.tolerance:g})"
+        if size == float("inf"):
+            by = "gives outputs that cannot be compared with the network's"
+        elif self.parity.passed:
+            by = "gives the network's outputs, but its nodes differ on random values"
         return ParityError(
-            f"{what} differs from the network by {by}; {self.said}",
+            f"{what} {by}; {self.said}",
             where=found.node if found is not None else where,
         )

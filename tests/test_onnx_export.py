@@ -265,7 +265,9 @@ def test_a_changed_weight_is_found_though_no_output_shows_it(
     shutil.copytree(dead, tmp_path / "out")
     shutil.copy(dead.parent / "net.py", tmp_path / "net.py")
     spoil(tmp_path / "out" / "model.onnx", weight, factor)
-    with pytest.raises(ParityError, match=rf"single nodes on random values .* first differ at {node} ") as caught:
+    with pytest.raises(
+        ParityError, match=rf"gives the network's outputs, but its nodes .* first differ at {node} "
+    ) as caught:
         narfx.check(tmp_path / "out")
     assert (caught.value.kind, caught.value.where) == ("parity", node)
     assert weight in str(caught.value).split("with the weights ")[1].split(", ")
@@ -293,6 +295,7 @@ def test_one_weight_of_many_is_found_in_a_torchvision_network(tmp_path: Path) ->
     [
         lambda x, y: y.view(-1, 256).add_(1.0).sum(1) + y.sum((1, 2, 3)),  # a view, changed in place
         lambda x, y: torch.relu(y + 1) + torch.relu(y + 1),  # the file computes it once
+        lambda x, y: F.max_pool2d(y, 2).mean(1) + torch.max_pool2d(y, 2).sum(1),  # and that
         lambda x, y: y.masked_fill(y > 0, -float("inf")).flatten(1).softmax(1),
         lambda x, y: (torch.log(y - 0.5).nan_to_num(0.0), y.chunk(2, 1)[1].relu(), F.normalize(y.flatten(1))),
         lambda x, y: {"same": y, "flat": y.flatten(1), "image": x, "k": torch.ones(3), "half": y.half()},
@@ -327,6 +330,22 @@ def test_truth_values_and_integers_are_compared_exactly(tmp_path: Path, size: in
     other.load_state_dict(network.state_dict())
     parity = compare_onnx(other, tmp_path / "model.onnx", SHAPE)
     assert not parity.passed and 0 < parity.max_rel_error <= 1 and parity.max_abs_error >= 1
+
+
+def test_values_that_are_not_finite_are_called_so(tmp_path: Path) -> None:
+    with pytest.raises(
+        ParityError, match=r"first differ at truediv\(\) .*, where the network's own value holds NaN"
+    ) as caught:
+        narfx.export(net(lambda x, y: y.mean((2, 3)) / 0.0 * 0), tmp_path / "out", input=SHAPE)
+    assert caught.value.where == "truediv()" and "shape" not in str(caught.value)
+    report = json.loads((tmp_path / "out.failed" / "report.json").read_text())
+    assert (report["difference"]["reason"], report["difference"]["error"]) == ("network_not_finite", None)
+    network = net()
+    export_onnx(network, SHAPE, tmp_path / "model.onnx")
+    spoil(tmp_path / "model.onnx", "conv.bias", float("inf"))
+    found = first_difference(network, tmp_path / "model.onnx", [images(2, *SHAPE)])
+    assert found is not None and found.reason == "file_not_finite"
+    assert "at norm" in str(found) and "where the file's value holds NaN or infinity" in str(found)
 
 
 def test_a_network_that_changes_its_input_is_compared_on_what_it_was_given(tmp_path: Path) -> None:
@@ -496,6 +515,13 @@ class Clash(nn.Module):
         (lambda x, y: {"n": 3, "y": y}, {}, "output_not_tensor", "output['n']", "returns an int at output"),
         (lambda x, y: [y, y.shape[0]], {}, "output_not_tensor", "output[1]", "ONNX knows only tensors"),
         (lambda x, y: None, {}, "output_not_tensor", None, "returns no tensor"),
+        (
+            lambda x, y: [y, torch.fft.rfft(y)],
+            {},
+            "output_not_tensor",
+            "output[1]",
+            "returns complex numbers at output",
+        ),
     ],
 )
 def test_a_name_that_cannot_be_had_is_refused(
