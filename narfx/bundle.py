@@ -79,6 +79,8 @@ def apply(
         refuse_inside(folder, [*read, *([Path(weights)] if weights is not None else []), *given])
     lowered = open_architecture(architecture, relative_to=relative_to, weights=weights, seed=seed)
     traced = lowered.traced
+    if architecture.preprocessing is not None:
+        architecture.preprocessing.check_channels(traced.input[0], str(given[0]) if given else architecture.model)
     complete = traced.architecture(
         architecture.check(traced.space),
         weights=WEIGHTS,

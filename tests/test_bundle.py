@@ -250,6 +250,14 @@ print(INPUT_SHAPE, sorted({"narfx", "torchvision", "onnx"} & set(sys.modules)))
         assert torch.equal(load_file(tmp_path / "y.safetensors")["y"], reopened.network(x))
 
 
+def test_a_mean_of_other_channels_is_refused_where_only_the_model_says_its_input(tmp_path: Path) -> None:
+    arch = model_file(tmp_path, preprocessing={"mean": [0.5], "std": [0.5]})
+    with pytest.raises(UsageError, match="mean and std are of 1 channels, but the input has 3") as caught:
+        narfx.apply(arch, tmp_path / "out")
+    assert (caught.value.kind, caught.value.where) == ("malformed_architecture", str(arch))
+    assert not (tmp_path / "out").exists()
+
+
 def test_check_repeats_the_proof(home: Path, report: dict[str, Any]) -> None:
     found = narfx.check(home / "out")
     assert {key: found[key] for key in ("params", "macs", "vector")} == {
