@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictInt, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictInt, field_validator, model_validator
 
 from narfx.config import validated
 from narfx.errors import UsageError
@@ -19,12 +19,34 @@ DEFAULT_OPERATORS = ("base", "dwsep3x3", "maxpool3x3", "avgpool3x3")
 
 
 class Preprocessing(BaseModel):
-    """How an image becomes the network's input: ``(x / 255 - mean) / std`` for each channel."""
+    """How an image becomes the network's input: ``(x / 255 - mean) / std``, one value of each for each channel."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    mean: tuple[FiniteFloat, ...]
+    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
+
+    @model_validator(mode="after")
+    def _one_for_each_channel(self) -> Preprocessing:
+        if len(self.mean) != len(self.std) or not self.mean:
+            raise ValueError(
+                f"mean and std have one value for each channel, but there are {len(self.mean)} of mean and "
+                f"{len(self.std)} of std"
+            )
+        return self
+
+    def check_channels(self, channels: int, where: str) -> None:
+        """Refuse what is not made for images of so many channels.
+
+        Raises:
+            UsageError: Its ``where`` is the file or network that was given.
+        """
+        if len(self.mean) != channels:
+            raise UsageError(
+                f"{where}: preprocessing: mean and std are of {len(self.mean)} channels, but the input has {channels}",
+                where=where,
+                kind="malformed_architecture",
+            )
 
 
 class SpaceOptions(BaseModel):
@@ -112,11 +134,15 @@ class Architecture(SpaceOptions):
         """Read and validate an ``arch.json``.
 
         Raises:
-            UsageError: No such file, not JSON, or a value that the schema refuses; the message names the key.
+            UsageError: No such file, not JSON, a value that the schema refuses (the message names the key), or a mean
+                of another number of channels than the input.
         """
         path = Path(path)
         value = read_json(path)
-        return validated(cls, value, str(path), kind="malformed_architecture")
+        loaded = validated(cls, value, str(path), kind="malformed_architecture")
+        if loaded.preprocessing is not None and loaded.input is not None:
+            loaded.preprocessing.check_channels(loaded.input[0], str(path))
+        return loaded
 
     def save(self, path: Path | str) -> None:
         """Write ``arch.json`` whole or not at all; it holds no time, host or absolute path of narfx's own making."""

@@ -81,6 +81,8 @@ def apply(
         refuse_inside(folder, [*read, *([Path(weights)] if weights is not None else []), *given])
     lowered = open_architecture(architecture, relative_to=relative_to, weights=weights, seed=seed)
     traced = lowered.traced
+    if architecture.preprocessing is not None:
+        architecture.preprocessing.check_channels(traced.input[0], str(given[0]) if given else architecture.model)
     complete = traced.architecture(
         architecture.check(traced.space),
         weights=WEIGHTS,
@@ -150,6 +152,7 @@ def export(
             write = partial(export_onnx, opset=opset, input_name=input_name, output_names=output_names)
             proof.file = write(network, shape, work / ONNX, metadata=describe(architecture, shape))
             proof.add(network, work / ONNX, shape)
+            proof.add_nodes(network, work / ONNX, shape, just_written=True)
             proof.add_randomised(network, shape, write)
             if not proof.passed:
                 failure = proof.error("the ONNX file", str(folder))
@@ -164,7 +167,7 @@ def export(
             **(architecture.describe() if architecture is not None else {"vector": None}),
             "weights": lowered.weights if lowered is not None else "the network's own",
             **(proof.file.to_json() if proof.file is not None else {}),
-            "parity": proof.parity.to_json() if proof.parity is not None else None,
+            "parity": proof.to_json(),
             "source": source_note,
             "versions": versions(),
         }
@@ -218,14 +221,14 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
             )
     proof = Proof(file)
     proof.add(network, folder / ONNX, architecture.input, seed=seed)
+    proof.add_nodes(network, folder / ONNX, architecture.input, seed=seed)
     if not proof.passed:
         raise proof.error(str(folder / ONNX), str(folder / ONNX))
-    assert proof.parity is not None
     return {
         **cost,
         **architecture.describe(),
         **file.to_json(),
-        "parity": proof.parity.to_json(),
+        "parity": proof.to_json(),
         "folder": str(folder),
     }
 
@@ -291,7 +294,7 @@ def _write_source(
         rebuilt.load_state_dict(network.state_dict())
         x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
-            if not all(map(torch.equal, tensors(rebuilt(x)), tensors(network(x)))):
+            if not all(map(torch.equal, tensors(rebuilt(x.clone())), tensors(network(x.clone())))):
                 raise CodegenError("the generated source computes something else")
     except CodegenError as error:
         return f"no model.py: {error}"

@@ -6,8 +6,6 @@ marks, a node counts as computed where any value of the file has its shape and e
 
 from __future__ import annotations
 
-import copy
-import tempfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +15,19 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from narfx.copying import copy_module
-from narfx.onnx_marks import MARK, node_keys
+from narfx.onnx_marks import node_keys
 from narfx.onnx_parity import TOLERANCE, difference
+from narfx.onnx_values import Value, graph_of, load_file, run_file, weights_of
 from narfx.passes.find_sites import source_line
 
-__all__ = ["Difference", "first_difference"]
+__all__ = ["Difference", "difference_at", "first_difference"]
+
+
+_REASONS = {
+    "shape": "by another shape",
+    "network_not_finite": "where the network's own value holds NaN or infinity",
+    "file_not_finite": "where the file's value holds NaN or infinity",
+}
 
 
 @dataclass(frozen=True)
@@ -33,7 +38,8 @@ class Difference:
     before it that the file does not hold by themselves, such as a convolution whose normalisation was fused into
     it: the fault may be theirs. ``source`` is ``file:line`` of the model, as far as it is known. ``onnx_node`` is the
     node in the file, and ``weights`` are those of it and of what computes parts of its value. ``error`` is the
-    largest difference over the largest value, ``None`` where the shapes differ or a value is not finite.
+    largest difference over the largest value, ``None`` where ``reason`` says why there is none: ``shape``, or
+    ``network_not_finite`` or ``file_not_finite`` for a value that holds NaN or infinity.
     """
 
     node: str
@@ -42,16 +48,15 @@ class Difference:
     onnx_node: str
     weights: tuple[str, ...]
     error: float | None
+    reason: str = "value"
 
     def __str__(self) -> str:
         before = f" or before it, in {', '.join(self.fused)}" if self.fused else ""
         line = f" ({Path(self.source).name})" if self.source else ""
-        size = f"{self.error or 0:.2e} of its largest value"
-        if self.error is None:
-            size = "another shape or values that are not finite"
+        size = _REASONS.get(self.reason) or f"by {self.error:.2e} of its largest value"
         held = f" with the weights {', '.join(self.weights)}" if self.weights else ""
         file = f"; the file's node is {self.onnx_node}{held}" if self.onnx_node else ""
-        return f"they first differ at {self.node}{line}{before}, by {size}{file}"
+        return f"they first differ at {self.node}{line}{before}, {size}{file}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; of the source's path only the file's name and the line."""
@@ -62,19 +67,8 @@ class Difference:
             "onnx_node": self.onnx_node,
             "weights": list(self.weights),
             "error": self.error,
+            "reason": self.reason,
         }
-
-
-@dataclass(frozen=True)
-class _Value:
-    """A value of the file: the node that computes it, that node's inputs and weights, and its numbers."""
-
-    name: str
-    node: str
-    mark: str
-    inputs: tuple[str, ...]
-    weights: tuple[str, ...]
-    number: np.ndarray
 
 
 def first_difference(
@@ -88,12 +82,11 @@ def first_difference(
     Returns:
         ``None`` where no node differs by more than ``tolerance``, as when only onnxruntime's own optimisations do.
     """
-    model = _load(path)
-    marks = [property.value for node in model.graph.node for property in node.metadata_props if property.key == MARK]
-    root, graph = _graph(network, marks)
+    model = load_file(path)
+    root, graph = graph_of(network, model)
     keys = node_keys(graph)
     for images in batches:
-        values = _run(model, images)
+        values = run_file(model, images)
         by_mark = {value.mark: value for value in values if value.mark}
         matcher = _match_marks(by_mark, keys) if by_mark else _match_values(values, tolerance)
         recorder = _Recorder(root, graph, matcher)
@@ -103,19 +96,43 @@ def first_difference(
         if wrong is None:
             continue
         value = by_mark.get(keys[wrong]) if by_mark else _first_unmatched(values, recorder.matched)
-        error = recorder.errors[wrong]
-        return Difference(
-            keys[wrong],
-            tuple(keys[node] for node in _unseen_before(wrong, recorder.errors)),
-            source_line(wrong),
-            value.node if value is not None else "",
-            _weights(value, values) if value is not None else (),
-            error if error is not None and np.isfinite(error) else None,
-        )
+        return difference_at(wrong, keys, recorder.errors, value, values, recorder.reasons[wrong])
     return None
 
 
-_Matcher = Callable[[fx.Node, np.ndarray], tuple[float | None, str | None]]
+def difference_at(
+    wrong: fx.Node,
+    keys: dict[fx.Node, str],
+    errors: dict[fx.Node, float | None],
+    value: Value | None,
+    values: list[Value],
+    reason: str,
+) -> Difference:
+    """What is known of a node that differs: ``value`` is the file's, among ``values``, ``errors`` those found."""
+    error = errors[wrong]
+    return Difference(
+        keys[wrong],
+        tuple(keys[node] for node in _unseen_before(wrong, errors)),
+        source_line(wrong),
+        value.node if value is not None else "",
+        weights_of(value, values) if value is not None else (),
+        error if reason == "value" else None,
+        reason,
+    )
+
+
+def reason_of(error: float, ours: np.ndarray, theirs: np.ndarray | None) -> str:
+    """Why an error is infinite, in the words of :class:`Difference`; ``value`` where it is a number."""
+    if np.isfinite(error):
+        return "value"
+    if not np.isfinite(ours).all():
+        return "network_not_finite"
+    if theirs is None or ours.shape != theirs.shape:
+        return "shape"
+    return "value" if np.isfinite(theirs).all() else "file_not_finite"
+
+
+_Matcher = Callable[[fx.Node, np.ndarray], tuple[float | None, Value | None]]
 
 
 class _Recorder(fx.Interpreter):
@@ -125,31 +142,37 @@ class _Recorder(fx.Interpreter):
         super().__init__(root, graph=graph)
         self.matcher = matcher
         self.errors: dict[fx.Node, float | None] = {}
+        self.reasons: dict[fx.Node, str] = {}
         self.matched: set[str] = set()
 
     def run_node(self, n: fx.Node) -> Any:
         """Run one node and keep how far it is from the file's value, ``None`` where the file holds none."""
         value = super().run_node(n)
         if isinstance(value, Tensor) and value.is_floating_point() and n.op not in ("placeholder", "output"):
-            self.errors[n], name = self.matcher(n, value.detach().numpy())
-            if name is not None:
-                self.matched.add(name)
+            ours = value.detach().numpy()
+            error, found = self.matcher(n, ours)
+            self.errors[n] = error
+            if error is not None:
+                self.reasons[n] = reason_of(error, ours, found.number if found is not None else None)
+            if found is not None and not found.mark:
+                self.matched.add(found.name)
         return value
 
 
-def _match_marks(by_mark: dict[str, _Value], keys: dict[fx.Node, str]) -> _Matcher:
-    def match(node: fx.Node, ours: np.ndarray) -> tuple[float | None, str | None]:
+def _match_marks(by_mark: dict[str, Value], keys: dict[fx.Node, str]) -> _Matcher:
+    def match(node: fx.Node, ours: np.ndarray) -> tuple[float | None, Value | None]:
         value = by_mark.get(keys.get(node, ""))
-        return (None, None) if value is None else (difference(ours, value.number)[1], None)
+        return (None, None) if value is None else (difference(ours, value.number)[1], value)
 
     return match
 
 
-def _match_values(values: list[_Value], tolerance: float) -> _Matcher:
-    def match(node: fx.Node, ours: np.ndarray) -> tuple[float | None, str | None]:
-        errors = [(difference(ours, value.number)[1], value.name) for value in values]
-        error, name = min(errors, default=(float("inf"), None))
-        return error, name if error <= tolerance else None
+def _match_values(values: list[Value], tolerance: float) -> _Matcher:
+    def match(node: fx.Node, ours: np.ndarray) -> tuple[float | None, Value | None]:
+        errors = [difference(ours, value.number)[1] for value in values]
+        best = int(np.argmin(errors)) if errors else 0
+        error = errors[best] if errors else float("inf")
+        return error, values[best] if error <= tolerance else None
 
     return match
 
@@ -179,7 +202,7 @@ def _unseen_before(wrong: fx.Node, errors: dict[fx.Node, float | None]) -> list[
     return [node for node in wrong.graph.nodes if node in found]
 
 
-def _first_unmatched(values: list[_Value], matched: set[str]) -> _Value | None:
+def _first_unmatched(values: list[Value], matched: set[str]) -> Value | None:
     """The same for a file without marks: its first value that equals none, unless all computed from it does."""
     right = set(matched)
     for value in reversed(values):
@@ -187,76 +210,3 @@ def _first_unmatched(values: list[_Value], matched: set[str]) -> _Value | None:
         if users and right.issuperset(users):
             right.add(value.name)
     return next((value for value in values if value.name not in right), None)
-
-
-def _weights(value: _Value, values: list[_Value]) -> tuple[str, ...]:
-    """The weights of a marked node, and of the unmarked ones before it that compute parts of its value."""
-    by_name = {other.name: other for other in values if value.mark and not other.mark} | {value.name: value}
-    found: dict[str, None] = {}
-    waiting = [value.name]
-    while waiting:
-        part = by_name.pop(waiting.pop(), None)
-        if part is not None:
-            found |= dict.fromkeys(part.weights)
-            waiting += part.inputs
-    return tuple(found)
-
-
-def _graph(network: nn.Module, marks: list[str]) -> tuple[nn.Module, fx.Graph]:
-    """A copy in eval mode and its graph; what is none yet is traced with the leaves that the file's marks name."""
-    root = copy_module(network).eval()
-    if isinstance(root, fx.GraphModule):
-        return root, root.graph
-    # No GraphModule is made of this graph: its code would wrap torch's own assertions, and spoil traces after it.
-    return root, _Tracer(frozenset(mark.partition("@")[0] for mark in marks)).trace(root)
-
-
-class _Tracer(fx.Tracer):
-    record_stack_traces = True
-    proxy_buffer_attributes = True
-
-    def __init__(self, leaves: frozenset[str]) -> None:
-        super().__init__()
-        self.leaves = leaves
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return module_qualified_name in self.leaves or super().is_leaf_module(m, module_qualified_name)
-
-
-def _load(path: Path) -> Any:
-    import onnx
-
-    return onnx.load(str(path))
-
-
-def _run(model: Any, images: Tensor) -> list[_Value]:
-    """Every floating value that a node of the file computes, in the file's order."""
-    import onnx
-    import onnxruntime
-
-    told = copy.deepcopy(model)
-    produced = [(node, name) for node in told.graph.node for name in node.output if name]
-    outputs = {value.name for value in told.graph.output}
-    told.graph.output.extend(onnx.ValueInfoProto(name=name) for _, name in produced if name not in outputs)
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "told.onnx"
-        onnx.save(told, str(path), save_as_external_data=True, location="told.data")
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    weights = {tensor.name for tensor in told.graph.initializer}
-    wanted = [name for _, name in produced]
-    numbers = dict(zip(wanted, session.run(wanted, {session.get_inputs()[0].name: images.numpy()}), strict=True))
-    return [
-        _Value(
-            name,
-            node.name,
-            next((property.value for property in node.metadata_props if property.key == MARK), ""),
-            tuple(node.input),
-            tuple(name for name in node.input if name in weights),
-            numbers[name],
-        )
-        for node, name in produced
-        if isinstance(numbers[name], np.ndarray) and numbers[name].dtype.kind == "f"
-    ]

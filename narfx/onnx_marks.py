@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from torch import fx
+from torch.export.graph_signature import OutputKind
 
-__all__ = ["MARK", "OUTPUT", "mark_nodes", "node_keys"]
+__all__ = ["MARK", "OUTPUT", "mark_nodes", "node_keys", "remove_marks"]
 
 MARK = "narfx.node"
 OUTPUT = "narfx_output"  # and its position: an output's name until it gets its own
@@ -51,6 +54,18 @@ def mark_nodes(program: Any, network: fx.GraphModule) -> None:
             node.metadata_props[MARK] = origin[node.outputs[0].name]
 
 
+def remove_marks(path: Path, marks: Collection[str]) -> None:
+    """Take marks out of a file."""
+    import onnx
+
+    model = onnx.load(str(path), load_external_data=False)
+    for node in model.graph.node:
+        for index in reversed(range(len(node.metadata_props))):
+            if node.metadata_props[index].key == MARK and node.metadata_props[index].value in marks:
+                del node.metadata_props[index]
+    onnx.save(model, str(path))
+
+
 def _origins(exported: Any, keys: dict[fx.Node, str]) -> dict[str, str]:
     """The key of each ONNX value's node: values have the names of exported nodes, and its last one holds its value."""
     if exported is None:
@@ -62,7 +77,9 @@ def _origins(exported: Any, keys: dict[fx.Node, str]) -> dict[str, str]:
         if key is not None and node.op == "call_function":
             last[key] = node.name
     origin = {name: key for key, name in last.items()}
-    returned = [spec.arg.name for spec in exported.graph_signature.output_specs if hasattr(spec.arg, "name")]
+    # An input or a buffer that is changed in place stands among these too, but is no output of the file's.
+    specs = [spec for spec in exported.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
+    returned = [spec.arg.name for spec in specs if hasattr(spec.arg, "name")]
     return origin | {f"{OUTPUT}{i}": origin[name] for i, name in enumerate(returned) if name in origin}
 
 

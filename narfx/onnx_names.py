@@ -22,12 +22,19 @@ def output_names(output: Any, given: Sequence[str] | None = None) -> list[str]:
     ``means_0`` and ``means_1``.
 
     Raises:
-        UsageError: The output holds something that is neither a tensor nor ``None``, or no tensor, or the number of
-            names is another.
+        UsageError: The output holds something that is neither a tensor nor ``None``, or complex numbers, or no tensor,
+            or the number of names is another.
     """
     paths: list[tuple[Any, ...]] = []
     for path, leaf in pytree.tree_flatten_with_path(output)[0]:
         if isinstance(leaf, Tensor):
+            if leaf.is_complex():
+                raise UsageError(
+                    f"the network returns complex numbers at output{pytree.keystr(path)}, which the runtimes of ONNX "
+                    "do not know: return real numbers, as of torch.view_as_real",
+                    where=f"output{pytree.keystr(path)}",
+                    kind="output_not_tensor",
+                )
             paths.append(path)
         elif leaf is not None:
             raise UsageError(

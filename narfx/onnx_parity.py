@@ -20,6 +20,7 @@ __all__ = [
     "BATCH_SIZES",
     "TOLERANCE",
     "Parity",
+    "agreement",
     "compare_onnx",
     "difference",
     "input_batches",
@@ -42,7 +43,8 @@ class Parity:
     """How far an ONNX file is from its network.
 
     ``max_rel_error`` is the largest absolute difference of an output tensor over that tensor's largest absolute
-    value, the worst over outputs and batches, in float32.
+    value, the worst over outputs and batches, in float32; of integers and truth values it is the share that differs.
+    ``signal`` is how far the outputs of two images are apart: see :func:`signal`.
     """
 
     max_abs_error: float
@@ -51,6 +53,7 @@ class Parity:
     passed: bool
     samples: int
     batch_sizes: tuple[int, ...]
+    signal: float
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; an error that is not finite is given as null."""
@@ -67,6 +70,7 @@ def worst(*parities: Parity) -> Parity:
         all(p.passed for p in parities),
         sum(p.samples for p in parities),
         parities[0].batch_sizes,
+        min(p.signal for p in parities),
     )
 
 
@@ -88,13 +92,15 @@ def compare_onnx(
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    largest_abs = largest_rel = 0.0
+    largest_abs = largest_rel = apart = 0.0
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         name = session.get_inputs()[0].name
         for x in input_batches(input_shape, batch_sizes, seed):
             with torch.inference_mode():
-                expected = [tensor.numpy() for tensor in tensors(network(x))]
+                output = tensors(network(x.clone()))  # an operation in place may change its input
+            apart = max(apart, signal(output))
+            expected = [tensor.numpy() for tensor in output]
             found = session.run(None, {name: x.numpy()})
             if len(found) != len(expected):
                 raise ValueError(f"it has {len(found)} outputs, its network {len(expected)}")
@@ -104,7 +110,9 @@ def compare_onnx(
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ParityError(f"onnxruntime cannot run {path.name}: {reason}", where=str(path)) from error
-    return Parity(largest_abs, largest_rel, tolerance, largest_rel <= tolerance, sum(batch_sizes), tuple(batch_sizes))
+    return Parity(
+        largest_abs, largest_rel, tolerance, largest_rel <= tolerance, sum(batch_sizes), tuple(batch_sizes), apart
+    )
 
 
 def input_batches(
@@ -117,12 +125,34 @@ def input_batches(
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
-    """The largest absolute difference, and the same over the largest absolute value; infinite where not comparable."""
-    if ours.shape != theirs.shape or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+    """The largest absolute difference, and the same over the largest absolute value; infinite where not comparable.
+
+    Of integers and truth values the second is the share that differs: a rounding error may turn one of a million.
+    """
+    exact = "f" not in (ours.dtype.kind, theirs.dtype.kind)
+    if exact and ours.shape == theirs.shape and ours.dtype == theirs.dtype:
+        wrong = ours != theirs
+        apart = np.abs(ours[wrong].astype(np.float64) - theirs[wrong].astype(np.float64))
+        return float(apart.max(initial=0.0)), float(wrong.mean()) if wrong.size else 0.0
+    if exact or ours.shape != theirs.shape or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
         return float("inf"), float("inf")
     error = float(np.abs(ours.astype(np.float64) - theirs).max(initial=0.0))
     size = float(np.abs(ours).max(initial=0.0))
     return error, error / size if size else (0.0 if error == 0 else float("inf"))
+
+
+def agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The error of a value inside a network over its largest finite one: what is not finite must be so on both sides.
+
+    A mask of minus infinity, or the logarithm of a negative number, is right where both have it.
+    """
+    if ours.shape != theirs.shape:
+        return float("inf")
+    finite = np.isfinite(ours)
+    if finite.all():
+        return difference(ours, theirs)[1]
+    alike = np.array_equal(ours[~finite], theirs[~finite], equal_nan=True)
+    return difference(ours[finite], theirs[finite])[1] if alike else float("inf")
 
 
 def tensors(output: Any) -> list[Tensor]:
@@ -146,12 +176,12 @@ def randomise_norms(network: M, images: Tensor, seed: int = 0) -> M:
             if norm.affine:
                 norm.weight.uniform_(0.5, 1.5, generator=generator)
                 norm.bias.normal_(0, 0.5, generator=generator)
-        recalibrate(changed, [images])
+        recalibrate(changed, [images.clone()])
         measured = [(norm.running_var, norm.running_var.clone()) for norm in norms if norm.running_var is not None]
         for factor in _FACTORS if measured else ():
             for variance, own in measured:
                 variance.copy_(own * factor)
-            if signal(tensors(changed(images[:2]))) > _SIGNAL:
+            if signal(tensors(changed(images[:2].clone()))) > _SIGNAL:
                 break
     return changed
 
@@ -159,8 +189,9 @@ def randomise_norms(network: M, images: Tensor, seed: int = 0) -> M:
 def signal(outputs: Sequence[Tensor]) -> float:
     """How far the outputs of the first two images differ, over the largest value; 0 where one is not finite.
 
-    A parity says nothing where this is no larger than its tolerance.
+    A parity says nothing where this is no larger than its tolerance. Integers and truth values do not count.
     """
+    outputs = [t for t in outputs if t.is_floating_point()]
     apart = max((float((t[0] - t[1]).abs().max()) for t in outputs if len(t) > 1 and t.numel()), default=0.0)
     largest = max((float(t.abs().max()) for t in outputs if t.numel()), default=0.0)
     return apart / largest if 0 < largest < float("inf") and apart == apart else 0.0

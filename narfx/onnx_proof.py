@@ -6,12 +6,15 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, fx, nn
 
 from narfx.errors import ParityError
 from narfx.onnx_blame import Difference, first_difference
 from narfx.onnx_export import OnnxFile
+from narfx.onnx_marks import remove_marks
+from narfx.onnx_nodes import Nodes, compare_nodes
 from narfx.onnx_parity import NORM_IMAGES, Parity, compare_onnx, input_batches, randomise_norms, worst
 
 __all__ = ["Proof"]
@@ -25,13 +28,14 @@ class Proof:
 
     file: OnnxFile | None = None
     parity: Parity | None = None
+    nodes: Nodes | None = None
     difference: Difference | None = None
     said: str = ""
 
     @property
     def passed(self) -> bool:
-        """Whether there was a comparison and all agreed."""
-        return self.parity is not None and self.parity.passed
+        """Whether there was a comparison and all agreed, outputs and single nodes."""
+        return self.parity is not None and self.parity.passed and (self.nodes is None or self.nodes.difference is None)
 
     def add(self, network: nn.Module, path: Path, shape: Shape, *, seed: int = 0) -> None:
         """Compare a network and a file; where they differ, find the first node that does.
@@ -43,6 +47,44 @@ class Proof:
         if not found.passed and not self.said:
             self._blame(network, path, input_batches(shape, seed=seed))
         self.parity = found if self.parity is None else worst(self.parity, found)
+
+    def add_nodes(
+        self, network: nn.Module, path: Path, shape: Shape, *, seed: int = 0, just_written: bool = False
+    ) -> None:
+        """Compare each node by itself on random values, which shows what no output shows.
+
+        Where outputs differ and the first node that does is known, nothing is left to find. In a file that was just
+        written, a mark that the exporter put at another node's value is taken out; later each mark must be true.
+
+        Raises:
+            ParityError: The network or the file cannot be run node by node.
+        """
+        if self.difference is not None:
+            return
+        try:
+            self.nodes = compare_nodes(network, path, shape, seed=seed)
+            if just_written and self.nodes.misplaced:
+                remove_marks(path, self.nodes.misplaced)
+                self.nodes = compare_nodes(network, path, shape, seed=seed)
+        except Exception as error:
+            if not self.passed:  # what is known to be wrong is told by its outputs
+                return
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ParityError(
+                f"the nodes of {path.name} cannot be compared one by one ({type(error).__name__}: {reason})",
+                where=str(path),
+                kind="nodes",
+            ) from error
+        if self.nodes.difference is not None:
+            self.difference = self.nodes.difference
+            self.said = str(self.difference)
+
+    def to_json(self) -> dict[str, Any] | None:
+        """The parity with what was found at single nodes under ``nodes``."""
+        if self.parity is None:
+            return None
+        nodes = self.nodes.to_json() if self.nodes is not None else None
+        return {**self.parity.to_json(), "passed": self.passed, "nodes": nodes}
 
     def _blame(self, network: nn.Module, path: Path, batches: Iterator[Tensor]) -> None:
         try:
@@ -69,8 +111,13 @@ class Proof:
         """The error of a proof that failed; ``what`` and ``where`` are the file in words, if no node is to blame."""
         assert self.parity is not None
         found = self.difference
+        size = self.parity.max_rel_error
+        by = f"differs from the network by {size:.2e} of the largest output (tolerance {self.parity.tolerance:g})"
+        if size == float("inf"):
+            by = "gives outputs that cannot be compared with the network's"
+        elif self.parity.passed:
+            by = "gives the network's outputs, but its nodes differ on random values"
         return ParityError(
-            f"{what} differs from the network by {self.parity.max_rel_error:.2e} of the largest output "
-            f"(tolerance {self.parity.tolerance:g}); {self.said}",
+            f"{what} {by}; {self.said}",
             where=found.node if found is not None else where,
         )

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from narfx.architecture import Architecture, Preprocessing
+from narfx.config import validated
 from narfx.errors import UsageError
 from narfx.model_ref import default_input, load_model
 from narfx.networks import open_architecture
@@ -134,5 +135,10 @@ def _from_onnx(path: Path, input: Shape | None) -> Subject:
             f"{path} does not say its input shape: give it with --input", where="--input", kind="input_shape"
         )  # fmt: skip
     known = [json.loads(network.metadata.get(f"narfx.{key}", "null")) for key in ("mean", "std")]
-    preprocessing = Preprocessing(mean=known[0], std=known[1]) if all(known) else None
+    preprocessing = None
+    if all(known):
+        preprocessing = validated(
+            Preprocessing, dict(zip(("mean", "std"), known, strict=True)), str(path), kind="bad_onnx"
+        )
+        preprocessing.check_channels(shape[0], str(path))
     return Subject(network, shape, preprocessing, path.name)

@@ -131,12 +131,33 @@ def test_a_value_that_is_no_object_is_refused(folder: Path, value: Any) -> None:
         ({"max_candidate_params": 0}, "max_candidate_params: Input should be greater than 0"),
         ({"max_candidate_params": "much"}, "max_candidate_params: Input should be a valid number"),
         ({"preprocessing": {"mean": [0.5]}}, "preprocessing.std: Field required"),
+        ({"preprocessing": {"mean": [0.5], "std": [0]}}, r"preprocessing.std.0: Input should be greater than 0"),
+        ({"preprocessing": {"mean": [0.5], "std": [-1]}}, r"preprocessing.std.0: Input should be greater than 0"),
+        (
+            {"preprocessing": {"mean": [], "std": []}},
+            "preprocessing: mean and std have one value for each channel, but there are 0 of mean and 0 of std",
+        ),
+        (
+            {"preprocessing": {"mean": [0.5, 0.5], "std": [1]}},
+            "preprocessing: mean and std have one value for each channel, but there are 2 of mean and 1 of std",
+        ),
+        (
+            {"input": [1, 8, 8], "preprocessing": {"mean": [0.5] * 2, "std": [1, 1]}},
+            "preprocessing: mean and std are of 2 channels, but the input has 1",
+        ),
     ],
 )
 def test_wrong_values_are_refused_by_their_key(folder: Path, values: dict[str, Any], said: str) -> None:
     error = refused(written(folder, **values), "malformed_architecture")
     assert f"arch.json: {said}" in str(error)
     assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize("key", ["mean", "std"])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_mean_that_is_not_finite_is_refused(key: str, number: float) -> None:
+    with pytest.raises(ValueError, match=rf"{key}.0\n  Input should be"):
+        Preprocessing(**{"mean": (0.5,), "std": (0.5,), key: (number,)})
 
 
 @pytest.mark.parametrize("key", ["model", "vector"])
@@ -231,7 +252,7 @@ def test_saving_and_loading_loses_nothing(folder: Path) -> None:
         fingerprint="abc",
         sites=("a", "b"),
         metrics={"macs": 5},
-        preprocessing=Preprocessing(mean=(0.5,), std=(0.25,)),
+        preprocessing=Preprocessing(mean=(0.5,) * 3, std=(0.25,) * 3),
         seed=7,
     )
     path = folder / "arch.json"

@@ -158,7 +158,10 @@ def test_the_report(home: Path, report: dict[str, Any]) -> None:
 
 def test_the_parity_in_it(report: dict[str, Any]) -> None:
     parity = report["parity"]
-    assert set(parity) == {"max_abs_error", "max_rel_error", "tolerance", "passed", "samples", "batch_sizes"}
+    numbers = {"max_abs_error", "max_rel_error", "tolerance", "samples", "batch_sizes", "signal"}
+    assert set(parity) == numbers | {"passed", "nodes"}
+    assert parity["signal"] > 0.01 and parity["nodes"]["compared"] >= 8
+    assert 0 <= parity["nodes"]["max_rel_error"] <= 1e-5
     assert parity["passed"] is True
     assert 0 <= parity["max_rel_error"] <= parity["tolerance"] == 1e-5
     assert (len(parity["batch_sizes"]), len(set(parity["batch_sizes"]))) == (3, 3)
@@ -245,6 +248,14 @@ print(INPUT_SHAPE, sorted({"narfx", "torchvision", "onnx"} & set(sys.modules)))
     reopened = open_architecture(narfx.Architecture.load(home / "out" / "arch.json"), relative_to=home / "out")
     with torch.no_grad():
         assert torch.equal(load_file(tmp_path / "y.safetensors")["y"], reopened.network(x))
+
+
+def test_a_mean_of_other_channels_is_refused_where_only_the_model_says_its_input(tmp_path: Path) -> None:
+    arch = model_file(tmp_path, preprocessing={"mean": [0.5], "std": [0.5]})
+    with pytest.raises(UsageError, match="mean and std are of 1 channels, but the input has 3") as caught:
+        narfx.apply(arch, tmp_path / "out")
+    assert (caught.value.kind, caught.value.where) == ("malformed_architecture", str(arch))
+    assert not (tmp_path / "out").exists()
 
 
 def test_check_repeats_the_proof(home: Path, report: dict[str, Any]) -> None:

@@ -28,7 +28,9 @@ from narfx.model_ref import load_model
 from narfx.onnx_blame import first_difference
 from narfx.onnx_export import export_onnx
 from narfx.onnx_names import output_names
+from narfx.onnx_nodes import compare_nodes
 from narfx.onnx_parity import compare_onnx
+from narfx.onnx_proof import Proof
 from narfx.tracing import trace_graph
 
 SHAPE = (3, 8, 8)
@@ -200,9 +202,163 @@ def test_what_follows_a_node_that_is_computed_in_another_way_clears_it(tmp_path:
     swapped.value, other.value = other.value, swapped.value
     onnx.save(model, tmp_path / "model.onnx")
     assert first_difference(network, tmp_path / "model.onnx", [images(2, *SHAPE)]) is None
-    spoil(tmp_path / "model.onnx", "conv.weight")
-    found = first_difference(network, tmp_path / "model.onnx", [images(2, *SHAPE)])
+    proof = Proof()
+    proof.add(network, tmp_path / "model.onnx", SHAPE)
+    proof.add_nodes(network, tmp_path / "model.onnx", SHAPE)
+    assert not proof.passed
+    shutil.copy(tmp_path / "model.onnx", tmp_path / "marked.onnx")
+    proof = Proof()
+    proof.add(network, tmp_path / "model.onnx", SHAPE)
+    proof.add_nodes(network, tmp_path / "model.onnx", SHAPE, just_written=True)  # then the exporter put them there
+    assert proof.passed
+    left = [p.value for n in onnx.load(tmp_path / "model.onnx").graph.node for p in n.metadata_props]
+    assert "norm" in left and ".flip()" not in left and "sigmoid()" not in left
+    spoil(tmp_path / "marked.onnx", "conv.weight")
+    found = first_difference(network, tmp_path / "marked.onnx", [images(2, *SHAPE)])
     assert found is not None and (found.node, found.fused) == ("norm", ("conv",))
+
+
+# What no output shows
+
+DEAD = """import torch
+from torch import nn
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.one, self.norm = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8)
+        self.two, self.gate, self.head = nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 8, 1), nn.Linear(8, 4)
+        nn.init.constant_(self.gate.bias, -100.0)
+
+    def forward(self, x):
+        y = torch.relu(self.norm(self.one(x)))
+        y = (self.two(y) * 1e-20) * torch.sigmoid(self.gate(y))
+        return self.head(y.mean((2, 3)))
+"""
+
+
+@pytest.fixture(scope="module")
+def dead(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle of a network whose output is the same for every image."""
+    folder = tmp_path_factory.mktemp("dead")
+    (folder / "net.py").write_text(DEAD)
+    arch = narfx.Architecture(model="net.py", vector=(0,), input=SHAPE)
+    report = narfx.apply(arch, folder / "out", relative_to=folder)
+    assert report["parity"]["signal"] == 0 and report["parity"]["passed"]
+    return folder / "out"
+
+
+@pytest.mark.parametrize(
+    ("weight", "factor", "node"),
+    [
+        ("one.weight", 0.0, "norm"),
+        ("one.weight", 1.001, "norm"),
+        ("two.weight", 0.0, "two"),
+        ("gate.bias", 1.01, "gate"),
+        ("gate.weight", -1.0, "gate"),
+    ],
+)
+def test_a_changed_weight_is_found_though_no_output_shows_it(
+    dead: Path, tmp_path: Path, weight: str, factor: float, node: str
+) -> None:
+    shutil.copytree(dead, tmp_path / "out")
+    shutil.copy(dead.parent / "net.py", tmp_path / "net.py")
+    spoil(tmp_path / "out" / "model.onnx", weight, factor)
+    with pytest.raises(
+        ParityError, match=rf"gives the network's outputs, but its nodes .* first differ at {node} "
+    ) as caught:
+        narfx.check(tmp_path / "out")
+    assert (caught.value.kind, caught.value.where) == ("parity", node)
+    assert weight in str(caught.value).split("with the weights ")[1].split(", ")
+
+
+def test_one_weight_of_many_is_found_in_a_torchvision_network(tmp_path: Path) -> None:
+    """A fresh GoogLeNet gives every image the same output."""
+    arch = narfx.Architecture(model="torchvision:googlenet?init_weights=False", vector=(0,) * 19, input=(3, 64, 64))
+    narfx.apply(arch, tmp_path / "out")
+    assert narfx.check(tmp_path / "out")["parity"]["nodes"]["compared"] > 100
+    path = tmp_path / "out" / "model.onnx"
+    model = onnx.load(path)
+    tensor = next(t for t in model.graph.initializer if t.name == "inception3a.branch1.conv.weight")
+    values = numpy_helper.to_array(tensor).copy()
+    values[3, 5] = 0.0
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, path)
+    with pytest.raises(ParityError) as caught:
+        narfx.check(tmp_path / "out")
+    assert caught.value.where == "inception3a.branch1.bn"
+
+
+@pytest.mark.parametrize(
+    "finish",
+    [
+        lambda x, y: y.view(-1, 256).add_(1.0).sum(1) + y.sum((1, 2, 3)),  # a view, changed in place
+        lambda x, y: torch.relu(y + 1) + torch.relu(y + 1),  # the file computes it once
+        lambda x, y: F.max_pool2d(y, 2).mean(1) + torch.max_pool2d(y, 2).sum(1),  # and that
+        lambda x, y: y.masked_fill(y > 0, -float("inf")).flatten(1).softmax(1),
+        lambda x, y: (torch.log(y - 0.5).nan_to_num(0.0), y.chunk(2, 1)[1].relu(), F.normalize(y.flatten(1))),
+        lambda x, y: {"same": y, "flat": y.flatten(1), "image": x, "k": torch.ones(3), "half": y.half()},
+    ],
+)
+def test_no_right_file_fails_node_by_node(tmp_path: Path, finish: Callable[..., Any]) -> None:
+    network = net(finish)
+    export_onnx(network, SHAPE, tmp_path / "model.onnx")
+    found = compare_nodes(network, tmp_path / "model.onnx", SHAPE)
+    assert found.difference is None and found.compared >= 2 and found.max_rel_error < 1e-5
+    spoil(tmp_path / "model.onnx", "conv.weight", 1.01)
+    wrong = compare_nodes(network, tmp_path / "model.onnx", SHAPE)
+    assert wrong.difference is not None and wrong.difference.node == "norm"
+
+
+# Outputs that are no floating numbers, or not finite
+
+
+@pytest.mark.parametrize(("size", "kind"), [(1, torch.bool), (0, torch.int64)])
+def test_truth_values_and_integers_are_compared_exactly(tmp_path: Path, size: int, kind: torch.dtype) -> None:
+    """They are a part of the outputs, and their images need no other."""
+
+    def finish(x: Tensor, y: Tensor) -> Any:
+        label = y.mean((2, 3))
+        return {"logits": label, "said": label.max(1)[0] > 0.5 if size else label.argmax(1)}
+
+    network = net(finish)
+    export_onnx(network, SHAPE, tmp_path / "model.onnx")
+    found = narfx.export(network, tmp_path / "out", input=SHAPE)
+    assert found["parity"]["passed"] and found["output_names"] == ["logits", "said"]
+    other = net(lambda x, y: {"logits": y.mean((2, 3)), "said": (y.mean((2, 3)).argmin(1) * 0 + 1).to(kind)})
+    other.load_state_dict(network.state_dict())
+    parity = compare_onnx(other, tmp_path / "model.onnx", SHAPE)
+    assert not parity.passed and 0 < parity.max_rel_error <= 1 and parity.max_abs_error >= 1
+
+
+def test_values_that_are_not_finite_are_called_so(tmp_path: Path) -> None:
+    with pytest.raises(
+        ParityError, match=r"first differ at truediv\(\) .*, where the network's own value holds NaN"
+    ) as caught:
+        narfx.export(net(lambda x, y: y.mean((2, 3)) / 0.0 * 0), tmp_path / "out", input=SHAPE)
+    assert caught.value.where == "truediv()" and "shape" not in str(caught.value)
+    report = json.loads((tmp_path / "out.failed" / "report.json").read_text())
+    assert (report["difference"]["reason"], report["difference"]["error"]) == ("network_not_finite", None)
+    network = net()
+    export_onnx(network, SHAPE, tmp_path / "model.onnx")
+    spoil(tmp_path / "model.onnx", "conv.bias", float("inf"))
+    found = first_difference(network, tmp_path / "model.onnx", [images(2, *SHAPE)])
+    assert found is not None and found.reason == "file_not_finite"
+    assert "at norm" in str(found) and "where the file's value holds NaN or infinity" in str(found)
+
+
+def test_a_network_that_changes_its_input_is_compared_on_what_it_was_given(tmp_path: Path) -> None:
+    network = net(lambda x, y: y.mean((2, 3)) + x.mul_(2).mean((1, 2, 3))[:, None])
+    assert narfx.export(network, tmp_path / "out", input=SHAPE)["parity"]["passed"]
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    marks = {
+        node.output[0]: entry.value
+        for node in model.graph.node
+        for entry in node.metadata_props
+        if entry.key == "narfx.node"
+    }
+    assert marks["output"] == "add()"
 
 
 # Opsets
@@ -372,6 +528,13 @@ class Clash(nn.Module):
         (lambda x, y: {"n": 3, "y": y}, {}, "output_not_tensor", "output['n']", "returns an int at output"),
         (lambda x, y: [y, y.shape[0]], {}, "output_not_tensor", "output[1]", "ONNX knows only tensors"),
         (lambda x, y: None, {}, "output_not_tensor", None, "returns no tensor"),
+        (
+            lambda x, y: [y, torch.fft.rfft(y)],
+            {},
+            "output_not_tensor",
+            "output[1]",
+            "returns complex numbers at output",
+        ),
     ],
 )
 def test_a_name_that_cannot_be_had_is_refused(
