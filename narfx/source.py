@@ -14,13 +14,13 @@ import torch
 __all__ = ["is_model_code", "mentions_training", "model_stack", "users_line"]
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
-_TRACER = str(Path(__file__).with_name("tracing.py"))
+_OWN = {str(Path(__file__).with_name(name)) for name in ("tracer.py", "tracing.py")}
 
 
 @cache
 def is_model_code(file: str) -> bool:
     """Whether a line of this file says something about the model to its author (torchvision's files do)."""
-    return not file.startswith((_TORCH, "<")) and file != _TRACER
+    return not file.startswith((_TORCH, "<")) and file not in _OWN
 
 
 def model_stack(outermost: CodeType) -> str:

@@ -4,14 +4,12 @@ Convolutions stay modules, whatever class they are of, and so does what carries 
 does, on tensors, as the user meant them. A module whose ``forward`` asks ``self.training`` and holds no
 convolution stays a leaf too, because a trace would bake the answer in. Where a submodule cannot be traced, it becomes
 a leaf, and so do others that fail behind it; then the trace starts again, because a forward that failed half way may
-have left its mark. A trace goes twice over a model, whatever number of its modules fail.
+have left its mark. A few tries do, however many modules fail.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import accumulate
 from keyword import iskeyword
@@ -20,18 +18,15 @@ from typing import Any, NoReturn
 
 import torch
 from torch import fx, nn
-from torch.fx.node import Argument
 
-from narfx.contexts import Context, current_context, describe_change
 from narfx.copying import copy_module, copy_structure
 from narfx.devices import absent_device
-from narfx.dispatch import Dispatch, Shortcut, SkipGate
 from narfx.errors import UsageError
 from narfx.generators import global_generators
-from narfx.passes.find_sites import is_kernel, source_line
 from narfx.passes.lift_dropout import LiftDropout
-from narfx.source import mentions_training, model_stack, users_line
+from narfx.source import mentions_training, users_line
 from narfx.space import Skipped
+from narfx.tracer import Tracer, first_line, forward_hooks, trace_once
 
 __all__ = ["GraphTrace", "settle_training", "trace_graph"]
 
@@ -51,131 +46,6 @@ class GraphTrace:
     opaque: list[Skipped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     drawn: list[str] = field(default_factory=list)
-
-
-class _Tracer(fx.Tracer):
-    """fx's tracer with our leaves, which it adds to; ``added`` says that this try did, so that there must be another.
-
-    ``failed`` is the innermost of torch's own containers in which a trace failed, where no module of the user's is
-    around it; ``notes`` says by place which contexts (``torch.no_grad``) the trace does not keep.
-    """
-
-    # A buffer that is computed with is read by the graph, not baked in: it stays in the state dict.
-    proxy_buffer_attributes = True
-
-    def __init__(self, leaves: dict[str, Skipped]) -> None:
-        super().__init__()
-        self.leaves, self.added = leaves, False
-        self.failed: nn.Module | None = None
-        self.notes: dict[tuple[str, str], str] = {}
-        self.contexts: list[tuple[nn.Module | None, Context]] = [(None, current_context())]
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Whether ``m`` stays one call."""
-        if type(m).__call__ is not nn.Module.__call__ and not type(m).__module__.startswith("torch."):
-            # What its own __call__ does is traced around the call, and a leaf would do it a second time.
-            return module_qualified_name in self.leaves
-        return (
-            isinstance(m, (nn.modules.conv._ConvNd, Dispatch, Shortcut, SkipGate))
-            or module_qualified_name in self.leaves
-            or _asks_training(m)
-            or bool(_hooks(m))
-            or super().is_leaf_module(m, module_qualified_name)
-        )
-
-    def call_module(
-        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> Any:
-        """Trace through ``m``, record a call of it, or do that because its forward cannot be traced."""
-        depth, known = len(self.module_stack), len(self.contexts)
-        self.contexts.append((m, current_context()))
-        try:
-            return super().call_module(m, forward, args, kwargs)
-        except Exception as error:
-            path = self.submodule_paths.get(m, "") if self.submodule_paths else ""
-            if absent_device(error) or not path or self.is_leaf_module(m, path):
-                raise
-            if _is_container(m):
-                # Not `or`: an empty container counts as false.
-                self.failed = m if self.failed is None else self.failed
-                raise
-            self.failed = None
-            why = f"{type(m).__name__} cannot be traced and stays opaque: {_first_line(error)}"
-            self._add_leaf(path, why, users_line(error))
-            while len(self.module_stack) > depth:
-                self.module_stack.popitem()
-        finally:
-            del self.contexts[known:]
-        return self.create_proxy("call_module", path, args, kwargs)
-
-    def create_arg(self, a: Any) -> Argument:
-        """What a call or the output is given; an ``OrderedDict`` stays one, of which fx would make a plain dict."""
-        if type(a) is OrderedDict:
-            return self.create_proxy("call_function", OrderedDict, (list(a.items()),), {}).node
-        return super().create_arg(a)
-
-    def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
-        """A node that knows the model's lines; torch's own record formats its own frames too, at ten times the time."""
-        proxy = super().create_proxy(*args, **kwargs)
-        proxy.node.stack_trace = model_stack(_trace_once.__code__)
-        if current_context() != self.contexts[0][1]:
-            self._leave_context(proxy.node)
-        return proxy
-
-    def _leave_context(self, node: fx.Node) -> None:
-        """A node inside a context that the trace does not keep: its module stays whole, or a note says so."""
-        inner = [*(context for _, context in self.contexts[1:]), current_context()]
-        module, before, after = [(m, a, b) for (m, a), b in zip(self.contexts, inner, strict=True) if a != b][-1]
-        path = self.submodule_paths.get(module, "") if module is not None and self.submodule_paths else ""
-        name, where, what = type(module or self.root).__name__, source_line(node), describe_change(before, after)
-        if path and (before.autocast != after.autocast or not (module is not None and _holds_kernels(module))):
-            self._add_leaf(path, f"{name} stays opaque: {what}, which a trace does not keep", where)
-        else:
-            self.notes.setdefault(
-                (path, what),
-                f"{path or name} ({where}): {what}, which the trace does not keep; put that part into a submodule of "
-                "its own, or say it of its tensors (detach(), requires_grad_(False))",
-            )
-
-    def keep_buffers(self, training: bool) -> None:
-        """A module whose forward assigns a buffer of its own stays whole: a trace makes no assignment."""
-        for path, module in self.root.named_modules():
-            for name, value in module._buffers.items():
-                if not isinstance(value, fx.Proxy):
-                    continue
-                where = source_line(value.node)
-                if training:
-                    note = f"{path or 'the model'} ({where}): forward assigns the buffer {name} in training mode"
-                    self.notes[path, name] = f"{note}, and the trace, which holds eval mode, does not"
-                elif path and not _is_container(module):
-                    self._add_leaf(
-                        path,
-                        f"{type(module).__name__} stays opaque: its forward assigns its buffer {name}, which a trace "
-                        "does not keep",
-                        where,
-                    )
-                else:
-                    raise UsageError(
-                        f"the forward of {type(self.root).__name__} assigns the buffer {name} at {where}, which a "
-                        "trace does not keep: do that in a submodule of its own, or in training mode only",
-                        where=where,
-                        kind="buffer_assigned",
-                    )
-
-    def _add_leaf(self, path: str, reason: str, where: str) -> None:
-        self.leaves.setdefault(path, Skipped(path, "untraceable", reason, where))
-        self.added = True
-
-
-def _asks_training(module: nn.Module) -> bool:
-    return mentions_training(type(module).forward) and not _holds_kernels(module)
-
-
-def _holds_kernels(module: nn.Module) -> bool:
-    """Whether a convolution may be in it: a module, or a parameter that a functional call convolves with."""
-    return any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules()) or any(
-        is_kernel(parameter) for parameter in module.parameters()
-    )
 
 
 def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = False) -> GraphTrace:
@@ -202,14 +72,14 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
             tried = copy_structure(model) if copied else copy_module(model)
         except Exception as error:
             raise UsageError(
-                f"{type(model).__name__} cannot be copied ({type(error).__name__}: {_first_line(error)})",
+                f"{type(model).__name__} cannot be copied ({type(error).__name__}: {first_line(error)})",
                 kind="not_copyable",
             ) from error
         tried.train(training)
-        tracer = _Tracer(leaves)
+        tracer = Tracer(leaves)
         with global_generators(0) as drawn:
             try:
-                graph = _trace_once(tracer, tried, concrete)
+                graph = trace_once(tracer, tried, concrete)
             except Exception as error:
                 if absent_device(error) or not tracer.added:
                     _give_up(tried, tracer.failed, error)
@@ -243,17 +113,12 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
     return GraphTrace(graph_module, tried, [*opaque, *_hooked(graph_module)], notes, generators)
 
 
-def _hooks(module: nn.Module) -> list[Callable[..., Any]]:
-    """The forward hooks of a module: a trace would hand them its stand-ins for tensors, which they may keep."""
-    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
-
-
 def _hooked(graph_module: fx.GraphModule) -> list[Skipped]:
     """What is a leaf for its forward hooks alone, with the line of the first."""
     plain, found = fx.Tracer(), dict[str, Skipped]()
     for node in graph_module.graph.nodes:
         module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
-        hooks = _hooks(module) if module is not None else []
+        hooks = forward_hooks(module) if module is not None else []
         if module is None or not hooks or plain.is_leaf_module(module, str(node.target)):
             continue
         code = getattr(hooks[0], "__code__", None)
@@ -264,10 +129,6 @@ def _hooked(graph_module: fx.GraphModule) -> list[Skipped]:
         where = f"{code.co_filename}:{code.co_firstlineno}" if code is not None else ""
         found[str(node.target)] = Skipped(str(node.target), "untraceable", reason, where)
     return list(found.values())
-
-
-def _trace_once(tracer: _Tracer, model: nn.Module, concrete: dict[str, Any] | None) -> fx.Graph:
-    return tracer.trace(model, concrete)
 
 
 def _give_up(model: nn.Module, failed: nn.Module | None, error: Exception) -> NoReturn:
@@ -283,7 +144,7 @@ def _give_up(model: nn.Module, failed: nn.Module | None, error: Exception) -> No
     choice = f"; or refine one part, as MODEL#{parts[0]} (of {', '.join(parts)})" if parts and not name else ""
     raise UsageError(
         f"torch.fx cannot trace {name or 'the model'} ({type(model if failed is None else failed).__name__}) "
-        f"at {where}: {_first_line(error)}; keep data-dependent control flow in a submodule of its own{choice}",
+        f"at {where}: {first_line(error)}; keep data-dependent control flow in a submodule of its own{choice}",
         where=name or where,
         kind="untraceable",
     ) from error
@@ -427,11 +288,6 @@ def _refuse_clashes(model: nn.Module, graph: fx.Graph) -> None:
             node._rename("self_")
 
 
-def _is_container(module: nn.Module) -> bool:
-    """Making ``nn.Sequential`` a leaf would hide half of any network."""
-    return type(module).__module__.startswith("torch.nn.modules")
-
-
 def _keep_buffer_persistence(model: nn.Module, graph_module: fx.GraphModule) -> None:
     """Fx makes every buffer that it copies persistent, and a tensor that forward makes a buffer: keys too many."""
     theirs = dict(model.named_modules(remove_duplicate=False))
@@ -440,7 +296,3 @@ def _keep_buffer_persistence(model: nn.Module, graph_module: fx.GraphModule) -> 
         for buffer in copied._buffers:
             if own is None or buffer not in own._buffers or buffer in own._non_persistent_buffers_set:
                 copied._non_persistent_buffers_set.add(buffer)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -1,0 +1,166 @@
+"""torch.fx's tracer with narfx's leaves: which modules stay one call, by rule or because a trace of them fails."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+from torch import fx, nn
+from torch.fx.node import Argument
+
+from narfx.contexts import Context, current_context, describe_change
+from narfx.devices import absent_device
+from narfx.dispatch import Dispatch, Shortcut, SkipGate
+from narfx.errors import UsageError
+from narfx.passes.find_sites import is_kernel, source_line
+from narfx.source import mentions_training, model_stack, users_line
+from narfx.space import Skipped
+
+__all__ = ["Tracer", "first_line", "forward_hooks", "trace_once"]
+
+
+class Tracer(fx.Tracer):
+    """fx's tracer with our leaves, which it adds to; ``added`` says that this try did, so that there must be another.
+
+    ``failed`` is the innermost of torch's own containers in which a trace failed, where no module of the user's is
+    around it; ``notes`` says by place which contexts (``torch.no_grad``) the trace does not keep.
+    """
+
+    # A buffer that is computed with is read by the graph, not baked in: it stays in the state dict.
+    proxy_buffer_attributes = True
+
+    def __init__(self, leaves: dict[str, Skipped]) -> None:
+        super().__init__()
+        self.leaves, self.added = leaves, False
+        self.failed: nn.Module | None = None
+        self.notes: dict[tuple[str, str], str] = {}
+        self.contexts: list[tuple[nn.Module | None, Context]] = [(None, current_context())]
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Whether ``m`` stays one call."""
+        if type(m).__call__ is not nn.Module.__call__ and not type(m).__module__.startswith("torch."):
+            # What its own __call__ does is traced around the call, and a leaf would do it a second time.
+            return module_qualified_name in self.leaves
+        return (
+            isinstance(m, (nn.modules.conv._ConvNd, Dispatch, Shortcut, SkipGate))
+            or module_qualified_name in self.leaves
+            or _asks_training(m)
+            or bool(forward_hooks(m))
+            or super().is_leaf_module(m, module_qualified_name)
+        )
+
+    def call_module(
+        self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Trace through ``m``, record a call of it, or do that because its forward cannot be traced."""
+        depth, known = len(self.module_stack), len(self.contexts)
+        self.contexts.append((m, current_context()))
+        try:
+            return super().call_module(m, forward, args, kwargs)
+        except Exception as error:
+            path = self.submodule_paths.get(m, "") if self.submodule_paths else ""
+            if absent_device(error) or not path or self.is_leaf_module(m, path):
+                raise
+            if _is_container(m):
+                # Not `or`: an empty container counts as false.
+                self.failed = m if self.failed is None else self.failed
+                raise
+            self.failed = None
+            why = f"{type(m).__name__} cannot be traced and stays opaque: {first_line(error)}"
+            self._add_leaf(path, why, users_line(error))
+            while len(self.module_stack) > depth:
+                self.module_stack.popitem()
+        finally:
+            del self.contexts[known:]
+        return self.create_proxy("call_module", path, args, kwargs)
+
+    def create_arg(self, a: Any) -> Argument:
+        """What a call or the output is given; an ``OrderedDict`` stays one, of which fx would make a plain dict."""
+        if type(a) is OrderedDict:
+            return self.create_proxy("call_function", OrderedDict, (list(a.items()),), {}).node
+        return super().create_arg(a)
+
+    def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
+        """A node that knows the model's lines; torch's own record formats its own frames too, at ten times the time."""
+        proxy = super().create_proxy(*args, **kwargs)
+        proxy.node.stack_trace = model_stack(trace_once.__code__)
+        if current_context() != self.contexts[0][1]:
+            self._leave_context(proxy.node)
+        return proxy
+
+    def _leave_context(self, node: fx.Node) -> None:
+        """A node inside a context that the trace does not keep: its module stays whole, or a note says so."""
+        inner = [*(context for _, context in self.contexts[1:]), current_context()]
+        module, before, after = [(m, a, b) for (m, a), b in zip(self.contexts, inner, strict=True) if a != b][-1]
+        path = self.submodule_paths.get(module, "") if module is not None and self.submodule_paths else ""
+        name = type(self.root if module is None else module).__name__
+        where, what = source_line(node), describe_change(before, after)
+        if path and (before.autocast != after.autocast or not (module is not None and _holds_kernels(module))):
+            self._add_leaf(path, f"{name} stays opaque: {what}, which a trace does not keep", where)
+        else:
+            self.notes.setdefault(
+                (path, what),
+                f"{path or name} ({where}): {what}, which the trace does not keep; put that part into a submodule of "
+                "its own, or say it of its tensors (detach(), requires_grad_(False))",
+            )
+
+    def keep_buffers(self, training: bool) -> None:
+        """A module whose forward assigns a buffer of its own stays whole: a trace makes no assignment."""
+        for path, module in self.root.named_modules():
+            for name, value in module._buffers.items():
+                if not isinstance(value, fx.Proxy):
+                    continue
+                where = source_line(value.node)
+                if training:
+                    note = f"{path or 'the model'} ({where}): forward assigns the buffer {name} in training mode"
+                    self.notes[path, name] = f"{note}, and the trace, which holds eval mode, does not"
+                elif path and not _is_container(module):
+                    self._add_leaf(
+                        path,
+                        f"{type(module).__name__} stays opaque: its forward assigns its buffer {name}, which a trace "
+                        "does not keep",
+                        where,
+                    )
+                else:
+                    raise UsageError(
+                        f"the forward of {type(self.root).__name__} assigns the buffer {name} at {where}, which a "
+                        "trace does not keep: do that in a submodule of its own, or in training mode only",
+                        where=where,
+                        kind="buffer_assigned",
+                    )
+
+    def _add_leaf(self, path: str, reason: str, where: str) -> None:
+        self.leaves.setdefault(path, Skipped(path, "untraceable", reason, where))
+        self.added = True
+
+
+def _asks_training(module: nn.Module) -> bool:
+    return mentions_training(type(module).forward) and not _holds_kernels(module)
+
+
+def _holds_kernels(module: nn.Module) -> bool:
+    """Whether a convolution may be in it: a module, or a parameter that a functional call convolves with."""
+    return any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules()) or any(
+        is_kernel(parameter) for parameter in module.parameters()
+    )
+
+
+def trace_once(tracer: Tracer, model: nn.Module, concrete: dict[str, Any] | None) -> fx.Graph:
+    """The graph of ``model``, its optional arguments bound to ``concrete``; lines are recorded inside this call."""
+    return tracer.trace(model, concrete)
+
+
+def _is_container(module: nn.Module) -> bool:
+    """Making ``nn.Sequential`` a leaf would hide half of any network."""
+    return type(module).__module__.startswith("torch.nn.modules")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, as far as one line."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def forward_hooks(module: nn.Module) -> list[Callable[..., Any]]:
+    """The forward hooks of a module: a trace would hand them its stand-ins for tensors, which they may keep."""
+    return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]
