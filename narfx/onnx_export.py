@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
 import json
 import logging
 import re
@@ -27,7 +29,6 @@ from narfx.passes.verify import verify_lowered
 __all__ = ["OnnxFile", "Parity", "compare_onnx", "export_onnx", "read_onnx", "tensors", "worst"]
 
 _TWO_GIB = 2**31
-_LOUD = ("torch.onnx", "torch.export", "torch._export", "torch.fx", "torch._dynamo", "onnxscript", "onnx_ir")
 
 
 @dataclass(frozen=True)
@@ -174,12 +175,12 @@ def _other_opset(asked: int, possible: int, why: str) -> UsageError:
 
 
 def _quiet_export(network: fx.GraphModule, example: Tensor, names: list[str], opset: int | None) -> Any:
-    logs = [logging.getLogger(name) for name in _LOUD]
-    levels = [log.level for log in logs]
-    for log in logs:
-        log.setLevel(logging.CRITICAL)  # what goes wrong is told below, or shows in the file
+    # What goes wrong is told below, or shows in the file: torch would log pages of its own graphs before.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings():
+        nowhere = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             return torch.onnx.export(
                 network,
@@ -200,8 +201,7 @@ def _quiet_export(network: fx.GraphModule, example: Tensor, names: list[str], op
             f"torch's ONNX exporter cannot export this network ({type(cause).__name__}: {reason})", kind="onnx_export"
         ) from error
     finally:
-        for log, level in zip(logs, levels, strict=True):
-            log.setLevel(level)
+        logging.disable(disabled)
 
 
 def _dynamic_shapes(network: fx.GraphModule) -> tuple[Any, ...]:
