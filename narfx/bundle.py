@@ -1,7 +1,8 @@
 """The bundle that ``apply`` writes, and the proof that ``check`` repeats from its files alone.
 
 A bundle holds ``arch.json``, ``model.py`` (readable source, torch only where the graph holds only torch),
-``model.safetensors``, ``model.onnx`` and ``report.json``. None of the first three needs narfx to load.
+``model.safetensors``, ``model.onnx`` and ``report.json``. None of the first three needs narfx to load. Files of
+operators are copied to ``operators/``, and where there can be no ``model.py`` the file of the base to ``base/``.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from torch import fx, nn
 
 from narfx.architecture import Architecture
 from narfx.arguments import check_graph
+from narfx.carrying import carry_model, carry_operators
 from narfx.codegen import CodegenError, generate
 from narfx.copying import copy_module
 from narfx.cost import measure
@@ -149,6 +151,7 @@ def export(
         try:
             write_weights(network, work / WEIGHTS)
             source_note = _write_source(network, work / SOURCE, architecture, shape)
+            architecture = _carry(architecture, folder, work) if architecture is not None else None
             write = partial(export_onnx, opset=opset, input_name=input_name, output_names=output_names)
             proof.file = write(network, shape, work / ONNX, metadata=describe(architecture, shape))
             proof.add(network, work / ONNX, shape)
@@ -179,6 +182,13 @@ def export(
             replace_folder(work, target)
             raise ParityError(f"{failure}; the bundle is in {target}", where=failure.where, kind=failure.kind)
     return {**report, "files": {key: str(folder / name) for key, name in files.items()}}
+
+
+def _carry(architecture: Architecture, folder: Path, work: Path) -> Architecture:
+    """Take the user's own files along: those of operators, and without ``model.py`` that of the base."""
+    files = carry_operators(architecture.operator_files, folder, work)
+    model = architecture.model if (work / SOURCE).exists() else carry_model(architecture.model, folder, work)
+    return architecture.model_copy(update={"operator_files": files, "model": model})
 
 
 def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:

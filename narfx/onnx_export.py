@@ -178,11 +178,12 @@ def _other_opset(model: Any, asked: int, why: str) -> UsageError:
 
 
 def _quiet_export(network: fx.GraphModule, example: Tensor, names: list[str], opset: int | None) -> Any:
-    # What goes wrong is told below, or shows in the file; torch logs and prints whole programs besides.
+    # What goes wrong is told below, or shows in the file: torch would log pages of its own graphs before.
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        nowhere = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
             warnings.simplefilter("ignore")
             return torch.onnx.export(
                 network,

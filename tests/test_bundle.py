@@ -469,6 +469,17 @@ def test_a_network_that_torch_cannot_export_says_why(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_shape_that_depends_on_values_is_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    source = NET.replace(
+        "x = self.stem(x)", "x = self.stem(x) + x.new_zeros((x > 0).sum().item() + 2).chunk(2)[0].sum()"
+    )
+    with pytest.raises(RunError, match="torch's ONNX exporter cannot export") as caught:
+        narfx.apply(model_file(tmp_path, source), tmp_path / "out")
+    assert "\n" not in str(caught.value)
+    narfx_says = capfd.readouterr()
+    assert (narfx_says.out, narfx_says.err) == ("", "")
+
+
 def test_an_export_needs_a_shape(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         narfx.export(trace_graph(Chain()).graph_module, tmp_path / "out")
@@ -514,6 +525,77 @@ def test_a_class_of_the_users_file_is_not_imported_by_a_name_that_nobody_has(tmp
     assert found["source"] == "no model.py: the class of leaf, Leaf, cannot be imported by the name of its module"
     assert "source" not in found["files"]
     assert not (tmp_path / "out" / "model.py").exists()
+
+
+OPERATOR = """import narfx
+from own_layers import Doubled
+
+
+def build(site):
+    return Doubled(site.in_channels, site.out_channels, site.kernel, site.stride, site.padding, groups=site.groups)
+
+
+def cost(site):
+    return {"params": sum(p.numel() for p in build(site).parameters()), "macs": 0}
+
+
+narfx.register_operator(narfx.Operator("doubled", build, lambda site: None, cost, None))
+"""
+
+LAYERS = """from torch import nn
+
+
+class Doubled(nn.Conv2d):
+    def forward(self, x):
+        return 2 * super().forward(x)
+"""
+
+
+@pytest.mark.parametrize("operators", [True, False])
+def test_a_bundle_with_files_of_the_users_is_whole_wherever_it_lies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, operators: bool
+) -> None:
+    home, away = tmp_path / "home", tmp_path / "away"
+    arch = model_file(home, ("import own_layers\n" if not operators else "") + OWN_LEAF)
+    (home / "own_layers.py").write_text(LAYERS)
+    if operators:
+        (home / "ops").mkdir()
+        shutil.move(home / "own_layers.py", home / "ops" / "own_layers.py")
+        (home / "ops" / "mine.py").write_text(OPERATOR)
+        values = {"operators": ["base", "dwsep3x3", "doubled"], "operator_files": ["ops/mine.py"]}
+        arch = model_file(home, OWN_LEAF, **values)
+    report = narfx.apply(arch, home / "out")
+    assert report["source"].startswith("no model.py: ")
+    away.mkdir()
+    shutil.move(home / "out", away / "out")
+    shutil.rmtree(home)
+    monkeypatch.chdir("/")
+    found = narfx.Architecture.load(away / "out" / "arch.json")
+    assert found.model == "base/net.py"
+    assert found.operator_files == (("operators/mine.py",) if operators else ())
+    assert narfx.check(away / "out")["parity"]["passed"]
+    for file in (away / "out").rglob("*"):
+        assert not file.is_file() or str(home).encode() not in file.read_bytes()
+    # And it is the start of another.
+    again = narfx.apply(away / "out" / "arch.json", away / "more" / "out")
+    assert again["parity"]["passed"] and again["weights"].startswith("model.safetensors")
+    shutil.rmtree(away / "out")
+    assert narfx.check(away / "more" / "out")["parity"]["passed"]
+
+
+def test_files_of_operators_of_one_name_do_not_meet(tmp_path: Path) -> None:
+    for place in ("one", "two"):
+        (tmp_path / place).mkdir()
+        (tmp_path / place / "own_layers.py").write_text(LAYERS)
+        (tmp_path / place / "mine.py").write_text(OPERATOR.replace("doubled", f"doubled_{place}"))
+    operators = ["base", "dwsep3x3", "maxpool3x3", "doubled_one", "doubled_two"]
+    files = ["one/mine.py", "two/mine.py"]
+    narfx.apply(model_file(tmp_path, operators=operators, operator_files=files), tmp_path / "out")
+    found = narfx.Architecture.load(tmp_path / "out" / "arch.json").operator_files
+    assert found == ("operators/mine.py", "operators/1/mine.py")
+    assert "doubled_two" in (tmp_path / "out" / found[1]).read_text()
+    assert (tmp_path / "out" / "operators" / "1" / "own_layers.py").is_file()
+    assert narfx.check(tmp_path / "out")["parity"]["passed"]
 
 
 def test_a_title_cannot_end_its_docstring() -> None:

@@ -211,7 +211,7 @@ def test_the_file_travels_from_search_to_apply_and_resume(
     code, out, err = run("apply", str(place / "arch.json"), "--out", str(home / "bundle"), "--json")
     assert code == 0, err
     assert json.loads(out)["parity"]["passed"]
-    assert Architecture.load(home / "bundle" / "arch.json").operator_files == ("../my_ops.py",)
+    assert Architecture.load(home / "bundle" / "arch.json").operator_files == ("operators/my_ops.py",)
     (home / "bundle" / "model.py").unlink()
     unregister_operator("strips3x3")
     assert run("check", str(home / "bundle"))[0] == 0  # rebuilt from the base and the file of operators
