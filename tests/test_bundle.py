@@ -470,9 +470,8 @@ def test_a_network_that_torch_cannot_export_says_why(tmp_path: Path) -> None:
 
 
 def test_a_shape_that_depends_on_values_is_one_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    source = NET.replace(
-        "x = self.stem(x)", "x = self.stem(x) + x.new_zeros((x > 0).sum().item() + 2).chunk(2)[0].sum()"
-    )
+    counted = "x.new_zeros((x > 0).sum().item() + 2).chunk(2)[0].sum()"
+    source = NET.replace("x = self.stem(x)", f"x = self.stem(x) + {counted}")
     with pytest.raises(RunError, match="torch's ONNX exporter cannot export") as caught:
         narfx.apply(model_file(tmp_path, source), tmp_path / "out")
     assert "\n" not in str(caught.value)
