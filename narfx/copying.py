@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
 __all__ = ["copy_module", "copy_structure", "copy_to_meta"]
 
@@ -90,6 +91,15 @@ def _copy_any(value: Any, memo: Memo) -> Any:
     return copy.deepcopy(value, memo)
 
 
+def _keep_names(module: nn.Module, copied: nn.Module, memo: Memo) -> None:
+    """Another name of a part that the graph uses, which torch's own copy leaves out."""
+    for kind in ("_modules", "_parameters", "_buffers"):
+        own = copied.__dict__[kind]
+        for name, value in module.__dict__[kind].items():
+            if name not in own:
+                own[name] = _copy_any(value, memo)
+
+
 def _copy_part(module: nn.Module, memo: Memo) -> nn.Module:
     kind = type(module)
     if (
@@ -101,7 +111,10 @@ def _copy_part(module: nn.Module, memo: Memo) -> nn.Module:
         # It has a way of its own: that finds its parts, copied already, in the memo.
         for child in module.children():
             _copy_any(child, memo)
-        return copy.deepcopy(module, memo)
+        whole: nn.Module = copy.deepcopy(module, memo)
+        if isinstance(module, GraphModule):
+            _keep_names(module, whole, memo)
+        return whole
     copied = memo[id(module)] = kind.__new__(kind)
     own = copied.__dict__
     for key, value in module.__dict__.items():

@@ -1,4 +1,4 @@
-"""Whether a trace computes what its model computes: both run on the same random images, in eval mode.
+"""Whether a trace computes what its model computes: both run on the same random images, in eval mode, twice.
 
 Torch.fx records what is done to the tensors that it follows. What a model's code does beside that (it asks for the
 type of a tensor, enters a context such as ``torch.autocast``, draws a constant) is lost without a word, so that only
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from narfx.copying import copy_structure
+from narfx.copying import copy_module
 from narfx.errors import ParityError
 from narfx.generators import global_generators
 from narfx.passes.find_sites import source_line
@@ -40,7 +40,7 @@ class _Run:
 def compare_trace(
     model: nn.Module, graph_module: fx.GraphModule, input_shape: tuple[int, int, int], *, seed: int = 0
 ) -> list[str]:
-    """Run both on one small batch of random images and compare outputs, and what the called modules give on the way.
+    """Run both on two small batches of random images and compare outputs, and what the called modules give on the way.
 
     Neither is changed, and the global generators stay as they are. Two tensors are alike where their largest absolute
     difference is at most 1e-5 of the largest absolute value, or, of less exact numbers, eight times their precision.
@@ -53,40 +53,49 @@ def compare_trace(
     """
     if any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()]):
         return ["the trace was not compared with the model, whose weights have no values"]
-    x, targets = _images(model, input_shape, seed), _targets(graph_module)
+    batches, targets = _images(model, input_shape, seed), _targets(graph_module)
     try:
-        eager = _run(model, x, targets, derive(seed, "fidelity"))
+        eager = _runs(model, batches, targets, derive(seed, "fidelity"))
     except Exception as error:
         return [f"the trace was not compared with the model, which fails on random images: {_first_line(error)}"]
     name = type(model).__name__
     try:
-        traced = _run(graph_module, x, targets, derive(seed, "fidelity"))
-        found = _first_difference(eager, traced, targets)
-        if found is None:
-            return []
+        traced = _runs(graph_module, batches, targets, derive(seed, "fidelity"))
+        first, second = (_first_difference(ours, theirs, targets) for ours, theirs in zip(eager, traced, strict=True))
     except Exception as error:
-        found = f"it fails where the model runs ({_first_line(error)})", None
-    again = _run(model, x, targets, derive(seed, "fidelity", "again"))
-    if _first_difference(eager, again, targets) is not None:
+        first, second = (f"it fails where the model runs ({_first_line(error)})", None), None
+    found = first or second
+    if found is None:
+        return []
+    again = _runs(model, batches, targets, derive(seed, "fidelity", "again"))
+    if _first_difference(eager[0], again[0], targets) is not None:
         return [
             f"{name} is random in eval mode, so its trace could not be compared with it: a number that forward draws "
             "without asking a tensor of the network may be a constant of the trace"
         ]
     what, node = found
     where = source_line(node) if node is not None else ""
+    mend = (
+        "torch.fx does not see what forward does beside its tensors, such as isinstance(x, torch.Tensor) or a "
+        "context: write that part without it"
+    )
+    if first is None:
+        mend = (
+            "only the second batch shows it, so forward keeps something from call to call beside its buffers, which "
+            "no graph does: write that part without it"
+        )
     raise ParityError(
         f"the trace of {name} does not compute what the model computes: {what}{f' at {where}' if where else ''}; "
-        "torch.fx does not see what forward does beside its tensors, such as isinstance(x, torch.Tensor) or a "
-        "context: write that part without it",
+        f"{mend}",
         where=where or name,
         kind="trace_differs",
     )
 
 
-def _images(model: nn.Module, input_shape: tuple[int, int, int], seed: int) -> Tensor:
+def _images(model: nn.Module, input_shape: tuple[int, int, int], seed: int) -> list[Tensor]:
     first = next((p for p in model.parameters() if p.is_floating_point()), torch.empty(0))
-    x = torch.randn(_IMAGES, *input_shape, generator=torch_generator(seed, "fidelity", "images"))
-    return x.to(device=first.device, dtype=first.dtype)
+    x = torch.randn(2 * _IMAGES, *input_shape, generator=torch_generator(seed, "fidelity", "images"))
+    return list(x.to(device=first.device, dtype=first.dtype).split(_IMAGES))
 
 
 def _targets(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
@@ -98,16 +107,21 @@ def _targets(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
     return targets
 
 
-def _run(network: nn.Module, x: Tensor, targets: dict[str, fx.Node], seed: int) -> _Run:
-    copied = copy_structure(network).eval()
+def _runs(network: nn.Module, batches: list[Tensor], targets: dict[str, fx.Node], seed: int) -> list[_Run]:
+    """What one copy gives for one batch after the other: a state that it keeps shows at the second."""
+    copied = copy_module(network).eval()
     marks: dict[tuple[str, int], Mark] = {}
     parts = dict(copied.named_modules())
     for name in targets:
         part = parts.get(name)
         if part is not None and not isinstance(part, torch.jit.ScriptModule):
             part.register_forward_hook(_marker(name, marks))
+    runs = []
     with global_generators(seed), torch.no_grad():
-        return _Run(_tensors(copied(x.clone())), marks)
+        for x in batches:
+            marks.clear()
+            runs.append(_Run(_tensors(copied(x.clone())), dict(marks)))
+    return runs
 
 
 def _marker(name: str, marks: dict[tuple[str, int], Mark]) -> Callable[..., None]:

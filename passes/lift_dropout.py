@@ -19,7 +19,7 @@ from narfx.passes.base import Pass, free_name
 __all__ = ["LIFTED_DROPOUT", "LiftDropout", "RestoreDropout"]
 
 LIFTED_DROPOUT = "narfx_lifted_dropout"
-"""The key of ``node.meta`` under which a lifted call keeps its function and arguments."""
+"""The attribute in which a module keeps the function and arguments of the call that it was made of."""
 _INPUT = "the input"
 
 _MODULES: dict[object, type[nn.Module]] = {
@@ -49,8 +49,11 @@ class LiftDropout(Pass):
                 continue
             options = _options(node.args, node.kwargs)
             name = free_name(graph_module, "dropout")
-            graph_module.add_submodule(name, _module(node.target, options).train(graph_module.training))
-            node.meta[LIFTED_DROPOUT] = (node.target, *(map_arg(given, _name) for given in (node.args, node.kwargs)))
+            module = _module(node.target, options).train(graph_module.training)
+            setattr(
+                module, LIFTED_DROPOUT, (node.target, *(map_arg(given, _name) for given in (node.args, node.kwargs)))
+            )
+            graph_module.add_submodule(name, module)
             # The node itself goes on to call the module, so that its name, place and line stay.
             node.args, node.kwargs = (options["input"],), {}
             node.op, node.target = "call_module", name
@@ -67,13 +70,14 @@ class RestoreDropout(Pass):
         """Write the original calls again, and take their modules out."""
         modified = False
         for node in graph_module.graph.nodes:
-            lifted = node.meta.pop(LIFTED_DROPOUT, None)
-            if lifted is None or node.op != "call_module":
+            if node.op != "call_module":
                 continue
-            function, args, kwargs = lifted
             target, source = str(node.target), node.args[0]
+            found: Any = graph_module.get_submodule(target)
+            if not hasattr(found, LIFTED_DROPOUT):
+                continue
+            function, args, kwargs = getattr(found, LIFTED_DROPOUT)
             args, kwargs = (_with_input(given, source) for given in (args, kwargs))
-            found = graph_module.get_submodule(target)
             made = _module(function, _options(args, kwargs))
             if type(found) is not type(made) or (found.p, found.inplace) != (made.p, made.inplace):
                 continue

@@ -47,7 +47,8 @@ class Lower(Pass):
         lowered: GraphModule = copy_module(graph_module, memo)
         for node in lowered.graph.nodes:
             node.meta.pop("narfx_slot", None)
-            node.meta.pop(LIFTED_DROPOUT, None)
+        for module in lowered.modules():
+            module.__dict__.pop(LIFTED_DROPOUT, None)
         if gates:
             lower_skips(lowered)
         if _by_position(lowered, dispatches_at) or gates:

@@ -11,9 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
 
 from narfx import cli
 from narfx.console import run_app
+from narfx.fidelity import compare_trace
+from narfx.tracing import trace_graph
 
 Trace = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -71,6 +74,36 @@ def test_a_trace_that_computes_something_else_is_an_error(trace: Trace, forward:
     )
     assert "net.py:" in report["error"]["where"]
     assert "\n" not in report["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "forward",
+    [
+        "self.count = getattr(self, 'count', 0) + 1\nreturn self.conv(x) * self.count",
+        "if not hasattr(self, 'first'):\n    self.first = x.mean()\nreturn self.conv(x) * self.first",
+    ],
+)
+def test_what_a_model_keeps_from_call_to_call_is_an_error(trace: Trace, forward: str) -> None:
+    code, report = trace(forward)
+    assert (code, report["error"]["kind"]) == (5, "trace_differs")
+    assert "keeps something from call to call" in report["error"]["message"]
+
+
+def test_a_comparison_leaves_the_model_as_it_was() -> None:
+    class Clamped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.no_grad():
+                self.conv.weight.clamp_(-0.01, 0.01)
+            return self.conv(x)  # type: ignore[no-any-return]
+
+    model = Clamped()
+    before = model.conv.weight.detach().clone()
+    compare_trace(model, trace_graph(model).graph_module, (3, 8, 8))
+    assert torch.equal(model.conv.weight, before)
 
 
 def test_a_difference_that_does_not_reach_the_output_is_found(trace: Trace) -> None:
