@@ -23,8 +23,8 @@ class Preprocessing(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    mean: tuple[FiniteFloat, ...]
-    std: tuple[Annotated[FiniteFloat, Field(gt=0)], ...]
+    mean: tuple[Annotated[FiniteFloat, Field(strict=True)], ...]
+    std: tuple[Annotated[FiniteFloat, Field(strict=True, gt=0)], ...]
 
     @model_validator(mode="after")
     def _one_for_each_channel(self) -> Preprocessing:

@@ -122,8 +122,8 @@ def test_a_value_that_is_no_object_is_refused(folder: Path, value: Any) -> None:
         ({"vector": [True, 0]}, "vector.0: Input should be a valid integer"),
         ({"vector": ["1", 0]}, "vector.0: Input should be a valid integer"),
         ({"vector": [None, 0]}, "vector.0: Input should be a valid integer"),
-        ({"vector": "10"}, "vector: Input should be a valid"),
-        ({"vector": {"0": 1}}, "vector: Input should be a valid"),
+        ({"vector": "10"}, "vector: a list belongs here"),
+        ({"vector": {"0": 1}}, "vector: a list belongs here"),
         ({"model": 3}, "model: Input should be a valid string"),
         ({"granularity": "cell"}, "granularity: Input should be 'conv' or 'block'"),
         ({"input": [3, 8]}, "input.2: Field required"),
@@ -132,6 +132,7 @@ def test_a_value_that_is_no_object_is_refused(folder: Path, value: Any) -> None:
         ({"max_candidate_params": "much"}, "max_candidate_params: Input should be a valid number"),
         ({"preprocessing": {"mean": [0.5]}}, "preprocessing.std: Field required"),
         ({"preprocessing": {"mean": [0.5], "std": [0]}}, r"preprocessing.std.0: Input should be greater than 0"),
+        ({"preprocessing": {"mean": [True], "std": [1]}}, r"preprocessing.mean.0: Input should be a valid number"),
         ({"preprocessing": {"mean": [0.5], "std": [-1]}}, r"preprocessing.std.0: Input should be greater than 0"),
         (
             {"preprocessing": {"mean": [], "std": []}},
