@@ -37,7 +37,7 @@ def verify_lowered(graph_module: GraphModule, unused: Collection[str] = ()) -> l
     problems += [f"{name} is not called by the graph" for name in orphans]
     problems += [
         f"{key} is read by nothing"
-        for key in sorted(unused_keys(graph_module).difference(unused))
+        for key in sorted(_unread(graph_module).difference(unused))
         if key.rpartition(".")[0] not in orphans
     ]
     try:
@@ -45,6 +45,13 @@ def verify_lowered(graph_module: GraphModule, unused: Collection[str] = ()) -> l
     except RuntimeError as error:
         problems.append(f"the graph is not well formed: {error}")
     return problems
+
+
+def _unread(graph_module: GraphModule) -> set[str]:
+    """The keys that no node uses, by that name or another."""
+    state, idle = graph_module.state_dict(keep_vars=True), unused_keys(graph_module)
+    used = {id(value) for key, value in state.items() if key not in idle}
+    return {key for key in idle if id(state[key]) not in used}
 
 
 def _is_model(module: nn.Module) -> bool:

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import narfx
 from narfx.cost import measure
 from narfx.model_ref import load_model
+from narfx.passes import verify_lowered
 
 MODEL = """
 from torch import nn
@@ -70,6 +71,7 @@ def test_all_keys_stay_at_the_zero_vector(file: Path) -> None:
     assert lowered.state_dict().keys() == model.state_dict().keys()
     lowered.load_state_dict(model.state_dict())
     assert torch.equal(lowered(images()), model(images()))
+    assert verify_lowered(lowered.eval(), traced.dropped) == []
     aliases = {key for key in lowered.state_dict() if key.startswith(("alias", "bias"))}
     for network in (copy.deepcopy(lowered), pickle.loads(pickle.dumps(lowered))):  # torch's own leave out other names
         assert network.state_dict().keys() >= model.state_dict().keys() - aliases
