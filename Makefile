@@ -29,7 +29,7 @@ bench: $(BASE) ## Measure what dispatching costs
 coverage: $(BASE) ## Survey published networks, for docs/coverage.md (hours; goes on where it was stopped)
 	$(INSTALL) -e '.[timm]'
 	mkdir -p build
-	OMP_NUM_THREADS=1 $(BIN)/python tools/coverage.py --out build/coverage.jsonl --page docs/coverage.md
+	OMP_NUM_THREADS=1 $(BIN)/python tools/coverage.py --out build/coverage.jsonl --page docs/coverage.md --memory 19
 
 lint: $(DEV) ## Lint, format and types
 	$(BIN)/ruff check .
