@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,15 +109,6 @@ def write(path: Path, name: str = "mine", *, refuse: str = "None", cost: str = "
     """A file with one operator, a 1x1 convolution."""
     path.write_text(ONE.format(name=name, refuse=refuse, cost=cost, start=start))
     return path
-
-
-@pytest.fixture(autouse=True)
-def clean() -> Iterator[None]:
-    """No operator stays behind a test."""
-    yield
-    for name in operator_names():
-        if name not in OWN:
-            unregister_operator(name)
 
 
 @pytest.fixture
