@@ -11,7 +11,6 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from narfx.operators import operator_names, unregister_operator
-from narfx.operators.registry import OWN
 
 # Examples follow from the test alone, so that a failure is repeated by running it again.
 settings.register_profile(
@@ -37,9 +36,10 @@ torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or _cores()))
 @pytest.fixture(autouse=True)
 def _no_operator_stays_behind() -> Iterator[None]:
     """A test that registers operators, itself or by a file, leaves none to the tests behind it."""
+    known = operator_names()
     yield
     for name in operator_names():
-        if name not in OWN:
+        if name not in known:
             unregister_operator(name)
 
 
