@@ -67,8 +67,8 @@ class Dispatch(nn.Module):
         try:
             output: Tensor = self.candidates[name](x)
         except Exception as error:
+            from narfx.devices import is_out_of_memory
             from narfx.operators.registry import OWN  # a supernet that runs has no need of them
-            from narfx.run import is_out_of_memory
             from narfx.usercode import user_code
 
             if name == "base" or name in OWN or is_out_of_memory(error):

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from narfx.architecture import Preprocessing
+from narfx.devices import is_out_of_memory
 from narfx.errors import UsageError
 from narfx.files import write_json
 from narfx.progress import Reporter, Silent
-from narfx.run import is_out_of_memory
 from narfx.subject import Shape, Subject, open_subject
 from narfx.tasks.arithmetic import Arithmetic, Precision
 from narfx.tasks.classification import Classification

@@ -19,10 +19,11 @@ from typing import Any
 
 import torch
 
+from narfx.devices import is_out_of_memory
 from narfx.errors import InterruptedRunError, RunError, UsageError
 from narfx.files import check_output, disk_errors, read_json, refuse_inside, write_bytes, write_json
 
-__all__ = ["RunFolder", "interruptible", "is_out_of_memory", "read_events"]
+__all__ = ["RunFolder", "interruptible", "read_events"]
 
 CONFIG, EVENTS, CHECKPOINT, LOCK = "config.json", "events.jsonl", "checkpoint.pt", ".lock"
 
@@ -179,13 +180,6 @@ def interruptible(folder: RunFolder, *, resumable: bool = False) -> Iterator[Non
         raise RunError(
             f"out of memory: use a smaller batch; {resume}", where=str(folder.path), kind="out_of_memory"
         ) from error
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the device or (where torch raises a plain RuntimeError) on the CPU."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
 
 
 def _finite(value: Any) -> Any:

@@ -27,7 +27,7 @@ __all__ = [
     "SCHEDULES",
     "Recipe",
     "check_batches",
-    "check_finite",
+    "check_diverged",
     "fit",
     "kept",
     "outputs",
@@ -170,7 +170,7 @@ def fit(
     for epoch in range(first, recipe.epochs):
         loss = _epoch(network, optimizer, task, recipe, epoch, seed, reporter, f"{label}: epoch {epoch + 1}")
         reporter.say(f"{label}: epoch {epoch + 1}/{recipe.epochs}, loss {loss:.4f}")
-        check_finite(network, task.head)
+        check_diverged(network, task.head)
         if folder is not None:
             folder.event("epoch", epoch=epoch + 1, loss=loss, lr=optimizer.param_groups[0]["lr"])
             folder.save(
@@ -183,7 +183,7 @@ def fit(
                 }
             )
     network.eval()
-    check_finite(network)
+    check_diverged(network)
     metrics: dict[str, Any] = {
         "epochs": recipe.epochs,
         "loss": loss,
@@ -223,7 +223,7 @@ def _epoch(
     return sum(losses) / len(losses)
 
 
-def check_finite(*modules: nn.Module) -> None:
+def check_diverged(*modules: nn.Module) -> None:
     """Raise ``RunError`` if a weight or statistic is NaN or infinite, so that no checkpoint ever holds one."""
     for name, tensor in (entry for module in modules for entry in module.state_dict().items()):
         if not torch.isfinite(tensor).all():

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Chain", "ResidualNet", "Shared", "images", "part", "settled"]
+__all__ = ["Chain", "Fickle", "ResidualNet", "Shared", "images", "part", "settled"]
 
 
 def settled(model: nn.Module, seed: int = 0) -> nn.Module:
@@ -87,3 +87,14 @@ class Shared(nn.Module):
         x = torch.relu(self.again(torch.relu(self.again(self.stem(x)))))
         last: Tensor = self.again(nn.functional.max_pool2d(x, 2))
         return last
+
+
+class Fickle(nn.Module):
+    """A part that some instances of cannot be traced."""
+
+    def __init__(self, bad: bool) -> None:
+        super().__init__()
+        self.bad, self.conv = bad, nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x) if not self.bad or x.sum() > 0 else x

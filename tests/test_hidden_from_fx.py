@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from sample_networks import Chain, images, settled
+from sample_networks import Chain, Fickle, images, settled
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -186,17 +186,6 @@ def test_a_plain_tensor_of_a_part_is_no_key() -> None:
     for network in (traced.graph_module, narfx.lower(narfx.Supernet(traced), traced.space.base)):
         assert set(network.state_dict()) == set(model.state_dict())
     check_exact(model, traced)
-
-
-class Fickle(nn.Module):
-    """Some instances ask a value."""
-
-    def __init__(self, bad: bool) -> None:
-        super().__init__()
-        self.bad, self.conv = bad, nn.Conv2d(8, 8, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x) if not self.bad or x.sum() > 0 else x
 
 
 def test_good_instances_of_a_bad_class_stay_sites() -> None:

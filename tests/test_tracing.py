@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from sample_networks import Chain, ResidualNet, images, part, settled
+from sample_networks import Chain, Fickle, ResidualNet, images, part, settled
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
@@ -575,17 +575,6 @@ def test_a_report_holds_plain_values_for_every_convolution() -> None:
     assert report["cost"]["base"] == {"params": report["params"], "macs": report["macs"]}
     assert report["cost"]["min"]["macs"] < report["cost"]["base"]["macs"] == report["cost"]["max"]["macs"]
     assert [(entry["name"], entry["code"]) for entry in report["skipped"]] == [("p", "first")]
-
-
-class Fickle(nn.Module):
-    """A part that some instances of cannot be traced."""
-
-    def __init__(self, bad: bool) -> None:
-        super().__init__()
-        self.bad, self.conv = bad, nn.Conv2d(8, 8, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(x) if not self.bad or x.sum() > 0 else x
 
 
 def test_only_the_instance_that_cannot_be_traced_is_opaque() -> None:

@@ -26,7 +26,7 @@ from narfx.seeds import derive, numpy_generator
 from narfx.space import SearchSpace, Vector
 from narfx.supernet import Supernet
 from narfx.tasks.task import Task
-from narfx.training import check_finite, restore, set_rate, sgd, sgdr, train_step
+from narfx.training import check_diverged, restore, set_rate, sgd, sgdr, train_step
 
 __all__ = ["Search", "quick_reward"]
 
@@ -67,7 +67,7 @@ class Search:
                 said += "".join(f", {key} {value:.4f}" for key, value in known.items())
             else:
                 said += ", uniform random vectors"
-            check_finite(self.net, self.task.head)
+            check_diverged(self.net, self.task.head)
             self._save(epoch + 1)
             self.reporter.say(f"{said} ({time.monotonic() - started:.0f} s)")
 
