@@ -31,10 +31,11 @@ coverage: $(BASE) ## Survey published networks, for docs/coverage.md (hours; goe
 	mkdir -p build
 	OMP_NUM_THREADS=1 $(BIN)/python tools/coverage.py --out build/coverage.jsonl --page docs/coverage.md --memory 19
 
-lint: $(DEV) ## Lint, format and types
+lint: $(DEV) ## Lint, format, types, and which room imports from which
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 clean: ## Remove caches and build leftovers
 	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

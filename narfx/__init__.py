@@ -4,16 +4,20 @@ A model that works goes in; its convolutions become dispatchable nodes, a search
 operators, and an ordinary network with a proven ONNX file comes out.
 """
 
-from narfx import _startup, search  # noqa: F401 (first of all, it heeds Ctrl-C while torch is imported)
+from narfx import (
+    _startup,  # noqa: F401 (first of all, it heeds Ctrl-C while torch is imported)
+    search,
+)
 from narfx._version import __version__
-from narfx.architecture import Architecture
-from narfx.bundle import apply, check, export
-from narfx.compiler import lower, trace
+from narfx.bundle.bundle import apply, check, export
+from narfx.compiler.front_end import trace
+from narfx.compiler.lowering import lower
+from narfx.compiler.supernet import Supernet
+from narfx.compiler.traced import Traced
 from narfx.errors import NarfxError
 from narfx.operators import Operator, register_operator
-from narfx.space import SearchSpace
-from narfx.supernet import Supernet
-from narfx.traced import Traced
+from narfx.space.architecture import Architecture
+from narfx.space.space import SearchSpace
 
 __all__ = [
     "Architecture",

@@ -1,5 +1,5 @@
 """``python -m narfx``."""
 
-from narfx.cli import main
+from narfx.cli.app import main
 
 main()

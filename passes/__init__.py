@@ -6,15 +6,15 @@ it runs in ``torch.fx.passes.infra.pass_manager.PassManager``. A pass knows noth
 """
 
 from narfx.passes.base import Pass
-from narfx.passes.find_blocks import find_blocks
-from narfx.passes.find_main_path import find_main_path
-from narfx.passes.find_sites import find_sites
-from narfx.passes.find_skips import find_skips
+from narfx.passes.blocks import find_blocks
 from narfx.passes.insert_dispatch import InsertDispatch
 from narfx.passes.insert_skips import InsertSkips
 from narfx.passes.lift_dropout import LiftDropout, RestoreDropout
 from narfx.passes.lift_functional import LiftFunctional, RestoreFunctional
 from narfx.passes.lower import Lower
+from narfx.passes.main_path import find_main_path
+from narfx.passes.sites import find_sites
+from narfx.passes.skips import find_skips
 from narfx.passes.verify import verify_lowered
 
 __all__ = [

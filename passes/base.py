@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch.fx import GraphModule
 from torch.fx.passes.infra.pass_base import PassResult
 
-__all__ = ["Pass", "free_name"]
+__all__ = ["Pass"]
 
 
 class Pass(ABC):
@@ -45,13 +45,3 @@ class Pass(ABC):
             if not self.swaps_only:
                 result.recompile()
         return PassResult(result, modified)
-
-
-def free_name(graph_module: GraphModule, name: str, owner: str = "") -> str:
-    """The path of an attribute ``name`` of ``owner`` that is not taken: ``name``, else ``name_1``, ``name_2``, ..."""
-    home = graph_module.get_submodule(owner)
-    tried, count = name, 0
-    while hasattr(home, tried):
-        count += 1
-        tried = f"{name}_{count}"
-    return f"{owner}.{tried}" if owner else tried

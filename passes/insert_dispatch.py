@@ -19,13 +19,13 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
-from narfx.dispatch import Dispatch
 from narfx.errors import UsageError
+from narfx.graph.nodes import call_targets
 from narfx.operators import started_operator
+from narfx.operators.dispatch import Dispatch
 from narfx.passes.base import Pass
-from narfx.passes.find_sites import call_targets
 from narfx.passes.lift_functional import LiftFunctional
-from narfx.space import Site, Slot
+from narfx.space.records import Site, Slot
 
 __all__ = ["InsertDispatch"]
 

@@ -15,10 +15,11 @@ import torch
 from torch import fx, nn
 from torch.fx import GraphModule, Node
 
-from narfx.dispatch import Shortcut, SkipGate
-from narfx.passes.base import Pass, free_name
-from narfx.passes.find_skips import Junction, Projection, SkipDomain
-from narfx.seeds import derive
+from narfx.graph.nodes import free_name
+from narfx.operators.dispatch import Shortcut, SkipGate
+from narfx.passes.base import Pass
+from narfx.passes.skips import Junction, Projection, SkipDomain
+from narfx.support.seeds import derive
 
 __all__ = ["InsertSkips"]
 

@@ -14,7 +14,8 @@ from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate, map_arg
 from torch.nn import functional as F
 
-from narfx.passes.base import Pass, free_name
+from narfx.graph.nodes import free_name
+from narfx.passes.base import Pass
 
 __all__ = ["LIFTED_DROPOUT", "LiftDropout", "RestoreDropout"]
 

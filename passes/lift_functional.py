@@ -18,8 +18,9 @@ from torch import nn
 from torch.fx import Graph, GraphModule, Node
 from torch.fx.node import map_aggregate, map_arg
 
-from narfx.dispatch import Dispatch
-from narfx.passes.base import Pass, free_name
+from narfx.graph.nodes import free_name
+from narfx.operators.dispatch import Dispatch
+from narfx.passes.base import Pass
 
 __all__ = ["FunctionalConv", "LiftFunctional", "Lifted", "RestoreFunctional", "lifted_calls", "read_functional"]
 

@@ -9,8 +9,8 @@ from typing import ClassVar
 from torch import nn
 from torch.fx import GraphModule
 
-from narfx.copying import copy_module
-from narfx.dispatch import Dispatch, Shortcut, SkipGate
+from narfx.graph.copying import copy_module
+from narfx.operators.dispatch import Dispatch, Shortcut, SkipGate
 from narfx.passes.base import Pass
 from narfx.passes.lift_dropout import LIFTED_DROPOUT
 from narfx.passes.lift_functional import RestoreFunctional, lifted_calls

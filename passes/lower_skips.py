@@ -12,8 +12,8 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from narfx.dispatch import Shortcut, SkipGate
-from narfx.passes.base import free_name
+from narfx.graph.nodes import free_name
+from narfx.operators.dispatch import Shortcut, SkipGate
 
 __all__ = ["closed", "lower_skips"]
 

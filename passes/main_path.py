@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from narfx.errors import UsageError
-from narfx.passes.find_blocks import is_residual_add
-from narfx.passes.find_sites import source_line
+from narfx.graph.nodes import source_line
+from narfx.passes.blocks import is_residual_add
 
 __all__ = ["MainPath", "PathNode", "ResidualAdd", "find_main_path"]
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from narfx.graph.nodes import call_targets, is_kernel, pair, source_line
 from narfx.passes.lift_functional import read_functional
-from narfx.source import is_model_code
-from narfx.space import Site, Skipped
+from narfx.space.records import Site, Skipped
 
-__all__ = ["call_targets", "find_sites", "is_kernel", "pair", "source_line"]
+__all__ = ["find_sites"]
 
 _FUNCTIONAL = {
     torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d,
@@ -179,12 +178,6 @@ def _site(
     )
 
 
-def pair(value: Any) -> tuple[int, int]:
-    """A geometry of two axes, of which torch takes one number for both, also where somebody set it later."""
-    first, *rest = value if isinstance(value, (tuple, list)) else (value,)
-    return int(first), int(rest[0] if rest else first)
-
-
 def _sample(shape: tuple[int, ...]) -> tuple[int, int, int]:
     channels, height, width = shape[-3:]
     return channels, height, width
@@ -202,28 +195,3 @@ def _add_uncalled(graph_module: GraphModule, skipped: dict[str, Skipped], calls:
                     if is_kernel(value):
                         reason = f"a functional call with it may be inside {leaf}, which is opaque"
                         skipped.setdefault(path, Skipped(path, "opaque", reason, ""))
-
-
-def is_kernel(parameter: nn.Parameter) -> bool:
-    """Whether a convolution may be made with it; a scale of channels, (1, C, 1, 1), is none."""
-    shape = parameter.shape
-    return len(shape) == 4 and not (shape[0] == 1 and shape[2:] == (1, 1))
-
-
-def call_targets(graph_module: GraphModule) -> dict[str, list[Node]]:
-    """The nodes that call each module, in graph order."""
-    targets: dict[str, list[Node]] = {}
-    for node in graph_module.graph.nodes:
-        if node.op == "call_module":
-            targets.setdefault(str(node.target), []).append(node)
-    return targets
-
-
-def source_line(node: Node) -> str:
-    """``file:line`` of the user's code that made a node, as far as the trace recorded it."""
-    own = ""
-    for line in (node.stack_trace or "").splitlines():
-        head, _, rest = line.strip().partition('", line ')
-        if head.startswith('File "') and is_model_code(head[6:]):
-            own = f"{head[6:]}:{rest.split(',')[0]}"
-    return own

@@ -15,9 +15,9 @@ from math import ceil
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from narfx.passes.find_main_path import MainPath, PathNode, ResidualAdd, find_main_path
-from narfx.passes.find_sites import call_targets, source_line
-from narfx.space import Skip, Skipped
+from narfx.graph.nodes import call_targets, source_line
+from narfx.passes.main_path import MainPath, PathNode, ResidualAdd, find_main_path
+from narfx.space.records import Skip, Skipped
 
 __all__ = ["Junction", "Projection", "SkipCandidate", "SkipDomain", "find_skips"]
 

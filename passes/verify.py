@@ -8,7 +8,7 @@ from itertools import accumulate
 from torch import nn
 from torch.fx import GraphModule
 
-from narfx.unused import unused_keys
+from narfx.graph.unused import unused_keys
 
 __all__ = ["verify_lowered"]
 

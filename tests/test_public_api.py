@@ -15,18 +15,18 @@ import narfx
 import narfx.passes
 
 HOMES = {
-    "Architecture": "narfx.architecture",
+    "Architecture": "narfx.space.architecture",
     "NarfxError": "narfx.errors",
     "Operator": "narfx.operators.record",
-    "SearchSpace": "narfx.space",
-    "Supernet": "narfx.supernet",
-    "Traced": "narfx.traced",
-    "apply": "narfx.bundle",
-    "check": "narfx.bundle",
-    "export": "narfx.bundle",
-    "lower": "narfx.compiler",
+    "SearchSpace": "narfx.space.space",
+    "Supernet": "narfx.compiler.supernet",
+    "Traced": "narfx.compiler.traced",
+    "apply": "narfx.bundle.bundle",
+    "check": "narfx.bundle.bundle",
+    "export": "narfx.bundle.bundle",
+    "lower": "narfx.compiler.lowering",
     "register_operator": "narfx.operators.registry",
-    "trace": "narfx.compiler",
+    "trace": "narfx.compiler.front_end",
 }
 
 

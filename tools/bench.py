@@ -35,15 +35,17 @@ from rich.table import Table
 from torch import Tensor, fx, nn
 
 import narfx
-from narfx.architecture import DEFAULT_OPERATORS
-from narfx.compiler import Traced, lower, trace
-from narfx.model_ref import load_model
-from narfx.onnx_export import export_onnx
-from narfx.progress import ConsoleProgress
-from narfx.sampling import FeasibleSampler
-from narfx.seeds import numpy_generator
-from narfx.supernet import Supernet
-from narfx.training import Recipe, sgd
+from narfx.bundle.onnx.write import export_onnx
+from narfx.compiler.front_end import Traced, trace
+from narfx.compiler.lowering import lower
+from narfx.compiler.supernet import Supernet
+from narfx.inputs.model_ref import load_model
+from narfx.runs.progress import ConsoleProgress
+from narfx.space.architecture import DEFAULT_OPERATORS
+from narfx.space.sampling import FeasibleSampler
+from narfx.support.seeds import numpy_generator
+from narfx.training.fit import sgd
+from narfx.training.recipe import Recipe
 
 MODEL, QUICK_MODEL, INPUT = "torchvision:resnet18", "narfx:resnet8", (3, 32, 32)
 MakeCall = Callable[[nn.Module], Callable[[], object]]
@@ -172,7 +174,7 @@ def step_ratios(plain: nn.Module, net: Supernet, rounds: int, batch: int = 16) -
 
 
 def _step(module: nn.Module, x: Tensor, y: Tensor) -> Callable[[], None]:
-    """As :func:`narfx.training.train_step`, on one batch."""
+    """As :func:`narfx.training.fit.train_step`, on one batch."""
     module.train().to(memory_format=torch.channels_last)
     optimizer = sgd(module, Recipe(lr=1e-4))
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

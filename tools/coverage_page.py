@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from narfx.files import write_text
+from narfx.support.files import write_text
 
 Row = dict[str, Any]
 GROUPS = {

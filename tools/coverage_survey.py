@@ -22,15 +22,15 @@ import torch
 from torch import Tensor, fx, nn
 
 import narfx
-from narfx.copying import copy_module, copy_to_meta
+from narfx.bundle.onnx.write import compare_onnx, export_onnx, tensors
+from narfx.bundle.proof.parity import NORM_IMAGES, TOLERANCE, randomise_norms, signal
+from narfx.compiler.supernet import Supernet
 from narfx.errors import NarfxError, NothingToRefineError
-from narfx.model_ref import default_input, load_model
-from narfx.onnx_export import compare_onnx, export_onnx, tensors
-from narfx.onnx_parity import NORM_IMAGES, TOLERANCE, randomise_norms, signal
-from narfx.sampling import FeasibleSampler
-from narfx.seeds import derive, numpy_generator, torch_generator
-from narfx.supernet import Supernet
-from narfx.tracing import trace_graph
+from narfx.graph.copying import copy_module, copy_to_meta
+from narfx.graph.tracing import trace_graph
+from narfx.inputs.model_ref import default_input, load_model
+from narfx.space.sampling import FeasibleSampler
+from narfx.support.seeds import derive, numpy_generator, torch_generator
 
 Row = dict[str, Any]
 Shape = tuple[int, int, int]

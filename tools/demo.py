@@ -17,9 +17,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from narfx.cli import app
-from narfx.console import run_app
-from narfx.latency import measure_latency
+from narfx.cli.app import app
+from narfx.cli.console import run_app
+from narfx.latency.timing import measure_latency
 
 MODEL = "narfx:resnet_digits"
 BASE_RECIPE = ["--epochs", "15", "--t0", "5", "--lr", "0.1"]

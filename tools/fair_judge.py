@@ -31,24 +31,30 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import kendalltau
 
-from narfx.compiler import Traced, lower
-from narfx.config import validated
+from narfx.compiler.front_end import Traced
+from narfx.compiler.lowering import lower
+from narfx.compiler.open import NetworkOptions, open_base
+from narfx.compiler.supernet import Supernet
 from narfx.errors import NarfxError, UsageError
-from narfx.files import read_json, write_json
-from narfx.networks import NetworkOptions, open_base
-from narfx.progress import ConsoleProgress, Reporter, Silent
-from narfx.run import RunFolder
-from narfx.sampling import FeasibleSampler
+from narfx.runs.folder import RunFolder
+from narfx.runs.progress import ConsoleProgress, Reporter, Silent
 from narfx.search.config import SearchConfig
 from narfx.search.loop import Search, quick_reward
 from narfx.search.outcome import evaluate_vector
 from narfx.search.strategy import Proposal, Result
-from narfx.seeds import derive, numpy_generator
-from narfx.space import SearchSpace, Vector
-from narfx.supernet import Supernet
+from narfx.space.records import Vector
+from narfx.space.sampling import FeasibleSampler
+from narfx.space.space import SearchSpace
+from narfx.support.devices import pick_device
+from narfx.support.files import read_json, write_json
+from narfx.support.schema import validated
+from narfx.support.seeds import derive, numpy_generator
 from narfx.tasks.options import DataOptions, open_task
 from narfx.tasks.task import Task
-from narfx.training import Recipe, fit, outputs, pick_device, reinitialise
+from narfx.training.checks import outputs
+from narfx.training.fit import fit
+from narfx.training.initialise import reinitialise
+from narfx.training.recipe import Recipe
 
 Norms = Literal["shared", "separate"]
 Rewards = dict[str, list[list[float]]]  # of one supernet, by reward: minibatches by vectors

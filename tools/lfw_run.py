@@ -19,10 +19,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-from narfx.architecture import Architecture
-from narfx.networks import open_architecture
-from narfx.sampling import sample_window
-from narfx.seeds import numpy_generator
+from narfx.compiler.open import open_architecture
+from narfx.space.architecture import Architecture
+from narfx.space.sampling import sample_window
+from narfx.support.seeds import numpy_generator
 
 MODEL = "narfx:lresnet_ir?units=2-2-2-2&width=16&embedding=128&size=32"
 WINDOW = 0.02

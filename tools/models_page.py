@@ -1,4 +1,4 @@
-"""``python -m narfx.models``: the base networks with their defaults and costs, as a Markdown table."""
+"""``python tools/models_page.py``: the base networks with their defaults and costs, as a Markdown table."""
 
 from __future__ import annotations
 

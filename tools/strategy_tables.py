@@ -31,10 +31,11 @@ import numpy as np
 import torch
 
 from narfx.analysis.steps import curve
-from narfx.budget import Budget
-from narfx.sampling import FeasibleSampler
 from narfx.search import Proposal, Result, Strategy, make_strategy
-from narfx.space import SearchSpace, Vector
+from narfx.space.budget import Budget
+from narfx.space.records import Vector
+from narfx.space.sampling import FeasibleSampler
+from narfx.space.space import SearchSpace
 
 STRATEGIES = ("random", "evolution", "nar")
 JOINT = (*STRATEGIES, "enas", "alternating")

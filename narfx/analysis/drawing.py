@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from narfx.errors import UsageError
-from narfx.files import disk_errors, to_json, write_bytes
+from narfx.support.files import disk_errors, to_json, write_bytes
 
 __all__ = ["Drawing", "Panel"]
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from narfx.analysis.drawing import Drawing, Panel
 from narfx.analysis.steps import curve, enough, malformed, read_steps
 from narfx.errors import UsageError
-from narfx.run import EVENTS
+from narfx.runs.folder import EVENTS
 
 __all__ = ["rewards"]
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narfx.errors import UsageError
-from narfx.run import EVENTS, RunFolder, read_events
+from narfx.runs.folder import EVENTS, RunFolder, read_events
 
 __all__ = ["LEAST", "curve", "enough", "malformed", "read_steps"]
 

@@ -15,24 +15,32 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from narfx.architecture import Architecture
-from narfx.arguments import check_graph
-from narfx.carrying import carry_model, carry_operators
-from narfx.codegen import CodegenError, generate
-from narfx.copying import copy_module
-from narfx.cost import measure
+from narfx.bundle.codegen import CodegenError, generate
+from narfx.bundle.onnx.metadata import compare_metadata, describe, versions
+from narfx.bundle.onnx.write import OnnxFile, export_onnx, read_onnx
+from narfx.bundle.proof.proof import Proof
+from narfx.compiler.open import Lowered, open_architecture
 from narfx.errors import ParityError, UsageError
-from narfx.files import check_output, output_folder, read_json, refuse_inside, replace_folder, write_json, write_text
-from narfx.finite import check_finite
-from narfx.model_ref import load_model
-from narfx.networks import Lowered, open_architecture
-from narfx.onnx_export import OnnxFile, export_onnx, read_onnx
-from narfx.onnx_metadata import compare_metadata, describe, versions
-from narfx.onnx_parity import tensors
-from narfx.onnx_proof import Proof
-from narfx.paths import find, move_model, move_operators
-from narfx.unused import drop_unused
-from narfx.weights import check_values, load_state, read_weights, write_weights
+from narfx.graph.checks import check_finite, check_values
+from narfx.graph.copying import copy_module
+from narfx.graph.cost import measure
+from narfx.graph.nodes import tensors
+from narfx.graph.unused import drop_unused
+from narfx.inputs.arguments import check_graph
+from narfx.inputs.model_ref import load_model
+from narfx.inputs.paths import find, move_model, move_operators
+from narfx.inputs.vendor import carry_model, carry_operators
+from narfx.inputs.weights import load_state, read_weights, write_weights
+from narfx.space.architecture import Architecture
+from narfx.support.files import (
+    check_output,
+    output_folder,
+    read_json,
+    refuse_inside,
+    replace_folder,
+    write_json,
+    write_text,
+)
 
 __all__ = ["apply", "check", "export"]
 
@@ -62,7 +70,7 @@ def apply(
         overwrite: Whether a folder that is not empty is replaced as a whole.
         opset: The ONNX opset, at least 13; without it, the one that torch writes by itself.
         input_name: The name of the ONNX file's input.
-        output_names: Those of its outputs; see :func:`narfx.onnx_names.output_names` for the names without it.
+        output_names: Those of its outputs; see :func:`narfx.bundle.onnx.names.output_names` for the names without it.
         seed: Decides the values of a model that is built without weights.
 
     Returns:

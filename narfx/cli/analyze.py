@@ -7,9 +7,9 @@ from typing import Annotated, Any
 
 import typer
 
-from narfx import analysis_tables
-from narfx.cli_options import COMMON, takes
-from narfx.console import Output
+from narfx.cli import analyze_tables as analysis_tables
+from narfx.cli.console import Output
+from narfx.cli.options import COMMON, takes
 from narfx.errors import UsageError
 
 __all__ = ["analyze"]

@@ -11,10 +11,11 @@ from typing import Annotated, Any
 
 import typer
 
-from narfx import tables
 from narfx._version import __version__
-from narfx.analysis_cli import analyze
-from narfx.cli_options import (
+from narfx.cli import tables
+from narfx.cli.analyze import analyze
+from narfx.cli.console import Output, parse_pairs, run_app
+from narfx.cli.options import (  # fmt: skip
     COMMON,
     DATA,
     LATENCY,
@@ -28,8 +29,7 @@ from narfx.cli_options import (
     resumes,
     takes,
     values,
-)  # fmt: skip
-from narfx.console import Output, parse_pairs, run_app
+)
 from narfx.errors import UsageError
 
 __all__ = ["app", "main"]
@@ -76,9 +76,9 @@ def trace(
     **options: Any,
 ) -> None:
     """Show what of a model can be refined, what cannot and why, and what it costs."""
-    from narfx.config import validated
-    from narfx.networks import NetworkOptions, open_base
-    from narfx.training import pick_device
+    from narfx.compiler.open import NetworkOptions, open_base
+    from narfx.support.devices import pick_device
+    from narfx.support.schema import validated
 
     pick_device(options["device"])
     output = _output(options)
@@ -91,7 +91,7 @@ def trace(
     if not timing and latency_check is None:
         output.result(traced.to_json(), tables.trace)
         return
-    from narfx.latency_trace import trace_latency
+    from narfx.verbs.trace import trace_latency
 
     output.result(trace_latency(traced, timing, latency_check, seed=seed, reporter=output.reporter), tables.trace)
 
@@ -123,9 +123,9 @@ def search(
     **options: Any,
 ) -> None:
     """Search an operator vector on shared weights, within a budget."""
-    from narfx.config import validated
     from narfx.search import SearchConfig, run
     from narfx.search import resume as go_on
+    from narfx.support.schema import validated
 
     output = _output(options)
     fields = given(
@@ -160,8 +160,8 @@ def apply(
     **options: Any,
 ) -> None:
     """Lower an architecture and write model.py, model.safetensors and model.onnx, proven to compute the same."""
-    from narfx import bundle
-    from narfx.training import pick_device
+    from narfx.bundle import bundle
+    from narfx.support.devices import pick_device
 
     pick_device(options["device"])
     report = bundle.apply(
@@ -177,8 +177,8 @@ def check(
     folder: Annotated[Path, typer.Argument(help="A folder that apply wrote.", metavar="DIR")], **options: Any
 ) -> None:
     """Prove a bundle again, from its files alone."""
-    from narfx import bundle
-    from narfx.training import pick_device
+    from narfx.bundle import bundle
+    from narfx.support.devices import pick_device
 
     pick_device(options["device"])
     _output(options).result(bundle.check(folder, seed=options["seed"] or 0), tables.check)
@@ -197,8 +197,8 @@ def train(
     **options: Any,
 ) -> None:
     """Train the network of an architecture, or its base, by itself."""
-    from narfx import experiments
-    from narfx.config import validated
+    from narfx.support.schema import validated
+    from narfx.verbs import train as experiments
 
     output = _output(options)
     fields = given({"target": target, "data": data, "base": base, "init": init, **options})
@@ -235,8 +235,8 @@ def compare(
     **options: Any,
 ) -> None:
     """Train architectures, their bases and random vectors of equal cost by one recipe, and show them side by side."""
-    from narfx import comparison
-    from narfx.config import validated
+    from narfx.support.schema import validated
+    from narfx.verbs import compare as comparison
 
     output = _output(options)
     fields = given(
@@ -265,7 +265,7 @@ def ops_list(
 ) -> None:
     """Show every operator: where it comes from, and what it costs at a site of 64 channels."""
     from narfx.operators import load_operators
-    from narfx.operators.catalogue import catalogue
+    from narfx.verbs.ops_list import catalogue
 
     if file is not None:
         load_operators(file)
@@ -282,8 +282,8 @@ def ops_test(
 ) -> None:
     """Try operators at many geometries: shape, gradient, cost, copies, ONNX; exit code 2 where one fails."""
     from narfx.operators import load_operators, operator_names
-    from narfx.operators.trial import try_operators
-    from narfx.training import pick_device
+    from narfx.support.devices import pick_device
+    from narfx.verbs.ops_test import try_operators
 
     device = pick_device(options["device"])
     names = operator_names()[1:] if file is None else load_operators(file)
@@ -310,7 +310,7 @@ def evaluate(
     **options: Any,
 ) -> None:
     """Judge a network: accuracy on classes, verification on pairs of faces; an ONNX file as it is."""
-    from narfx import evaluation
+    from narfx.verbs import evaluate as evaluation
 
     output = _output(options)
     fields = given(
@@ -334,7 +334,7 @@ def proxy(
     **options: Any,
 ) -> None:
     """Draw a small task from a large one: so many identities and images, some of each held out, all written down."""
-    from narfx.tasks.proxy import build_proxy
+    from narfx.data.proxy import build_proxy
 
     drawn = build_proxy(
         source,

@@ -21,9 +21,9 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from narfx.devices import is_out_of_memory
 from narfx.errors import InterruptedRunError, NarfxError, RunError, UsageError
-from narfx.progress import ConsoleProgress, Reporter, Silent
+from narfx.runs.progress import ConsoleProgress, Reporter, Silent
+from narfx.support.devices import is_out_of_memory
 
 __all__ = ["Output", "parse_input", "parse_pairs", "run_app"]
 

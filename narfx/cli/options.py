@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 
-from narfx.console import parse_input, parse_pairs
+from narfx.cli.console import parse_input, parse_pairs
 from narfx.errors import UsageError
 
 __all__ = [
@@ -197,8 +197,8 @@ def _integers(text: str, option: str) -> tuple[int, ...]:
 
 def values(config: Path | None, fields: dict[str, Any], *needed: str) -> dict[str, Any]:
     """The options that were given over those of a config file, whose paths are made to start at the working folder."""
-    from narfx.files import read_json
-    from narfx.paths import move, move_model, move_operators, move_source
+    from narfx.inputs.paths import move, move_model, move_operators, move_source
+    from narfx.support.files import read_json
 
     read: dict[str, Any] = {}
     if config is not None:
@@ -225,7 +225,7 @@ def values(config: Path | None, fields: dict[str, Any], *needed: str) -> dict[st
         if isinstance(files, list) and all(isinstance(file, str) for file in files):
             read["operator_files"] = move_operators(files, Path.cwd(), start=config.parent)
     if "schedule" in fields:  # what a run's config.json holds of the one before does not win over it
-        from narfx.training import SCHEDULES
+        from narfx.training.recipe import SCHEDULES
 
         read = {key: value for key, value in read.items() if key not in SCHEDULES["train"]}
     together = read | fields

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from narfx.words import count
+from narfx.support.text import count
 
 __all__ = [
     "apply", "check", "compare", "evaluate", "ops_list", "ops_test", "proxy", "search", "trace", "train",

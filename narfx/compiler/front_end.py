@@ -6,26 +6,25 @@ from collections.abc import Sequence
 
 from torch import fx, nn
 
-from narfx.architecture import DEFAULT_OPERATORS, SpaceOptions
-from narfx.arguments import check_input, check_model, listed
-from narfx.collector import collector_paused
-from narfx.config import validated
-from narfx.cost import GraphCost, shapes_and_cost
+from narfx.compiler.modes import settle_training
+from narfx.compiler.slots import fixed_cost, group_sites, operator_slot, skip_slot, unused_operators
+from narfx.compiler.traced import Traced
 from narfx.errors import NothingToRefineError, UsageError
-from narfx.operators import get_operator, load_operators, operator_cost, refusal
-from narfx.passes.find_blocks import find_blocks
-from narfx.passes.find_sites import find_sites
-from narfx.passes.find_skips import SkipCandidate, SkipDomain, find_skips
-from narfx.passes.lift_functional import FunctionalConv, read_functional
-from narfx.passes.lower import Lower
-from narfx.space import SearchSpace, Site, Skipped, Slot
-from narfx.supernet import Supernet
-from narfx.traced import Traced
-from narfx.tracing import GraphTrace, settle_training, trace_graph
-from narfx.unused import keep_unused
-from narfx.words import article, count
+from narfx.graph.cost import GraphCost, shapes_and_cost
+from narfx.graph.tracing import GraphTrace, trace_graph
+from narfx.graph.unused import keep_unused
+from narfx.inputs.arguments import check_input, check_model, listed
+from narfx.operators import get_operator, load_operators
+from narfx.passes.sites import find_sites
+from narfx.passes.skips import SkipDomain, find_skips
+from narfx.space.architecture import DEFAULT_OPERATORS, SpaceOptions
+from narfx.space.records import Skipped
+from narfx.space.space import SearchSpace
+from narfx.support.collector import collector_paused
+from narfx.support.schema import validated
+from narfx.support.text import count
 
-__all__ = ["Traced", "lower", "trace"]
+__all__ = ["Traced", "trace"]
 
 
 @collector_paused()
@@ -94,10 +93,10 @@ def trace(
     cost = shapes_and_cost(traced.graph_module, input)
     found, skipped = find_sites(traced.graph_module, cost.shapes, kernels=options.kernels, include_first=include_first)
     skipped = [*traced.opaque, *skipped]
-    groups = _group(traced.graph_module, found, granularity, traced.notes)
+    groups = group_sites(traced.graph_module, found, granularity, traced.notes)
     slots = []
     for name, sites in groups:
-        slot = _slot(name, sites, operators, options.max_candidate_params)
+        slot = operator_slot(name, sites, operators, options.max_candidate_params)
         if len(slot.legal) > 1:
             slots.append(slot)
             continue
@@ -106,11 +105,11 @@ def trace(
             Skipped(site.name, "no_candidate", f"no operator may stand here ({reasons})", site.where) for site in sites
         ]
     if slots:
-        traced.notes += _unused(operators, slots)
+        traced.notes += unused_operators(operators, slots)
     skips = None
     if search_skips:
         skips = _find_skips(model, traced.graph_module, cost, options)
-        slots += [_skip_slot(candidate) for candidate in skips.candidates]
+        slots += [skip_slot(candidate) for candidate in skips.candidates]
         skipped += skips.fixed
     integers = [entry for entry in skipped if entry.code == "dtype"]
     if not slots and integers:
@@ -128,7 +127,7 @@ def trace(
             details={"skipped": [{"name": s.name, "code": s.code} for s in skipped]},
         )
     impossible = {} if skips is None else skips.impossible
-    space = SearchSpace(operators, tuple(slots), _fixed(cost, slots), impossible=impossible)
+    space = SearchSpace(operators, tuple(slots), fixed_cost(cost, slots), impossible=impossible)
     dropped = _keep_unused(traced)
     traced.graph_module.meta["input_shape"] = input  # copies keep it, so that a lowered network can be exported alone
     return Traced(
@@ -145,94 +144,6 @@ def trace(
     )
 
 
-@collector_paused()
-def lower(net: Supernet, vector: Sequence[int]) -> fx.GraphModule:
-    """The network that ``vector`` describes, as an ordinary GraphModule with the supernet's present weights.
-
-    It holds no class of narfx, keeps the state-dict keys of what is untouched, and shares no storage with ``net``,
-    whose own vector stays as it is.
-
-    Raises:
-        UsageError: The vector is not legal, or ``net`` is no supernet.
-    """
-    if not isinstance(net, Supernet):
-        raise UsageError(
-            f"lower takes a narfx.Supernet, not {article(net)}: narfx.Supernet(narfx.trace(model, ...)) makes one",
-            where="net",
-            kind="not_a_supernet",
-        )
-    before = net.vector
-    net.set_vector(vector)
-    try:
-        lowered: fx.GraphModule = Lower()(net.graph_module).graph_module
-        return lowered
-    finally:
-        net.set_vector(before)
-
-
-def _group(
-    graph_module: fx.GraphModule, sites: Sequence[Site], granularity: str, notes: list[str]
-) -> list[tuple[str, list[Site]]]:
-    """Sites that share one choice, in graph order: the calls of one module, or all calls in one residual block."""
-    by_target: dict[str, list[Site]] = {}
-    for site in sites:
-        by_target.setdefault(site.target, []).append(site)
-    if granularity == "conv":
-        return list(by_target.items())
-    block_of: dict[fx.Node, int] = {}
-    blocks = find_blocks(graph_module)
-    for index, block in enumerate(blocks):
-        for node in block.nodes:
-            block_of.setdefault(node, index)
-    if not blocks:
-        notes.append("no residual add was found, so every site is a slot of its own")
-    functional = read_functional(graph_module)
-    homes: dict[str, set[int | None]] = {target: set() for target in by_target}
-    for node in graph_module.graph.nodes:
-        call = functional.get(node)
-        target = call.target if isinstance(call, FunctionalConv) else str(node.target)
-        if target in homes and (node.op == "call_module" or call is not None):
-            homes[target].add(block_of.get(node))
-    groups: dict[int | str, list[Site]] = {}
-    for target, members in by_target.items():
-        home = next(iter(homes[target])) if len(homes[target]) == 1 else None
-        groups.setdefault(target if home is None else home, []).extend(members)
-    return [(_common_name(members), members) for members in groups.values()]
-
-
-def _common_name(sites: Sequence[Site]) -> str:
-    """The deepest module path that all sites share, else the first site's own."""
-    first, *others = [site.target.split(".") for site in sites]
-    depth = 0
-    while depth < len(first) and all(other[depth : depth + 1] == first[depth : depth + 1] for other in others):
-        depth += 1
-    return ".".join(first[:depth]) or sites[0].target
-
-
-def _slot(name: str, sites: Sequence[Site], operators: Sequence[str], max_candidate_params: float) -> Slot:
-    """A slot offers what all its sites allow; a module called several times has its parameters once."""
-    refused: dict[int, str] = {}
-    costs: dict[str, list[float]] = {"params": [], "macs": []}
-    for index, operator in enumerate(operators):
-        total = {"params": 0.0, "macs": 0.0}
-        for site in sites:
-            base, reason = operator_cost(site, "base"), refusal(site, operator)
-            own = operator_cost(site, operator) if reason is None else base
-            if reason is None and own["params"] > max_candidate_params * base["params"]:
-                reason = (
-                    f"it has {own['params']:,.0f} parameters, more than {max_candidate_params:g} times the "
-                    f"site's own {base['params']:,.0f}"
-                )
-            if reason is not None:
-                refused.setdefault(index, reason if len(sites) == 1 else f"{site.name}: {reason}")
-            total["params"] += own["params"] if site.occurrence == 0 else 0
-            total["macs"] += own["macs"]
-        for metric, value in total.items():
-            costs[metric].append(int(value))
-    legal = tuple(index for index in range(len(operators)) if index not in refused)
-    return Slot(name, tuple(sites), legal, refused, {metric: tuple(values) for metric, values in costs.items()})
-
-
 def _keep_unused(trace: GraphTrace) -> tuple[str, ...]:
     """Last of all, because what no node calls is no part of what is refined; the keys, which a note names too."""
     keys = sorted(keep_unused(trace.graph_module, trace.source))
@@ -243,13 +154,6 @@ def _keep_unused(trace: GraphTrace) -> tuple[str, ...]:
             f"{shown}; {'it stays' if len(keys) == 1 else 'they stay'} in the state dict"
         )
     return tuple(keys)
-
-
-def _unused(operators: Sequence[str], slots: Sequence[Slot]) -> list[str]:
-    """A sentence for each operator of the list that no slot offers."""
-    offered = {k for slot in slots for k in slot.legal}
-    left = [k for k in range(len(operators)) if k not in offered]
-    return [f"{operators[k]} may stand nowhere, as at {slots[0].name}: {slots[0].refused[k]}" for k in left]
 
 
 def _find_skips(
@@ -269,22 +173,3 @@ def _find_skips(
             kind="no_skips",
         )
     return skips
-
-
-def _skip_slot(candidate: SkipCandidate) -> Slot:
-    """Two choices: as the base has it, and the other way round; what is closed costs nothing."""
-    skip = candidate.skip
-
-    def costs(number: int) -> tuple[float, ...]:
-        return (number, 0) if skip.base else (0, number)
-
-    known = {"params": costs(candidate.params), "macs": costs(candidate.macs)}
-    return Slot(f"skip {skip.source}->{skip.target}", (), (0, 1), {}, known, skip)
-
-
-def _fixed(cost: GraphCost, slots: Sequence[Slot]) -> dict[str, float]:
-    """The cost of everything outside the slots."""
-    return {
-        "params": cost.params - sum(slot.costs["params"][0] for slot in slots),
-        "macs": cost.macs - sum(slot.costs["macs"][0] for slot in slots),
-    }

@@ -7,17 +7,18 @@ from pathlib import Path
 
 from torch import Tensor, fx, nn
 
-from narfx.architecture import Architecture, SpaceOptions
-from narfx.compiler import lower, trace
+from narfx.compiler.front_end import trace
+from narfx.compiler.lowering import lower
+from narfx.compiler.supernet import Supernet
+from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
-from narfx.fidelity import compare_trace
-from narfx.head import load_with_outputs
-from narfx.model_ref import default_input, load_model
-from narfx.paths import find
-from narfx.supernet import Supernet
-from narfx.traced import Traced
-from narfx.weights import load_state, read_weights
-from narfx.words import count
+from narfx.graph.trace_parity import compare_trace
+from narfx.inputs.model_ref import default_input, load_model
+from narfx.inputs.outputs import load_with_outputs
+from narfx.inputs.paths import find
+from narfx.inputs.weights import load_state, read_weights
+from narfx.space.architecture import Architecture, SpaceOptions
+from narfx.support.text import count
 
 __all__ = ["DEFAULT_INPUT", "Lowered", "NetworkOptions", "open_architecture", "open_base"]
 

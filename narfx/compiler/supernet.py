@@ -6,16 +6,17 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor, nn
 
-from narfx.collector import collector_paused
-from narfx.copying import copy_module
-from narfx.dispatch import Dispatch, Shortcut, SkipGate
+from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
+from narfx.graph.copying import copy_module
+from narfx.operators.dispatch import Dispatch, Shortcut, SkipGate
 from narfx.passes.insert_dispatch import InsertDispatch
 from narfx.passes.insert_skips import InsertSkips
 from narfx.passes.lower_skips import closed
-from narfx.space import SearchSpace, Vector
-from narfx.traced import Traced
-from narfx.words import article
+from narfx.space.records import Vector
+from narfx.space.space import SearchSpace
+from narfx.support.collector import collector_paused
+from narfx.support.text import article
 
 __all__ = ["Supernet"]
 

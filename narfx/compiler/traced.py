@@ -8,11 +8,12 @@ from typing import Any
 
 from torch import fx
 
-from narfx.architecture import Architecture, SpaceOptions
 from narfx.errors import NothingToRefineError, UsageError
 from narfx.operators import operator_cost
-from narfx.passes.find_skips import SkipDomain
-from narfx.space import SearchSpace, Skipped
+from narfx.passes.skips import SkipDomain
+from narfx.space.architecture import Architecture, SpaceOptions
+from narfx.space.records import Skipped
+from narfx.space.space import SearchSpace
 
 __all__ = ["Traced"]
 

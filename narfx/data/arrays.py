@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from narfx.data.parts import ArrayPart, IntArray, Part
 from narfx.errors import UsageError
-from narfx.tasks.parts import ArrayPart, IntArray, Part
 
 __all__ = ["Source", "from_arrays", "number_classes", "read_npz"]
 

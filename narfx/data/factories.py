@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from narfx.data.arrays import Source, from_arrays, number_classes
+from narfx.data.parts import ArrayPart, ItemPart, Part, Shape, check_channels, fit, image_of
 from narfx.errors import UsageError
-from narfx.tasks.arrays import Source, from_arrays, number_classes
-from narfx.tasks.parts import ArrayPart, ItemPart, Part, Shape, check_channels, fit, image_of
-from narfx.usercode import attribute, execute_file, import_module, importable, user_code
+from narfx.inputs.user_code import attribute, execute_file, import_module, importable, user_code
 
 __all__ = ["is_reference", "read_factory"]
 

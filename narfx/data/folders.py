@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
+from narfx.data.arrays import Source
+from narfx.data.parts import FilePart, Part
 from narfx.errors import UsageError
-from narfx.tasks.arrays import Source
-from narfx.tasks.parts import FilePart, Part
 
 __all__ = ["SUFFIXES", "read_folder"]
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from narfx.data.arrays import Source
+from narfx.data.augment import augment_images, check_augmentation
+from narfx.data.parts import Part, Shape, check_channels
+from narfx.data.sources import read_source
+from narfx.data.splits import Split, hold_out, make_split, statistics, stream, subset
 from narfx.errors import UsageError
-from narfx.tasks.arrays import Source
-from narfx.tasks.augment import augment_images, check_augmentation
-from narfx.tasks.parts import Part, Shape, check_channels
-from narfx.tasks.sources import read_source
-from narfx.tasks.splits import Split, hold_out, make_split, statistics, stream, subset
 
 __all__ = ["Batch", "ImageData", "Split", "batches", "load_data", "normalisation", "ordered_batches"]
 

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from narfx.data.bin_file import read_bin
+from narfx.data.folders import SUFFIXES
+from narfx.data.parts import FilePart, IntArray, Part
+from narfx.data.stored import StoredPart
 from narfx.errors import UsageError
-from narfx.tasks.bin_file import read_bin
-from narfx.tasks.folders import SUFFIXES
-from narfx.tasks.parts import FilePart, IntArray, Part
-from narfx.tasks.stored import StoredPart
 
 __all__ = ["Pairs", "read_pairs"]
 

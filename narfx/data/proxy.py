@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from narfx.data.arrays import Source
+from narfx.data.parts import ArrayPart, FilePart, IntArray
+from narfx.data.sources import read_source
+from narfx.data.stored import StoredPart
 from narfx.errors import UsageError
-from narfx.files import output_folder, refuse_inside, to_json, write_bytes, write_json
-from narfx.seeds import numpy_generator
-from narfx.tasks.arrays import Source
-from narfx.tasks.parts import ArrayPart, FilePart, IntArray
-from narfx.tasks.sources import read_source
-from narfx.tasks.stored import StoredPart
+from narfx.support.files import output_folder, refuse_inside, to_json, write_bytes, write_json
+from narfx.support.seeds import numpy_generator
 
 __all__ = ["build_proxy"]
 

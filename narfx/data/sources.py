@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from narfx.data.arrays import Source, read_npz
+from narfx.data.factories import is_reference, read_factory
+from narfx.data.folders import read_folder
+from narfx.data.parts import ArrayPart, Shape
+from narfx.data.stored import read_tar
 from narfx.errors import UsageError
-from narfx.tasks.arrays import Source, read_npz
-from narfx.tasks.factories import is_reference, read_factory
-from narfx.tasks.folders import read_folder
-from narfx.tasks.parts import ArrayPart, Shape
-from narfx.tasks.stored import read_tar
 
 __all__ = ["FORMS", "read_source"]
 

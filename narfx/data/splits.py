@@ -10,8 +10,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
+from narfx.data.parts import IntArray, Part, Shape
 from narfx.errors import UsageError
-from narfx.tasks.parts import IntArray, Part, Shape
 
 __all__ = ["LazySplit", "MemorySplit", "Split", "hold_out", "make_split", "spread", "statistics", "stream", "subset"]
 

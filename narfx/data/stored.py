@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from PIL import Image
 
+from narfx.data.arrays import Source
+from narfx.data.folders import SUFFIXES
+from narfx.data.parts import FORMATS, GREY_MODES, IntArray, Shape, from_pil, in_threads, probes, unreadable
 from narfx.errors import UsageError
-from narfx.tasks.arrays import Source
-from narfx.tasks.folders import SUFFIXES
-from narfx.tasks.parts import FORMATS, GREY_MODES, IntArray, Shape, from_pil, in_threads, probes, unreadable
 
 __all__ = ["StoredPart", "read_tar"]
 
@@ -29,7 +29,7 @@ class StoredPart:
         self.sizes = tuple(sorted({size for _, size in probed}))
 
     def read(self, indices: IntArray, shape: Shape) -> torch.Tensor:
-        """See :class:`narfx.tasks.parts.Part`; grey images among coloured ones are repeated here."""
+        """See :class:`narfx.data.parts.Part`; grey images among coloured ones are repeated here."""
         return torch.cat(in_threads(lambda index: self._decode(index, shape), indices.tolist()))
 
     def _header(self, index: int) -> tuple[str, tuple[int, int]]:

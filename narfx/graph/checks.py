@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from narfx.errors import UsageError
 
-__all__ = ["check_finite"]
+__all__ = ["check_finite", "check_values"]
 
 
 def check_finite(network: nn.Module) -> None:
@@ -35,3 +35,18 @@ def _numbers(tensor: Tensor, infinite: bool) -> bool:
         return True
     wrong = torch.isnan(tensor) if infinite else ~torch.isfinite(tensor)
     return not bool(wrong.any())
+
+
+def check_values(network: nn.Module) -> None:
+    """Raise ``UsageError`` (``kind="weights_on_meta"``) where a weight lies on the meta device.
+
+    Such a network can be traced and lowered, but not computed, trained or written.
+    """
+    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
+        if tensor.is_meta:
+            raise UsageError(
+                f"{name} lies on the meta device, where a tensor has a shape and no values, which is enough for a "
+                "trace alone: build the model on the CPU, without torch.device('meta')",
+                where=name,
+                kind="weights_on_meta",
+            )

@@ -16,12 +16,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
 
-from narfx.copying import copy_module, copy_to_meta
-from narfx.devices import absent_device
 from narfx.errors import UsageError
-from narfx.passes.find_sites import pair
-from narfx.tracing import trace_graph
-from narfx.unused import unused_keys
+from narfx.graph.copying import copy_module, copy_to_meta
+from narfx.graph.nodes import pair
+from narfx.graph.tracing import trace_graph
+from narfx.graph.unused import unused_keys
+from narfx.support.devices import absent_device
 
 __all__ = ["GraphCost", "measure", "shapes_and_cost"]
 

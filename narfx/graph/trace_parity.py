@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from narfx.copying import copy_module
 from narfx.errors import ParityError
-from narfx.generators import global_generators
-from narfx.passes.find_sites import source_line
-from narfx.seeds import derive, torch_generator
+from narfx.graph.copying import copy_module
+from narfx.graph.nodes import source_line
+from narfx.support.generators import global_generators
+from narfx.support.seeds import derive, torch_generator
 
 __all__ = ["TOLERANCE", "compare_trace"]
 

@@ -9,13 +9,12 @@ from typing import Any
 from torch import fx, nn
 from torch.fx.node import Argument
 
-from narfx.contexts import Context, current_context, describe_change
-from narfx.devices import absent_device
-from narfx.dispatch import Dispatch, Shortcut, SkipGate
 from narfx.errors import UsageError
-from narfx.passes.find_sites import is_kernel, source_line
-from narfx.source import mentions_training, model_stack, users_line
-from narfx.space import Skipped
+from narfx.graph.contexts import Context, current_context, describe_change
+from narfx.graph.nodes import is_kernel, source_line
+from narfx.graph.source import mentions_training, model_stack, users_line
+from narfx.space.records import Skipped
+from narfx.support.devices import absent_device
 
 __all__ = ["Tracer", "first_line", "forward_hooks", "trace_once"]
 
@@ -43,7 +42,8 @@ class Tracer(fx.Tracer):
             # What its own __call__ does is traced around the call, and a leaf would do it a second time.
             return module_qualified_name in self.leaves
         return (
-            isinstance(m, (nn.modules.conv._ConvNd, Dispatch, Shortcut, SkipGate))
+            isinstance(m, nn.modules.conv._ConvNd)
+            or getattr(m, "narfx_leaf", False)
             or module_qualified_name in self.leaves
             or _asks_training(m)
             or bool(forward_hooks(m))

@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx, nn
 
 from narfx.errors import UsageError
-from narfx.words import article
+from narfx.support.text import article
 
 __all__ = ["check_graph", "check_input", "check_model", "listed"]
 

@@ -34,8 +34,7 @@ import torch
 from torch import nn
 
 from narfx.errors import UsageError
-from narfx.models import MODELS
-from narfx.usercode import (
+from narfx.inputs.user_code import (
     attribute,
     call,
     close_names,
@@ -45,9 +44,10 @@ from narfx.usercode import (
     missing_arguments,
     user_code,
 )
-from narfx.weights import apply_weights
-from narfx.words import article
-from narfx.zoo import ZOOS, find_model, without_weights
+from narfx.inputs.weights import apply_weights
+from narfx.inputs.zoo import ZOOS, find_model, without_weights
+from narfx.models import MODELS
+from narfx.support.text import article
 
 __all__ = ["ModelRef", "apply_weights", "default_input", "load_model"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from narfx.errors import UsageError
-from narfx.model_ref import ModelRef, load_model
+from narfx.inputs.model_ref import ModelRef, load_model
 
 __all__ = ["load_with_outputs"]
 
@@ -27,7 +27,7 @@ def load_with_outputs(
     argument; where its factory takes none, its last linear layer is replaced by a fresh one.
 
     Args:
-        reference: See :func:`narfx.model_ref.load_model`.
+        reference: See :func:`narfx.inputs.model_ref.load_model`.
         outputs: The length of one sample's output.
         input: One sample's shape (C, H, W).
         relative_to: The folder at which paths in the reference start.

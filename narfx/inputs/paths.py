@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
-from narfx.model_ref import ModelRef
+from narfx.inputs.model_ref import ModelRef
 
 __all__ = ["find", "find_source", "move", "move_model", "move_operators", "move_source"]
 

@@ -23,8 +23,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from narfx.devices import absent_device
 from narfx.errors import NarfxError, UsageError
+from narfx.support.devices import absent_device
 
 __all__ = [
     "attribute",
@@ -39,7 +39,7 @@ __all__ = [
     "user_code",
 ]
 
-_OWN = Path(__file__).parent
+_OWN = Path(__file__).parents[1]
 _STDLIB = Path(sysconfig.get_path("stdlib"))
 _numbers = itertools.count()
 _siblings: set[str] = set()
@@ -103,7 +103,7 @@ def _version(package: str) -> str:
 
 def _line(error: BaseException) -> str | None:
     """``file:line`` of the user's code that raised; where none of it is theirs, of a library's, but not of torch's."""
-    from narfx.source import is_model_code  # it imports torch
+    from narfx.graph.source import is_model_code  # it imports torch
 
     if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
         return f"{_short(error.filename)}:{error.lineno}"

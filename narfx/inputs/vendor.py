@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from narfx.model_ref import ModelRef
-from narfx.paths import find
+from narfx.inputs.model_ref import ModelRef
+from narfx.inputs.paths import find
 
 __all__ = ["carry_model", "carry_operators"]
 

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from narfx.errors import UsageError
-from narfx.files import write_bytes
-from narfx.unused import unused_keys
+from narfx.graph.checks import check_values
+from narfx.graph.unused import unused_keys
+from narfx.support.files import write_bytes
 
-__all__ = ["apply_weights", "check_values", "load_state", "read_weights", "write_weights"]
+__all__ = ["apply_weights", "load_state", "read_weights", "write_weights"]
 
 _ENTRIES = ("state_dict", "model_state_dict", "model")
 _PREFIXES = ("module.", "_orig_mod.")
@@ -117,21 +118,6 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) ->
         )
     model.load_state_dict(dict(state), strict=False)
     return prefix
-
-
-def check_values(network: nn.Module) -> None:
-    """Raise ``UsageError`` (``kind="weights_on_meta"``) where a weight lies on the meta device.
-
-    Such a network can be traced and lowered, but not computed, trained or written.
-    """
-    for name, tensor in (*network.named_parameters(), *network.named_buffers()):
-        if tensor.is_meta:
-            raise UsageError(
-                f"{name} lies on the meta device, where a tensor has a shape and no values, which is enough for a "
-                "trace alone: build the model on the CPU, without torch.device('meta')",
-                where=name,
-                kind="weights_on_meta",
-            )
 
 
 def _wrapper(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:

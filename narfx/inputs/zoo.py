@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from narfx.errors import UsageError
+from narfx.inputs.user_code import close_names, pair_error
 from narfx.models import MODELS
-from narfx.usercode import close_names, pair_error
 
 __all__ = ["ZOOS", "ZooModel", "find_model", "without_weights"]
 

@@ -9,17 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from narfx.compiler import lower
+from narfx.compiler.lowering import lower
+from narfx.compiler.supernet import Supernet
+from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
-from narfx.latency import in_calling_thread, time_calls
-from narfx.latency_file import Setting
-from narfx.latency_measure import ROUNDS, open_network
-from narfx.progress import Reporter, Silent
-from narfx.sampling import FeasibleSampler
-from narfx.seeds import numpy_generator
-from narfx.space import Vector
-from narfx.supernet import Supernet
-from narfx.traced import Traced
+from narfx.latency.measure import ROUNDS, open_network
+from narfx.latency.table import Setting
+from narfx.latency.timing import in_calling_thread, time_calls
+from narfx.runs.progress import Reporter, Silent
+from narfx.space.records import Vector
+from narfx.space.sampling import FeasibleSampler
+from narfx.support.seeds import numpy_generator
 
 __all__ = ["LatencyCheck", "check_latency"]
 

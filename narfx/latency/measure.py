@@ -13,15 +13,16 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from narfx.compiler import lower
-from narfx.latency import Call, in_calling_thread, open_call, time_calls
-from narfx.latency_file import LatencyTable, Setting
-from narfx.latency_probe import Probe, probe
-from narfx.onnx_export import export_onnx
-from narfx.space import SearchSpace, Site, Vector
-from narfx.supernet import Supernet
-from narfx.traced import Traced
-from narfx.weights import check_values
+from narfx.bundle.onnx.write import export_onnx
+from narfx.compiler.lowering import lower
+from narfx.compiler.supernet import Supernet
+from narfx.compiler.traced import Traced
+from narfx.graph.checks import check_values
+from narfx.latency.probe import Probe, probe
+from narfx.latency.table import LatencyTable, Setting
+from narfx.latency.timing import Call, in_calling_thread, open_call, time_calls
+from narfx.space.records import Site, Vector
+from narfx.space.space import SearchSpace
 
 __all__ = ["ROUNDS", "geometry", "measure", "networks", "open_network", "probes"]
 

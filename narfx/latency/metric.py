@@ -14,15 +14,16 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from narfx.budget import bounded_metrics
+from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
-from narfx.latency import CPU_PROVIDER, check_provider
-from narfx.latency_file import LatencyFile, LatencyTable, Setting
-from narfx.latency_measure import geometry, measure, networks, probes
-from narfx.latency_probe import Probe
-from narfx.paths import find
-from narfx.space import SearchSpace, Vector
-from narfx.traced import Traced
+from narfx.inputs.paths import find
+from narfx.latency.measure import geometry, measure, networks, probes
+from narfx.latency.probe import Probe
+from narfx.latency.table import LatencyFile, LatencyTable, Setting
+from narfx.latency.timing import CPU_PROVIDER, check_provider
+from narfx.space.budget import bounded_metrics
+from narfx.space.records import Vector
+from narfx.space.space import SearchSpace
 
 __all__ = ["LatencyOptions", "LatencyReport", "open_latency", "with_latency"]
 

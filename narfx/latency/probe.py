@@ -22,10 +22,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from narfx.onnx_export import export_onnx
+from narfx.bundle.onnx.write import export_onnx
+from narfx.graph.tracing import trace_graph
 from narfx.operators import build_operator
-from narfx.space import Site
-from narfx.tracing import trace_graph
+from narfx.space.records import Site
 
 __all__ = ["Probe", "probe"]
 

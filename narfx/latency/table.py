@@ -7,10 +7,10 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from narfx.config import validated
 from narfx.errors import UsageError
-from narfx.files import locked, read_json, write_json
-from narfx.latency import CPU_PROVIDER, cpu_model
+from narfx.latency.timing import CPU_PROVIDER, cpu_model
+from narfx.support.files import locked, read_json, write_json
+from narfx.support.schema import validated
 
 __all__ = ["LatencyFile", "LatencyTable", "Setting"]
 

@@ -15,14 +15,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor, nn
 
-from narfx.copying import copy_module
 from narfx.errors import UsageError
+from narfx.graph.copying import copy_module
+from narfx.inputs.user_code import user_code
 from narfx.operators.geometry import conv_cost
 from narfx.operators.record import Operator
 from narfx.operators.registry import OWN, get_operator
-from narfx.seeds import derive
-from narfx.space import Site
-from narfx.usercode import user_code
+from narfx.space.records import Site
+from narfx.support.seeds import derive
 
 __all__ = ["build_operator", "operator_cost", "refusal", "shares_memory", "start_operator", "started_operator"]
 
@@ -181,7 +181,7 @@ def _examine(operator: Operator, site: Site) -> None:
 
 @lru_cache(maxsize=4096)
 def _measured(operator: Operator, site: Site) -> tuple[tuple[str, float], ...]:
-    from narfx.cost import measure  # it traces, and so stands above the passes, which build operators
+    from narfx.graph.cost import measure  # it traces, and so stands above the passes, which build operators
 
     # In a container, so that a forward that fx cannot trace becomes a leaf instead of an error.
     cost = _without_values(operator, site, lambda module: measure(nn.Sequential(module), site.input_shape))

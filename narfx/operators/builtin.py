@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from narfx.operators.geometry import conv_cost, padding_for, pointwise_cost, refuse_padding, total
 from narfx.operators.record import Operator
-from narfx.space import Site
+from narfx.space.records import Site
 
 __all__ = ["BUILT_IN"]
 

@@ -23,6 +23,8 @@ class Dispatch(nn.Module):
     An operator of the user's own that fails in a call is a ``UsageError`` that names it and the ``site``.
     """
 
+    narfx_leaf = True
+
     def __init__(self, candidates: Mapping[str, nn.Module], *, slot: int = 0, site: str = "a site") -> None:
         super().__init__()
         self.slot, self.site = slot, site
@@ -67,9 +69,9 @@ class Dispatch(nn.Module):
         try:
             output: Tensor = self.candidates[name](x)
         except Exception as error:
-            from narfx.devices import is_out_of_memory
+            from narfx.inputs.user_code import user_code
             from narfx.operators.registry import OWN  # a supernet that runs has no need of them
-            from narfx.usercode import user_code
+            from narfx.support.devices import is_out_of_memory
 
             if name == "base" or name in OWN or is_out_of_memory(error):
                 raise
@@ -85,6 +87,8 @@ class Dispatch(nn.Module):
 
 class Shortcut(nn.Module):
     """What the base has on a skip of its own (a projection, a pool), computed only while that skip is open."""
+
+    narfx_leaf = True
 
     def __init__(self, branch: nn.Module, pair: Pair) -> None:
         super().__init__()
@@ -110,6 +114,8 @@ class SkipGate(nn.Module):
         add: How the base writes its own add, so that lowering can write it again: the node's operation and target,
             whether the shortcut is its first operand, its name, and the names of the operands given by keyword.
     """
+
+    narfx_leaf = True
 
     def __init__(
         self,

@@ -7,11 +7,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from narfx.architecture import DEFAULT_OPERATORS
 from narfx.errors import UsageError
+from narfx.inputs.paths import find
+from narfx.inputs.user_code import close_names, execute_file, importable, user_code
 from narfx.operators.registry import operators_of, registration
-from narfx.paths import find
-from narfx.usercode import close_names, execute_file, importable, user_code
+from narfx.space.architecture import DEFAULT_OPERATORS
 
 __all__ = ["choose_operators", "load_operators"]
 

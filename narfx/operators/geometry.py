@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from narfx.space import Site
+from narfx.space.records import Site
 
 __all__ = ["conv_cost", "padding_for", "pointwise_cost", "refuse_padding", "total"]
 

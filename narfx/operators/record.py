@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from narfx.space import Site
+from narfx.space.records import Site
 
 __all__ = ["Operator"]
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from narfx.errors import UsageError
+from narfx.inputs.user_code import running
 from narfx.operators.builtin import BUILT_IN
 from narfx.operators.record import Operator
-from narfx.usercode import running
 
 __all__ = [
     "OWN",

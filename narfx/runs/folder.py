@@ -19,9 +19,9 @@ from typing import Any
 
 import torch
 
-from narfx.devices import is_out_of_memory
 from narfx.errors import InterruptedRunError, RunError, UsageError
-from narfx.files import check_output, disk_errors, read_json, refuse_inside, write_bytes, write_json
+from narfx.support.devices import is_out_of_memory
+from narfx.support.files import check_output, disk_errors, read_json, refuse_inside, write_bytes, write_json
 
 __all__ = ["RunFolder", "interruptible", "read_events"]
 

@@ -8,32 +8,37 @@ from typing import Any
 
 import torch
 
-from narfx.architecture import Preprocessing
-from narfx.batchnorm import recalibrate
-from narfx.budget import Budget
-from narfx.compiler import lower
-from narfx.config import validated
-from narfx.copying import copy_module
+from narfx.compiler.lowering import lower
+from narfx.compiler.open import open_base
+from narfx.compiler.supernet import Supernet
+from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
-from narfx.files import check_output, write_json
-from narfx.latency_file import LatencyFile
-from narfx.latency_space import LatencyReport, open_latency
-from narfx.networks import open_base
-from narfx.paths import find, move, move_model, move_operators, move_source
-from narfx.progress import Reporter, Silent
-from narfx.run import RunFolder, interruptible
+from narfx.graph.batchnorm import recalibrate
+from narfx.graph.checks import check_values
+from narfx.graph.copying import copy_module
+from narfx.inputs.paths import find, move, move_model, move_operators, move_source
+from narfx.inputs.weights import write_weights
+from narfx.latency.metric import LatencyReport, open_latency
+from narfx.latency.table import LatencyFile
+from narfx.runs.folder import RunFolder, interruptible
+from narfx.runs.progress import Reporter, Silent
 from narfx.search.config import SearchConfig
 from narfx.search.loop import Search, quick_reward
-from narfx.search.outcome import Outcome, conclude, front, verdict
+from narfx.search.outcome import Outcome, conclude, verdict
 from narfx.search.strategy import make_strategy
-from narfx.space import SearchSpace
-from narfx.supernet import Supernet
+from narfx.space.architecture import Preprocessing
+from narfx.space.budget import Budget
+from narfx.space.front import front
+from narfx.space.space import SearchSpace
+from narfx.support.devices import pick_device
+from narfx.support.files import check_output, write_json
+from narfx.support.schema import validated
+from narfx.support.text import count
 from narfx.tasks.options import open_task
 from narfx.tasks.task import Task
-from narfx.traced import Traced
-from narfx.training import check_batches, outputs, pick_device, reinitialise, sgd, train_step
-from narfx.weights import check_values, write_weights
-from narfx.words import count
+from narfx.training.checks import check_batches, outputs
+from narfx.training.fit import sgd, train_step
+from narfx.training.initialise import reinitialise
 
 __all__ = ["resume", "run"]
 

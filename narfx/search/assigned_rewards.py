@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from narfx.space import SearchSpace, Vector
+from narfx.space.records import Vector
+from narfx.space.space import SearchSpace
 
 __all__ = ["assigned_rewards", "parts"]
 

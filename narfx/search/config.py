@@ -6,10 +6,10 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from narfx.latency_space import LatencyOptions
-from narfx.networks import NetworkOptions
+from narfx.compiler.open import NetworkOptions
+from narfx.latency.metric import LatencyOptions
 from narfx.tasks.options import DataOptions
-from narfx.training import Recipe
+from narfx.training.recipe import Recipe
 
 __all__ = ["SearchConfig"]
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from narfx.errors import RunError
 from narfx.search.strategy import Proposal, Result
-from narfx.space import SearchSpace, Vector
+from narfx.space.records import Vector
+from narfx.space.space import SearchSpace
 
 __all__ = ["Record"]
 

@@ -15,18 +15,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from narfx.batchnorm import batch_statistics
-from narfx.progress import Reporter
-from narfx.run import RunFolder
-from narfx.sampling import FeasibleSampler
+from narfx.compiler.supernet import Supernet
+from narfx.graph.batchnorm import batch_statistics
+from narfx.runs.folder import RunFolder
+from narfx.runs.progress import Reporter
 from narfx.search.config import SearchConfig
 from narfx.search.outcome import evaluate_vector
 from narfx.search.strategy import Result, Strategy
-from narfx.seeds import derive, numpy_generator
-from narfx.space import SearchSpace, Vector
-from narfx.supernet import Supernet
+from narfx.space.records import Vector
+from narfx.space.sampling import FeasibleSampler
+from narfx.space.space import SearchSpace
+from narfx.support.seeds import derive, numpy_generator
 from narfx.tasks.task import Task
-from narfx.training import check_diverged, restore, set_rate, sgd, sgdr, train_step
+from narfx.training.fit import check_diverged, restore, set_rate, sgd, train_step
+from narfx.training.recipe import sgdr
 
 __all__ = ["Search", "quick_reward"]
 

@@ -7,18 +7,19 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from narfx.batchnorm import recalibrate
-from narfx.compiler import lower
-from narfx.files import read_json, write_json
-from narfx.progress import Reporter
-from narfx.run import RunFolder
-from narfx.sampling import sample_window
-from narfx.seeds import numpy_generator
-from narfx.space import SearchSpace, Vector
-from narfx.supernet import Supernet
+from narfx.compiler.lowering import lower
+from narfx.compiler.supernet import Supernet
+from narfx.graph.batchnorm import recalibrate
+from narfx.runs.folder import RunFolder
+from narfx.runs.progress import Reporter
+from narfx.space.records import Vector
+from narfx.space.sampling import sample_window
+from narfx.space.space import SearchSpace
+from narfx.support.files import read_json, write_json
+from narfx.support.seeds import numpy_generator
 from narfx.tasks.task import Task
 
-__all__ = ["Outcome", "conclude", "evaluate_vector", "front", "verdict"]
+__all__ = ["Outcome", "conclude", "evaluate_vector", "verdict"]
 
 WINDOW = 0.02
 _EQUAL = {"macs": "MACs", "latency": "predicted latency"}
@@ -126,20 +127,3 @@ def verdict(outcome: Outcome) -> str:
     if best > mean:
         return f"the search did NOT beat the best of the random vectors of equal cost, only their mean ({compared})"
     return f"the search did NOT beat random vectors of equal cost ({compared})"
-
-
-def front(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The records that no other one beats in accuracy and every cost at once, those of fewest MACs first."""
-    unique = list({_key(record): record for record in records}.values())
-
-    def beats(a: dict[str, Any], b: dict[str, Any]) -> bool:
-        costs = [b[metric] - a[metric] for metric in ("macs", "params", "latency") if metric in a]
-        gains = [a["accuracy"] - b["accuracy"], *costs]
-        return bool(min(gains) >= 0 and max(gains) > 0)
-
-    kept = [record for record in unique if not any(beats(other, record) for other in unique)]
-    return sorted(kept, key=lambda record: (record["macs"], *_key(record)))
-
-
-def _key(record: dict[str, Any]) -> tuple[tuple[Any, ...], ...]:
-    return tuple(record["vector"]), tuple(map(tuple, record.get("skips", ())))

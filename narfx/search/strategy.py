@@ -1,7 +1,7 @@
 """The interface of a search strategy, and the registry of those that narfx knows.
 
-A strategy sees a :class:`~narfx.space.SearchSpace` and nothing else: no torch graph, no data. So one strategy runs on
-shared weights, on stand-alone training, or on a table of known rewards.
+A strategy sees a :class:`~narfx.space.space.SearchSpace` and nothing else: no torch graph, no data. So one strategy
+runs on shared weights, on stand-alone training, or on a table of known rewards.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from narfx.errors import UsageError
-from narfx.space import SearchSpace, Vector
+from narfx.space.records import Vector
+from narfx.space.space import SearchSpace
 
 __all__ = ["Proposal", "Result", "Strategy", "make_strategy", "register_strategy", "strategies"]
 

@@ -8,10 +8,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictInt, field_validator, model_validator
 
-from narfx.config import validated
 from narfx.errors import UsageError
-from narfx.files import read_json, write_json
-from narfx.space import SearchSpace, Vector
+from narfx.space.records import Vector
+from narfx.space.space import SearchSpace
+from narfx.support.files import read_json, write_json
+from narfx.support.schema import validated
 
 __all__ = ["DEFAULT_OPERATORS", "Architecture", "Preprocessing", "SpaceOptions"]
 

@@ -14,7 +14,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from narfx.errors import InfeasibleBudgetError
-from narfx.space import SearchSpace, Vector, feasible_vector
+from narfx.space.records import Vector
+from narfx.space.solver import feasible_vector
+from narfx.space.space import SearchSpace
 
 __all__ = ["FeasibleSampler", "WindowSampler", "sample_window"]
 

@@ -10,104 +10,15 @@ import hashlib
 import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any
 
-from narfx.budget import Budget, unknown_metric
 from narfx.errors import InfeasibleBudgetError, UsageError
-from narfx.words import count
+from narfx.space.budget import Budget, unknown_metric
+from narfx.space.knapsack import knapsack
+from narfx.space.records import Cost, Site, Skip, Slot, Vector
+from narfx.support.text import count
 
-__all__ = ["Cost", "SearchSpace", "Site", "Skip", "Skipped", "Slot", "Vector", "feasible_vector"]
-
-Vector = tuple[int, ...]
-Cost = Mapping[str, float]
-
-_SOLUTIONS = 64
-
-
-@dataclass(frozen=True)
-class Site:
-    """One call of a convolution in the traced graph.
-
-    ``target`` is the module path, ``occurrence`` counts the calls of that module in graph order. Shapes are those of
-    one sample, ``(channels, height, width)``. ``own_params`` counts the parameters of the site's own call where they
-    may be other than a plain convolution's (a parametrization has its own).
-    """
-
-    target: str
-    occurrence: int
-    kind: str
-    in_channels: int
-    out_channels: int
-    kernel: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    groups: int
-    bias: bool
-    padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
-    input_shape: tuple[int, int, int]
-    output_shape: tuple[int, int, int]
-    where: str = ""
-    own_params: int | None = None
-
-    @property
-    def name(self) -> str:
-        """The module path, with ``@n`` behind it for the calls after the first."""
-        return self.target if self.occurrence == 0 else f"{self.target}@{self.occurrence}"
-
-    def signature(self) -> str:
-        """The geometry in one line, the same for every trace of one model."""
-        pair = "{0[0]}x{0[1]}".format
-        return (
-            f"{self.name} {self.kind} {self.in_channels}->{self.out_channels} kernel {pair(self.kernel)} "
-            f"stride {pair(self.stride)} padding {pair(self.padding)} dilation {pair(self.dilation)} "
-            f"groups {self.groups} bias {self.bias} mode {self.padding_mode} "
-            f"shape {'x'.join(map(str, self.input_shape))}->{'x'.join(map(str, self.output_shape))}"
-        )
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """A call or module that is not refined: a stable reason code, the reason in words, and the source line."""
-
-    name: str
-    code: str
-    reason: str
-    where: str
-
-
-@dataclass(frozen=True)
-class Skip:
-    """A possible skip of the skip domain: the output of node ``source`` is added at node ``target``.
-
-    Nodes are the convolutions on the main path, counted from 1; node 0 is what feeds node 1. ``base`` says whether
-    the base network has this skip, ``signature`` names its ends and what lies between them.
-    """
-
-    source: int
-    target: int
-    base: bool = False
-    signature: str = ""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """A set of sites that share one choice, or a skip that is there or not.
-
-    A slot with a ``skip`` has no sites and two choices: 0 is as the base has it, 1 the other way (closed, where the
-    base has it open). So a vector of zeros is the base in every space.
-
-    ``legal`` holds the operator indices that may stand here (0, the base, always among them), ``refused`` the reason
-    for each of the others, and ``costs`` the absolute cost of the slot's sites for each metric by operator index
-    (meaningless where the operator is not legal).
-    """
-
-    name: str
-    sites: tuple[Site, ...]
-    legal: tuple[int, ...]
-    refused: Mapping[int, str]
-    costs: Mapping[str, tuple[float, ...]]
-    skip: Skip | None = None
+__all__ = ["SearchSpace"]
 
 
 @dataclass(frozen=True)
@@ -359,7 +270,10 @@ class SearchSpace:
                     where=metric,
                 )
         space = replace(self, budget=budget)
-        if len(budget.bounds) > 1 and feasible_vector(space) is None:
+        if (
+            len(budget.bounds) > 1
+            and next(knapsack(space.slots, space.fixed, budget.bounds, space.feasible), None) is None
+        ):
             raise InfeasibleBudgetError(f"each bound of {budget} can be met alone, but no architecture meets all")
         return space
 
@@ -376,37 +290,6 @@ class SearchSpace:
     def fingerprint(self) -> str:
         """A hash of the site records; code, weights and versions do not enter."""
         return hashlib.sha256("\n".join(self.lines()).encode()).hexdigest()[:16]
-
-
-def feasible_vector(space: SearchSpace, preference: Mapping[tuple[int, int], float] | None = None) -> Vector | None:
-    """A legal vector that meets all bounds of the space's budget at once, or ``None`` if there is none.
-
-    This is a multiple-choice knapsack with several bounds, left to an integer program. Of the vectors that fit, the
-    one with the least sum of ``preference[slot, operator]`` is taken, without a preference a cheap one.
-    """
-    import numpy as np
-    from scipy.optimize import Bounds, LinearConstraint, milp
-
-    columns = [(index, k) for index, slot in enumerate(space.slots) for k in slot.legal]
-    one_each = np.array([[float(slot == index) for slot, _ in columns] for index in range(len(space))])
-    costs = np.array([[space.slots[s].costs[m][k] for s, k in columns] for m in space.budget.bounds], dtype=float)
-    room = np.array([bound - space.fixed.get(m, 0) for m, bound in space.budget.bounds.items()], dtype=float)
-    scale = np.maximum(np.abs(costs).max(axis=1), 1.0)
-    weights = (costs / scale[:, None]).sum(axis=0)
-    if preference is not None:
-        weights = np.array([preference[column] for column in columns])
-    constraints = [LinearConstraint(one_each, 1, 1), LinearConstraint(costs / scale[:, None], -np.inf, room / scale)]
-    for _ in range(_SOLUTIONS):
-        found = milp(weights, integrality=np.ones(len(columns)), bounds=Bounds(0, 1), constraints=constraints)
-        if not found.success:
-            return None
-        taken = found.x > 0.5
-        vector = tuple(k for (_, k), here in zip(columns, taken, strict=True) if here)
-        if space.feasible(vector):
-            return vector
-        # The solver keeps a bound to about 1e-6 only: a vector that breaks one by so little is ruled out by name.
-        constraints.append(LinearConstraint(taken.astype(float), -np.inf, len(space) - 1))
-    return None
 
 
 def _amount(metric: str, value: float) -> str:

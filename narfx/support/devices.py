@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import torch
 
-__all__ = ["absent_device", "is_out_of_memory"]
+from narfx.errors import UsageError
+
+__all__ = ["absent_device", "is_out_of_memory", "pick_device"]
 
 _WORDS = ("NVIDIA", "CUDA", "cuda device", "not compiled with")
 
@@ -22,3 +24,20 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
+
+
+def pick_device(name: str) -> torch.device:
+    """``auto`` is a CUDA device where there is one, else the CPU.
+
+    Raises:
+        UsageError: The device does not exist here.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"there is no device {name!r} here: {reason}", where="--device", kind="no_device") from error
+    return device

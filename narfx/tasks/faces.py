@@ -13,12 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from narfx.data.image_data import ImageData, ordered_batches
+from narfx.data.splits import spread
 from narfx.errors import UsageError
-from narfx.seeds import torch_generator
+from narfx.support.seeds import torch_generator
 from narfx.tasks.arcface import ArcFaceHead
-from narfx.tasks.arithmetic import Arithmetic
-from narfx.tasks.data import ImageData, ordered_batches
-from narfx.tasks.splits import spread
+from narfx.tasks.precision import Arithmetic
 from narfx.tasks.task import Task
 
 __all__ = ["FaceOptions", "Faces"]

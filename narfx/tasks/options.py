@@ -9,13 +9,13 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from narfx.config import validated
+from narfx.data.image_data import load_data
 from narfx.errors import UsageError
-from narfx.paths import find_source
-from narfx.tasks.arithmetic import Arithmetic
+from narfx.inputs.paths import find_source
+from narfx.support.schema import validated
 from narfx.tasks.classification import Classification
-from narfx.tasks.data import load_data
 from narfx.tasks.faces import FaceOptions, Faces
+from narfx.tasks.precision import Arithmetic
 from narfx.tasks.task import Task
 
 __all__ = ["DataOptions", "face_options", "open_task"]

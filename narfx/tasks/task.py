@@ -13,11 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from narfx.data.augment import check_augmentation
+from narfx.data.image_data import Batch, ImageData, batches, ordered_batches
+from narfx.data.splits import Split, spread
 from narfx.errors import UsageError
-from narfx.tasks.arithmetic import Arithmetic
-from narfx.tasks.augment import check_augmentation
-from narfx.tasks.data import Batch, ImageData, batches, ordered_batches
-from narfx.tasks.splits import Split, spread
+from narfx.tasks.precision import Arithmetic
 
 __all__ = ["Task"]
 

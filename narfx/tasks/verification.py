@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from narfx.data.pairs import Pairs
 from narfx.errors import UsageError
-from narfx.progress import Reporter, Silent
-from narfx.tasks.pairs import Pairs
+from narfx.runs.progress import Reporter, Silent
 
 __all__ = ["FAR_TARGETS", "Verification", "best_threshold", "embed", "similarities", "verify"]
 

@@ -4,93 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
-from torch.fx import GraphModule
-from torch.nn.utils import parametrize
 
-from narfx.batchnorm import batch_statistics
 from narfx.errors import RunError, UsageError
-from narfx.passes.lift_functional import FunctionalConv, read_functional
-from narfx.progress import Reporter, Silent
-from narfx.run import RunFolder
-from narfx.seeds import derive
-from narfx.tasks.arithmetic import Arithmetic, Precision
+from narfx.runs.folder import RunFolder
+from narfx.runs.progress import Reporter, Silent
+from narfx.support.seeds import derive
 from narfx.tasks.task import Task
+from narfx.training.recipe import Recipe, sgdr
 
-__all__ = [
-    "SCHEDULES",
-    "Recipe",
-    "check_batches",
-    "check_diverged",
-    "fit",
-    "kept",
-    "outputs",
-    "pick_device",
-    "reinitialise",
-    "restore",
-    "set_rate",
-    "sgd",
-    "sgdr",
-    "train_step",
-]
-
-
-SCHEDULES: dict[str, dict[str, Any]] = {
-    "search": {"epochs": 150, "t0": 10, "tmult": 2, "lr": 0.1, "lr_min": 1e-4},
-    "train": {"epochs": 35, "t0": 5, "tmult": 2, "lr": 0.1, "lr_min": 1e-4},
-}
-"""SGDR as the NAR paper has it (arXiv 1905.02341): four cycles for a search, three for a training."""
-
-
-class Recipe(BaseModel):
-    """How a network is trained. Learning rates are for SGD with Nesterov momentum; times are epochs.
-
-    ``schedule`` names one of :data:`SCHEDULES`, which gives the values that are not given beside it. ``precision`` and
-    ``channels_last`` are those of :class:`narfx.tasks.arithmetic.Arithmetic`.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    epochs: int = Field(default=35, ge=1)
-    lr: float = Field(default=0.1, gt=0)
-    lr_min: float = Field(default=1e-4, ge=0)
-    t0: int = Field(default=5, ge=1)
-    tmult: int = Field(default=2, ge=1)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=5e-4, ge=0)
-    clip: float = Field(default=5.0, gt=0)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    schedule: Literal["search", "train"] | None = None
-    precision: Precision = "fp32"
-    channels_last: bool = True
-
-    @model_validator(mode="before")
-    @classmethod
-    def _scheduled(cls, values: Any) -> Any:
-        named = values.get("schedule") if isinstance(values, dict) else None
-        return {**SCHEDULES[named], **values} if isinstance(named, str) and named in SCHEDULES else values
-
-    def arithmetic(self, device: torch.device) -> Arithmetic:
-        """How networks compute by this recipe.
-
-        Raises:
-            UsageError: The device has no bfloat16.
-        """
-        return Arithmetic(self.precision, self.channels_last, device.type)
-
-
-def sgdr(time: float, lr: float, lr_min: float, t0: int, tmult: int) -> float:
-    """The learning rate at ``time`` epochs: a cosine from ``lr`` to ``lr_min`` over t0, t0·tmult, t0·tmult², ..."""
-    start, length = 0.0, float(t0)
-    while time >= start + length:
-        start, length = start + length, length * tmult
-    return lr_min + (lr - lr_min) * (1 + math.cos(math.pi * (time - start) / length)) / 2
+__all__ = ["check_diverged", "fit", "restore", "set_rate", "sgd", "train_step"]
 
 
 def sgd(module: nn.Module, recipe: Recipe) -> torch.optim.SGD:
@@ -256,112 +182,3 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of every group."""
     for group in optimizer.param_groups:
         group["lr"] = rate
-
-
-def reinitialise(module: nn.Module, seed: int) -> list[str]:
-    """Draw fresh weights in place: He-normal for convolutions, each other layer as its class does.
-
-    Returns:
-        The names of parameters that belong to no layer with a rule, and so were left as they are.
-    """
-    left: list[str] = []
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(derive(seed, "initialise"))
-        functional = _functional_weights(module)
-        for name, part in module.named_modules():
-            if isinstance(part, nn.modules.conv._ConvNd):
-                if parametrize.is_parametrized(part, "weight"):
-                    fresh = nn.init.kaiming_normal_(torch.empty_like(part.weight), nonlinearity="relu")
-                    part.weight = fresh  # by the inverse of its parametrization
-                elif "weight" not in part._parameters:
-                    left += [f"{name}.{key}".lstrip(".") for key in part._parameters]
-                    continue
-                else:
-                    part.reset_parameters()
-                    nn.init.kaiming_normal_(part.weight, nonlinearity="relu")  # by its fan-in, which counts groups
-            elif callable(reset := getattr(part, "reset_parameters", None)):
-                reset()
-            else:
-                paths = {f"{name}.{key}".lstrip("."): value for key, value in part._parameters.items()}
-                for path, parameter in paths.items():
-                    if parameter is None or path.rpartition(".")[0].endswith("parametrizations.weight"):
-                        continue
-                    if path in functional:
-                        functional[path](parameter)
-                    else:
-                        left.append(path)
-    return left
-
-
-def _functional_weights(module: nn.Module) -> dict[str, Callable[[Tensor], object]]:
-    """How to draw the parameters that a graph hands to functional convolutions, by their paths."""
-    if not isinstance(module, GraphModule):
-        module = getattr(module, "graph_module", module)
-    found: dict[str, Callable[[Tensor], object]] = {}
-    for conv in read_functional(module).values() if isinstance(module, GraphModule) else ():
-        if isinstance(conv, FunctionalConv):
-            found[conv.weight] = partial(nn.init.kaiming_normal_, nonlinearity="relu")
-            if conv.bias is not None:
-                found[conv.bias] = nn.init.zeros_
-    return found
-
-
-def kept(left: Sequence[str]) -> list[str]:
-    """What to say of the parameters that ``reinitialise`` left as they were."""
-    shown = ", ".join(left[:4]) + (", ..." if len(left) > 4 else "")
-    return [f"kept as the model made them, for want of a rule: {shown}"] if left else []
-
-
-def pick_device(name: str) -> torch.device:
-    """``auto`` is a CUDA device where there is one, else the CPU.
-
-    Raises:
-        UsageError: The device does not exist here.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"there is no device {name!r} here: {reason}", where="--device", kind="no_device") from error
-    return device
-
-
-def outputs(network: nn.Module, shape: tuple[int, int, int], device: torch.device) -> int:
-    """The number of logits of a classifier, or the length of an embedding, from one forward pass in eval mode.
-
-    Raises:
-        UsageError: The network is not float32, or does not give one tensor of two axes.
-    """
-    kinds = {str(p.dtype) for p in network.parameters() if p.dtype != torch.float32}
-    if kinds:
-        raise UsageError(
-            f"the model's weights are {', '.join(sorted(kinds))}; narfx trains in float32: convert the model",
-            kind="dtype",
-        )
-    network.eval()
-    with torch.inference_mode():
-        output = network(torch.zeros(1, *shape, device=device))
-    if not isinstance(output, torch.Tensor) or output.dim() != 2:
-        raise UsageError(
-            "the task needs a network with one output of shape (N, classes) or (N, embedding), not "
-            + (f"{tuple(output.shape)}" if isinstance(output, torch.Tensor) else type(output).__name__),
-            kind="outputs",
-        )
-    return int(output.shape[1])
-
-
-def check_batches(network: nn.Module, shape: tuple[int, int, int], device: torch.device, *sizes: int) -> None:
-    """Raise ``UsageError`` if BatchNorm cannot take statistics of a batch of one of these sizes."""
-    for size in sizes:
-        try:
-            with torch.no_grad(), batch_statistics(network):
-                network(torch.zeros(size, *shape, device=device))
-        except ValueError as error:
-            raise UsageError(
-                f"batches of {size} are too small for this network at {'x'.join(map(str, shape))}: {error}",
-                where="--batch-size",
-                kind="batch_size",
-            ) from error

@@ -8,22 +8,27 @@ from typing import Any, Literal
 
 from pydantic import Field, PositiveInt, model_validator
 
-from narfx.comparison_rows import beside, spread_of, verdict
-from narfx.config import validated
-from narfx.contenders import Contender, Entrant, labels, named, open_contender
+from narfx.compiler.open import DEFAULT_INPUT
 from narfx.errors import UsageError
-from narfx.evaluation import judge_pairs, open_pairs
-from narfx.experiments import SEEN, create_run, open_target
-from narfx.files import read_json, write_json
-from narfx.model_ref import default_input
-from narfx.networks import DEFAULT_INPUT
-from narfx.paths import find
-from narfx.progress import Reporter, Silent
-from narfx.run import RunFolder, interruptible
+from narfx.graph.checks import check_values
+from narfx.inputs.model_ref import default_input
+from narfx.inputs.paths import find
+from narfx.inputs.weights import write_weights
+from narfx.runs.folder import RunFolder, interruptible
+from narfx.runs.progress import Reporter, Silent
+from narfx.support.devices import pick_device
+from narfx.support.files import read_json, write_json
+from narfx.support.schema import validated
 from narfx.tasks.options import DataOptions, face_options, open_task
 from narfx.tasks.task import Task
-from narfx.training import Recipe, check_batches, fit, outputs, pick_device, reinitialise
-from narfx.weights import check_values, write_weights
+from narfx.training.checks import check_batches, outputs
+from narfx.training.fit import fit
+from narfx.training.initialise import reinitialise
+from narfx.training.recipe import Recipe
+from narfx.verbs.compare_rows import beside, spread_of, verdict
+from narfx.verbs.contenders import Contender, Entrant, labels, named, open_contender
+from narfx.verbs.evaluate import judge_pairs, open_pairs
+from narfx.verbs.train import SEEN, create_run, open_target
 
 __all__ = ["CompareConfig", "compare", "resume_compare"]
 

@@ -10,16 +10,16 @@ from typing import Any
 
 from torch import fx
 
-from narfx.architecture import Architecture
-from narfx.compiler import lower
+from narfx.compiler.lowering import lower
+from narfx.compiler.open import NetworkOptions, open_architecture, open_base
+from narfx.compiler.supernet import Supernet
+from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
-from narfx.model_ref import ModelRef
-from narfx.networks import NetworkOptions, open_architecture, open_base
-from narfx.sampling import sample_window
-from narfx.seeds import numpy_generator
-from narfx.space import Vector
-from narfx.supernet import Supernet
-from narfx.traced import Traced
+from narfx.inputs.model_ref import ModelRef
+from narfx.space.architecture import Architecture
+from narfx.space.records import Vector
+from narfx.space.sampling import sample_window
+from narfx.support.seeds import numpy_generator
 
 __all__ = ["Contender", "Entrant", "labels", "named", "open_contender"]
 

@@ -12,23 +12,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from narfx.architecture import Preprocessing
-from narfx.devices import is_out_of_memory
+from narfx.data.image_data import ImageData, normalisation
+from narfx.data.pairs import Pairs, read_pairs
+from narfx.data.parts import check_channels
+from narfx.data.sources import read_source
+from narfx.data.splits import make_split
 from narfx.errors import UsageError
-from narfx.files import write_json
-from narfx.progress import Reporter, Silent
-from narfx.subject import Shape, Subject, open_subject
-from narfx.tasks.arithmetic import Arithmetic, Precision
+from narfx.graph.checks import check_values
+from narfx.runs.progress import Reporter, Silent
+from narfx.space.architecture import Preprocessing
+from narfx.support.devices import is_out_of_memory, pick_device
+from narfx.support.files import write_json
 from narfx.tasks.classification import Classification
-from narfx.tasks.data import ImageData, normalisation
 from narfx.tasks.options import face_options
-from narfx.tasks.pairs import Pairs, read_pairs
-from narfx.tasks.parts import check_channels
-from narfx.tasks.sources import read_source
-from narfx.tasks.splits import make_split
+from narfx.tasks.precision import Arithmetic, Precision
 from narfx.tasks.verification import Verification, similarities, verify
-from narfx.training import outputs, pick_device
-from narfx.weights import check_values
+from narfx.training.checks import outputs
+from narfx.verbs.target import Shape, Subject, open_subject
 
 __all__ = ["evaluate", "judge_pairs", "open_pairs"]
 
@@ -57,7 +57,7 @@ def evaluate(
     """Judge a network by data it was not trained on.
 
     Args:
-        target: See :func:`narfx.subject.open_subject`.
+        target: See :func:`narfx.verbs.target.open_subject`.
         data: A source of classes, or pairs of faces: a ``.bin``, or a folder with a list.
         task: ``faces`` for pairs; without it, pairs are what a ``.bin`` is, or a folder with ``pairs``.
         task_options: Of faces; ``grey="repeat"`` lets a network of several channels take grey images.
@@ -71,7 +71,7 @@ def evaluate(
         overwrite: Whether ``out`` may exist.
         device: Where a torch network runs; an ONNX file runs on the CPU.
         seed: Of what the target builds without weights.
-        precision: ``fp32``, or ``bf16`` for a torch network: see :class:`narfx.tasks.arithmetic.Arithmetic`.
+        precision: ``fp32``, or ``bf16`` for a torch network: see :class:`narfx.tasks.precision.Arithmetic`.
         reporter: What a person sees.
 
     Returns:

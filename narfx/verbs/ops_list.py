@@ -6,7 +6,7 @@ from typing import Any
 
 from narfx.operators.at_site import operator_cost, refusal
 from narfx.operators.registry import operator_names, origin
-from narfx.operators.sample_sites import sample_site
+from narfx.verbs.sample_sites import sample_site
 
 __all__ = ["catalogue"]
 

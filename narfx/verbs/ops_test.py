@@ -12,17 +12,17 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from narfx.codegen import CodegenError, generate
-from narfx.cost import measure
+from narfx.bundle.codegen import CodegenError, generate
+from narfx.bundle.onnx.write import compare_onnx, export_onnx
+from narfx.bundle.proof.parity import NORM_IMAGES, input_batches, randomise_norms
 from narfx.errors import NarfxError
-from narfx.onnx_export import compare_onnx, export_onnx
-from narfx.onnx_parity import NORM_IMAGES, input_batches, randomise_norms
+from narfx.graph.cost import measure
+from narfx.inputs.user_code import user_code
 from narfx.operators.at_site import operator_cost, refusal, shares_memory, started_operator
 from narfx.operators.registry import get_operator
-from narfx.operators.sample_sites import SAMPLES, sample_site
-from narfx.seeds import derive
-from narfx.space import Site
-from narfx.usercode import user_code
+from narfx.space.records import Site
+from narfx.support.seeds import derive
+from narfx.verbs.sample_sites import SAMPLES, sample_site
 
 __all__ = ["CHECKS", "try_operators"]
 

@@ -7,10 +7,10 @@ import dataclasses
 import torch
 from torch import nn
 
-from narfx.cost import shapes_and_cost
-from narfx.passes.find_sites import find_sites
-from narfx.space import Site
-from narfx.tracing import trace_graph
+from narfx.graph.cost import shapes_and_cost
+from narfx.graph.tracing import trace_graph
+from narfx.passes.sites import find_sites
+from narfx.space.records import Site
 
 __all__ = ["SAMPLES", "sample_site"]
 

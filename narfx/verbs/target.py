@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from narfx.architecture import Architecture, Preprocessing
-from narfx.config import validated
+from narfx.compiler.open import open_architecture
 from narfx.errors import UsageError
-from narfx.model_ref import default_input, load_model
-from narfx.networks import open_architecture
-from narfx.weights import apply_weights, load_state, read_weights
+from narfx.inputs.model_ref import default_input, load_model
+from narfx.inputs.weights import apply_weights, load_state, read_weights
+from narfx.space.architecture import Architecture, Preprocessing
+from narfx.support.schema import validated
 
 __all__ = ["OnnxNetwork", "Subject", "open_subject"]
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from narfx.config import validated
+from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
-from narfx.latency_check import check_latency
-from narfx.latency_space import LatencyOptions, open_latency
-from narfx.progress import Reporter
-from narfx.traced import Traced
+from narfx.latency.check import check_latency
+from narfx.latency.metric import LatencyOptions, open_latency
+from narfx.runs.progress import Reporter
+from narfx.support.schema import validated
 
 __all__ = ["trace_latency"]
 

@@ -9,19 +9,25 @@ from typing import Any, Literal
 from pydantic import Field
 from torch import fx
 
-from narfx.architecture import Architecture, Preprocessing
-from narfx.config import validated
-from narfx.cost import measure
-from narfx.files import write_json
-from narfx.model_ref import default_input, load_model
-from narfx.networks import NetworkOptions, open_architecture
-from narfx.paths import find, move, move_model, move_operators, move_source
-from narfx.progress import Reporter, Silent
-from narfx.run import RunFolder, interruptible
+from narfx.compiler.modes import settle_training
+from narfx.compiler.open import NetworkOptions, open_architecture
+from narfx.graph.checks import check_values
+from narfx.graph.cost import measure
+from narfx.graph.tracing import trace_graph
+from narfx.inputs.model_ref import default_input, load_model
+from narfx.inputs.paths import find, move, move_model, move_operators, move_source
+from narfx.inputs.weights import apply_weights, write_weights
+from narfx.runs.folder import RunFolder, interruptible
+from narfx.runs.progress import Reporter, Silent
+from narfx.space.architecture import Architecture, Preprocessing
+from narfx.support.devices import pick_device
+from narfx.support.files import write_json
+from narfx.support.schema import validated
 from narfx.tasks.options import DataOptions, open_task
-from narfx.tracing import settle_training, trace_graph
-from narfx.training import Recipe, check_batches, fit, kept, outputs, pick_device, reinitialise
-from narfx.weights import apply_weights, check_values, write_weights
+from narfx.training.checks import check_batches, outputs
+from narfx.training.fit import fit
+from narfx.training.initialise import kept, reinitialise
+from narfx.training.recipe import Recipe
 
 __all__ = ["TrainConfig", "create_run", "open_target", "resume_train", "train"]
 

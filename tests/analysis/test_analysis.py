@@ -15,12 +15,12 @@ import pytest
 
 from narfx.analysis import gradients, rewards
 from narfx.analysis.steps import curve
-from narfx.cli import app
-from narfx.console import run_app
+from narfx.cli.app import app
+from narfx.cli.console import run_app
 from narfx.errors import UsageError
-from narfx.run import RunFolder, read_events
+from narfx.runs.folder import RunFolder, read_events
 from narfx.search import Result, SearchConfig, make_strategy, run
-from narfx.space import SearchSpace
+from narfx.space.space import SearchSpace
 
 Cli = Callable[..., tuple[int, str, str]]
 SPACE = SearchSpace.uniform(4, 3, skips=True)

@@ -20,14 +20,14 @@ from sample_networks import Chain, images, settled
 from torch import nn
 
 import narfx
-from narfx.bundle import export
-from narfx.codegen import generate
-from narfx.cost import measure
+from narfx.bundle.bundle import export
+from narfx.bundle.codegen import generate
+from narfx.bundle.onnx.write import compare_onnx, export_onnx
+from narfx.compiler.open import open_architecture
 from narfx.errors import NarfxError, ParityError, RunError, UsageError
-from narfx.model_ref import load_model
-from narfx.networks import open_architecture
-from narfx.onnx_export import compare_onnx, export_onnx
-from narfx.tracing import trace_graph
+from narfx.graph.cost import measure
+from narfx.graph.tracing import trace_graph
+from narfx.inputs.model_ref import load_model
 
 HEAD = """
 import torch

@@ -21,17 +21,17 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 import narfx
-from narfx.cli import app
-from narfx.console import run_app
+from narfx.bundle.onnx.names import output_names
+from narfx.bundle.onnx.write import export_onnx
+from narfx.bundle.proof.first_difference import first_difference
+from narfx.bundle.proof.nodes import compare_nodes
+from narfx.bundle.proof.parity import compare_onnx
+from narfx.bundle.proof.proof import Proof
+from narfx.cli.app import app
+from narfx.cli.console import run_app
 from narfx.errors import ParityError, UsageError
-from narfx.model_ref import load_model
-from narfx.onnx_blame import first_difference
-from narfx.onnx_export import export_onnx
-from narfx.onnx_names import output_names
-from narfx.onnx_nodes import compare_nodes
-from narfx.onnx_parity import compare_onnx
-from narfx.onnx_proof import Proof
-from narfx.tracing import trace_graph
+from narfx.graph.tracing import trace_graph
+from narfx.inputs.model_ref import load_model
 
 SHAPE = (3, 8, 8)
 Pair = namedtuple("Pair", ["logits", "features"])

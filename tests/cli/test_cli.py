@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from narfx.cli import app
-from narfx.console import run_app
-from narfx.run import read_events
+from narfx.cli.app import app
+from narfx.cli.console import run_app
+from narfx.runs.folder import read_events
 from narfx.search import SearchConfig
 
 Run = Callable[..., tuple[int, str, str]]

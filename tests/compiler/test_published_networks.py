@@ -12,8 +12,8 @@ from sample_networks import images
 from torch import Tensor, nn
 
 import narfx
-from narfx.sampling import FeasibleSampler
-from narfx.seeds import numpy_generator
+from narfx.space.sampling import FeasibleSampler
+from narfx.support.seeds import numpy_generator
 
 
 def built(name: str, **options: Any) -> nn.Module:

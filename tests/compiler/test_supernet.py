@@ -11,9 +11,9 @@ from sample_networks import Chain, ResidualNet, images, part, settled
 from torch import Tensor, nn
 
 import narfx
-from narfx.batchnorm import batch_statistics, recalibrate
+from narfx.compiler.supernet import Supernet
 from narfx.errors import UsageError
-from narfx.supernet import Supernet
+from narfx.graph.batchnorm import batch_statistics, recalibrate
 
 SHAPE = (3, 8, 8)
 

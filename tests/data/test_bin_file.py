@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from narfx.data.bin_file import read_bin
 from narfx.errors import UsageError
-from narfx.tasks.bin_file import read_bin
 
 IMAGES = [bytes([255, index, 0, 10, 39]) for index in range(4)]
 FLAGS = [True, False]

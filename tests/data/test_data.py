@@ -705,7 +705,10 @@ def test_validation_data_whose_classes_differ(tmp_path: Path) -> None:
 
 
 def test_importing_tasks_imports_no_heavy_library() -> None:
-    code = "import sys, narfx.tasks; print(sorted({'torchvision', 'sklearn', 'onnx', 'scipy'} & set(sys.modules)))"
+    code = """
+        import sys, narfx.data.sources, narfx.tasks
+        print(sorted({'torchvision', 'sklearn', 'onnx', 'scipy'} & set(sys.modules)))
+    """
     done = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

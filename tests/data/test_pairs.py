@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from sample_faces import encode, people, write_bin, write_folder
 
+from narfx.data.pairs import Pairs, read_pairs
 from narfx.errors import UsageError
-from narfx.tasks.pairs import Pairs, read_pairs
 
 
 @pytest.fixture

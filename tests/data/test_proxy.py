@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from sample_faces import people, write_folder
 
-from narfx.cli import app
-from narfx.console import run_app
+from narfx.cli.app import app
+from narfx.cli.console import run_app
+from narfx.data.proxy import build_proxy
 from narfx.errors import UsageError
 from narfx.tasks import load_data
-from narfx.tasks.proxy import build_proxy
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ from sample_networks import images, settled
 from torch import Tensor, fx, nn
 
 import narfx
-from narfx.cli import app
-from narfx.console import run_app
+from narfx.cli.app import app
+from narfx.cli.console import run_app
 from narfx.errors import UsageError
 
 SHAPE = (3, 8, 8)

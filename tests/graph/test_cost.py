@@ -12,9 +12,9 @@ from torch import Tensor, fx, nn
 from torch.nn import functional as F
 
 import narfx
-from narfx.cost import measure
+from narfx.graph.cost import measure
 from narfx.operators import unregister_operator
-from narfx.space import Site
+from narfx.space.records import Site
 
 MAPS = (8, 10, 10)
 CONV = 10 * 10 * 8 * 8 * 9  # MACs of one 3x3 convolution of 8 maps of 10 by 10

@@ -13,8 +13,8 @@ from sample_networks import Chain
 from torch import nn
 
 import narfx
-from narfx.cli import app
-from narfx.console import run_app
+from narfx.cli.app import app
+from narfx.cli.console import run_app
 from narfx.errors import UsageError
 
 SHAPE = (1, 8, 8)

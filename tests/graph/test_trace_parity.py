@@ -13,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from narfx import cli
-from narfx.console import run_app
-from narfx.fidelity import compare_trace
-from narfx.tracing import trace_graph
+from narfx.cli.app import app as cli
+from narfx.cli.console import run_app
+from narfx.graph.trace_parity import compare_trace
+from narfx.graph.tracing import trace_graph
 
 Trace = Callable[..., tuple[int, dict[str, Any]]]
 
@@ -52,7 +52,7 @@ def trace(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest
     def call(forward: str, *options: str) -> tuple[int, dict[str, Any]]:
         body = "".join(f"        {line}\n" for line in forward.strip().splitlines())
         (tmp_path / "net.py").write_text(f"{FILE}{body}\n\ndef model():\n    return Net()\n")
-        code = run_app(cli.app, ["trace", "net.py", *options, "--json"])
+        code = run_app(cli, ["trace", "net.py", *options, "--json"])
         return code, json.loads(capfd.readouterr().out)
 
     return call
@@ -150,7 +150,7 @@ def test_a_comparison_leaves_the_global_generators(trace: Trace) -> None:
 def test_what_is_wrong_is_not_applied(trace: Trace, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     trace("return self.conv(x * 2 if isinstance(x, torch.Tensor) else x)")
     (tmp_path / "arch.json").write_text('{"model": "net.py", "vector": [1, 0]}')
-    assert run_app(cli.app, ["apply", "arch.json", "--out", "bundle", "--json"]) == 5
+    assert run_app(cli, ["apply", "arch.json", "--out", "bundle", "--json"]) == 5
     assert json.loads(capfd.readouterr().out)["error"]["kind"] == "trace_differs"
     assert not (tmp_path / "bundle").exists()
 
@@ -161,7 +161,7 @@ def test_an_export_that_fails_names_the_opaque_part(
     code, _ = trace("if x.mean() > 0:\n    return x\nreturn self.conv(x)")
     assert code == 0
     (tmp_path / "arch.json").write_text('{"model": "net.py", "vector": [1]}')
-    assert run_app(cli.app, ["apply", "arch.json", "--out", "bundle", "--json"]) == 7
+    assert run_app(cli, ["apply", "arch.json", "--out", "bundle", "--json"]) == 7
     out, err = capfd.readouterr()
     error = json.loads(out)["error"]
     assert (error["kind"], error["where"]) == ("onnx_export", "part")

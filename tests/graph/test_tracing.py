@@ -18,9 +18,9 @@ from torch.nn import functional as F
 from torch.utils import _pytree as pytree
 
 import narfx
-from narfx.cost import measure, shapes_and_cost
 from narfx.errors import NothingToRefineError, UsageError
-from narfx.tracing import trace_graph
+from narfx.graph.cost import measure, shapes_and_cost
+from narfx.graph.tracing import trace_graph
 
 SHAPE = (3, 8, 8)
 

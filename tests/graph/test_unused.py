@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 import narfx
-from narfx.cost import measure
-from narfx.model_ref import load_model
+from narfx.graph.cost import measure
+from narfx.inputs.model_ref import load_model
 from narfx.passes import verify_lowered
 
 MODEL = """

@@ -19,7 +19,7 @@ from torch import nn
 
 import narfx
 from narfx.errors import UsageError
-from narfx.model_ref import ModelRef, apply_weights, default_input, load_model
+from narfx.inputs.model_ref import ModelRef, apply_weights, default_input, load_model
 from narfx.models.resnet_cifar import SmallResNet
 
 NET = """
@@ -459,7 +459,7 @@ def python(program: str, folder: Path) -> str:
 
 LOAD = """
 from narfx.errors import UsageError
-from narfx.model_ref import load_model
+from narfx.inputs.model_ref import load_model
 for ref in {refs!r}:
     for _ in range(2):
         try:
@@ -483,7 +483,7 @@ def test_an_absent_or_unfit_package_is_answered_with_what_to_install(tmp_path: P
 
 
 def test_importing_narfx_does_not_import_the_collections(tmp_path: Path) -> None:
-    program = "import sys, narfx.model_ref; print(sorted({'torchvision', 'timm', 'sklearn'} & set(sys.modules)))"
+    program = "import sys, narfx.inputs.model_ref; print(sorted({'torchvision', 'timm', 'sklearn'} & set(sys.modules)))"
     assert python(program, tmp_path) == "[]\n"
 
 

@@ -17,21 +17,21 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-import narfx
-from narfx.budget import Budget
-from narfx.cli import app
-from narfx.compiler import trace
-from narfx.console import run_app
+from narfx.cli.app import app
+from narfx.cli.console import run_app
+from narfx.compiler.front_end import trace
+from narfx.compiler.traced import Traced
 from narfx.errors import InfeasibleBudgetError, UsageError
-from narfx.latency import cpu_model, open_call, time_calls
-from narfx.latency_check import check_latency
-from narfx.latency_file import LatencyFile, LatencyTable, Setting
-from narfx.latency_measure import networks, probes
-from narfx.latency_probe import probe
-from narfx.latency_space import LatencyOptions, open_latency, with_latency
+from narfx.inputs.model_ref import load_model
+from narfx.latency.check import check_latency
+from narfx.latency.measure import networks, probes
+from narfx.latency.metric import LatencyOptions, open_latency, with_latency
+from narfx.latency.probe import probe
+from narfx.latency.table import LatencyFile, LatencyTable, Setting
+from narfx.latency.timing import cpu_model, open_call, time_calls
 from narfx.operators import Operator, operator_names, refusal, register_operator, unregister_operator
-from narfx.space import Site
-from narfx.traced import Traced
+from narfx.space.budget import Budget
+from narfx.space.records import Site
 
 Run = Callable[..., tuple[int, str, str]]
 NET = """
@@ -57,7 +57,7 @@ SETTING = Setting(onnxruntime="1.0", cpu="a processor of long ago")
 @pytest.fixture
 def traced(tmp_path: Path) -> Traced:
     (tmp_path / "net.py").write_text(NET)
-    return trace(narfx.model_ref.load_model(str(tmp_path / "net.py")), input=(1, 8, 8), operators=("base", "dwsep3x3"))
+    return trace(load_model(str(tmp_path / "net.py")), input=(1, 8, 8), operators=("base", "dwsep3x3"))
 
 
 @pytest.fixture
@@ -99,7 +99,7 @@ def site(**changes: Any) -> Site:
     {"stride": (1, 1), "dilation": (2, 2), "padding": (2, 2), "output_shape": (16, 6, 6)},
 ])  # fmt: skip
 def test_a_probe_computes_its_operator_in_its_context(changes: dict[str, Any]) -> None:
-    from narfx.latency_probe import _built
+    from narfx.latency.probe import _built
 
     here = site(**changes, bias=True)
     for name in operator_names():
@@ -289,7 +289,7 @@ def test_malformed_files(run: Run, tmp_path: Path, text: str, kind: str, words: 
 
 WRITER = """
 import sys
-from narfx.latency_file import LatencyFile, LatencyTable, Setting
+from narfx.latency.table import LatencyFile, LatencyTable, Setting
 
 for batch in range(1, 31):
     setting = Setting(onnxruntime="1", cpu="c", batch=batch)
@@ -383,7 +383,7 @@ def test_the_check_needs_the_metric(traced: Traced) -> None:
 
 
 def test_a_search_bound_by_latency_alone_compares_at_equal_latency(run: Run, tmp_path: Path) -> None:
-    found = trace(narfx.model_ref.load_model("net.py"), input=(1, 8, 8))
+    found = trace(load_model("net.py"), input=(1, 8, 8))
     mine = known(found).model_copy(update={"setting": SETTING})
     LatencyFile(tables=(mine,)).save(tmp_path / "l.json")
     code, out, err = run(

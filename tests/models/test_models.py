@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 import torch
+from models_page import table
 from sklearn.datasets import load_digits
 from torch import fx, nn
 
 import narfx
 from narfx.errors import UsageError
-from narfx.model_ref import default_input, load_model
+from narfx.inputs.model_ref import default_input, load_model
 from narfx.models import MODELS, ModelEntry
-from narfx.models.__main__ import table
 from narfx.models.chain import chain12
 from narfx.models.lresnet_ir import ImprovedUnit, LResNetIR, lresnet10e_ir, lresnet_ir
 from narfx.models.resnet_cifar import BasicBlock, resnet18_cifar, resnet20, resnet_cifar, resnet_digits

@@ -14,8 +14,8 @@ from sample_networks import Chain, images, part, settled
 from torch import Tensor, nn
 
 import narfx
-from narfx.cost import measure
 from narfx.errors import UsageError
+from narfx.graph.cost import measure
 from narfx.operators import (
     Operator,
     build_operator,
@@ -26,7 +26,7 @@ from narfx.operators import (
     start_operator,
     unregister_operator,
 )
-from narfx.space import Site
+from narfx.space.records import Site
 
 PAPER = ("dwsep3x3", "maxpool3x3", "avgpool3x3", "conv5x5", "dwsep5x5")
 BUILT_IN = (*PAPER, "conv1x1", "conv3x3", "grouped3x3", "identity")

@@ -15,12 +15,11 @@ from sample_networks import Chain, images, part, settled
 from torch import nn
 
 import narfx
-from narfx.architecture import DEFAULT_OPERATORS, Architecture
-from narfx.cli import app
-from narfx.console import run_app
-from narfx.cost import measure
+from narfx.cli.app import app
+from narfx.cli.console import run_app
 from narfx.errors import NarfxError, UsageError
-from narfx.model_ref import load_model
+from narfx.graph.cost import measure
+from narfx.inputs.model_ref import load_model
 from narfx.operators import (
     choose_operators,
     get_operator,
@@ -30,7 +29,8 @@ from narfx.operators import (
     unregister_operator,
 )
 from narfx.operators.registry import origin
-from narfx.operators.trial import CHECKS, try_operators
+from narfx.space.architecture import DEFAULT_OPERATORS, Architecture
+from narfx.verbs.ops_test import CHECKS, try_operators
 
 Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[1]

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import narfx
-from narfx.cost import measure
-from narfx.model_ref import load_model
+from narfx.graph.cost import measure
+from narfx.inputs.model_ref import load_model
 
 IMAGE = (3, 224, 224)
 CONV = (1, 0, 0, 2, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 2)

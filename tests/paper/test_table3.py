@@ -12,9 +12,9 @@ import pytest
 import torch
 
 import narfx
-from narfx.cli import app
-from narfx.console import run_app
-from narfx.cost import measure
+from narfx.cli.app import app
+from narfx.cli.console import run_app
+from narfx.graph.cost import measure
 from narfx.models.lresnet_ir import lresnet50e_ir
 
 FACE = (3, 112, 112)

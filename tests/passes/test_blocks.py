@@ -9,9 +9,9 @@ import torch
 from sample_networks import ResidualNet
 from torch import Tensor, fx, nn
 
+from narfx.graph.tracing import trace_graph
 from narfx.passes import find_blocks
-from narfx.passes.find_blocks import Block
-from narfx.tracing import trace_graph
+from narfx.passes.blocks import Block
 
 
 class Parts(nn.Module):

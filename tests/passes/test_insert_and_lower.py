@@ -17,14 +17,14 @@ from torch.fx.passes.infra.pass_manager import PassManager
 from torch.nn.utils import parametrizations
 
 import narfx
-from narfx.cost import measure
-from narfx.dispatch import Dispatch
+from narfx.bundle.onnx.write import compare_onnx, export_onnx
+from narfx.compiler.supernet import Supernet
 from narfx.errors import UsageError
-from narfx.onnx_export import compare_onnx, export_onnx
+from narfx.graph.cost import measure
+from narfx.operators.dispatch import Dispatch
 from narfx.passes import InsertDispatch, LiftFunctional, Lower, RestoreFunctional, verify_lowered
 from narfx.passes.lift_functional import read_functional
-from narfx.supernet import Supernet
-from narfx.training import reinitialise
+from narfx.training.initialise import reinitialise
 
 MODELS = [Chain, ResidualNet, Shared]
 SHAPE = (3, 8, 8)

@@ -12,14 +12,14 @@ from sample_networks import Chain, images, part, settled
 from torch import nn
 
 import narfx
-from narfx.dispatch import Shortcut, SkipGate
+from narfx.bundle.onnx.write import compare_onnx, export_onnx
+from narfx.compiler.supernet import Supernet
+from narfx.compiler.traced import Traced
+from narfx.graph.tracing import trace_graph
 from narfx.models import MODELS
-from narfx.onnx_export import compare_onnx, export_onnx
+from narfx.operators.dispatch import Shortcut, SkipGate
 from narfx.passes import verify_lowered
-from narfx.space import Vector
-from narfx.supernet import Supernet
-from narfx.traced import Traced
-from narfx.tracing import trace_graph
+from narfx.space.records import Vector
 
 SHAPE = (3, 16, 16)
 

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import narfx
-from narfx.cost import shapes_and_cost
 from narfx.errors import NothingToRefineError, UsageError
+from narfx.graph.cost import shapes_and_cost
+from narfx.graph.tracing import trace_graph
 from narfx.passes import find_sites
-from narfx.space import Site, Skipped
-from narfx.tracing import trace_graph
+from narfx.space.records import Site, Skipped
 
 
 def find(model: nn.Module, side: int = 12, **options: Any) -> tuple[list[Site], dict[str, Skipped]]:

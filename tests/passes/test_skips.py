@@ -11,12 +11,12 @@ from sample_networks import Chain, ResidualNet, Shared, settled
 from torch import Tensor, nn
 
 import narfx
-from narfx.cost import shapes_and_cost
 from narfx.errors import UsageError
+from narfx.graph.cost import shapes_and_cost
+from narfx.graph.tracing import trace_graph
 from narfx.models import MODELS
 from narfx.passes import find_main_path, find_skips
-from narfx.passes.find_skips import SkipDomain
-from narfx.tracing import trace_graph
+from narfx.passes.skips import SkipDomain
 
 
 def domain(model: nn.Module, shape: tuple[int, int, int] = (3, 8, 8), **options: Any) -> SkipDomain:
@@ -209,7 +209,7 @@ def test_an_add_that_cannot_be_taken_out_stays_with_a_reason(kind: str, reason: 
     graph_module = trace_graph(model).graph_module
     found = find_skips(graph_module, shapes_and_cost(graph_module, (3, 8, 8)).shapes)
     assert len(found.fixed) == (2 if kind == "read" else 1) and reason in found.fixed[0].reason
-    assert "test_find_skips.py" in found.fixed[0].where
+    assert "test_skips.py" in found.fixed[0].where
     if kind in ("alone", "twice"):
         assert (0, 2) not in found.impossible
     else:
@@ -240,7 +240,7 @@ class Blocks(nn.Module):
 def test_a_network_without_one_main_path_is_refused(make: Callable[[], nn.Module]) -> None:
     error = refused(make())
     assert error.kind == "no_main_path"
-    assert "3 of its convolutions lie on branches side by side" in str(error) and "test_find_skips.py" in str(error)
+    assert "3 of its convolutions lie on branches side by side" in str(error) and "test_skips.py" in str(error)
 
 
 def test_a_network_without_a_node_or_a_pair_is_refused() -> None:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.fx import GraphModule
 from torch.nn import functional as F
 
+from narfx.graph.tracing import trace_graph
 from narfx.passes import LiftDropout, LiftFunctional, RestoreDropout, RestoreFunctional
 from narfx.passes.lift_functional import FunctionalConv, read_functional
-from narfx.tracing import trace_graph
 
 SHAPE = (3, 16, 16)
 

@@ -14,12 +14,12 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 import narfx
-from narfx.dispatch import Dispatch, Shortcut, SkipGate
+from narfx.compiler.traced import Traced
 from narfx.errors import NarfxError
+from narfx.graph.tracing import trace_graph
+from narfx.operators.dispatch import Dispatch, Shortcut, SkipGate
 from narfx.passes import InsertDispatch, InsertSkips, LiftDropout, LiftFunctional, Lower, Pass, RestoreFunctional
 from narfx.passes.lift_functional import read_functional
-from narfx.traced import Traced
-from narfx.tracing import trace_graph
 
 
 def calls(graph_module: GraphModule) -> list[Node]:

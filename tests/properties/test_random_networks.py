@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations
 
 import narfx
-from narfx.cost import measure
+from narfx.bundle.onnx.write import compare_onnx, export_onnx
+from narfx.compiler.supernet import Supernet
 from narfx.errors import NothingToRefineError
-from narfx.onnx_export import compare_onnx, export_onnx
+from narfx.graph.cost import measure
 from narfx.passes import verify_lowered
-from narfx.supernet import Supernet
 
 OPERATORS = ("base", "dwsep3x3", "maxpool3x3", "avgpool3x3", "conv5x5", "dwsep5x5")
 SIDE = 12

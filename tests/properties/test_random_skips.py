@@ -14,12 +14,12 @@ from sample_networks import images, settled
 from torch import Tensor, nn
 
 import narfx
-from narfx.cost import measure
-from narfx.dispatch import Shortcut, SkipGate
+from narfx.compiler.supernet import Supernet
+from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
+from narfx.graph.cost import measure
+from narfx.operators.dispatch import Shortcut, SkipGate
 from narfx.passes import InsertSkips, Lower, verify_lowered
-from narfx.supernet import Supernet
-from narfx.traced import Traced
 
 SIDE = 8
 STYLES = ["x + y", "y + x", "y += x", "y.add_(x)", "torch.add", "nothing"]

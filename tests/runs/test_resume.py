@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from narfx.run import RunFolder, read_events
+from narfx.runs.folder import RunFolder, read_events
 from narfx.search import SearchConfig, resume, run
 
 CONFIG = SearchConfig(
@@ -142,7 +142,7 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
 
 
 def test_training_resumes_to_the_same_weights(tmp_path: Path) -> None:
-    from narfx.experiments import TrainConfig, resume_train, train
+    from narfx.verbs.train import TrainConfig, resume_train, train
 
     config = TrainConfig(target=CONFIG.model, input=(1, 8, 8), data="digits", init="scratch", epochs=4, t0=2)
     train(config, tmp_path / "whole")

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from narfx.comparison import CompareConfig, compare, resume_compare
 from narfx.errors import NarfxError, RunError, UsageError
-from narfx.experiments import TrainConfig, resume_train, train
-from narfx.files import replace_folder
-from narfx.model_ref import load_model
-from narfx.run import RunFolder, read_events
-from narfx.training import sgdr
-from narfx.weights import read_weights, write_weights
+from narfx.inputs.model_ref import load_model
+from narfx.inputs.weights import read_weights, write_weights
+from narfx.runs.folder import RunFolder, read_events
+from narfx.support.files import replace_folder
+from narfx.training.recipe import sgdr
+from narfx.verbs.compare import CompareConfig, compare, resume_compare
+from narfx.verbs.train import TrainConfig, resume_train, train
 
 MODEL = "narfx:resnet_cifar?depth=8&width=4&in_channels=1&num_classes=10"
 

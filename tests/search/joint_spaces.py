@@ -6,8 +6,9 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from narfx.budget import Budget
-from narfx.space import SearchSpace, Skip, Slot
+from narfx.space.budget import Budget
+from narfx.space.records import Skip, Slot
+from narfx.space.space import SearchSpace
 
 
 @st.composite

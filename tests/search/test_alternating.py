@@ -14,12 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from joint_spaces import joint_spaces
 
-from narfx.budget import Budget
 from narfx.errors import UsageError
 from narfx.search import Alternating, Proposal, Result, make_strategy
-from narfx.search.assigned import parts
-from narfx.search.trial import Trial
-from narfx.space import SearchSpace, Vector
+from narfx.search.assigned_rewards import parts
+from narfx.search.strategies.accept_test import Trial
+from narfx.space.budget import Budget
+from narfx.space.records import Vector
+from narfx.space.space import SearchSpace
 
 SPACE = SearchSpace.uniform(5, 3, skips=True)
 MODES = ("policy", "sample")

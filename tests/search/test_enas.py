@@ -14,15 +14,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from joint_spaces import joint_spaces
 
-from narfx.budget import Budget
 from narfx.errors import UsageError
 from narfx.search import Proposal, Result, Strategy, make_strategy
-from narfx.search.assigned import assigned_rewards, parts
-from narfx.search.controller import Controller
-from narfx.search.joint_controller import Anchor, JointController, Operator, schedule
-from narfx.search.masks import Masks
-from narfx.search.reinforce import part_gradients
-from narfx.space import SearchSpace, Skip, Slot, Vector
+from narfx.search.assigned_rewards import assigned_rewards, parts
+from narfx.search.policies.joint_lstm import Anchor, JointController, Operator, schedule
+from narfx.search.policies.lstm import Controller
+from narfx.search.policies.masks import Masks
+from narfx.search.policies.reinforce import part_gradients
+from narfx.space.budget import Budget
+from narfx.space.records import Skip, Slot, Vector
+from narfx.space.space import SearchSpace
 
 SETTINGS: dict[str, Any] = {"hidden": 8, "tanh_constant": 2.5, "temperature": 5.0, "bias_scale": 10.0}
 

@@ -14,12 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import narfx
-from narfx.cli import app
-from narfx.console import run_app
-from narfx.cost import measure
+from narfx.cli.app import app
+from narfx.cli.console import run_app
+from narfx.compiler.open import open_architecture
 from narfx.errors import UsageError
-from narfx.networks import open_architecture
-from narfx.run import read_events
+from narfx.graph.cost import measure
+from narfx.runs.folder import read_events
 
 Run = Callable[..., tuple[int, Any, str]]
 

@@ -19,12 +19,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from narfx.budget import Budget
 from narfx.errors import RunError, UsageError
 from narfx.search import Proposal, Result, Strategy, make_strategy, strategies
-from narfx.search.masks import Masks, budget_prior
-from narfx.search.record import Record
-from narfx.space import SearchSpace, Slot, Vector
+from narfx.search.history import Record
+from narfx.search.policies.masks import Masks, budget_prior
+from narfx.space.budget import Budget
+from narfx.space.records import Slot, Vector
+from narfx.space.space import SearchSpace
 
 NAMES = ("alternating", "enas", "evolution", "nar", "random")
 TOOL = Path(__file__).parents[2] / "tools" / "strategy_tables.py"

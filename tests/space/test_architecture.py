@@ -14,10 +14,10 @@ from sample_networks import images
 from torch import Tensor, nn
 
 import narfx
-from narfx.architecture import Preprocessing
+from narfx.compiler.open import Lowered, NetworkOptions, open_architecture, open_base
 from narfx.errors import UsageError
-from narfx.model_ref import load_model
-from narfx.networks import NetworkOptions, open_architecture, open_base
+from narfx.inputs.model_ref import load_model
+from narfx.space.architecture import Preprocessing
 
 NET = """
 import torch
@@ -55,7 +55,7 @@ def written(folder: Path, **values: Any) -> Path:
     return path
 
 
-def opened(path: Path, **options: Any) -> narfx.networks.Lowered:
+def opened(path: Path, **options: Any) -> Lowered:
     return open_architecture(narfx.Architecture.load(path), relative_to=path.parent, **options)
 
 

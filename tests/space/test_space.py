@@ -13,10 +13,11 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
 
-from narfx.budget import Budget
 from narfx.errors import InfeasibleBudgetError, UsageError
-from narfx.sampling import FeasibleSampler, WindowSampler, sample_window
-from narfx.space import SearchSpace, Site, Slot, Vector
+from narfx.space.budget import Budget
+from narfx.space.records import Site, Slot, Vector
+from narfx.space.sampling import FeasibleSampler, WindowSampler, sample_window
+from narfx.space.space import SearchSpace
 
 OPERATORS = ("base", "dwsep3x3", "maxpool3x3", "avgpool3x3")
 

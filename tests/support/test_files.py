@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from narfx.errors import UsageError
-from narfx.files import check_output, output_folder, read_json, write_bytes, write_json, write_text
+from narfx.support.files import check_output, output_folder, read_json, write_bytes, write_json, write_text
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_a_full_disk_ends_the_run_and_keeps_the_old_file(tmp_path: Path) -> None
 import resource
 from pathlib import Path
 from narfx.errors import RunError
-from narfx.files import output_folder, write_bytes
+from narfx.support.files import output_folder, write_bytes
 
 def fill(path):
     with output_folder(path) as work:

@@ -14,16 +14,16 @@ import torch
 from sample_faces import NET, people, write_folder
 from torch import nn
 
-from narfx.cli import app
-from narfx.comparison import CompareConfig, compare
-from narfx.console import run_app
+from narfx.cli.app import app
+from narfx.cli.console import run_app
 from narfx.errors import InterruptedRunError, UsageError
-from narfx.experiments import TrainConfig, resume_train, train
-from narfx.progress import Silent
-from narfx.run import read_events
+from narfx.inputs.weights import read_weights
+from narfx.runs.folder import read_events
+from narfx.runs.progress import Silent
 from narfx.search import SearchConfig, resume, run
 from narfx.tasks import FaceOptions, Faces, ImageData, load_data
-from narfx.weights import read_weights
+from narfx.verbs.compare import CompareConfig, compare
+from narfx.verbs.train import TrainConfig, resume_train, train
 
 T = TypeVar("T")
 HALF = ((0.5,) * 3, (0.5,) * 3)

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from sample_faces import write_bin
 from torch import nn
 
+from narfx.data.pairs import read_pairs
 from narfx.errors import UsageError
-from narfx.tasks.pairs import read_pairs
 from narfx.tasks.verification import best_threshold, embed, similarities, verify
 
 cosines_and_truth = st.lists(

@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from scipy.stats import kendalltau
 
-from narfx.space import SearchSpace
+from narfx.space.space import SearchSpace
 
 TOOLS = Path(__file__).parents[2] / "tools"
 SMALL = [

@@ -17,17 +17,17 @@ import torch
 from sample_faces import NET, people, write_bin
 from torch import nn
 
-from narfx.cli import app
-from narfx.comparison import CompareConfig
-from narfx.console import run_app
+from narfx.cli.app import app
+from narfx.cli.console import run_app
 from narfx.errors import UsageError
-from narfx.experiments import TrainConfig, resume_train, train
-from narfx.head import load_with_outputs
-from narfx.run import RunFolder, read_events
+from narfx.inputs.outputs import load_with_outputs
+from narfx.inputs.weights import read_weights
+from narfx.runs.folder import RunFolder, read_events
 from narfx.search import SearchConfig
 from narfx.search import run as search
-from narfx.tasks.arithmetic import Arithmetic
-from narfx.weights import read_weights
+from narfx.tasks.precision import Arithmetic
+from narfx.verbs.compare import CompareConfig
+from narfx.verbs.train import TrainConfig, resume_train, train
 
 Run = Callable[..., tuple[int, Any, str]]
 

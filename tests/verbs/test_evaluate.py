@@ -15,15 +15,15 @@ import torch
 from sample_faces import NET, encode, people, write_bin, write_folder
 from torch import nn
 
-from narfx import bundle
-from narfx.architecture import Architecture, Preprocessing
-from narfx.cli import app
-from narfx.console import run_app
-from narfx.evaluation import evaluate
-from narfx.experiments import TrainConfig, train
-from narfx.model_ref import load_model
-from narfx.subject import OnnxNetwork
-from narfx.weights import write_weights
+from narfx.bundle import bundle
+from narfx.cli.app import app
+from narfx.cli.console import run_app
+from narfx.inputs.model_ref import load_model
+from narfx.inputs.weights import write_weights
+from narfx.space.architecture import Architecture, Preprocessing
+from narfx.verbs.evaluate import evaluate
+from narfx.verbs.target import OnnxNetwork
+from narfx.verbs.train import TrainConfig, train
 
 Evaluate = Callable[..., dict[str, Any]]
 PIXELS = ["--input", "3,16,16"]

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 
 import narfx._version as version
-from narfx.architecture import Architecture
 from narfx.errors import ParityError
-from narfx.model_ref import ModelRef
+from narfx.inputs.model_ref import ModelRef
+from narfx.space.architecture import Architecture
 
 __all__ = ["PREFIX", "compare_metadata", "describe", "versions"]
 

@@ -18,15 +18,16 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from narfx.bundle.onnx.marks import OUTPUT, mark_nodes
+from narfx.bundle.onnx.metadata import PREFIX
+from narfx.bundle.onnx.names import check_names, rename
+from narfx.bundle.onnx.names import output_names as name_outputs
+from narfx.bundle.onnx.opset import OLDEST, lower_opset, lowest_opset, newest_opset, obstacles
+from narfx.bundle.proof.parity import Parity, compare_onnx, worst
 from narfx.errors import ParityError, RunError, UsageError
-from narfx.onnx_marks import OUTPUT, mark_nodes
-from narfx.onnx_metadata import PREFIX
-from narfx.onnx_names import check_names, rename
-from narfx.onnx_names import output_names as name_outputs
-from narfx.onnx_opset import OLDEST, lower_opset, lowest_opset, newest_opset, obstacles
-from narfx.onnx_parity import Parity, compare_onnx, tensors, worst
+from narfx.graph.nodes import tensors
+from narfx.graph.unused import unused_keys
 from narfx.passes.verify import verify_lowered
-from narfx.unused import unused_keys
 
 __all__ = ["OnnxFile", "Parity", "compare_onnx", "export_onnx", "read_onnx", "tensors", "worst"]
 
@@ -85,8 +86,8 @@ def export_onnx(
     """Write ``network`` as ONNX with a batch axis of any size.
 
     ``metadata`` is written into the file, each value as JSON under ``narfx.KEY``; without ``output_names`` see
-    :func:`narfx.onnx_names.output_names`. Below the oldest opset that torch writes, the file is lowered from that one
-    where all its operators mean the same there. What is returned was read back from the file.
+    :func:`narfx.bundle.onnx.names.output_names`. Below the oldest opset that torch writes, the file is lowered from
+    that one where all its operators mean the same there. What is returned was read back from the file.
 
     Raises:
         ParityError: The network is not lowered or not in eval mode, or the file is not what was asked for.

@@ -15,10 +15,10 @@ import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
-from narfx.onnx_marks import node_keys
-from narfx.onnx_parity import TOLERANCE, difference
-from narfx.onnx_values import Value, graph_of, load_file, run_file, weights_of
-from narfx.passes.find_sites import source_line
+from narfx.bundle.onnx.marks import node_keys
+from narfx.bundle.proof.parity import TOLERANCE, difference
+from narfx.bundle.proof.values import Value, graph_of, load_file, run_file, weights_of
+from narfx.graph.nodes import source_line
 
 __all__ = ["Difference", "difference_at", "first_difference"]
 

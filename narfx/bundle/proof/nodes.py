@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
-from narfx.onnx_blame import Difference, difference_at, reason_of
-from narfx.onnx_marks import node_keys
-from narfx.onnx_parity import TOLERANCE, agreement, tensors
-from narfx.onnx_values import graph_of, load_file, marked_values, node_values, run_file
+from narfx.bundle.onnx.marks import node_keys
+from narfx.bundle.proof.first_difference import Difference, difference_at, reason_of
+from narfx.bundle.proof.parity import TOLERANCE, agreement
+from narfx.bundle.proof.values import graph_of, load_file, marked_values, node_values, run_file
+from narfx.graph.nodes import tensors
 
 __all__ = ["Nodes", "compare_nodes"]
 

@@ -10,11 +10,11 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
-from narfx.batchnorm import recalibrate
-from narfx.copying import copy_module
 from narfx.errors import ParityError
+from narfx.graph.batchnorm import recalibrate
+from narfx.graph.copying import copy_module
+from narfx.graph.nodes import tensors
 
 __all__ = [
     "BATCH_SIZES",
@@ -26,7 +26,6 @@ __all__ = [
     "input_batches",
     "randomise_norms",
     "signal",
-    "tensors",
     "worst",
 ]
 
@@ -153,11 +152,6 @@ def agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
         return difference(ours, theirs)[1]
     alike = np.array_equal(ours[~finite], theirs[~finite], equal_nan=True)
     return difference(ours[finite], theirs[finite])[1] if alike else float("inf")
-
-
-def tensors(output: Any) -> list[Tensor]:
-    """The tensors in what a network returns (a tensor, or tuples, lists and dictionaries of them), in one order."""
-    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
 def randomise_norms(network: M, images: Tensor, seed: int = 0) -> M:

@@ -10,12 +10,12 @@ from typing import Any
 
 from torch import Tensor, fx, nn
 
+from narfx.bundle.onnx.marks import remove_marks
+from narfx.bundle.onnx.write import OnnxFile
+from narfx.bundle.proof.first_difference import Difference, first_difference
+from narfx.bundle.proof.nodes import Nodes, compare_nodes
+from narfx.bundle.proof.parity import NORM_IMAGES, Parity, compare_onnx, input_batches, randomise_norms, worst
 from narfx.errors import ParityError
-from narfx.onnx_blame import Difference, first_difference
-from narfx.onnx_export import OnnxFile
-from narfx.onnx_marks import remove_marks
-from narfx.onnx_nodes import Nodes, compare_nodes
-from narfx.onnx_parity import NORM_IMAGES, Parity, compare_onnx, input_batches, randomise_norms, worst
 
 __all__ = ["Proof"]
 

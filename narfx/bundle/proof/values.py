@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, fx, nn
 
-from narfx.copying import copy_module
-from narfx.onnx_marks import MARK
+from narfx.bundle.onnx.marks import MARK
+from narfx.graph.copying import copy_module
 
 __all__ = ["Value", "graph_of", "load_file", "mark_of", "marked_values", "node_values", "run_file", "weights_of"]
 

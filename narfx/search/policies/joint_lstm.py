@@ -6,7 +6,7 @@ anchor h_j of the node; for each earlier node t from which a skip may come,
     q = vᵀ · tanh(W_prev · h_t + W_curr · h_j) + bias_scale · bias,  u = T · tanh(q/τ),  p(open) = softmax([−u, u])[1],
 
 and the mean of the anchors that were chosen, Σ h_t / (1 + their number), is the input of the next node. Logits of
-operators and masks are those of :class:`~narfx.search.controller.Controller`. Beyond ENAS are the bias of each skip,
+operators and masks are those of :class:`~narfx.search.policies.lstm.Controller`. Beyond ENAS are the bias of each skip,
 a learned vector for each node that its anchor's input gains, and the anchor of node 0, which feeds node 1.
 """
 
@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from narfx.search.masks import Masks, budget_prior
-from narfx.space import SearchSpace
+from narfx.search.policies.masks import Masks, budget_prior
+from narfx.space.space import SearchSpace
 
 __all__ = ["Anchor", "JointController", "Operator", "schedule"]
 

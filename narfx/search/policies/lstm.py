@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from narfx.search.masks import Masks, budget_prior
-from narfx.space import SearchSpace
+from narfx.search.policies.masks import Masks, budget_prior
+from narfx.space.space import SearchSpace
 
 __all__ = ["Controller"]
 

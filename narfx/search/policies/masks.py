@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from narfx.space import SearchSpace
+from narfx.space.space import SearchSpace
 
 __all__ = ["Masks", "Walk", "budget_prior"]
 

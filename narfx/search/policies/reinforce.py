@@ -22,10 +22,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from narfx.sampling import FeasibleSampler
-from narfx.search.checks import number
-from narfx.search.record import Record
-from narfx.space import SearchSpace, Vector
+from narfx.search.history import Record
+from narfx.search.option_checks import number
+from narfx.space.records import Vector
+from narfx.space.sampling import FeasibleSampler
+from narfx.space.space import SearchSpace
 
 __all__ = ["Policy", "Regulariser", "Reinforce", "draw_new", "entropy", "part_gradients"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from narfx.space import Vector
+from narfx.space.records import Vector
 
 __all__ = ["Trial"]
 

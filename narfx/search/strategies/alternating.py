@@ -21,16 +21,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from narfx.sampling import FeasibleSampler
-from narfx.search.assigned import assigned_rewards, parts
-from narfx.search.checks import number, whole
-from narfx.search.controller import Controller
-from narfx.search.masks import Masks
-from narfx.search.record import Record
-from narfx.search.reinforce import Reinforce, draw_new, entropy
+from narfx.search.assigned_rewards import assigned_rewards, parts
+from narfx.search.history import Record
+from narfx.search.option_checks import number, whole
+from narfx.search.policies.lstm import Controller
+from narfx.search.policies.masks import Masks
+from narfx.search.policies.reinforce import Reinforce, draw_new, entropy
+from narfx.search.strategies.accept_test import Trial
 from narfx.search.strategy import Proposal, Result, register_strategy
-from narfx.search.trial import Trial
-from narfx.space import SearchSpace, Vector
+from narfx.space.records import Vector
+from narfx.space.sampling import FeasibleSampler
+from narfx.space.space import SearchSpace
 
 __all__ = ["Alternating"]
 
@@ -53,7 +54,7 @@ class Alternating:
         phase: Steps of a phase, its trial included. A phase ends with a decision, if need be a little later.
         evaluations: Lots of a trial.
         candidates: How many a trial compares with the incumbent, at most.
-        hidden: Of the controllers, as all that follows: see :class:`~narfx.search.nar.Nar`.
+        hidden: Of the controllers, as all that follows: see :class:`~narfx.search.strategies.nar.Nar`.
         lr: See there.
         entropy_weight: See there.
         baseline_decay: See there.
@@ -147,9 +148,9 @@ class Alternating:
         incumbent.
 
         Returns:
-            ``reward`` (the lot's mean), ``assigned`` (see :func:`~narfx.search.assigned.assigned_rewards`), where the
-            policy learned ``gradient`` and, under ``policy``, the rest of what :meth:`Reinforce.learn` says, and
-            ``phase``: its ``index``, ``part`` and ``step``; at a decision whether a candidate was ``accepted``, and
+            ``reward`` (the lot's mean), ``assigned`` (see :func:`~narfx.search.assigned_rewards.assigned_rewards`),
+            where the policy learned ``gradient`` and, under ``policy``, the rest of what :meth:`Reinforce.learn` says,
+            and ``phase``: its ``index``, ``part`` and ``step``; at a decision whether a candidate was ``accepted``, and
             the mean rewards in the trial of the incumbent ``before`` and of the ``incumbent`` after; else these are
             null.
         """

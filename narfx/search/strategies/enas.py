@@ -1,8 +1,8 @@
 """The joint controller of ENAS (arXiv 1802.03268): operators and skips by one LSTM with anchors, and a skip prior.
 
-Learning is that of :mod:`~narfx.search.nar`: one ``tell`` is one step on normalised advantages. The policy is
-:class:`~narfx.search.joint_controller.JointController`. What regularises it is the entropy of the operators and, for
-the skips, the divergence from a prior:
+Learning is that of :mod:`~narfx.search.strategies.nar`: one ``tell`` is one step on normalised advantages. The policy
+is :class:`~narfx.search.policies.joint_lstm.JointController`. What regularises it is the entropy of the operators
+and, for the skips, the divergence from a prior:
 
     (1/D) · mean over the lot of [ −w · Σ entropy(operator) + w_s · Σ KL(p(skip) ‖ [1 − ρ, ρ]) ],
 
@@ -18,13 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from narfx.search.assigned import parts
-from narfx.search.checks import number
-from narfx.search.joint_controller import JointController
-from narfx.search.nar import Nar
-from narfx.search.reinforce import entropy
+from narfx.search.assigned_rewards import parts
+from narfx.search.option_checks import number
+from narfx.search.policies.joint_lstm import JointController
+from narfx.search.policies.reinforce import entropy
+from narfx.search.strategies.nar import Nar
 from narfx.search.strategy import register_strategy
-from narfx.space import SearchSpace
+from narfx.space.space import SearchSpace
 
 __all__ = ["Enas"]
 
@@ -43,7 +43,7 @@ class Enas(Nar):
         skip_prior: ρ above, the share of skips that the prior has open; between 0 and 1.
         skip_weight: w_s above. ENAS's 0.8 is for advantages that are not divided by their spread; 0 lets rewards
             alone decide about skips.
-        **options: Those of :class:`~narfx.search.nar.Nar`.
+        **options: Those of :class:`~narfx.search.strategies.nar.Nar`.
     """
 
     _controller = JointController

@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from narfx.sampling import FeasibleSampler
-from narfx.search.checks import whole
-from narfx.search.record import Record
+from narfx.search.history import Record
+from narfx.search.option_checks import whole
 from narfx.search.strategy import Proposal, Result, register_strategy
-from narfx.space import SearchSpace, Vector
+from narfx.space.records import Vector
+from narfx.space.sampling import FeasibleSampler
+from narfx.space.space import SearchSpace
 
 __all__ = ["Evolution"]
 

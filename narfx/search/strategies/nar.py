@@ -1,8 +1,8 @@
 """NAR's strategy: an LSTM controller over operators only, trained by REINFORCE (arXiv 1905.02341, equations 1 to 6).
 
-One ``tell`` is one step of :class:`~narfx.search.reinforce.Reinforce`; what it adds to the loss is −w · mean entropy
-of a decision. The policy is :class:`~narfx.search.controller.Controller`. In a space with the skip domain a skip is
-one more slot with two choices.
+One ``tell`` is one step of :class:`~narfx.search.policies.reinforce.Reinforce`; what it adds to the
+loss is −w · mean entropy of a decision. The policy is :class:`~narfx.search.policies.lstm.Controller`. In a space
+with the skip domain a skip is one more slot with two choices.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from narfx.search.assigned import assigned_rewards, parts
-from narfx.search.checks import number, whole
-from narfx.search.controller import Controller
-from narfx.search.record import Record
-from narfx.search.reinforce import Policy, Reinforce, draw_new, entropy
+from narfx.search.assigned_rewards import assigned_rewards, parts
+from narfx.search.history import Record
+from narfx.search.option_checks import number, whole
+from narfx.search.policies.lstm import Controller
+from narfx.search.policies.reinforce import Policy, Reinforce, draw_new, entropy
 from narfx.search.strategy import Proposal, Result, register_strategy
-from narfx.space import SearchSpace, Vector
+from narfx.space.records import Vector
+from narfx.space.space import SearchSpace
 
 __all__ = ["Nar"]
 
@@ -95,7 +96,7 @@ class Nar:
         Returns:
             ``reward`` (the lot's mean), what :meth:`Reinforce.learn` says, ``probabilities`` (of each operator at
             each slot behind the policy's most likely prefix, after the step) and ``assigned`` (see
-            :func:`~narfx.search.assigned.assigned_rewards`).
+            :func:`~narfx.search.assigned_rewards.assigned_rewards`).
         """
         told = zip(*self._record.add(proposals, results), strict=True)
         lot = [(vector, reward) for vector, reward in told if self._space.feasible(vector)]

@@ -1,0 +1,40 @@
+"""From a supernet and a vector to an ordinary network."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import fx
+
+from narfx.compiler.supernet import Supernet
+from narfx.errors import UsageError
+from narfx.passes.lower import Lower
+from narfx.support.collector import collector_paused
+from narfx.support.text import article
+
+__all__ = ["lower"]
+
+
+@collector_paused()
+def lower(net: Supernet, vector: Sequence[int]) -> fx.GraphModule:
+    """The network that ``vector`` describes, as an ordinary GraphModule with the supernet's present weights.
+
+    It holds no class of narfx, keeps the state-dict keys of what is untouched, and shares no storage with ``net``,
+    whose own vector stays as it is.
+
+    Raises:
+        UsageError: The vector is not legal, or ``net`` is no supernet.
+    """
+    if not isinstance(net, Supernet):
+        raise UsageError(
+            f"lower takes a narfx.Supernet, not {article(net)}: narfx.Supernet(narfx.trace(model, ...)) makes one",
+            where="net",
+            kind="not_a_supernet",
+        )
+    before = net.vector
+    net.set_vector(vector)
+    try:
+        lowered: fx.GraphModule = Lower()(net.graph_module).graph_module
+        return lowered
+    finally:
+        net.set_vector(before)

@@ -1,0 +1,105 @@
+"""From sites to slots, with their legal operators and costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import fx
+
+from narfx.graph.cost import GraphCost
+from narfx.operators import operator_cost, refusal
+from narfx.passes.blocks import find_blocks
+from narfx.passes.lift_functional import FunctionalConv, read_functional
+from narfx.passes.skips import SkipCandidate
+from narfx.space.records import Site, Slot
+
+__all__ = ["fixed_cost", "group_sites", "operator_slot", "skip_slot", "unused_operators"]
+
+
+def group_sites(
+    graph_module: fx.GraphModule, sites: Sequence[Site], granularity: str, notes: list[str]
+) -> list[tuple[str, list[Site]]]:
+    """Sites that share one choice, in graph order: the calls of one module, or all calls in one residual block."""
+    by_target: dict[str, list[Site]] = {}
+    for site in sites:
+        by_target.setdefault(site.target, []).append(site)
+    if granularity == "conv":
+        return list(by_target.items())
+    block_of: dict[fx.Node, int] = {}
+    blocks = find_blocks(graph_module)
+    for index, block in enumerate(blocks):
+        for node in block.nodes:
+            block_of.setdefault(node, index)
+    if not blocks:
+        notes.append("no residual add was found, so every site is a slot of its own")
+    functional = read_functional(graph_module)
+    homes: dict[str, set[int | None]] = {target: set() for target in by_target}
+    for node in graph_module.graph.nodes:
+        call = functional.get(node)
+        target = call.target if isinstance(call, FunctionalConv) else str(node.target)
+        if target in homes and (node.op == "call_module" or call is not None):
+            homes[target].add(block_of.get(node))
+    groups: dict[int | str, list[Site]] = {}
+    for target, members in by_target.items():
+        home = next(iter(homes[target])) if len(homes[target]) == 1 else None
+        groups.setdefault(target if home is None else home, []).extend(members)
+    return [(_common_name(members), members) for members in groups.values()]
+
+
+def _common_name(sites: Sequence[Site]) -> str:
+    """The deepest module path that all sites share, else the first site's own."""
+    first, *others = [site.target.split(".") for site in sites]
+    depth = 0
+    while depth < len(first) and all(other[depth : depth + 1] == first[depth : depth + 1] for other in others):
+        depth += 1
+    return ".".join(first[:depth]) or sites[0].target
+
+
+def operator_slot(name: str, sites: Sequence[Site], operators: Sequence[str], max_candidate_params: float) -> Slot:
+    """A slot offers what all its sites allow; a module called several times has its parameters once."""
+    refused: dict[int, str] = {}
+    costs: dict[str, list[float]] = {"params": [], "macs": []}
+    for index, operator in enumerate(operators):
+        total = {"params": 0.0, "macs": 0.0}
+        for site in sites:
+            base, reason = operator_cost(site, "base"), refusal(site, operator)
+            own = operator_cost(site, operator) if reason is None else base
+            if reason is None and own["params"] > max_candidate_params * base["params"]:
+                reason = (
+                    f"it has {own['params']:,.0f} parameters, more than {max_candidate_params:g} times the "
+                    f"site's own {base['params']:,.0f}"
+                )
+            if reason is not None:
+                refused.setdefault(index, reason if len(sites) == 1 else f"{site.name}: {reason}")
+            total["params"] += own["params"] if site.occurrence == 0 else 0
+            total["macs"] += own["macs"]
+        for metric, value in total.items():
+            costs[metric].append(int(value))
+    legal = tuple(index for index in range(len(operators)) if index not in refused)
+    return Slot(name, tuple(sites), legal, refused, {metric: tuple(values) for metric, values in costs.items()})
+
+
+def skip_slot(candidate: SkipCandidate) -> Slot:
+    """Two choices: as the base has it, and the other way round; what is closed costs nothing."""
+    skip = candidate.skip
+
+    def costs(number: int) -> tuple[float, ...]:
+        return (number, 0) if skip.base else (0, number)
+
+    known = {"params": costs(candidate.params), "macs": costs(candidate.macs)}
+    return Slot(f"skip {skip.source}->{skip.target}", (), (0, 1), {}, known, skip)
+
+
+def fixed_cost(cost: GraphCost, slots: Sequence[Slot]) -> dict[str, float]:
+    """The cost of everything outside the slots."""
+    return {
+        "params": cost.params - sum(slot.costs["params"][0] for slot in slots),
+        "macs": cost.macs - sum(slot.costs["macs"][0] for slot in slots),
+    }
+
+
+def unused_operators(operators: Sequence[str], slots: Sequence[Slot]) -> list[str]:
+    """A sentence for each operator of the list that no slot offers."""
+    offered = {k for slot in slots for k in slot.legal}
+    left = [k for k in range(len(operators)) if k not in offered]
+    return [f"{operators[k]} may stand nowhere, as at {slots[0].name}: {slots[0].refused[k]}" for k in left]

@@ -1,0 +1,61 @@
+"""Small questions about the nodes and modules of a graph that several rooms ask."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+from torch import Tensor, nn
+from torch.fx import GraphModule, Node
+from torch.utils import _pytree as pytree
+
+from narfx.graph.source import is_model_code
+
+__all__ = ["call_targets", "free_name", "is_kernel", "pair", "source_line", "tensors"]
+
+M = TypeVar("M", bound=nn.Module)
+
+
+def tensors(output: Any) -> list[Tensor]:
+    """The tensors in what a network returns (a tensor, or tuples, lists and dictionaries of them), in one order."""
+    return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
+
+
+def free_name(graph_module: GraphModule, name: str, owner: str = "") -> str:
+    """The path of an attribute ``name`` of ``owner`` that is not taken: ``name``, else ``name_1``, ``name_2``, ..."""
+    home = graph_module.get_submodule(owner)
+    tried, count = name, 0
+    while hasattr(home, tried):
+        count += 1
+        tried = f"{name}_{count}"
+    return f"{owner}.{tried}" if owner else tried
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """A geometry of two axes, of which torch takes one number for both, also where somebody set it later."""
+    first, *rest = value if isinstance(value, (tuple, list)) else (value,)
+    return int(first), int(rest[0] if rest else first)
+
+
+def source_line(node: Node) -> str:
+    """``file:line`` of the user's code that made a node, as far as the trace recorded it."""
+    own = ""
+    for line in (node.stack_trace or "").splitlines():
+        head, _, rest = line.strip().partition('", line ')
+        if head.startswith('File "') and is_model_code(head[6:]):
+            own = f"{head[6:]}:{rest.split(',')[0]}"
+    return own
+
+
+def call_targets(graph_module: GraphModule) -> dict[str, list[Node]]:
+    """The nodes that call each module, in graph order."""
+    targets: dict[str, list[Node]] = {}
+    for node in graph_module.graph.nodes:
+        if node.op == "call_module":
+            targets.setdefault(str(node.target), []).append(node)
+    return targets
+
+
+def is_kernel(parameter: nn.Parameter) -> bool:
+    """Whether a convolution may be made with it; a scale of channels, (1, C, 1, 1), is none."""
+    shape = parameter.shape
+    return len(shape) == 4 and not (shape[0] == 1 and shape[2:] == (1, 1))

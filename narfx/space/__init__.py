@@ -1,0 +1,7 @@
+"""Sites, slots, the search space and what is asked of it; no torch."""
+
+from narfx.space.records import Cost, Site, Skip, Skipped, Slot, Vector
+from narfx.space.solver import best_vectors, feasible_vector
+from narfx.space.space import SearchSpace
+
+__all__ = ["Cost", "SearchSpace", "Site", "Skip", "Skipped", "Slot", "Vector", "best_vectors", "feasible_vector"]

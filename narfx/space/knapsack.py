@@ -1,0 +1,68 @@
+"""The multiple-choice knapsack with several bounds, left to an integer program (HiGHS, by ``scipy.optimize.milp``)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+from narfx.space.records import Cost, Slot, Vector
+
+__all__ = ["knapsack"]
+
+_REFUSED = 64
+
+
+def knapsack(
+    slots: Sequence[Slot],
+    fixed: Cost,
+    bounds: Mapping[str, float],
+    fits: Callable[[Vector], bool],
+    *,
+    scores: Mapping[tuple[int, int], float] | None = None,
+    most_shared: int | None = None,
+) -> Iterator[Vector]:
+    """Legal vectors that meet all bounds, the least sum of scores first.
+
+    Each solution cuts off what shares more than ``most_shared`` entries with it (LANA, arXiv 2107.10624, section 3.3),
+    by default only itself.
+
+    Args:
+        slots: The slots, whose legal operators are the columns.
+        fixed: The cost of what no slot changes, by metric.
+        bounds: The highest cost of the whole, by metric.
+        fits: Whether a vector meets the bounds to the last bit: the solver keeps a bound to about 1e-6 only.
+        scores: What to minimise, by slot and operator; without them the cost, each metric over its largest entry.
+        most_shared: The most entries that two solutions may have in common, at most one less than there are slots.
+    """
+    import numpy as np
+    from scipy.optimize import Bounds, LinearConstraint, milp
+
+    columns = [(index, k) for index, slot in enumerate(slots) for k in slot.legal]
+    if not columns:
+        if fits(()):
+            yield ()
+        return
+    one_each = np.array([[float(slot == index) for slot, _ in columns] for index in range(len(slots))])
+    constraints = [LinearConstraint(one_each, 1, 1)]
+    weights = np.zeros(len(columns))
+    if bounds:
+        costs = np.array([[slots[s].costs[m][k] for s, k in columns] for m in bounds], dtype=float)
+        room = np.array([bound - fixed.get(m, 0) for m, bound in bounds.items()], dtype=float)
+        scale = np.maximum(np.abs(costs).max(axis=1), 1.0)
+        weights = (costs / scale[:, None]).sum(axis=0)
+        constraints.append(LinearConstraint(costs / scale[:, None], -np.inf, room / scale))
+    if scores is not None:
+        weights = np.array([scores[column] for column in columns])
+    shared = len(slots) - 1 if most_shared is None else min(most_shared, len(slots) - 1)
+    refused = 0
+    while refused < _REFUSED:
+        found = milp(weights, integrality=np.ones(len(columns)), bounds=Bounds(0, 1), constraints=constraints)
+        if not found.success:
+            return
+        taken = found.x > 0.5
+        vector = tuple(k for (_, k), here in zip(columns, taken, strict=True) if here)
+        fit = fits(vector)
+        if fit:
+            yield vector
+        else:
+            refused += 1  # a vector that breaks a bound by less than the solver sees is ruled out by name
+        constraints.append(LinearConstraint(taken.astype(float), -np.inf, shared if fit else len(slots) - 1))

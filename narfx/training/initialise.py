@@ -1,0 +1,70 @@
+"""Fresh weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.fx import GraphModule
+from torch.nn.utils import parametrize
+
+from narfx.passes.lift_functional import FunctionalConv, read_functional
+from narfx.support.seeds import derive
+
+__all__ = ["kept", "reinitialise"]
+
+
+def reinitialise(module: nn.Module, seed: int) -> list[str]:
+    """Draw fresh weights in place: He-normal for convolutions, each other layer as its class does.
+
+    Returns:
+        The names of parameters that belong to no layer with a rule, and so were left as they are.
+    """
+    left: list[str] = []
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(derive(seed, "initialise"))
+        functional = _functional_weights(module)
+        for name, part in module.named_modules():
+            if isinstance(part, nn.modules.conv._ConvNd):
+                if parametrize.is_parametrized(part, "weight"):
+                    fresh = nn.init.kaiming_normal_(torch.empty_like(part.weight), nonlinearity="relu")
+                    part.weight = fresh  # by the inverse of its parametrization
+                elif "weight" not in part._parameters:
+                    left += [f"{name}.{key}".lstrip(".") for key in part._parameters]
+                    continue
+                else:
+                    part.reset_parameters()
+                    nn.init.kaiming_normal_(part.weight, nonlinearity="relu")  # by its fan-in, which counts groups
+            elif callable(reset := getattr(part, "reset_parameters", None)):
+                reset()
+            else:
+                paths = {f"{name}.{key}".lstrip("."): value for key, value in part._parameters.items()}
+                for path, parameter in paths.items():
+                    if parameter is None or path.rpartition(".")[0].endswith("parametrizations.weight"):
+                        continue
+                    if path in functional:
+                        functional[path](parameter)
+                    else:
+                        left.append(path)
+    return left
+
+
+def _functional_weights(module: nn.Module) -> dict[str, Callable[[Tensor], object]]:
+    """How to draw the parameters that a graph hands to functional convolutions, by their paths."""
+    if not isinstance(module, GraphModule):
+        module = getattr(module, "graph_module", module)
+    found: dict[str, Callable[[Tensor], object]] = {}
+    for conv in read_functional(module).values() if isinstance(module, GraphModule) else ():
+        if isinstance(conv, FunctionalConv):
+            found[conv.weight] = partial(nn.init.kaiming_normal_, nonlinearity="relu")
+            if conv.bias is not None:
+                found[conv.bias] = nn.init.zeros_
+    return found
+
+
+def kept(left: Sequence[str]) -> list[str]:
+    """What to say of the parameters that ``reinitialise`` left as they were."""
+    shown = ", ".join(left[:4]) + (", ..." if len(left) > 4 else "")
+    return [f"kept as the model made them, for want of a rule: {shown}"] if left else []

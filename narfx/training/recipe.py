@@ -1,0 +1,65 @@
+"""How a network is trained: the schedule and its options."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from narfx.tasks.precision import Arithmetic, Precision
+
+__all__ = ["SCHEDULES", "Recipe", "sgdr"]
+
+
+SCHEDULES: dict[str, dict[str, Any]] = {
+    "search": {"epochs": 150, "t0": 10, "tmult": 2, "lr": 0.1, "lr_min": 1e-4},
+    "train": {"epochs": 35, "t0": 5, "tmult": 2, "lr": 0.1, "lr_min": 1e-4},
+}
+"""SGDR as the NAR paper has it (arXiv 1905.02341): four cycles for a search, three for a training."""
+
+
+class Recipe(BaseModel):
+    """How a network is trained. Learning rates are for SGD with Nesterov momentum; times are epochs.
+
+    ``schedule`` names one of :data:`SCHEDULES`, which gives the values that are not given beside it. ``precision`` and
+    ``channels_last`` are those of :class:`narfx.tasks.precision.Arithmetic`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = Field(default=35, ge=1)
+    lr: float = Field(default=0.1, gt=0)
+    lr_min: float = Field(default=1e-4, ge=0)
+    t0: int = Field(default=5, ge=1)
+    tmult: int = Field(default=2, ge=1)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
+    weight_decay: float = Field(default=5e-4, ge=0)
+    clip: float = Field(default=5.0, gt=0)
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
+    schedule: Literal["search", "train"] | None = None
+    precision: Precision = "fp32"
+    channels_last: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scheduled(cls, values: Any) -> Any:
+        named = values.get("schedule") if isinstance(values, dict) else None
+        return {**SCHEDULES[named], **values} if isinstance(named, str) and named in SCHEDULES else values
+
+    def arithmetic(self, device: torch.device) -> Arithmetic:
+        """How networks compute by this recipe.
+
+        Raises:
+            UsageError: The device has no bfloat16.
+        """
+        return Arithmetic(self.precision, self.channels_last, device.type)
+
+
+def sgdr(time: float, lr: float, lr_min: float, t0: int, tmult: int) -> float:
+    """The learning rate at ``time`` epochs: a cosine from ``lr`` to ``lr_min`` over t0, t0·tmult, t0·tmult², ..."""
+    start, length = 0.0, float(t0)
+    while time >= start + length:
+        start, length = start + length, length * tmult
+    return lr_min + (lr - lr_min) * (1 + math.cos(math.pi * (time - start) / length)) / 2
