@@ -5,7 +5,7 @@ and the other legal operators beside it, each started from the convolution's wei
 sites is one Dispatch, so all its calls follow one choice and its weights stay tied.
 
 With ``separate_norms`` the BatchNorm that alone reads a site becomes a Dispatch too, one copy an operator, so that
-each operator has statistics and an affine of its own; lowering keeps the chosen copy and needs no arithmetic.
+each operator has statistics and an affine of its own; lowering keeps the chosen copy and needs no precision.
 """
 
 from __future__ import annotations

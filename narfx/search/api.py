@@ -122,7 +122,7 @@ class _Prepared:
             device=self.device,
             label_smoothing=config.label_smoothing,
             relative_to=relative_to,
-            arithmetic=config.arithmetic(self.device),
+            precision=config.compute_precision(self.device),
         )
         self.latency: LatencyReport | None = None
         if config.wanted(config.budget):
@@ -217,7 +217,7 @@ def _write(prepared: _Prepared, config: SearchConfig, folder: RunFolder, outcome
     best, data = outcome.best, prepared.task.data
     vector = prepared.space.read(best)
     network = lower(prepared.net, vector)
-    with prepared.task.arithmetic.autocast():
+    with prepared.task.precision.autocast():
         recalibrate(network, prepared.task.calibration_batches())
     write_weights(network, folder.path / "weights.safetensors")
     records = [outcome.base, *outcome.finalists, *outcome.randoms]

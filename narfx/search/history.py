@@ -11,12 +11,12 @@ from narfx.search.strategy import Proposal, Result
 from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
 
-__all__ = ["Record"]
+__all__ = ["History"]
 
 _CAPACITY = 10_000
 
 
-class Record:
+class History:
     """Count and mean of the rewards of each vector; when it is full, the worse half is forgotten.
 
     ``noisy`` says whether a vector told again ever earned another reward.

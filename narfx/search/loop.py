@@ -56,7 +56,7 @@ class Search:
         Raises:
             RunError: The loss is not finite; the last checkpoint is kept.
         """
-        self.task.arithmetic.arrange(self.net)
+        self.task.precision.arrange(self.net)
         self.optimizer = sgd(nn.ModuleList([self.net, self.task.head]), self.config)
         for epoch in range(self._restore(), self.config.epochs):
             started = time.monotonic()

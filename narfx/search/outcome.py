@@ -53,7 +53,7 @@ def evaluate_vector(net: Supernet, vector: Vector, task: Task) -> dict[str, Any]
     It works on a lowered copy: the shared weights and statistics stay as they are.
     """
     network = lower(net, vector)
-    with task.arithmetic.autocast():
+    with task.precision.autocast():
         recalibrate(network, task.calibration_batches())
     network.eval()
     found = task.evaluate(network, "val")

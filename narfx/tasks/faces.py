@@ -18,7 +18,7 @@ from narfx.data.splits import spread
 from narfx.errors import UsageError
 from narfx.support.seeds import torch_generator
 from narfx.tasks.arcface import ArcFaceHead
-from narfx.tasks.precision import Arithmetic
+from narfx.tasks.precision import Precision
 from narfx.tasks.task import Task
 
 __all__ = ["FaceOptions", "Faces"]
@@ -46,7 +46,7 @@ class Faces(Task):
         augment: As ArcFace's, ``flip``, without one.
         label_smoothing: Of the training loss, in [0, 1).
         device: Where the head lives.
-        arithmetic: In which numbers networks compute; the head computes in float32.
+        precision: In which numbers networks compute; the head computes in float32.
     """
 
     metric = "identification_accuracy"
@@ -61,11 +61,11 @@ class Faces(Task):
         augment: str | None = None,
         label_smoothing: float = 0.0,
         device: torch.device | str = "cpu",
-        arithmetic: Arithmetic | None = None,
+        precision: Precision | None = None,
     ) -> None:
         augment = augment or "flip"
         super().__init__(
-            data, batch_size=batch_size, augment=augment, label_smoothing=label_smoothing, arithmetic=arithmetic
+            data, batch_size=batch_size, augment=augment, label_smoothing=label_smoothing, precision=precision
         )
         self.options, self.device = options or FaceOptions(), torch.device(device)
 
@@ -104,7 +104,7 @@ class Faces(Task):
         was = network.training
         network.eval()
         for inputs, target in ordered_batches(train, order, self.batch_size, data=self.data):
-            sums.index_add_(0, target, functional.normalize(self.arithmetic.apply(network, inputs)))
+            sums.index_add_(0, target, functional.normalize(self.precision.apply(network, inputs)))
         network.train(was)
         # A centre keeps the length that a random one has, by which its rate of learning goes.
         weight.copy_(functional.normalize(sums) * weight.norm(dim=1, keepdim=True))

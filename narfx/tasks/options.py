@@ -15,7 +15,7 @@ from narfx.inputs.paths import find_source
 from narfx.support.schema import validated
 from narfx.tasks.classification import Classification
 from narfx.tasks.faces import FaceOptions, Faces
-from narfx.tasks.precision import Arithmetic
+from narfx.tasks.precision import Precision
 from narfx.tasks.task import Task
 
 __all__ = ["DataOptions", "face_options", "open_task"]
@@ -56,7 +56,7 @@ def open_task(
     device: torch.device,
     label_smoothing: float = 0.0,
     relative_to: Path | None = None,
-    arithmetic: Arithmetic | None = None,
+    precision: Precision | None = None,
 ) -> Task:
     """Load the data for a network of this input shape and make a task of them.
 
@@ -86,7 +86,7 @@ def open_task(
             augment=options.augment,
             label_smoothing=label_smoothing,
             device=device,
-            arithmetic=arithmetic,
+            precision=precision,
         )
     if options.task_options:
         raise UsageError(
@@ -99,5 +99,5 @@ def open_task(
         batch_size=options.batch_size,
         augment=options.augment,
         label_smoothing=label_smoothing,
-        arithmetic=arithmetic,
+        precision=precision,
     )

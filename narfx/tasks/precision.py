@@ -11,28 +11,28 @@ from torch import Tensor, nn
 
 from narfx.errors import UsageError
 
-__all__ = ["Arithmetic", "Precision"]
+__all__ = ["Precision", "PrecisionName"]
 
-Precision = Literal["fp32", "bf16"]
+PrecisionName = Literal["fp32", "bf16"]
 
 
 @dataclass(frozen=True)
-class Arithmetic:
+class Precision:
     """How forward passes are computed on a kind of device.
 
-    ``precision`` is ``fp32``, or ``bf16``: convolutions and matrix products by torch's autocast in bfloat16, which has
+    ``name`` is ``fp32``, or ``bf16``: convolutions and matrix products by torch's autocast in bfloat16, which has
     the range of float32 and so needs no scaling of the loss. ``channels_last`` orders images and kernels by pixel.
 
     Raises:
         UsageError: The device has no bfloat16.
     """
 
-    precision: Precision = "fp32"
+    name: PrecisionName = "fp32"
     channels_last: bool = True
     device_type: str = "cpu"
 
     def __post_init__(self) -> None:
-        if self.precision == "fp32":
+        if self.name == "fp32":
             return
         known = self.device_type == "cpu" or (self.device_type == "cuda" and torch.cuda.is_bf16_supported(False))
         if not known:
@@ -44,7 +44,7 @@ class Arithmetic:
 
     def autocast(self) -> AbstractContextManager[object]:
         """What forward passes run under."""
-        return torch.autocast(self.device_type, torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(self.device_type, torch.bfloat16, enabled=self.name == "bf16")
 
     def arrange(self, module: nn.Module) -> None:
         """Order the kernels of a module in place; what it computes stays the same but for rounding."""
@@ -61,4 +61,4 @@ class Arithmetic:
         """The float32 outputs of a module for images (N, C, H, W), ordered as they are."""
         with self.autocast():
             output: Tensor = module(images)
-        return output.float() if self.precision == "bf16" else output
+        return output.float() if self.name == "bf16" else output

@@ -17,7 +17,7 @@ from narfx.data.augment import check_augmentation
 from narfx.data.image_data import Batch, ImageData, batches, ordered_batches
 from narfx.data.splits import Split, spread
 from narfx.errors import UsageError
-from narfx.tasks.precision import Arithmetic
+from narfx.tasks.precision import Precision
 
 __all__ = ["Task"]
 
@@ -33,7 +33,7 @@ class Task(ABC):
         batch_size: Images in a batch, in training and elsewhere.
         augment: ``none``, ``crop``, ``flip`` or ``crop-flip``; what suits the data set without one.
         label_smoothing: Of the training loss, in [0, 1).
-        arithmetic: In which numbers networks compute.
+        precision: In which numbers networks compute.
 
     Raises:
         UsageError: An option lies outside its range.
@@ -43,9 +43,9 @@ class Task(ABC):
 
     def __init__(
         self, data: ImageData, *, batch_size: int = 128, augment: str | None = None, label_smoothing: float = 0.0,
-        arithmetic: Arithmetic | None = None,
+        precision: Precision | None = None,
     ) -> None:  # fmt: skip
-        self.arithmetic = arithmetic or Arithmetic()
+        self.precision = precision or Precision()
         self.data, self.batch_size, self.label_smoothing = data, batch_size, label_smoothing
         self.augment = data.augment if augment is None else augment
         self.head: nn.Module = nn.Module()
@@ -133,7 +133,7 @@ class Task(ABC):
     def reward(self, model: nn.Module, batch: Batch) -> float:
         """The accuracy on one minibatch; the model is used in the mode it is in."""
         inputs, target = batch
-        return float((self.logits(self.arithmetic.apply(model, inputs)).argmax(1) == target).double().mean())
+        return float((self.logits(self.precision.apply(model, inputs)).argmax(1) == target).double().mean())
 
     @torch.inference_mode()
     def evaluate(self, model: nn.Module, part: str = "val") -> dict[str, float]:
@@ -150,7 +150,7 @@ class Task(ABC):
             raise UsageError(f"{self.data.name} has no part {part!r}", where=self.data.name, kind="no_such_part")
         loss, right = 0.0, 0
         for inputs, target in batches(split, self.batch_size, data=self.data, seed=0):
-            logits = self.logits(self.arithmetic.apply(model, inputs))
+            logits = self.logits(self.precision.apply(model, inputs))
             loss += float(functional.cross_entropy(logits, target, reduction="sum"))
             right += int((logits.argmax(1) == target).sum())
         return {"accuracy": right / len(split), "loss": loss / len(split), "images": len(split)}

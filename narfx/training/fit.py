@@ -42,7 +42,7 @@ def train_step(
         RunError: The loss is not finite; nothing was changed by this step.
     """
     optimizer.zero_grad(set_to_none=True)
-    loss = task.loss(task.arithmetic.train(module, x), y)
+    loss = task.loss(task.precision.train(module, x), y)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise RunError(
@@ -81,7 +81,7 @@ def fit(
         ``{"epochs", "loss", "metric", "val": {"accuracy", "loss", "images"}, "test": ...}``.
     """
     reporter = reporter or Silent()
-    task.arithmetic.arrange(network)
+    task.precision.arrange(network)
     optimizer = sgd(nn.ModuleList([network, task.head]), recipe)
     state = folder.load() if folder is not None else None
     first, loss = 0, math.nan

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from narfx.tasks.precision import Arithmetic, Precision
+from narfx.tasks.precision import Precision, PrecisionName
 
 __all__ = ["SCHEDULES", "Recipe", "sgdr"]
 
@@ -24,7 +24,7 @@ class Recipe(BaseModel):
     """How a network is trained. Learning rates are for SGD with Nesterov momentum; times are epochs.
 
     ``schedule`` names one of :data:`SCHEDULES`, which gives the values that are not given beside it. ``precision`` and
-    ``channels_last`` are those of :class:`narfx.tasks.precision.Arithmetic`.
+    ``channels_last`` are those of :class:`narfx.tasks.precision.Precision`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -39,7 +39,7 @@ class Recipe(BaseModel):
     clip: float = Field(default=5.0, gt=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     schedule: Literal["search", "train"] | None = None
-    precision: Precision = "fp32"
+    precision: PrecisionName = "fp32"
     channels_last: bool = True
 
     @model_validator(mode="before")
@@ -48,13 +48,13 @@ class Recipe(BaseModel):
         named = values.get("schedule") if isinstance(values, dict) else None
         return {**SCHEDULES[named], **values} if isinstance(named, str) and named in SCHEDULES else values
 
-    def arithmetic(self, device: torch.device) -> Arithmetic:
+    def compute_precision(self, device: torch.device) -> Precision:
         """How networks compute by this recipe.
 
         Raises:
             UsageError: The device has no bfloat16.
         """
-        return Arithmetic(self.precision, self.channels_last, device.type)
+        return Precision(self.precision, self.channels_last, device.type)
 
 
 def sgdr(time: float, lr: float, lr_min: float, t0: int, tmult: int) -> float:

@@ -193,7 +193,7 @@ class _Comparison:
                 device=self.device,
                 label_smoothing=self.config.label_smoothing,
                 relative_to=self.start,
-                arithmetic=self.config.arithmetic(self.device),
+                precision=self.config.compute_precision(self.device),
             )
         return self.tasks[shape]
 
@@ -325,7 +325,7 @@ class _Comparison:
         )
         if self.verified is not None:
             verified = judge_pairs(
-                partial(task.arithmetic.apply, network),
+                partial(task.precision.apply, network),
                 *self.verified,
                 contender.traced.input,
                 mean=task.data.mean,

@@ -25,10 +25,10 @@ from narfx.support.devices import is_out_of_memory, pick_device
 from narfx.support.files import write_json
 from narfx.tasks.classification import Classification
 from narfx.tasks.options import face_options
-from narfx.tasks.precision import Arithmetic, Precision
+from narfx.tasks.precision import Precision, PrecisionName
 from narfx.tasks.verification import Verification, similarities, verify
 from narfx.training.checks import outputs
-from narfx.verbs.target import Shape, Subject, open_subject
+from narfx.verbs.target import Shape, Target, load_target
 
 __all__ = ["evaluate", "judge_pairs", "open_pairs"]
 
@@ -51,13 +51,13 @@ def evaluate(
     overwrite: bool = False,
     device: str = "auto",
     seed: int = 0,
-    precision: Precision = "fp32",
+    precision: PrecisionName = "fp32",
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Judge a network by data it was not trained on.
 
     Args:
-        target: See :func:`narfx.verbs.target.open_subject`.
+        target: See :func:`narfx.verbs.target.load_target`.
         data: A source of classes, or pairs of faces: a ``.bin``, or a folder with a list.
         task: ``faces`` for pairs; without it, pairs are what a ``.bin`` is, or a folder with ``pairs``.
         task_options: Of faces; ``grey="repeat"`` lets a network of several channels take grey images.
@@ -71,7 +71,7 @@ def evaluate(
         overwrite: Whether ``out`` may exist.
         device: Where a torch network runs; an ONNX file runs on the CPU.
         seed: Of what the target builds without weights.
-        precision: ``fp32``, or ``bf16`` for a torch network: see :class:`narfx.tasks.precision.Arithmetic`.
+        precision: ``fp32``, or ``bf16`` for a torch network: see :class:`narfx.tasks.precision.Precision`.
         reporter: What a person sees.
 
     Returns:
@@ -95,20 +95,20 @@ def evaluate(
             raise UsageError(f"{option} belongs to the task {other}", where=option, kind="option_of_another_task")
     repeat_grey = face_options(task_options or {}).grey == "repeat"
     place = pick_device(device)
-    if precision not in get_args(Precision):
+    if precision not in get_args(PrecisionName):
         raise UsageError(f"unknown precision {precision!r}: fp32 or bf16", where="--precision", kind="precision")
-    arithmetic = Arithmetic(precision, device_type=place.type)
+    numbers = Precision(precision, device_type=place.type)
     if precision != "fp32" and target.lower().endswith(".onnx"):
         raise UsageError(
             f"{target} computes as it was exported: leave out --precision", where="--precision", kind="precision"
         )
-    subject = open_subject(target, weights=weights, input=input, seed=seed)
-    _try(subject, input, place)
+    opened = load_target(target, weights=weights, input=input, seed=seed)
+    _try(opened, input, place)
     if by_pairs:
-        found, roc = _pairs(subject, data, pairs, folds, repeat_grey, batch_size, arithmetic, place, reporter)
+        found, roc = _pairs(opened, data, pairs, folds, repeat_grey, batch_size, numbers, place, reporter)
     else:
-        found, roc = _classes(subject, data, part, batch_size, arithmetic, place), {}
-    result = {**found, "target": Path(target).name, "weights": subject.weights, "input": list(subject.input)}
+        found, roc = _classes(opened, data, part, batch_size, numbers, place), {}
+    result = {**found, "target": Path(target).name, "weights": opened.weights, "input": list(opened.input)}
     if out is not None:
         write_json(out, {**result, **roc})
         result["files"] = {"result": str(out)}
@@ -126,23 +126,23 @@ def _check_file(out: Path | None, overwrite: bool) -> None:
         raise UsageError(f"there is no folder {out.parent}", where=str(out), kind="not_writable")
 
 
-def _try(subject: Subject, input: Shape | None, device: torch.device) -> None:
+def _try(target: Target, input: Shape | None, device: torch.device) -> None:
     """Bring the network to its device and give it one black image."""
-    if input not in (None, subject.input):
+    if input not in (None, target.input):
         raise UsageError(
-            f"the network takes {subject.input}, as what names it says: leave out --input", where="--input",
+            f"the network takes {target.input}, as what names it says: leave out --input", where="--input",
             kind="input_shape",
         )  # fmt: skip
-    check_values(subject.network)
+    check_values(target.network)
     try:
         with torch.inference_mode():
-            subject.network.to(device).eval()(torch.zeros(1, *subject.input, device=device))
+            target.network.to(device).eval()(torch.zeros(1, *target.input, device=device))
     except Exception as error:  # the user's own code
         if is_out_of_memory(error) or isinstance(error, UsageError):
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
-            f"the network does not take one image of shape {subject.input} ({reason}): give its shape with --input",
+            f"the network does not take one image of shape {target.input} ({reason}): give its shape with --input",
             where="--input",
             kind="input_shape",
         ) from error
@@ -185,17 +185,17 @@ def judge_pairs(
 
 
 def _pairs(
-    subject: Subject, data: str, listed: str | None, folds: int | None, repeat_grey: bool, batch_size: int,
-    arithmetic: Arithmetic, device: torch.device, reporter: Reporter,
+    target: Target, data: str, listed: str | None, folds: int | None, repeat_grey: bool, batch_size: int,
+    numbers: Precision, device: torch.device, reporter: Reporter,
 ) -> tuple[dict[str, Any], dict[str, Any]]:  # fmt: skip
-    pairs, wanted = open_pairs(data, listed, folds, subject.input[0], repeat_grey)
-    half = (0.5,) * subject.input[0]
-    used = subject.preprocessing or Preprocessing(mean=half, std=half)
+    pairs, wanted = open_pairs(data, listed, folds, target.input[0], repeat_grey)
+    half = (0.5,) * target.input[0]
+    used = target.preprocessing or Preprocessing(mean=half, std=half)
     verified = judge_pairs(
-        partial(arithmetic.apply, subject.network),
+        partial(numbers.apply, target.network),
         pairs,
         wanted,
-        subject.input,
+        target.input,
         mean=used.mean,
         std=used.std,
         batch_size=batch_size,
@@ -207,9 +207,9 @@ def _pairs(
 
 
 def _classes(
-    subject: Subject, source: str, part: str | None, batch_size: int, arithmetic: Arithmetic, device: torch.device
+    target: Target, source: str, part: str | None, batch_size: int, numbers: Precision, device: torch.device
 ) -> dict[str, Any]:
-    found = read_source(source, subject.input, _MEMORY)
+    found = read_source(source, target.input, _MEMORY)
     parts = {name: held for name in ("test", "val", "train") if (held := getattr(found, name)) is not None}
     if part is not None and part not in parts:
         raise UsageError(
@@ -217,20 +217,20 @@ def _classes(
         )
     name = part or next(iter(parts))
     splits = {}
-    for key in {name, *(() if subject.preprocessing else ("train",))}:
-        check_channels(parts[key].channels, subject.input[0], source)
+    for key in {name, *(() if target.preprocessing else ("train",))}:
+        check_channels(parts[key].channels, target.input[0], source)
         everything = np.arange(len(parts[key].labels), dtype=np.int64)
-        small = len(everything) * math.prod(subject.input) <= _MEMORY
-        splits[key] = make_split(parts[key], everything, subject.input, device, small)
-    if subject.preprocessing is not None:
-        mean, std = subject.preprocessing.mean, subject.preprocessing.std
+        small = len(everything) * math.prod(target.input) <= _MEMORY
+        splits[key] = make_split(parts[key], everything, target.input, device, small)
+    if target.preprocessing is not None:
+        mean, std = target.preprocessing.mean, target.preprocessing.std
     else:
-        mean, std, _ = normalisation(found, splits["train"], subject.input)
+        mean, std, _ = normalisation(found, splits["train"], target.input)
     judged = splits[name]
     data = ImageData(source, found.classes, mean, std, judged, judged, judged, (), False)
-    task = Classification(data, batch_size=batch_size, arithmetic=arithmetic)
-    task.check(outputs(subject.network, subject.input, device))
-    scores = task.evaluate(subject.network, "test")
+    task = Classification(data, batch_size=batch_size, precision=numbers)
+    task.check(outputs(target.network, target.input, device))
+    scores = task.evaluate(target.network, "test")
     if not math.isfinite(scores["loss"]):
         raise UsageError(
             "the network gives NaN or infinite logits: its weights are broken, or images are normalised in another "

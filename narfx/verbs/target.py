@@ -18,13 +18,13 @@ from narfx.inputs.weights import apply_weights, load_state, read_weights
 from narfx.space.architecture import Architecture, Preprocessing
 from narfx.support.schema import validated
 
-__all__ = ["OnnxNetwork", "Subject", "open_subject"]
+__all__ = ["OnnxNetwork", "Target", "load_target"]
 
 Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
-class Subject:
+class Target:
     """A network to be judged, its input (C, H, W), how images become that, and in words where its weights come from."""
 
     network: nn.Module
@@ -84,7 +84,7 @@ def _unusable(path: Path, error: Exception) -> UsageError:
     return UsageError(f"onnxruntime cannot run {path}: {reason}", where=str(path), kind="bad_onnx")
 
 
-def open_subject(target: str, *, weights: str | None = None, input: Shape | None = None, seed: int = 0) -> Subject:
+def load_target(target: str, *, weights: str | None = None, input: Shape | None = None, seed: int = 0) -> Target:
     """The network that ``target`` names: an ``arch.json``, a bundle or run, an ``.onnx`` file, or a model reference.
 
     Raises:
@@ -105,10 +105,10 @@ def open_subject(target: str, *, weights: str | None = None, input: Shape | None
     if weights is not None:
         apply_weights(model, weights)
     shape = input or default_input(target) or (3, 224, 224)
-    return Subject(model, shape, None, f"none given: as {target} builds it" if weights is None else Path(weights).name)
+    return Target(model, shape, None, f"none given: as {target} builds it" if weights is None else Path(weights).name)
 
 
-def _from_folder(folder: Path, weights: str | None, seed: int) -> Subject:
+def _from_folder(folder: Path, weights: str | None, seed: int) -> Target:
     arch, source, own = (folder / name for name in ("arch.json", "model.py", "model.safetensors"))
     if not arch.is_file():
         raise UsageError(f"{folder} is no bundle and no run: it has no arch.json", where=str(arch), kind="missing_file")
@@ -118,16 +118,16 @@ def _from_folder(folder: Path, weights: str | None, seed: int) -> Subject:
     model, path = load_model(str(source.absolute())), own if weights is None else Path(weights)
     state, _ = read_weights(path)
     load_state(model, state, source=str(path))
-    return Subject(model, architecture.input, architecture.preprocessing, path.name)
+    return Target(model, architecture.input, architecture.preprocessing, path.name)
 
 
-def _from_architecture(path: Path, weights: str | None, seed: int) -> Subject:
+def _from_architecture(path: Path, weights: str | None, seed: int) -> Target:
     architecture = Architecture.load(path)
     lowered = open_architecture(architecture, relative_to=path.parent, weights=weights, seed=seed)
-    return Subject(lowered.network, lowered.traced.input, architecture.preprocessing, lowered.weights)
+    return Target(lowered.network, lowered.traced.input, architecture.preprocessing, lowered.weights)
 
 
-def _from_onnx(path: Path, input: Shape | None) -> Subject:
+def _from_onnx(path: Path, input: Shape | None) -> Target:
     network = OnnxNetwork(path)
     shape = network.input or input
     if shape is None:
@@ -141,4 +141,4 @@ def _from_onnx(path: Path, input: Shape | None) -> Subject:
             Preprocessing, dict(zip(("mean", "std"), known, strict=True)), str(path), kind="bad_onnx"
         )
         preprocessing.check_channels(shape[0], str(path))
-    return Subject(network, shape, preprocessing, path.name)
+    return Target(network, shape, preprocessing, path.name)

@@ -113,7 +113,7 @@ class _Training:
             device=self.device,
             label_smoothing=config.label_smoothing,
             relative_to=start,
-            arithmetic=config.arithmetic(self.device),
+            precision=config.compute_precision(self.device),
         )
         self.notes += self.task.data.notes
         self.trained = inherits and config.init == "inherit"

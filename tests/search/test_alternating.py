@@ -17,7 +17,7 @@ from joint_spaces import joint_spaces
 from narfx.errors import UsageError
 from narfx.search import Alternating, Proposal, Result, make_strategy
 from narfx.search.assigned_rewards import parts
-from narfx.search.strategies.accept_test import Trial
+from narfx.search.strategies.accept_test import AcceptTest
 from narfx.space.budget import Budget
 from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
@@ -183,14 +183,14 @@ def test_a_lot_without_the_incumbent_decides_nothing() -> None:
 
 def test_a_trial_counts_only_who_was_in_every_lot() -> None:
     a, b, c = (0, 0), (0, 1), (1, 1)
-    trial = Trial(a, [b, c])
+    trial = AcceptTest(a, [b, c])
     trial.take([(a, 1.0), (b, 2.0), (c, 1.5)])
     trial.take([(b, 9.0), (c, 9.0)])  # without the incumbent
     trial.take([(a, 3.0), (c, 3.0), (c, 99.0)])  # of two the first counts
     assert trial.lots == 2
     assert trial.winner() == (c, 2.25, 2.0)
-    assert Trial.from_state(json.loads(json.dumps(trial.state_dict()))).winner() == trial.winner()
-    trial = Trial(a, [b])
+    assert AcceptTest.from_state(json.loads(json.dumps(trial.state_dict()))).winner() == trial.winner()
+    trial = AcceptTest(a, [b])
     trial.take([(a, 1.0), (b, 0.9)])
     assert trial.winner() == (a, 1.0, 1.0)
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from narfx.errors import RunError, UsageError
 from narfx.search import Proposal, Result, Strategy, make_strategy, strategies
-from narfx.search.history import Record
+from narfx.search.history import History
 from narfx.search.policies.masks import Masks, budget_prior
 from narfx.space.budget import Budget
 from narfx.space.records import Slot, Vector
@@ -459,21 +459,21 @@ def test_under_a_tight_budget_the_first_lots_spend_it_anywhere() -> None:
 
 
 def test_a_record_in_bounded_memory_keeps_the_better_half() -> None:
-    record = Record(SearchSpace.uniform(5, 3), capacity=20)
+    history = History(SearchSpace.uniform(5, 3), capacity=20)
     everything = list(itertools.product(range(3), repeat=5))
     for vector in everything:
-        record.add([Proposal(vector)], [Result(earned(vector))])
-    assert len(record) <= 20
-    assert record.best(5) == sorted(everything, key=earned, reverse=True)[:5]
+        history.add([Proposal(vector)], [Result(earned(vector))])
+    assert len(history) <= 20
+    assert history.best(5) == sorted(everything, key=earned, reverse=True)[:5]
 
 
 def test_a_record_ranks_by_the_mean_of_repeated_tellings() -> None:
-    record = Record(SearchSpace.uniform(2, 2))
-    record.add([Proposal((0, 1)), Proposal((1, 1))], [Result(1.0), Result(2.0)])
-    assert not record.noisy
-    record.add([Proposal((1, 1)), Proposal((1, 1))], [Result(0.0), Result(0.0)])
-    assert record.noisy
-    assert record.best(2) == [(0, 1), (1, 1)]
+    history = History(SearchSpace.uniform(2, 2))
+    history.add([Proposal((0, 1)), Proposal((1, 1))], [Result(1.0), Result(2.0)])
+    assert not history.noisy
+    history.add([Proposal((1, 1)), Proposal((1, 1))], [Result(0.0), Result(0.0)])
+    assert history.noisy
+    assert history.best(2) == [(0, 1), (1, 1)]
 
 
 # The tool behind the documentation's tables

@@ -25,7 +25,7 @@ from narfx.inputs.weights import read_weights
 from narfx.runs.folder import RunFolder, read_events
 from narfx.search import SearchConfig
 from narfx.search import run as search
-from narfx.tasks.precision import Arithmetic
+from narfx.tasks.precision import Precision
 from narfx.verbs.compare import CompareConfig
 from narfx.verbs.train import TrainConfig, resume_train, train
 
@@ -296,7 +296,7 @@ def test_bfloat16_on_a_cpu(run: Run, tmp_path: Path) -> None:
     assert 0 <= found["accuracy"] <= 1
 
 
-def test_arithmetic() -> None:
+def test_precision() -> None:
     """What goes in and out is float32; the rounding in between is bfloat16's; memory is ordered as asked."""
     seen: list[torch.Tensor] = []
     conv = nn.Conv2d(3, 4, 3, bias=False)
@@ -304,13 +304,13 @@ def test_arithmetic() -> None:
     images = torch.rand(2, 3, 8, 8)
     for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
         for last in (True, False):
-            arithmetic = Arithmetic(precision, last)  # type: ignore[arg-type]
-            assert arithmetic.train(conv, images).dtype == torch.float32
+            numbers = Precision(precision, last)  # type: ignore[arg-type]
+            assert numbers.train(conv, images).dtype == torch.float32
             given, output = seen[-2:]
             assert output.dtype == dtype
             assert given.is_contiguous(memory_format=torch.channels_last) == last
     with pytest.raises(UsageError, match="bfloat16"):
-        Arithmetic("bf16", device_type="meta")
+        Precision("bf16", device_type="meta")
 
 
 def test_an_evaluation_in_bfloat16(run: Run) -> None:

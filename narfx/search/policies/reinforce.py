@@ -22,7 +22,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from narfx.search.history import Record
+from narfx.search.history import History
 from narfx.search.option_checks import number
 from narfx.space.records import Vector
 from narfx.space.sampling import FeasibleSampler
@@ -192,7 +192,7 @@ class Reinforce:
 
 
 def draw_new(
-    policy: Policy, space: SearchSpace, record: Record, n: int, generator: torch.Generator, redraws: int
+    policy: Policy, space: SearchSpace, history: History, n: int, generator: torch.Generator, redraws: int
 ) -> list[Vector]:
     """``n`` vectors of the policy that meet the budget, those never told preferred.
 
@@ -209,7 +209,7 @@ def draw_new(
         rows = [tuple(row) for row in drawn.tolist()]
         for start in range(0, len(rows), tries):
             feasible = [vector for vector in rows[start : start + tries] if space.feasible(vector)]
-            new = (vector for vector in feasible if vector not in record and vector not in found)
+            new = (vector for vector in feasible if vector not in history and vector not in found)
             found += [next(new, feasible[0])] if feasible else []
     sampler = FeasibleSampler(space)
     rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))

@@ -7,10 +7,10 @@ from typing import Any
 
 from narfx.space.records import Vector
 
-__all__ = ["Trial"]
+__all__ = ["AcceptTest"]
 
 
-class Trial:
+class AcceptTest:
     """Mean rewards of an incumbent and of candidates over the lots that hold the incumbent."""
 
     def __init__(self, incumbent: Vector, candidates: Sequence[Vector]) -> None:
@@ -52,7 +52,7 @@ class Trial:
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Any]) -> Trial:
+    def from_state(cls, state: Mapping[str, Any]) -> AcceptTest:
         """Go on where ``state`` was taken."""
         trial = cls(tuple(state["incumbent"]), [tuple(vector) for vector in state["candidates"]])
         trial.lots = state["lots"]

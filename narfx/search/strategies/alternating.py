@@ -22,12 +22,12 @@ import torch
 from torch import Tensor
 
 from narfx.search.assigned_rewards import assigned_rewards, parts
-from narfx.search.history import Record
+from narfx.search.history import History
 from narfx.search.option_checks import number, whole
 from narfx.search.policies.lstm import Controller
 from narfx.search.policies.masks import Masks
 from narfx.search.policies.reinforce import Reinforce, draw_new, entropy
-from narfx.search.strategies.accept_test import Trial
+from narfx.search.strategies.accept_test import AcceptTest
 from narfx.search.strategy import Proposal, Result, register_strategy
 from narfx.space.records import Vector
 from narfx.space.sampling import FeasibleSampler
@@ -117,14 +117,14 @@ class Alternating:
             )
             for part, slots in self._parts.items()
         }
-        self._record = Record(space)
+        self._history = History(space)
         start = space.base
         if not (space.feasible(start) and all(0 in slot.legal for slot in space.slots)):
             start = FeasibleSampler(space).draw(self._numpy())
         self._incumbent: Vector = start
         self._turn = self._step = 0
         self._met: dict[Vector, tuple[int, float]] = {}
-        self._trial: Trial | None = None
+        self._trial: AcceptTest | None = None
         self._refresh()
 
     @property
@@ -137,7 +137,7 @@ class Alternating:
         known: list[Vector] = []
         if self._deciding(self._step):
             if self._trial is None:
-                self._trial = Trial(self._incumbent, self._chosen())
+                self._trial = AcceptTest(self._incumbent, self._chosen())
             known = [self._incumbent, *self._trial.candidates][:n]
         return [Proposal(vector) for vector in (*known, *self._draw(n - len(known)))]
 
@@ -154,7 +154,7 @@ class Alternating:
             the mean rewards in the trial of the incumbent ``before`` and of the ``incumbent`` after; else these are
             null.
         """
-        told = zip(*self._record.add(proposals, results), strict=True)
+        told = zip(*self._history.add(proposals, results), strict=True)
         lot = [(vector, reward) for vector, reward in told if self._space.feasible(vector)]
         if not lot:
             return {}
@@ -176,8 +176,8 @@ class Alternating:
 
     def finalists(self, n: int) -> list[Vector]:
         """The incumbent and those told with the highest mean reward; these first, as long as rewards are exact."""
-        told = self._record.best(n)
-        order = [self._incumbent, *told] if self._record.noisy or not told else [told[0], self._incumbent, *told[1:]]
+        told = self._history.best(n)
+        order = [self._incumbent, *told] if self._history.noisy or not told else [told[0], self._incumbent, *told[1:]]
         return list(dict.fromkeys(order))[:n]
 
     def state_dict(self) -> dict[str, Any]:
@@ -185,7 +185,7 @@ class Alternating:
         return {
             "learners": {part: learner.state_dict() for part, learner in self._learners.items()},
             "generator": self._generator.get_state(),
-            "record": self._record.state_dict(),
+            "record": self._history.state_dict(),
             "incumbent": list(self._incumbent),
             "turn": self._turn,
             "step": self._step,
@@ -198,10 +198,10 @@ class Alternating:
         for part, learner in self._learners.items():
             learner.load_state_dict(state["learners"][part])
         self._generator.set_state(state["generator"])
-        self._record.load_state_dict(state["record"])
+        self._history.load_state_dict(state["record"])
         self._incumbent, self._turn, self._step = tuple(state["incumbent"]), state["turn"], state["step"]
         self._met = {tuple(vector): (count, mean) for vector, count, mean in state["met"]}
-        self._trial = None if state["trial"] is None else Trial.from_state(state["trial"])
+        self._trial = None if state["trial"] is None else AcceptTest.from_state(state["trial"])
         self._refresh()
 
     @property
@@ -227,11 +227,11 @@ class Alternating:
 
     def _draw(self, n: int) -> list[Vector]:
         if self._learns:
-            return draw_new(self._policy, self._here, self._record, n, self._generator, self._redraws)
+            return draw_new(self._policy, self._here, self._history, n, self._generator, self._redraws)
         sampler, rng, found = FeasibleSampler(self._here), self._numpy(), []
         for _ in range(n):
             drawn = [sampler.draw(rng)]
-            while len(drawn) <= self._redraws and (drawn[-1] in self._record or drawn[-1] in found):
+            while len(drawn) <= self._redraws and (drawn[-1] in self._history or drawn[-1] in found):
                 drawn.append(sampler.draw(rng))
             found.append(drawn[-1])
         return found
@@ -261,7 +261,7 @@ class Alternating:
         learned = self._learners[self._part].learn([vector for vector, _ in fits], [reward for _, reward in fits])
         return {"gradient": learned.pop("gradient"), "policy": learned}
 
-    def _decide(self, trial: Trial) -> dict[str, Any]:
+    def _decide(self, trial: AcceptTest) -> dict[str, Any]:
         kept, reward, before = trial.winner()
         accepted = kept != self._incumbent
         self._incumbent, self._trial = kept, None

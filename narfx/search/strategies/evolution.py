@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from narfx.search.history import Record
+from narfx.search.history import History
 from narfx.search.option_checks import whole
 from narfx.search.strategy import Proposal, Result, register_strategy
 from narfx.space.records import Vector
@@ -40,7 +40,7 @@ class Evolution:
         if self._tournament > self._size:
             raise ValueError(f"tournament is {tournament}, and must not be above population, {population}")
         self._rng = np.random.default_rng(seed)
-        self._record = Record(space)
+        self._history = History(space)
         self._population: deque[tuple[Vector, float]] = deque(maxlen=self._size)
         self._mutable = [index for index, slot in enumerate(space.slots) if len(slot.legal) > 1]
 
@@ -67,7 +67,7 @@ class Evolution:
 
     def tell(self, proposals: Sequence[Proposal], results: Sequence[Result]) -> dict[str, Any]:
         """Let those told live and the oldest die; returns ``reward``, the lot's mean."""
-        vectors, rewards = self._record.add(proposals, results)
+        vectors, rewards = self._history.add(proposals, results)
         self._population.extend(
             (vector, reward) for vector, reward in zip(vectors, rewards, strict=True) if self._space.feasible(vector)
         )
@@ -75,14 +75,14 @@ class Evolution:
 
     def finalists(self, n: int) -> list[Vector]:
         """Those told with the highest mean reward."""
-        return self._record.best(n)
+        return self._history.best(n)
 
     def state_dict(self) -> dict[str, Any]:
         """The generator, the population and what was told."""
         return {
             "generator": self._rng.bit_generator.state,
             "population": [[list(vector), reward] for vector, reward in self._population],
-            "record": self._record.state_dict(),
+            "record": self._history.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -90,7 +90,7 @@ class Evolution:
         self._rng.bit_generator.state = state["generator"]
         self._population.clear()
         self._population.extend((tuple(vector), reward) for vector, reward in state["population"])
-        self._record.load_state_dict(state["record"])
+        self._history.load_state_dict(state["record"])
 
 
 register_strategy("evolution", Evolution)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from narfx.search.assigned_rewards import assigned_rewards, parts
-from narfx.search.history import Record
+from narfx.search.history import History
 from narfx.search.option_checks import number, whole
 from narfx.search.policies.lstm import Controller
 from narfx.search.policies.reinforce import Policy, Reinforce, draw_new, entropy
@@ -81,7 +81,7 @@ class Nar:
             baseline_decay=baseline_decay,
             regulariser=self._regulariser,
         )
-        self._record = Record(space)
+        self._history = History(space)
 
     def _regulariser(self, log_p: Tensor, differ: bool) -> Tensor | None:
         return -self._entropy_weight * entropy(log_p).mean() if differ else None
@@ -98,7 +98,7 @@ class Nar:
             each slot behind the policy's most likely prefix, after the step) and ``assigned`` (see
             :func:`~narfx.search.assigned_rewards.assigned_rewards`).
         """
-        told = zip(*self._record.add(proposals, results), strict=True)
+        told = zip(*self._history.add(proposals, results), strict=True)
         lot = [(vector, reward) for vector, reward in told if self._space.feasible(vector)]
         if not lot:
             return {}
@@ -124,7 +124,7 @@ class Nar:
         generator.set_state(self._generator.get_state())  # naming finalists changes nothing
         mode = tuple(self._policy.draw(1, None)[0][0].tolist())
         drawn = [vector for vector in (mode, *self._draw(4 * n, generator)) if self._space.feasible(vector)]
-        turns = (drawn, self._record.best(n)) if self._record.noisy else (self._record.best(n), drawn)
+        turns = (drawn, self._history.best(n)) if self._history.noisy else (self._history.best(n), drawn)
         order = (vector for pair in zip_longest(*turns) for vector in pair if vector is not None)
         return list(dict.fromkeys(order))[:n]
 
@@ -133,17 +133,17 @@ class Nar:
         return {
             "learner": self._learner.state_dict(),
             "generator": self._generator.get_state(),
-            "record": self._record.state_dict(),
+            "record": self._history.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state`` was taken."""
         self._learner.load_state_dict(state["learner"])
         self._generator.set_state(state["generator"])
-        self._record.load_state_dict(state["record"])
+        self._history.load_state_dict(state["record"])
 
     def _draw(self, n: int, generator: torch.Generator) -> list[Vector]:
-        return draw_new(self._policy, self._space, self._record, n, generator, self._redraws)
+        return draw_new(self._policy, self._space, self._history, n, generator, self._redraws)
 
 
 register_strategy("nar", Nar)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from narfx.search.history import Record
+from narfx.search.history import History
 from narfx.search.strategy import Proposal, Result, register_strategy
 from narfx.space.records import Vector
 from narfx.space.sampling import FeasibleSampler
@@ -31,7 +31,7 @@ class RandomSearch:
     def __init__(self, space: SearchSpace, *, seed: int = 0) -> None:
         self._space = space
         self._rng = np.random.default_rng(seed)
-        self._record = Record(space)
+        self._history = History(space)
         self._asked: dict[Vector, None] = {}
 
     def ask(self, n: int) -> list[Proposal]:
@@ -61,26 +61,26 @@ class RandomSearch:
 
     def tell(self, proposals: Sequence[Proposal], results: Sequence[Result]) -> dict[str, Any]:
         """Remember the rewards; returns ``reward``, the lot's mean."""
-        _, rewards = self._record.add(proposals, results)
+        _, rewards = self._history.add(proposals, results)
         return {"reward": sum(rewards) / len(rewards)} if rewards else {}
 
     def finalists(self, n: int) -> list[Vector]:
         """Those told with the highest mean reward, then those proposed and never told."""
-        return list(dict.fromkeys([*self._record.best(n), *self._asked]))[:n]
+        return list(dict.fromkeys([*self._history.best(n), *self._asked]))[:n]
 
     def state_dict(self) -> dict[str, Any]:
         """The generator, what was proposed and what was told."""
         return {
             "generator": self._rng.bit_generator.state,
             "asked": [list(vector) for vector in self._asked],
-            "record": self._record.state_dict(),
+            "record": self._history.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state`` was taken."""
         self._rng.bit_generator.state = state["generator"]
         self._asked = dict.fromkeys(map(tuple, state["asked"]))
-        self._record.load_state_dict(state["record"])
+        self._history.load_state_dict(state["record"])
 
 
 register_strategy("random", RandomSearch)
