@@ -20,7 +20,7 @@ def check_model(model: object) -> None:
         return
     mend = "give the module that it builds" if callable(model) else "build the model first"
     if isinstance(model, str):
-        mend = f"narfx.model_ref.load_model({model!r}) builds what a reference names"
+        mend = f"narfx.inputs.model_ref.load_model({model!r}) builds what a reference names"
     raise UsageError(f"trace takes a torch.nn.Module, not {article(model)}: {mend}", where="model", kind="not_a_module")
 
 

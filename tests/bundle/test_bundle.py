@@ -443,7 +443,7 @@ def test_what_is_not_ready_is_not_exported(tmp_path: Path) -> None:
     net = narfx.Supernet(narfx.trace(settled(Chain()), input=(3, 8, 8)))
     lowered = narfx.lower(net, (1, 0))
     for network, said in (
-        (net.eval().graph_module, "is Dispatch of narfx.dispatch, which no export may hold"),
+        (net.eval().graph_module, "is Dispatch of narfx.operators.dispatch, which no export may hold"),
         (lowered.train(), "the root is in training mode"),
     ):
         with pytest.raises(ParityError, match=said) as caught:
