@@ -38,7 +38,8 @@ def read_mixture(space: SearchSpace, mixture: Mixture) -> list[dict[int, Weight]
             "row of weights a slot",
             kind="mixture_length",
         )
-    return [_read_row(space, index, row) for index, row in enumerate(mixture)]
+    with torch.enable_grad():  # the views of the rows are parts of the autograd graph wherever they are taken
+        return [_read_row(space, index, row) for index, row in enumerate(mixture)]
 
 
 def _read_row(space: SearchSpace, index: int, row: Tensor | Sequence[Weight]) -> dict[int, Weight]:
@@ -54,8 +55,7 @@ def _read_row(space: SearchSpace, index: int, row: Tensor | Sequence[Weight]) ->
             kind="mixture_row",
         )
     kept: dict[int, Weight] = {}
-    for choice, (name, weight) in enumerate(zip(choices, entries, strict=True)):
-        value = float(weight.detach()) if isinstance(weight, Tensor) else weight
+    for choice, (name, (weight, value)) in enumerate(zip(choices, entries, strict=True)):
         if not math.isfinite(value):
             raise UsageError(
                 f"the weight of {name} at {where} is {value}: give finite weights", where=where, kind="mixture_weight"
@@ -76,21 +76,19 @@ def _choices(space: SearchSpace, slot: Slot) -> tuple[str, ...]:
     return space.operators if slot.skip is None else ("as the base has it", "the other way round")
 
 
-def _entries(row: Tensor | Sequence[Weight], where: str) -> list[Weight]:
-    """The weights of a row: tensors where gradients are wanted, else numbers, which are read once."""
-    if isinstance(row, Tensor) and row.dim() == 1:
-        if not row.requires_grad:
-            return [float(value) for value in row.tolist()]
-        with torch.enable_grad():
-            return list(row.unbind())
+def _entries(row: Tensor | Sequence[Weight], where: str) -> list[tuple[Weight, float]]:
+    """The weights of a row, tensors where gradients are wanted and numbers elsewhere, each with its present value."""
+    if isinstance(row, Tensor) and row.dim() == 1 and not row.is_complex():
+        values = [float(value) for value in row.tolist()]  # read at once: each reading waits for the device
+        return list(zip(row.unbind() if row.requires_grad else values, values, strict=True))
     if not isinstance(row, Sequence) or not all(map(_is_weight, row)):
         raise UsageError(
             f"the weights at {where} are one row of numbers (a tensor with one axis, or a list), not {article(row)}"
-            + (f" with {row.dim()} axes" if isinstance(row, Tensor) else ""),
+            + (f" with {row.dim()} axes" if isinstance(row, Tensor) and row.dim() != 1 else ""),
             where=where,
             kind="mixture_row",
         )
-    return [w if isinstance(w, Tensor) and w.requires_grad else float(w) for w in row]
+    return [(w if isinstance(w, Tensor) and w.requires_grad else float(w), float(w)) for w in row]
 
 
 def _is_weight(value: object) -> bool:
