@@ -4,8 +4,11 @@ The node keeps its target; the module there becomes a ``Dispatch`` that holds th
 and the other legal operators beside it, each started from the convolution's weights. A module called at several call
 sites is one Dispatch, so all its calls follow one choice and its weights stay tied.
 
+Only legal operators are built: where the base is not legal, the convolution itself is left out.
+
 With ``separate_norms`` the BatchNorm that alone reads a site becomes a Dispatch too, one copy an operator, so that
-each operator has statistics and an affine of its own; lowering keeps the chosen copy and needs no precision.
+each operator has statistics and an affine of its own; lowering keeps the chosen copy and needs no precision. A mixture
+is then over operator and norm together.
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ from narfx.graph.nodes import call_targets
 from narfx.operators import started_operator
 from narfx.operators.dispatch import Dispatch
 from narfx.passes.base import Pass
-from narfx.passes.lift_functional import LiftFunctional
+from narfx.passes.lift_functional import LiftFunctional, keep_lifted
 from narfx.space.records import Site, Slot
 
 __all__ = ["InsertDispatch"]
@@ -56,13 +59,15 @@ class InsertDispatch(Pass):
                 assert isinstance(conv, nn.Conv2d)
                 plain = _plain(site, conv)
                 candidates = {name: conv if name == "base" else _candidate(name, site, plain) for name in names}
-                dispatch = Dispatch(candidates, slot=index, site=site.target)
+                norm = _own_norm(graph_module, site.target, calls) if self.separate_norms else None
+                apart = norm is not None and norm not in read
+                dispatch = Dispatch(candidates, slot=index, site=site.target, apart=apart)
+                keep_lifted(graph_module, conv, dispatch)
                 for path in names_of[id(conv)]:  # a module may have names that no call uses
                     _put(graph_module, path, dispatch)
                 for node in calls[site.target]:
                     node.meta["narfx_slot"] = index
-                norm = _own_norm(graph_module, site.target, calls) if self.separate_norms else None
-                if norm is not None and norm not in read:
+                if norm is not None and apart:
                     own = graph_module.get_submodule(norm)
                     copies = {name: own if name == "base" else copy.deepcopy(own) for name in names}
                     norms = Dispatch(copies, slot=index, site=norm)

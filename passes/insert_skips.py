@@ -1,8 +1,9 @@
 """Put a gate at every place where skips can be added.
 
 A gate receives the tensors of all possible skips to its place and adds those that are open. What the base has on a
-skip of its own, a projection most often, moves into a ``Shortcut`` at the same place in the graph, so that a closed one
-is not computed; the projections of new skips are inside the gate. As inserted, what is open is what the base has.
+skip of its own, a projection most often, is called by a ``Shortcut`` at the same place in the graph, so that a closed
+one is not computed; its modules keep their names too, and with them their place in the order of parameters. The
+projections of new skips are inside the gate. As inserted, what is open is what the base has.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class InsertSkips(Pass):
 
 
 def _move_branch(graph_module: GraphModule, nodes: list[Node], pair: tuple[int, int], path: str) -> Node:
-    """Take the nodes and modules of a shortcut out of the graph and into one call in the place of the first."""
+    """Take the nodes of a shortcut out of the graph and into one call in the place of the first."""
     inner, kept = fx.Graph(), dict[str, nn.Module]()
     given = inner.placeholder("x")
     (entry,) = {source for node in nodes for source in node.all_input_nodes} - set(nodes)
@@ -114,19 +115,7 @@ def _move_branch(graph_module: GraphModule, nodes: list[Node], pair: tuple[int, 
     nodes[-1].replace_all_uses_with(call)
     for node in reversed(nodes):
         graph_module.graph.erase_node(node)
-    for target in kept:
-        _remove(graph_module, target)
     return call
-
-
-def _remove(graph_module: GraphModule, target: str) -> None:
-    """Take a module away, and the containers around it that are empty then."""
-    while target:
-        graph_module.delete_submodule(target)
-        target = target.rpartition(".")[0]
-        around = graph_module.get_submodule(target)
-        if type(around) is not nn.Module or any(True for _ in around.children()) or around.state_dict():
-            return
 
 
 def _projection(wanted: Projection, pair: tuple[int, int], like: tuple[nn.Parameter | None, bool]) -> nn.Module:

@@ -22,7 +22,15 @@ from narfx.graph.nodes import free_name
 from narfx.operators.dispatch import Dispatch
 from narfx.passes.base import Pass
 
-__all__ = ["FunctionalConv", "LiftFunctional", "Lifted", "RestoreFunctional", "lifted_calls", "read_functional"]
+__all__ = [
+    "FunctionalConv",
+    "LiftFunctional",
+    "Lifted",
+    "RestoreFunctional",
+    "keep_lifted",
+    "lifted_calls",
+    "read_functional",
+]
 
 _LIFTED = "narfx_lifted"
 _ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "groups")
@@ -98,10 +106,20 @@ def lifted_calls(graph_module: GraphModule) -> dict[str, Lifted]:
     found = {}
     for target in dict.fromkeys(str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"):
         module = graph_module.get_submodule(target)
-        record = getattr(module.candidates["base"] if isinstance(module, Dispatch) else module, _LIFTED, None)
+        record = getattr(module, _LIFTED, None)
         if record is not None:
             found[target] = record
     return found
+
+
+def keep_lifted(graph_module: GraphModule, conv: nn.Module, dispatch: Dispatch) -> None:
+    """Note at a dispatch node what its convolution was lifted from; the parameters go where the base is not legal."""
+    record: Lifted | None = getattr(conv, _LIFTED, None)
+    if record is None:
+        return
+    setattr(dispatch, _LIFTED, record)
+    if "base" not in dispatch.candidates:
+        _drop(graph_module, record.conv)
 
 
 def read_functional(graph_module: GraphModule) -> dict[Node, FunctionalConv | str]:
@@ -241,13 +259,20 @@ class RestoreFunctional(Pass):
             modified = True
         reads = _reads(graph_module)
         for target in calls:
-            for path in (lifted[target].conv.weight, lifted[target].conv.bias):
-                owner, _, attribute = (path or "").rpartition(".")
-                home = graph_module.get_submodule(owner)
-                if path is not None and attribute in home._parameters and path not in reads:
-                    delattr(home, attribute)
-                    modified = True
+            modified |= _drop(graph_module, lifted[target].conv, reads)
         return graph_module, modified
+
+
+def _drop(graph_module: GraphModule, conv: FunctionalConv, reads: Collection[str | None] = ()) -> bool:
+    """Delete the parameters of a functional convolution that no node reads; whether there are any."""
+    dropped = False
+    for path in (conv.weight, conv.bias):
+        owner, _, attribute = (path or "").rpartition(".")
+        home = graph_module.get_submodule(owner)
+        if path is not None and attribute in home._parameters and path not in reads:
+            delattr(home, attribute)
+            dropped = True
+    return dropped
 
 
 def _restore(node: Node, call: _Call, read: dict[str, Node], taken: set[str]) -> None:

@@ -1,9 +1,9 @@
-"""Lower a supernet's graph: every dispatch node becomes the operator it has selected, every gate its open skips."""
+"""Lower a supernet's graph to a vector: each dispatch node becomes one operator, each gate the skips that are open."""
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 from torch import nn
@@ -15,19 +15,28 @@ from narfx.passes.base import Pass
 from narfx.passes.lift_dropout import LIFTED_DROPOUT
 from narfx.passes.lift_functional import RestoreFunctional, lifted_calls
 from narfx.passes.lower_skips import closed, lower_skips
+from narfx.space.space import SearchSpace
 
 __all__ = ["Lower"]
 
 
 class Lower(Pass):
-    """Functional. The chosen module is put at the site's own target, so untouched sites keep their state-dict keys.
+    """Functional. The operator is put at the site's own target, so untouched sites keep their state-dict keys.
 
-    Raises:
-        ValueError: A dispatch node has a mixture selected.
+    What the graph has selected, a vector or a mixture, is neither read nor changed.
+
+    Args:
+        space: The space that the graph's dispatch nodes and gates were made for.
+        vector: One legal entry a slot of that space; ``UsageError`` for any other.
     """
 
     in_place: ClassVar[bool] = False
     swaps_only: ClassVar[bool] = True
+
+    def __init__(self, space: SearchSpace, vector: Sequence[int]) -> None:
+        self.vector = space.validate(vector)
+        self.names = [space.operators[entry] for entry in space.split(self.vector)[0]]
+        self.opened = frozenset(space.split(self.vector)[1] or ())
 
     def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
         """Copy the graph without the candidates that were not chosen, and without a trace of narfx."""
@@ -41,16 +50,21 @@ class Lower(Pass):
         }
         # A copy takes what its memo holds for the copy: so the chosen modules are copied into the places of their
         # dispatch nodes, and the other candidates are never copied at all.
-        memo: dict[int, object] = {id(module): nn.Identity() for gate in gates for module in closed(gate)}
+        memo: dict[int, object] = {
+            id(part): nn.Identity()
+            for gate in gates
+            if isinstance(gate, SkipGate)
+            for part in closed(gate, self.opened)
+        }
         for dispatch in dispatches:
-            memo[id(dispatch)] = copy_module(dispatch.chosen, memo)
+            memo[id(dispatch)] = copy_module(dispatch.candidates[self.names[dispatch.slot]], memo)
         lowered: GraphModule = copy_module(graph_module, memo)
         for node in lowered.graph.nodes:
             node.meta.pop("narfx_slot", None)
         for module in lowered.modules():
             module.__dict__.pop(LIFTED_DROPOUT, None)
         if gates:
-            lower_skips(lowered)
+            lower_skips(lowered, self.opened)
         if _by_position(lowered, dispatches_at) or gates:
             lowered.recompile()  # here nodes change too
         RestoreFunctional(lifted)(lowered)

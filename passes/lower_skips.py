@@ -7,6 +7,7 @@ the graph is the base's. A new skip that needs a projection has it at ``skips.T_
 from __future__ import annotations
 
 import operator
+from collections.abc import Collection
 from typing import Any
 
 from torch import nn
@@ -17,26 +18,28 @@ from narfx.operators.dispatch import Shortcut, SkipGate
 
 __all__ = ["closed", "lower_skips"]
 
+Pair = tuple[int, int]
 
-def closed(gate: Shortcut | SkipGate) -> list[nn.Module]:
-    """The modules that a gate or shortcut holds for what is closed."""
+
+def closed(gate: Shortcut | SkipGate, opened: Collection[Pair]) -> list[nn.Module]:
+    """The modules that a gate or shortcut holds for what is closed, where these skips are open."""
     if isinstance(gate, Shortcut):
-        return [] if gate.open else [gate.branch]
-    found = [gate.projection(pair) for pair in gate.pairs if pair not in gate.opened]
+        return [] if gate.pair in opened else [gate.branch]
+    found = [gate.projection(pair) for pair in gate.pairs if pair not in opened]
     return [module for module in found if module is not None]
 
 
-def lower_skips(graph_module: GraphModule) -> None:
-    """Take the gates out of a graph in place; the caller lints and recompiles."""
+def lower_skips(graph_module: GraphModule, opened: Collection[Pair]) -> None:
+    """Take the gates out of a graph in place, with these skips (t, j) open; the caller lints and recompiles."""
     modules = dict(graph_module.named_modules())
     homes: dict[str, None] = {}
     home = free_name(graph_module, "skips")
     for node in list(graph_module.graph.nodes):
         module = modules.get(str(node.target)) if node.op == "call_module" else None
         if isinstance(module, Shortcut):
-            _place_shortcut(graph_module, node, module)
+            _place_shortcut(graph_module, node, module, module.pair in opened)
         elif isinstance(module, SkipGate):
-            _place_skips(graph_module, node, module, home)
+            _place_skips(graph_module, node, module, home, opened)
         else:
             continue
         homes[str(node.target).partition(".")[0]] = None
@@ -44,12 +47,17 @@ def lower_skips(graph_module: GraphModule) -> None:
         graph_module.delete_submodule(name)
 
 
-def _place_shortcut(graph_module: GraphModule, call: Node, shortcut: Shortcut) -> None:
-    """The nodes of an open shortcut in the place of its call; the call itself goes with the gate that reads it."""
-    if not shortcut.open:
-        return
+def _place_shortcut(graph_module: GraphModule, call: Node, shortcut: Shortcut, opened: bool) -> None:
+    """The nodes of an open shortcut in the place of its call; a closed one loses its modules.
+
+    The call of a closed one goes with the gate that reads it.
+    """
     branch = shortcut.branch
     assert isinstance(branch, GraphModule)
+    if not opened:
+        for target in dict.fromkeys(str(node.target) for node in branch.graph.nodes if node.op == "call_module"):
+            _remove(graph_module, target)
+        return
     copies: dict[Node, Node] = {}
     with graph_module.graph.inserting_before(call):
         for node in branch.graph.nodes:
@@ -58,19 +66,29 @@ def _place_shortcut(graph_module: GraphModule, call: Node, shortcut: Shortcut) -
             elif node.op == "output":
                 call.replace_all_uses_with(copies[node.all_input_nodes[0]])
             else:
-                if node.op == "call_module":
-                    _put(graph_module, str(node.target), branch.get_submodule(str(node.target)))
                 copies[node] = graph_module.graph.node_copy(node, copies.__getitem__)
     graph_module.graph.erase_node(call)
 
 
-def _place_skips(graph_module: GraphModule, node: Node, gate: SkipGate, home: str) -> None:
+def _remove(graph_module: GraphModule, target: str) -> None:
+    """Take a module away, and the containers around it that are empty then."""
+    while target:
+        graph_module.delete_submodule(target)
+        target = target.rpartition(".")[0]
+        around = graph_module.get_submodule(target)
+        if type(around) is not nn.Module or any(True for _ in around.children()) or around.state_dict():
+            return
+
+
+def _place_skips(
+    graph_module: GraphModule, node: Node, gate: SkipGate, home: str, opened: Collection[Pair]
+) -> None:  # fmt: skip
     graph = graph_module.graph
     total, *sources = node.args
     assert isinstance(total, Node)
     with graph.inserting_before(node):
         for pair, source in zip(gate.pairs, sources, strict=True):
-            if pair not in gate.opened:
+            if pair not in opened:
                 continue
             assert isinstance(source, Node)
             if pair in gate.base and gate.add is not None:

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from narfx.graph.order import paths
+
 __all__ = ["CodegenError", "generate"]
 
 _PLAIN = (int, float, bool, str, type(None))
@@ -86,10 +88,12 @@ def generate(graph_module: fx.GraphModule, title: str, input_shape: tuple[int, i
 
 
 def _targets(graph_module: fx.GraphModule) -> list[str]:
-    """What the graph calls or reads, in the order of its first use; parts of a called module come with it."""
+    """What the graph calls or reads, in the order of the network's parts; parts of a called module come with it."""
     called = dict.fromkeys(str(n.target) for n in graph_module.graph.nodes if n.op == "call_module")
     read = dict.fromkeys(str(n.target) for n in graph_module.graph.nodes if n.op == "get_attr")
-    return [*called, *(name for name in read if not any(name.startswith(f"{target}.") for target in called))]
+    alone = [name for name in read if not any(name.startswith(f"{target}.") for target in called)]
+    place = {path: index for index, path in enumerate(paths(graph_module))}
+    return sorted([*called, *alone], key=place.__getitem__)
 
 
 def _tied(graph_module: fx.GraphModule) -> list[tuple[str, str]]:

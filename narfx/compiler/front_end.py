@@ -11,6 +11,7 @@ from narfx.compiler.slots import fixed_cost, group_sites, operator_slot, skip_sl
 from narfx.compiler.traced import Traced
 from narfx.errors import NothingToRefineError, UsageError
 from narfx.graph.cost import GraphCost, shapes_and_cost
+from narfx.graph.order import keep_order
 from narfx.graph.tracing import GraphTrace, trace_graph
 from narfx.graph.unused import keep_unused
 from narfx.inputs.arguments import check_input, check_model, listed
@@ -145,8 +146,12 @@ def trace(
 
 
 def _keep_unused(trace: GraphTrace) -> tuple[str, ...]:
-    """Last of all, because what no node calls is no part of what is refined; the keys, which a note names too."""
+    """Last of all, because what no node calls is no part of what is refined; the keys, which a note names too.
+
+    From then on the graph module holds all that the model does, and holds it in the model's order.
+    """
     keys = sorted(keep_unused(trace.graph_module, trace.source))
+    keep_order(trace.graph_module, trace.source)
     if keys:
         shown = ", ".join(keys[:4]) + (", ..." if len(keys) > 4 else "")
         trace.notes.append(

@@ -20,7 +20,9 @@ def lower(net: Supernet, vector: Sequence[int]) -> fx.GraphModule:
     """The network that ``vector`` describes, as an ordinary GraphModule with the supernet's present weights.
 
     It holds no class of narfx, keeps the state-dict keys of what is untouched, and shares no storage with ``net``,
-    whose own vector stays as it is.
+    whose own vector or mixture stays as it is. Parameters and keys stand in the order of the model that was traced,
+    those of an operator in the place of the convolution that it replaces; where the model calls a convolution
+    function, that place is behind the parts of the module that holds the weight.
 
     Raises:
         UsageError: The vector is not legal, or ``net`` is no supernet.
@@ -31,10 +33,5 @@ def lower(net: Supernet, vector: Sequence[int]) -> fx.GraphModule:
             where="net",
             kind="not_a_supernet",
         )
-    before = net.vector
-    net.set_vector(vector)
-    try:
-        lowered: fx.GraphModule = Lower()(net.graph_module).graph_module
-        return lowered
-    finally:
-        net.set_vector(before)
+    lowered: fx.GraphModule = Lower(net.space, vector)(net.graph_module).graph_module
+    return lowered

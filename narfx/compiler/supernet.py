@@ -1,18 +1,23 @@
-"""The supernet: the traced network with a dispatch node at every site, set to one operator vector at a time."""
+"""The supernet: the traced network with a dispatch node at every site, set to one vector or to a mixture."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
 from torch import Tensor, nn
 
+from narfx.compiler.features import Feature, check_slots, recorded
+from narfx.compiler.mixture import Mixture, read_mixture
 from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
 from narfx.graph.copying import copy_module
-from narfx.operators.dispatch import Dispatch, Shortcut, SkipGate
+from narfx.operators.dispatch import Dispatch, Shortcut, SkipGate, Weight
 from narfx.passes.insert_dispatch import InsertDispatch
 from narfx.passes.insert_skips import InsertSkips
 from narfx.passes.lower_skips import closed
+from narfx.passes.skips import SkipCandidate, SkipDomain
 from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
 from narfx.support.collector import collector_paused
@@ -25,43 +30,57 @@ class Supernet(nn.Module):
     """Shared weights for every architecture of a space.
 
     ``base`` at each site is the user's own convolution with its weights; the other operators start from it. The
-    model that was traced is not touched. Set to the base vector, which is how it starts, the supernet computes bit
-    for bit what the base computes.
+    model that was traced is not touched. Set to the base vector, the supernet computes bit for bit what the base
+    computes. It starts at the first vector: the base where that is legal, else the first legal choice of each slot.
 
     Args:
         traced: What ``narfx.trace`` gives; ``UsageError`` for anything else.
-        separate_norms: Whether each operator has a BatchNorm of its own behind it, where the site has one.
+        space: A narrower space of the same trace (``traced.space.restrict(...)``): only what is legal in it is
+            built. ``UsageError`` for a space of another trace.
+        separate_norms: Whether each operator has a BatchNorm of its own after it, where the site has one.
     """
 
     @collector_paused()
-    def __init__(self, traced: Traced, *, separate_norms: bool = False) -> None:
+    def __init__(self, traced: Traced, *, space: SearchSpace | None = None, separate_norms: bool = False) -> None:
         super().__init__()
         if not isinstance(traced, Traced):
             raise UsageError(
                 f"Supernet takes what narfx.trace gives, not {article(traced)}", where="traced", kind="not_a_trace"
             )
-        self.space: SearchSpace = traced.space
+        self.space = traced.space if space is None else _narrower(space, traced.space)
         self.separate_norms = separate_norms
         refined = [slot for slot in self.space.slots if slot.skip is None]
         insert = InsertDispatch(refined, self.space.operators, separate_norms=separate_norms)
         copied = copy_module(traced.graph_module)
         if traced.skips is not None:
-            InsertSkips(traced.skips)(copied)  # first: it knows the nodes of the trace by their names
+            # First: it knows the nodes of the trace by their names.
+            InsertSkips(_possible(traced.skips, self.space))(copied)
         self.graph_module = insert(copied).graph_module
         self._slots: list[list[Dispatch]] = [[] for _ in self.space.slots]
         for module in self.graph_module.modules():
             if isinstance(module, Dispatch):
                 self._slots[module.slot].append(module)
-        self._gates = [part for part in self.graph_module.modules() if isinstance(part, (Shortcut, SkipGate))]
-        self._vector = self.space.base
+        self._gates: list[Shortcut | SkipGate] = [
+            part for part in self.graph_module.modules() if isinstance(part, (Shortcut, SkipGate))
+        ]
+        self._vector: Vector | None
+        self.set_vector([0 if 0 in slot.legal else slot.legal[0] for slot in self.space.slots])
 
     @property
     def vector(self) -> Vector:
-        """The vector that a forward pass computes."""
+        """The vector that a forward pass computes.
+
+        Raises:
+            UsageError: A mixture is set, which no vector describes.
+        """
+        if self._vector is None:
+            raise UsageError(
+                "a mixture is set, which no vector describes: call set_vector(vector) first", kind="mixture_set"
+            )
         return self._vector
 
     def set_vector(self, vector: Sequence[int]) -> None:
-        """Select one operator at each slot, and open and close skips where the space has any.
+        """Select one operator at each slot, and open and close skips where the space has any; ends a mixture.
 
         Raises:
             UsageError: The vector is not legal; the message names the slot and the reason.
@@ -75,8 +94,59 @@ class Supernet(nn.Module):
             gate.select(opened)
         self._vector = checked
 
+    def set_mixture(self, mixture: Mixture) -> None:
+        """Compute at each slot the sum of its choices' outputs, each times its weight; gradients flow to the weights.
+
+        A row has one weight for each operator of the space, in its order, and 0 where an operator is not legal. The
+        weights are taken as they are: a softmax, or a draw as in GDAS, is the caller's. With norms of their own the
+        sum is over operator and norm together, of w·norm(op(x)). A skip has two weights, of the base's way and of the
+        other one: what is added is the skip times the weight of the way in which it is open; the weight of the other
+        way, in which nothing is added, changes nothing. So weights of 1 for a vector's choices and 0 for the others
+        give what ``set_vector`` gives, bit for bit where all outputs are finite.
+
+        A choice whose weight is 0 and needs no gradient is not computed. Weights that need no gradient are read once;
+        a change made to them in place later is not seen. ``set_vector`` ends the mixture.
+
+        Args:
+            mixture: One row a slot: a tensor with one axis, or a list of numbers and tensors without axes; a tensor
+                (slots, operators) will do where there are no skips.
+
+        Raises:
+            UsageError: A row is missing or too long, a weight is not finite, or that of an illegal choice is not 0;
+                what was set stays set.
+        """
+        terms = read_mixture(self.space, mixture)
+        for dispatches, row in zip(self._slots, terms, strict=True):
+            for dispatch in dispatches:
+                dispatch.select(*(self.space.operators[k] for k in row), weights=[*row.values()])
+        opened: dict[tuple[int, int], Weight] = {}
+        for slot, row in zip(self.space.slots, terms, strict=True):
+            if slot.skip is not None and int(not slot.skip.base) in row:
+                opened[slot.skip.source, slot.skip.target] = row[int(not slot.skip.base)]
+        for gate in self._gates:
+            if isinstance(gate, SkipGate):
+                gate.select(opened, opened)
+            else:
+                gate.select(opened)
+        self._vector = None
+
+    @contextmanager
+    def features(self, slots: Iterable[int]) -> Iterator[Mapping[int, Mapping[str, Feature]]]:
+        """The input and output of the operators at these slots, in the last forward pass inside the context.
+
+        What is yielded holds, by slot and by the name of the call site (``Site.name``), a pair of tensors (input,
+        output), each (N, C, H, W). They are copies, so that no operation in place changes them, and parts of the
+        autograd graph. Of a mixture the output is the weighted sum of the operators' outputs, before any norm. Outside
+        of the context nothing is recorded, and a forward pass costs what it does without.
+
+        Raises:
+            UsageError: There is no such slot, or it is a skip.
+        """
+        with recorded(self._slots, check_slots(self.space, slots)) as seen:
+            yield seen
+
     def active_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of the sub-network that is set; those of other operators and closed skips are left out."""
+        """The parameters that a forward pass uses; those of other operators and closed skips are left out."""
         idle = {
             id(parameter)
             for dispatches in self._slots
@@ -85,10 +155,46 @@ class Supernet(nn.Module):
             if name not in dispatch.selected
             for parameter in candidate.parameters()
         }
-        idle |= {id(parameter) for gate in self._gates for module in closed(gate) for parameter in module.parameters()}
+        idle |= {
+            id(parameter)
+            for gate in self._gates
+            for module in closed(gate, gate.opened)
+            for parameter in module.parameters()
+        }
         return (parameter for parameter in self.parameters() if id(parameter) not in idle)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Compute the sub-network that is set; the shapes are the base model's."""
+        """Compute what is set; the shapes are the base model's."""
         output: Tensor = self.graph_module(x)
         return output
+
+
+def _narrower(space: SearchSpace, whole: SearchSpace) -> SearchSpace:
+    """The given space, proven to be the whole or a part of it."""
+    fits = (
+        isinstance(space, SearchSpace)
+        and space.operators == whole.operators
+        and len(space) == len(whole)
+        and all(
+            (own.name, own.sites, own.skip) == (slot.name, slot.sites, slot.skip) and {*own.legal} <= {*slot.legal}
+            for own, slot in zip(space.slots, whole.slots, strict=True)
+        )
+    )
+    if not fits:
+        raise UsageError(
+            "the space is not one of this trace: make it with traced.space.restrict(...) or traced.space.within(...)",
+            where="space",
+            kind="foreign_space",
+        )
+    return space
+
+
+def _possible(domain: SkipDomain, space: SearchSpace) -> SkipDomain:
+    """The skips of the base, and those others that some legal vector opens."""
+    opened = {(slot.skip.source, slot.skip.target) for slot in space.slots if slot.skip is not None and 1 in slot.legal}
+
+    def kept(pairs: Collection[SkipCandidate]) -> tuple[SkipCandidate, ...]:
+        return tuple(c for c in pairs if c.skip.base or (c.skip.source, c.skip.target) in opened)
+
+    junctions = [replace(junction, candidates=kept(junction.candidates)) for junction in domain.junctions]
+    return replace(domain, junctions=tuple(junction for junction in junctions if junction.candidates))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from torch import fx
@@ -40,7 +40,8 @@ class Traced:
     def architecture(self, vector: Sequence[int], **known: Any) -> Architecture:
         """An :class:`Architecture` of this model with ``vector``; ``known`` fills its other fields.
 
-        In a space with the skip domain the vector holds both, and the architecture has operators and skips apart.
+        In a space with the skip domain the vector holds both, and the architecture has operators and skips apart. It
+        is bound to the model, not to a narrower space that this trace may have (``restrict``).
 
         Raises:
             UsageError: The vector is not legal, or the model was not given by a reference.
@@ -51,12 +52,13 @@ class Traced:
                 "an architecture names its model: trace it with reference='file.py' or another reference",
                 kind="no_reference",
             )
+        whole = _unrestricted(self.space)
         return Architecture(
             model=self.model,
             **self.space.describe(checked),
             input=self.input,
-            fingerprint=self.space.fingerprint(),
-            sites=tuple(self.space.lines()),
+            fingerprint=whole.fingerprint(),
+            sites=tuple(whole.lines()),
             **self.options.of_space(),
             **known,
         )
@@ -137,3 +139,13 @@ class Traced:
             "possible": possible,
             "impossible": [{"skip": list(pair), "reason": reason} for pair, reason in skips.impossible.items()],
         }
+
+
+def _unrestricted(space: SearchSpace) -> SearchSpace:
+    """The space as it was traced: what a slot does not refuse is legal there."""
+    everywhere = range(len(space.operators))
+    slots = (
+        slot if slot.skip is not None else replace(slot, legal=tuple(k for k in everywhere if k not in slot.refused))
+        for slot in space.slots
+    )
+    return replace(space, slots=tuple(slots))

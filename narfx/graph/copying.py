@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from narfx.graph.order import sort_like
+
 __all__ = ["copy_module", "copy_structure", "copy_to_meta"]
 
 M = TypeVar("M", bound=nn.Module)
@@ -92,12 +94,13 @@ def _copy_any(value: Any, memo: Memo) -> Any:
 
 
 def _keep_names(module: nn.Module, copied: nn.Module, memo: Memo) -> None:
-    """Another name of a part that the graph uses, which torch's own copy leaves out."""
+    """Another name of a part that the graph uses, which torch's own copy leaves out, in its place in the order."""
     for kind in ("_modules", "_parameters", "_buffers"):
         own = copied.__dict__[kind]
         for name, value in module.__dict__[kind].items():
             if name not in own:
                 own[name] = _copy_any(value, memo)
+        sort_like(own, module.__dict__[kind])
 
 
 def _copy_part(module: nn.Module, memo: Memo) -> nn.Module:

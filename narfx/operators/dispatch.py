@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+import operator
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from functools import reduce
+from itertools import repeat
 from typing import Any
 
 from torch import Tensor, nn
 
-__all__ = ["Dispatch", "Shortcut", "SkipGate"]
+__all__ = ["Dispatch", "Shortcut", "SkipGate", "Weight", "Weights"]
 
 Pair = tuple[int, int]
+Weight = Tensor | float
+"""The weight of a choice in a mixture: a number, or a tensor without axes, to which gradients flow."""
+
+Watcher = Callable[[Tensor, Tensor], None]
+
+
+class Weights(tuple[Weight, ...]):
+    """The weights of a mixture. A copy of a network shares them: torch copies no tensor that was computed."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Weights:
+        return self
 
 
 class Dispatch(nn.Module):
@@ -21,51 +35,83 @@ class Dispatch(nn.Module):
     weighted one, give the weighted sum of the candidates' outputs.
 
     An operator of the user's own that fails in a call is a ``UsageError`` that names it and the ``site``.
+
+    Args:
+        candidates: The operators that may be selected; the first is.
+        slot: The index of the slot whose choice this follows.
+        site: The module path at which it stands.
+        apart: Whether a mixture is given as the list of its outputs, without weights, to a Dispatch of norms, which
+            maps each by the norm of its operator and adds them up: sum of w·norm(op(x)), not norm of a sum.
     """
 
     narfx_leaf = True
 
-    def __init__(self, candidates: Mapping[str, nn.Module], *, slot: int = 0, site: str = "a site") -> None:
+    def __init__(
+        self, candidates: Mapping[str, nn.Module], *, slot: int = 0, site: str = "a site", apart: bool = False
+    ) -> None:
         super().__init__()
-        self.slot, self.site = slot, site
+        self.slot, self.site, self.apart = slot, site, apart
         self.candidates = nn.ModuleDict(candidates)
-        self._selection: tuple[tuple[str, Tensor | float | None], ...] = ((next(iter(candidates)), None),)
+        self._watchers: tuple[Watcher, ...] = ()
+        self.select(next(iter(candidates)))
 
     @property
     def selected(self) -> tuple[str, ...]:
         """The names of the candidates that a call computes."""
-        return tuple(name for name, _ in self._selection)
+        return self._names
 
-    @property
-    def chosen(self) -> nn.Module:
-        """The one candidate selected; ``ValueError`` for a mixture."""
-        if len(self._selection) != 1 or self._selection[0][1] is not None:
-            raise ValueError(f"a mixture of {', '.join(self.selected)} is selected, not one operator")
-        return self.candidates[self._selection[0][0]]
-
-    def select(self, *names: str, weights: Sequence[Tensor | float] | None = None) -> None:
+    def select(self, *names: str, weights: Sequence[Weight] | None = None) -> None:
         """Select one operator, or a mixture with one scalar weight a name; ``KeyError`` for an unknown name."""
         for name in names:
             if name not in self.candidates:
                 raise KeyError(f"no candidate {name!r} here: there are {', '.join(self.candidates)}")
         if not names or (weights is None and len(names) > 1) or (weights is not None and len(weights) != len(names)):
             raise ValueError("select one name, or several with one weight each")
-        scales: Sequence[Tensor | float | None] = [None] if weights is None else weights
-        self._selection = tuple(zip(names, scales, strict=True))
+        self._names, self._weights = names, None if weights is None else Weights(weights)
+        self._choose_way()
 
-    def forward(self, input: Tensor) -> Tensor:
+    def watch(self, watcher: Watcher) -> Callable[[], None]:
+        """Give ``watcher`` the input and the output of each call, until the function that this returns is called."""
+        self._watchers += (watcher,)
+        self._choose_way()
+
+        def stop() -> None:
+            self._watchers = tuple(other for other in self._watchers if other is not watcher)
+            self._choose_way()
+
+        return stop
+
+    def _choose_way(self) -> None:
+        """The one operator that a call is, where it is nothing more: the usual case costs one question."""
+        self._alone = self._names[0] if self._weights is None and not self._watchers else None
+
+    def forward(self, input: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         """Map (N, C, H, W) as the selected candidates do; called by keyword, ``input`` has a convolution's name."""
-        (name, weight), *rest = self._selection
-        first = self._call(name, input)
-        if weight is None:
-            return first
-        total = weight * first
-        for name, weight in rest:
-            assert weight is not None
-            total = total + weight * self._call(name, input)
+        if self._alone is not None:
+            return self._call(self._alone, input)
+        inputs = input if isinstance(input, list) else [input] * len(self._names)
+        outputs: Iterable[Tensor] = map(self._call, self._names, inputs)
+        if self.apart and self._weights is not None:
+            parts = list(outputs)
+            if self._watchers:
+                self._show(input, self._sum(parts))
+            return parts
+        total = self._sum(outputs)
+        self._show(input, total)
         return total
 
-    def _call(self, name: str, x: Tensor) -> Tensor:
+    def _sum(self, outputs: Iterable[Tensor]) -> Tensor:
+        if self._weights is None:
+            (only,) = outputs
+            return only
+        terms = (weight * output for weight, output in zip(self._weights, outputs, strict=True))
+        return reduce(operator.add, terms)
+
+    def _show(self, input: Any, output: Tensor) -> None:
+        for watcher in self._watchers:
+            watcher(input, output)
+
+    def _call(self, name: str, x: Any) -> Tensor:
         try:
             output: Tensor = self.candidates[name](x)
         except Exception as error:
@@ -93,6 +139,11 @@ class Shortcut(nn.Module):
     def __init__(self, branch: nn.Module, pair: Pair) -> None:
         super().__init__()
         self.branch, self.pair, self.open = branch, pair, True
+
+    @property
+    def opened(self) -> tuple[Pair, ...]:
+        """The skip, where it is open."""
+        return (self.pair,) if self.open else ()
 
     def select(self, opened: Collection[Pair]) -> None:
         """Open the skip if it is among these, else close it."""
@@ -134,13 +185,17 @@ class SkipGate(nn.Module):
         """The skips that a call adds, in order."""
         return tuple(self.pairs[index] for index, _ in self._open)
 
-    def select(self, opened: Collection[Pair]) -> None:
-        """Open these of the gate's skips and close the others; pairs of other gates are no matter."""
+    def select(self, opened: Collection[Pair], weights: Mapping[Pair, Weight] | None = None) -> None:
+        """Open these of the gate's skips and close the others; pairs of other gates are no matter.
+
+        With ``weights`` each open skip is multiplied by its own before it is added.
+        """
         self._open = tuple(
             (index, _key(pair) if _key(pair) in self.projections else None)
             for index, pair in enumerate(self.pairs)
             if pair in opened
         )
+        self._weights = None if weights is None else Weights(weights[pair] for pair in self.opened)
 
     def projection(self, pair: Pair) -> nn.Module | None:
         """The 1x1 convolution and BatchNorm of a skip, where it has one of the supernet's own."""
@@ -148,10 +203,11 @@ class SkipGate(nn.Module):
 
     def forward(self, x: Tensor, *sources: Tensor | None) -> Tensor:
         """Add the open skips to ``x``; there is one source a pair, each of them (N, C, H, W)."""
-        for index, key in self._open:
+        for (index, key), weight in zip(self._open, self._weights or repeat(None), strict=False):
             source = sources[index]
             assert source is not None  # a shortcut is open when its skip is
-            x = x + (source if key is None else self.projections[key](source))
+            skip = source if key is None else self.projections[key](source)
+            x = x + (skip if weight is None else weight * skip)
         return x
 
     def extra_repr(self) -> str:

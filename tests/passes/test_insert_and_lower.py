@@ -73,7 +73,7 @@ def test_every_vector_runs_and_lowers_to_the_same_function(make: Callable[[], nn
 def test_the_zero_vector_gives_code_keys_and_weights_back(make: Callable[[], nn.Module]) -> None:
     model = settled(make())
     found = traced(model)
-    lowered = Lower()(inserted(found)).graph_module
+    lowered = Lower(found.space, found.space.base)(inserted(found)).graph_module
     assert lowered.code == found.graph_module.code
     assert list(lowered.state_dict()) == list(model.state_dict())
     assert all(torch.equal(value, model.state_dict()[key]) for key, value in lowered.state_dict().items())
@@ -111,9 +111,10 @@ def test_a_second_run_changes_nothing(make: Callable[[], nn.Module]) -> None:
     assert second.graph_module is first.graph_module
     assert second.graph_module.code == code
     assert dict(second.graph_module.named_modules()) == modules
-    lowered = Lower()(second)
+    lower = Lower(found.space, found.space.base)
+    lowered = lower(second)
     assert lowered.modified
-    again = Lower()(lowered)
+    again = lower(lowered)
     assert not again.modified
     assert again.graph_module is lowered.graph_module
 
@@ -122,10 +123,12 @@ def test_a_second_run_changes_nothing(make: Callable[[], nn.Module]) -> None:
 def test_both_passes_run_in_the_pass_manager_of_torch(make: Callable[[], nn.Module]) -> None:
     model, x = settled(make()), images(2, *SHAPE)
     found = traced(model)
-    manager = PassManager([InsertDispatch(found.space.slots, found.space.operators), Lower()])
-    result = manager(copy.deepcopy(found.graph_module))
-    assert result.modified
-    assert torch.equal(result.graph_module(x), model(x))
+    insert = InsertDispatch(found.space.slots, found.space.operators)
+    for vector in (found.space.base, tuple(slot.legal[-1] for slot in found.space.slots)):
+        result = PassManager([insert, Lower(found.space, vector)])(copy.deepcopy(found.graph_module))
+        assert result.modified
+        assert torch.equal(result.graph_module(x), narfx.lower(Supernet(found), vector)(x))
+        assert torch.equal(result.graph_module(x), model(x)) == (vector == found.space.base)
 
 
 def test_the_graph_stays_well_formed_and_the_node_keeps_its_target() -> None:
@@ -227,23 +230,34 @@ def test_untouched_sites_keep_their_keys() -> None:
     assert own - keys == {"body.0.depthwise.weight", "body.0.pointwise.weight"}
 
 
-def test_a_mixture_cannot_be_lowered() -> None:
-    graph_module = inserted(traced(settled(Chain(1))))
+def test_lowering_neither_reads_nor_changes_what_a_dispatch_has_selected() -> None:
+    found, x = traced(settled(Chain(1))), images(2, *SHAPE)
+    graph_module = inserted(found)
     (dispatch,) = dispatches(graph_module).values()
-    dispatch.select("base", "dwsep3x3", weights=[0.5, 0.5])
-    with pytest.raises(ValueError, match=r"base, dwsep3x3 is selected") as caught:
-        Lower()(graph_module)
-    assert caught.value.__notes__ == ["in the pass Lower"]
-    dispatch.select("dwsep3x3", weights=[2.0])
-    with pytest.raises(ValueError, match="mixture"):
-        Lower()(graph_module)
+    expected = [Lower(found.space, (entry,))(graph_module).graph_module(x) for entry in range(4)]
+    assert torch.equal(expected[0], found.graph_module(x))
+    for names, weights in ((("base", "dwsep3x3"), [0.5, 0.5]), (("dwsep3x3",), [2.0]), (("avgpool3x3",), None)):
+        dispatch.select(*names, weights=weights)
+        before = graph_module(x)
+        for entry in range(4):
+            assert torch.equal(Lower(found.space, (entry,))(graph_module).graph_module(x), expected[entry])
+        assert dispatch.selected == names
+        assert torch.equal(graph_module(x), before)
+
+
+def test_a_vector_that_is_not_legal_is_refused_before_anything_is_lowered() -> None:
+    found = traced(settled(Chain(1)))
+    for wrong, kind in (((4,), "vector_index"), ((0, 0), "vector_length")):
+        with pytest.raises(UsageError) as caught:
+            Lower(found.space, wrong)
+        assert caught.value.kind == kind
 
 
 def test_a_dispatch_computes_what_is_selected() -> None:
     graph_module, x = inserted(traced(settled(Chain(1)))), images(2, 8, 6, 6)
     (dispatch,) = dispatches(graph_module).values()
     one, two = dispatch.candidates["base"], dispatch.candidates["avgpool3x3"]
-    assert (dispatch.selected, dispatch.chosen) == (("base",), one)
+    assert dispatch.selected == ("base",)
     assert torch.equal(dispatch(x), one(x))
     dispatch.select("base", "avgpool3x3", weights=[0.25, torch.tensor(0.75)])
     assert torch.allclose(dispatch(x), 0.25 * one(x) + 0.75 * two(x))
@@ -447,7 +461,7 @@ def test_lifted_and_written_again_each_node_has_its_meta_and_type() -> None:
     ):
         lifted = lift(copy.deepcopy(given)).graph_module
         assert all(node.meta["mine"] for node in lifted.graph.nodes)
-        restore = RestoreFunctional() if isinstance(lift, LiftFunctional) else Lower()
+        restore = RestoreFunctional() if isinstance(lift, LiftFunctional) else Lower(found.space, found.space.base)
         assert told(restore(copy.deepcopy(lifted)).graph_module) == before
         assert told(restore(lifted).graph_module) == before
 

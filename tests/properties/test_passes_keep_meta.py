@@ -17,7 +17,7 @@ import narfx
 from narfx.compiler.traced import Traced
 from narfx.errors import NarfxError
 from narfx.graph.tracing import trace_graph
-from narfx.operators.dispatch import Dispatch, Shortcut, SkipGate
+from narfx.operators.dispatch import Shortcut
 from narfx.passes import InsertDispatch, InsertSkips, LiftDropout, LiftFunctional, Lower, Pass, RestoreFunctional
 from narfx.passes.lift_functional import read_functional
 
@@ -38,17 +38,6 @@ def check(run: Pass, given: GraphModule) -> GraphModule:
     return result
 
 
-def choose(graph_module: GraphModule, traced: Traced, data: st.DataObject) -> None:
-    """Set an inserted graph to a vector that is drawn."""
-    vector = tuple(data.draw(st.sampled_from(slot.legal)) for slot in traced.space.slots)
-    opened = traced.space.split(vector)[1] or ()
-    for part in graph_module.modules():
-        if isinstance(part, Dispatch):
-            part.select(traced.space.operators[vector[part.slot]])
-        elif isinstance(part, (Shortcut, SkipGate)):
-            part.select(set(opened))
-
-
 def check_passes(network: nn.Module, traced: Traced, data: st.DataObject) -> None:
     ours, other = (trace_graph(network, training=training).graph_module for training in (False, True))
     check(LiftDropout(other.graph), ours)
@@ -59,9 +48,9 @@ def check_passes(network: nn.Module, traced: Traced, data: st.DataObject) -> Non
         inserted = check(InsertSkips(traced.skips), inserted)
     slots = [slot for slot in traced.space.slots if slot.skip is None]
     inserted = check(InsertDispatch(slots, traced.space.operators), inserted)
-    check(Lower(), inserted)
-    choose(inserted, traced, data)
-    check(Lower(), inserted)
+    check(Lower(traced.space, traced.space.base), inserted)
+    vector = tuple(data.draw(st.sampled_from(slot.legal)) for slot in traced.space.slots)
+    check(Lower(traced.space, vector), inserted)
 
 
 def trace(network: nn.Module, side: int, *, skips: bool) -> Traced | None:

@@ -200,7 +200,7 @@ def check_laws(network: nn.Module, data: st.DataObject) -> None:
     unchanged = narfx.lower(net, space.base)
     assert unchanged.code == traced.graph_module.code
     assert set(unchanged.state_dict()) == set(traced.graph_module.state_dict())
-    assert not Lower()(unchanged).modified
+    assert not Lower(space, space.base)(unchanged).modified
 
     base = copy.deepcopy(traced.graph_module).train()
     before = copy.deepcopy(net.state_dict())

@@ -1,0 +1,71 @@
+"""The inputs and outputs of the operators at some slots, recorded by the dispatch nodes themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import NamedTuple
+
+from torch import Tensor
+
+from narfx.errors import UsageError
+from narfx.operators.dispatch import Dispatch
+from narfx.space.records import Site
+from narfx.space.space import SearchSpace
+from narfx.support.text import count
+
+__all__ = ["Feature", "check_slots", "recorded"]
+
+
+class Feature(NamedTuple):
+    """What went into the operator at one call site and what came out of it, each (N, C, H, W)."""
+
+    input: Tensor
+    output: Tensor
+
+
+def check_slots(space: SearchSpace, slots: Iterable[int]) -> dict[int, tuple[Site, ...]]:
+    """The call sites of these slots.
+
+    Raises:
+        UsageError: There is no such slot, or it is a skip.
+    """
+    wanted: dict[int, tuple[Site, ...]] = {}
+    for index in slots:
+        if not isinstance(index, int) or not 0 <= index < len(space):
+            raise UsageError(
+                f"there is no slot {index!r}: the space has {count(len(space), 'slot')}", kind="unknown_slot"
+            )
+        if not space.slots[index].sites:
+            raise UsageError(
+                f"slot {index} ({space.slots[index].name}) has no features, only the slots of operators have them",
+                kind="no_features",
+            )
+        wanted[index] = space.slots[index].sites
+    return wanted
+
+
+@contextmanager
+def recorded(
+    dispatches: Sequence[Sequence[Dispatch]], wanted: Mapping[int, tuple[Site, ...]]
+) -> Iterator[dict[int, dict[str, Feature]]]:
+    """What the dispatch nodes of the wanted slots take and give inside the context; a later forward replaces it."""
+    seen: dict[int, dict[str, Feature]] = {index: {} for index in wanted}
+    with ExitStack() as stack:
+        for index, sites in wanted.items():
+            for dispatch in dispatches[index]:
+                names = [site.name for site in sites if site.target == dispatch.site]
+                if names:  # norms stand in the same slot
+                    stack.callback(dispatch.watch(_Recorder(names, seen[index])))
+        yield seen
+
+
+class _Recorder:
+    """Writes down the calls of one module, each under the name of its site, in the order of the graph."""
+
+    def __init__(self, names: Sequence[str], seen: dict[str, Feature]) -> None:
+        self.names, self.seen, self.calls = names, seen, 0
+
+    def __call__(self, input: Tensor, output: Tensor) -> None:
+        self.seen[self.names[self.calls % len(self.names)]] = Feature(input.clone(), output.clone())
+        self.calls += 1
