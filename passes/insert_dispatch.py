@@ -53,7 +53,7 @@ class InsertDispatch(Pass):
                 conv = graph_module.get_submodule(site.target)
                 if isinstance(conv, Dispatch):
                     continue
-                assert isinstance(conv, nn.Conv2d)
+                assert isinstance(site, Site) and isinstance(conv, nn.Conv2d)
                 plain = _plain(site, conv)
                 candidates = {name: conv if name == "base" else _candidate(name, site, plain) for name in names}
                 dispatch = Dispatch(candidates, slot=index, site=site.target)

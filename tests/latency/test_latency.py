@@ -81,7 +81,7 @@ def known(
     return LatencyTable(
         setting=SETTING,
         operators={each.key: base if each.operator == "base" else light for each in found.values()},
-        networks={key: uniform if k else whole for k, (key, _) in networks(traced, found).items()},
+        networks={key: whole if name == "base" else uniform for name, (key, _) in networks(traced, found).items()},
     )
 
 
@@ -400,8 +400,8 @@ def test_a_search_bound_by_latency_alone_compares_at_equal_latency(run: Run, tmp
 
 def test_the_network_key_follows_the_graph_not_the_weights(traced: Traced) -> None:
     found = probes(traced.space)
-    key = networks(traced, found)[0][0]
+    key = networks(traced, found)["base"][0]
     with torch.no_grad():
         next(traced.graph_module.parameters()).add_(1)
-    assert networks(traced, found)[0][0] == key
-    assert networks(replace(traced, input=(1, 9, 9)), found)[0][0] != key
+    assert networks(traced, found)["base"][0] == key
+    assert networks(replace(traced, input=(1, 9, 9)), found)["base"][0] != key
