@@ -46,7 +46,8 @@ def probes(space: SearchSpace) -> dict[tuple[str, str], Probe]:
         for site in slot.sites:
             if not isinstance(site, Site):
                 raise UsageError(
-                    f"latency is measured for convolutions, and {site.name} is a {site.kind}: bound macs or params",
+                    f"latency is measured for convolutions only, and {site.name} is of kind {site.kind}: "
+                    "bound macs or params",
                     where=site.name,
                     kind="latency_site",
                 )

@@ -34,11 +34,11 @@ def assigned_rewards(
     Returns:
         ``operators``: a row for each slot that is no skip, a number for each choice (0 where it is not legal).
         ``skips``, where there are any: their ``targets``, and for each of these what is assigned to ``open``, one
-        number a source in ascending order; what is assigned to closed is the lot's mean reward less that. ``variance``: of the assigned rewards of either
-        part the ``mean`` over all choices and their variances, over the ``samples`` of the lot (of one decision's
-        choice, then the mean over all) and over ``depth`` (of one choice over the slots, or over the targets after
-        the mean over sources; then the mean over choices). ``advantage_variance``: the same with R − ``baseline`` in
-        place of R.
+        number a source in ascending order; what is assigned to closed is the lot's mean reward less that.
+        ``variance``: of the assigned rewards of either part the ``mean`` over all choices and their variances, over
+        the ``samples`` of the lot (of one decision's choice, then the mean over all) and over ``depth`` (of one choice
+        over the slots, or over the targets after the mean over sources; then the mean over choices).
+        ``advantage_variance``: the same with R − ``baseline`` in place of R.
     """
     chosen, told = np.array(vectors), np.array(rewards, dtype=float)
     slots = parts(space)
