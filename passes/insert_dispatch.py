@@ -56,7 +56,7 @@ class InsertDispatch(Pass):
                 conv = graph_module.get_submodule(site.target)
                 if isinstance(conv, Dispatch):
                     continue
-                assert isinstance(conv, nn.Conv2d)
+                assert isinstance(site, Site) and isinstance(conv, nn.Conv2d)
                 plain = _plain(site, conv)
                 candidates = {name: conv if name == "base" else _candidate(name, site, plain) for name in names}
                 norm = _own_norm(graph_module, site.target, calls) if self.separate_norms else None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,19 +37,18 @@ def _table(*columns: str, title: str | None = None) -> Table:
 
 def trace(report: Mapping[str, Any], console: Console) -> None:
     """Sites, what was left out and why, and the range of costs."""
-    index = {name: str(number) for number, name in enumerate(report["operators"])}
     table = _table("site", "slot", "kind", "channels", "stride", "output", "params", "MACs", "operators")
     for site in report["sites"]:
         table.add_row(
             site["name"],
             str(site["slot"]),
             site["kind"],
-            f"{site['in_channels']}→{site['out_channels']}" + (f"/{site['groups']}" if site["groups"] > 1 else ""),
-            "x".join(map(str, site["stride"])),
+            _channels(site),
+            "x".join(map(str, site.get("stride", ()))),
             "x".join(map(str, site["output_shape"])),
-            _count(site["params"]),
-            _millions(site["macs"]),
-            " ".join(index[name] for name in site["candidates"]),
+            "" if site["params"] is None else _count(site["params"]),
+            "" if site["macs"] is None else _millions(site["macs"]),
+            _candidates(site, report["operators"]),
         )
     console.print(table)
     if report["skipped"]:
@@ -86,12 +85,33 @@ def trace(report: Mapping[str, Any], console: Console) -> None:
     )
 
 
+def _channels(site: Mapping[str, Any]) -> str:
+    if "in_channels" not in site:
+        return f"{'+'.join(str(shape[0]) for shape in site['input_shapes'])}→{site['output_shape'][0]}"
+    return f"{site['in_channels']}→{site['out_channels']}" + (f"/{site['groups']}" if site["groups"] > 1 else "")
+
+
+def _candidates(site: Mapping[str, Any], operators: Sequence[str]) -> str:
+    """The entries that a vector may have here, each with its name where the legend does not have it."""
+    own = site.get("choices")
+    entries = ((own or operators).index(name) for name in site["candidates"])
+    return " ".join(str(k) if own is None else f"{k} {own[k]}" for k in entries)
+
+
 def _latency(report: Mapping[str, Any], console: Console) -> None:
     """Milliseconds of each operator at each slot, and predictions beside whole networks where they were measured."""
+    own = [slot for slot in report["slots"] if "choices" in slot]
     table = _table("latency, ms", *report["operators"], title="")
     for slot in report["slots"]:
-        table.add_row(slot["name"], *("" if ms is None else f"{ms:.4f}" for ms in slot["milliseconds"]))
-    console.print(table)
+        if slot not in own:
+            table.add_row(slot["name"], *("" if ms is None else f"{ms:.4f}" for ms in slot["milliseconds"]))
+    if table.rows or not own:
+        console.print(table)
+    for slot in own:
+        table = _table(f"latency of {slot['name']}", "ms", title="")
+        for name, ms in zip(slot["choices"], slot["milliseconds"], strict=True):
+            table.add_row(name, "" if ms is None else f"{ms:.4f}")
+        console.print(table)
     console.print(
         f"\ntimed with threads {report['threads']}, batch {report['batch']}, {report['provider']}, onnxruntime "
         f"{report['onnxruntime']} on {report['cpu']}; {report['measured']} measured now, {report['reused']} known",

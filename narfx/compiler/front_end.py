@@ -101,7 +101,9 @@ def trace(
         if len(slot.legal) > 1:
             slots.append(slot)
             continue
-        reasons = "; ".join(f"{operators[k]}: {why}" for k, why in slot.refused.items()) or "there is no other operator"
+        reasons = (
+            "; ".join(f"{slot.choices[k]}: {why}" for k, why in slot.refused.items()) or "there is no other operator"
+        )
         skipped += [
             Skipped(site.name, "no_candidate", f"no operator may stand here ({reasons})", site.where) for site in sites
         ]

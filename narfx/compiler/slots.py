@@ -76,7 +76,8 @@ def operator_slot(name: str, sites: Sequence[Site], operators: Sequence[str], ma
         for metric, value in total.items():
             costs[metric].append(int(value))
     legal = tuple(index for index in range(len(operators)) if index not in refused)
-    return Slot(name, tuple(sites), legal, refused, {metric: tuple(values) for metric, values in costs.items()})
+    known = {metric: tuple(values) for metric, values in costs.items()}
+    return Slot(name, tuple(sites), legal, refused, known, choices=tuple(operators))
 
 
 def skip_slot(candidate: SkipCandidate) -> Slot:
@@ -87,7 +88,7 @@ def skip_slot(candidate: SkipCandidate) -> Slot:
         return (number, 0) if skip.base else (0, number)
 
     known = {"params": costs(candidate.params), "macs": costs(candidate.macs)}
-    return Slot(f"skip {skip.source}->{skip.target}", (), (0, 1), {}, known, skip)
+    return Slot(f"skip {skip.source}->{skip.target}", (), (0, 1), {}, known, skip, choices=skip.choices)
 
 
 def fixed_cost(cost: GraphCost, slots: Sequence[Slot]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from narfx.errors import NothingToRefineError, UsageError
 from narfx.operators import operator_cost
 from narfx.passes.skips import SkipDomain
 from narfx.space.architecture import Architecture, SpaceOptions
-from narfx.space.records import Skipped
+from narfx.space.records import Site, Skipped
 from narfx.space.space import SearchSpace
 
 __all__ = ["Traced"]
@@ -80,22 +80,16 @@ class Traced:
         sites = []
         for site in self.space.sites:
             slot = self.space.slots[slot_of[site.name]]
-            own = operator_cost(site, "base")
+            own = operator_cost(site, "base") if isinstance(site, Site) else {"params": site.own_params, "macs": None}
             sites.append(
                 {
                     "name": site.name,
                     "slot": slot_of[site.name],
-                    "kind": site.kind,
-                    "in_channels": site.in_channels,
-                    "out_channels": site.out_channels,
-                    "kernel": list(site.kernel),
-                    "stride": list(site.stride),
-                    "groups": site.groups,
-                    "input_shape": list(site.input_shape),
-                    "output_shape": list(site.output_shape),
+                    **site.geometry(),
                     "params": own["params"],
                     "macs": own["macs"],
-                    "candidates": [self.space.operators[k] for k in slot.legal],
+                    "candidates": [slot.choices[k] for k in slot.legal],
+                    **self.space.own_choices(slot),
                     "where": site.where,
                 }
             )

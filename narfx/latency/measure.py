@@ -17,11 +17,12 @@ from narfx.bundle.onnx.write import export_onnx
 from narfx.compiler.lowering import lower
 from narfx.compiler.supernet import Supernet
 from narfx.compiler.traced import Traced
+from narfx.errors import UsageError
 from narfx.graph.checks import check_values
 from narfx.latency.probe import Probe, probe
 from narfx.latency.table import LatencyTable, Setting
 from narfx.latency.timing import Call, in_calling_thread, open_call, time_calls
-from narfx.space.records import Site, Vector
+from narfx.space.records import AnySite, Site, Vector
 from narfx.space.space import SearchSpace
 
 __all__ = ["ROUNDS", "geometry", "measure", "networks", "open_network", "probes"]
@@ -29,41 +30,52 @@ __all__ = ["ROUNDS", "geometry", "measure", "networks", "open_network", "probes"
 ROUNDS = 200
 
 
-def geometry(site: Site, operator: str) -> tuple[str, str]:
+def geometry(site: AnySite, operator: str) -> tuple[str, str]:
     """What a latency depends on at a site: all of its signature but the name."""
     return site.signature().removeprefix(f"{site.name} "), operator
 
 
 def probes(space: SearchSpace) -> dict[tuple[str, str], Probe]:
-    """The probes of a space's legal operators by ``geometry``: each geometry's once."""
+    """The probes of a space's legal operators by ``geometry``: each geometry's once.
+
+    Raises:
+        UsageError: A site is no convolution, and narfx cannot time what stands there.
+    """
     found: dict[tuple[str, str], Probe] = {}
     for slot in space.slots:
         for site in slot.sites:
-            for name in (space.operators[k] for k in slot.legal):
+            if not isinstance(site, Site):
+                raise UsageError(
+                    f"latency is measured for convolutions only, and {site.name} is of kind {site.kind}: "
+                    "bound macs or params",
+                    where=site.name,
+                    kind="latency_site",
+                )
+            for name in (slot.choices[k] for k in slot.legal):
                 if geometry(site, name) not in found:
                     found[geometry(site, name)] = probe(site, name)
     return found
 
 
-def networks(traced: Traced, known: Mapping[tuple[str, str], Probe]) -> dict[int, tuple[str, Vector]]:
+def networks(traced: Traced, known: Mapping[tuple[str, str], Probe]) -> dict[str, tuple[str, Vector]]:
     """The networks that are timed whole, by operator: the base, and for each operator that has it wherever it may be.
 
     Each comes with a key: a hash of the base's graph and shapes and of what was swapped, weights left aside.
     """
     space, graph = traced.space, _graph_text(traced)
 
-    def entry(k: int) -> tuple[str, Vector]:
-        vector = tuple(k if slot.skip is None and k in slot.legal else 0 for slot in space.slots)
+    def entry(name: str) -> tuple[str, Vector]:
+        vector = tuple(offered.get(name, 0) for offered in others)
         swapped = [
-            f"{site.name} {known[geometry(site, space.operators[k])].key}"
+            f"{site.name} {known[geometry(site, name)].key}"
             for slot, here in zip(space.slots, vector, strict=True)
             for site in slot.sites
             if here
         ]
         return hashlib.sha256("\n".join([graph, *swapped]).encode()).hexdigest()[:16], vector
 
-    everywhere = {k for slot in space.slots if slot.skip is None for k in slot.legal}
-    return {k: entry(k) for k in sorted(everywhere | {0})}
+    others = [{slot.choices[k]: k for k in slot.legal if k} if slot.sites else {} for slot in space.slots]
+    return {name: entry(name) for name in dict.fromkeys(["base", *(name for offered in others for name in offered)])}
 
 
 def open_network(network: nn.Module, traced: Traced, setting: Setting, path: Path) -> Call:

@@ -119,18 +119,18 @@ def with_latency(traced: Traced, table: LatencyTable) -> Traced:
     space = traced.space
     alone = _alone(space, table)
     base = [costs[0] for costs in alone]
-    whole = {k: (table.networks[key], vector) for k, (key, vector) in networks(traced, probes(space)).items()}
+    whole = [(table.networks[key], vector) for key, vector in networks(traced, probes(space)).values()]
     fixed = max(whole[0][0] - sum(base), 0.0)
     costs = [list(row) for row in alone]
-    for k, (milliseconds, vector) in whole.items():
-        places = [index for index, entry in enumerate(vector) if entry and k]
+    for milliseconds, vector in whole:
+        swapped = {index: entry for index, entry in enumerate(vector) if entry}
         predicted = fixed + sum(alone[index][entry] for index, entry in enumerate(vector))
         # What is missing goes by the base operators' times; what is too much is taken from the operator's own, so
         # that none becomes negative.
-        parts = {index: base[index] if milliseconds > predicted else alone[index][k] for index in places}
-        for index, part in parts.items():
-            share = part / sum(parts.values()) if any(parts.values()) else 1 / len(parts)
-            costs[index][k] = max(alone[index][k] + (milliseconds - predicted) * share, 0.0)
+        parts = {i: base[i] if milliseconds > predicted else alone[i][entry] for i, entry in swapped.items()}
+        for i, entry in swapped.items():
+            share = parts[i] / sum(parts.values()) if any(parts.values()) else 1 / len(parts)
+            costs[i][entry] = max(alone[i][entry] + (milliseconds - predicted) * share, 0.0)
     notes = list(traced.notes)
     if sum(base) > whole[0][0]:
         notes.append(
@@ -151,14 +151,14 @@ def _needed(traced: Traced) -> dict[str, Probe | Vector]:
 
 
 def _alone(space: SearchSpace, table: LatencyTable) -> list[list[float]]:
-    """Each slot's costs by choice as its operators were timed by themselves; 0 where one is not legal."""
+    """Each slot's costs by choice as its operators were timed by themselves; 0 without sites or where not legal."""
     found = probes(space)
     return [
         [
-            sum(table.operators[found[geometry(site, space.operators[k])].key] for site in slot.sites)
-            if slot.skip is None and k in slot.legal
+            sum((table.operators[found[geometry(site, name)].key] for site in slot.sites), 0.0)
+            if k in slot.legal
             else 0.0
-            for k in range(len(next(iter(slot.costs.values()))))
+            for k, name in enumerate(slot.choices)
         ]
         for slot in space.slots
     ]

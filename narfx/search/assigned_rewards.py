@@ -32,13 +32,13 @@ def assigned_rewards(
     """Equations 6 to 8 of one lot, in plain numbers of five digits.
 
     Returns:
-        ``operators``: a row a slot, a number an operator (0 where it is not legal). ``skips``, where there are any:
-        their ``targets``, and for each of these what is assigned to ``open``, one number a source in ascending order;
-        what is assigned to closed is the lot's mean reward less that. ``variance``: of the assigned rewards of either
-        part the ``mean`` over all choices and their variances, over the ``samples`` of the lot (of one decision's
-        choice, then the mean over all) and over ``depth`` (of one choice over the slots, or over the targets after
-        the mean over sources; then the mean over choices). ``advantage_variance``: the same with R − ``baseline`` in
-        place of R.
+        ``operators``: a row for each slot that is no skip, a number for each choice (0 where it is not legal).
+        ``skips``, where there are any: their ``targets``, and for each of these what is assigned to ``open``, one
+        number a source in ascending order; what is assigned to closed is the lot's mean reward less that.
+        ``variance``: of the assigned rewards of either part the ``mean`` over all choices and their variances, over
+        the ``samples`` of the lot (of one decision's choice, then the mean over all) and over ``depth`` (of one choice
+        over the slots, or over the targets after the mean over sources; then the mean over choices).
+        ``advantage_variance``: the same with R − ``baseline`` in place of R.
     """
     chosen, told = np.array(vectors), np.array(rewards, dtype=float)
     slots = parts(space)
@@ -61,8 +61,8 @@ def assigned_rewards(
 
 
 def _operators(space: SearchSpace, slots: Sequence[int], chosen: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Floats]:
-    """What is legal, ``(slots, operators)``, and what each sample takes, ``(n, slots, operators)``."""
-    choices = np.arange(len(space.operators))
+    """What is legal, ``(slots, choices)``, and what each sample takes, ``(n, slots, choices)``."""
+    choices = np.arange(max((len(space.slots[index].choices) for index in slots), default=0))
     legal = np.array([[k in space.slots[index].legal for k in choices] for index in slots], dtype=bool)
     return legal, (chosen[:, list(slots), None] == choices).astype(float)
 

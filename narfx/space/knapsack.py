@@ -26,11 +26,11 @@ def knapsack(
     by default only itself.
 
     Args:
-        slots: The slots, whose legal operators are the columns.
+        slots: The slots, whose legal choices are the columns.
         fixed: The cost of what no slot changes, by metric.
         bounds: The highest cost of the whole, by metric.
         fits: Whether a vector meets the bounds to the last bit: the solver keeps a bound to about 1e-6 only.
-        scores: What to minimise, by slot and operator; without them the cost, each metric over its largest entry.
+        scores: What to minimise, by slot and choice; without them the cost, each metric over its largest entry.
         most_shared: The most entries that two solutions may have in common, at most one less than there are slots.
     """
     import numpy as np

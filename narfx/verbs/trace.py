@@ -18,7 +18,7 @@ __all__ = ["trace_latency"]
 def trace_latency(
     traced: Traced, given: Mapping[str, Any], check: int | None, *, seed: int, reporter: Reporter
 ) -> dict[str, Any]:
-    """The trace's report with ``"latency"``: the setting, milliseconds by slot and operator, and the check.
+    """The trace's report with ``"latency"``: the setting, milliseconds by slot and choice, and the check.
 
     Args:
         traced: The trace.
@@ -56,12 +56,11 @@ def trace_latency(
         "slots": [
             {
                 "name": slot.name,
-                "milliseconds": [
-                    slot.costs["latency"][k] if k in slot.legal else None for k in range(len(space.operators))
-                ],
+                **space.own_choices(slot),
+                "milliseconds": [ms if k in slot.legal else None for k, ms in enumerate(slot.costs["latency"])],
             }
             for slot in space.slots
-            if slot.skip is None
+            if slot.sites
         ],
         "check": found.to_json() if found is not None else None,
     }

@@ -90,7 +90,7 @@ def test_an_operator_that_its_slot_refuses_is_named() -> None:
     model = settled(Chain())
     part(model, "body")[3] = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
     net = supernet(model)
-    with pytest.raises(UsageError, match=r"operator 2 \(maxpool3x3\) is not legal at slot 1 \(body.3\): pooling has"):
+    with pytest.raises(UsageError, match=r"entry 2 \(maxpool3x3\) is not legal at slot 1 \(body.3\): pooling has"):
         net.set_vector((0, 2))
 
 

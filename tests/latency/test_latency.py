@@ -31,7 +31,7 @@ from narfx.latency.table import LatencyFile, LatencyTable, Setting
 from narfx.latency.timing import cpu_model, open_call, time_calls
 from narfx.operators import Operator, operator_names, refusal, register_operator, unregister_operator
 from narfx.space.budget import Budget
-from narfx.space.records import Site
+from narfx.space.records import DeclaredSite, Site
 
 Run = Callable[..., tuple[int, str, str]]
 NET = """
@@ -81,7 +81,7 @@ def known(
     return LatencyTable(
         setting=SETTING,
         operators={each.key: base if each.operator == "base" else light for each in found.values()},
-        networks={key: uniform if k else whole for k, (key, _) in networks(traced, found).items()},
+        networks={key: whole if name == "base" else uniform for name, (key, _) in networks(traced, found).items()},
     )
 
 
@@ -186,6 +186,30 @@ def test_no_operator_costs_less_than_nothing(traced: Traced, uniform: float, pre
     space = with_latency(traced, table.model_copy(update={"networks": times})).space
     assert space.cost((1, 1))["latency"] == pytest.approx(predicted)
     assert min(slot.costs["latency"][1] for slot in space.slots) >= 0
+
+
+def test_operators_are_known_by_name_where_slots_have_lists_of_their_own(traced: Traced) -> None:
+    """The second slot has the first one's operators in another order, and none of them is mixed up."""
+    first, second = traced.space.slots
+    names = (first.choices[0], "avgpool3x3", first.choices[1])
+    costs = {metric: (row[0], 0.0, row[1]) for metric, row in second.costs.items()}
+    slots = (first, replace(second, choices=names, legal=(0, 2), costs=costs))
+    changed = replace(traced, space=replace(traced.space, slots=slots))
+    found = networks(changed, probes(changed.space))
+    assert {name: vector for name, (_, vector) in found.items()} == {"base": (0, 0), first.choices[1]: (1, 2)}
+    assert [key for key, _ in found.values()] == [key for key, _ in networks(traced, probes(traced.space)).values()]
+    space = with_latency(changed, known(changed)).space
+    plain = with_latency(traced, known(traced)).space
+    assert space.slots[0].costs["latency"] == plain.slots[0].costs["latency"]
+    assert [space.slots[1].costs["latency"][k] for k in (0, 2)] == [*plain.slots[1].costs["latency"]]
+
+
+def test_only_convolutions_are_timed(traced: Traced) -> None:
+    edge = DeclaredSite("cell.0", 0, "edge", ("none", "conv"), ((8, 8, 8),), (8, 8, 8))
+    slots = (replace(traced.space.slots[0], sites=(edge,)), *traced.space.slots[1:])
+    with pytest.raises(UsageError, match=r"cell\.0 is of kind edge") as caught:
+        probes(replace(traced.space, slots=slots))
+    assert caught.value.kind == "latency_site"
 
 
 def test_base_operators_that_take_longer_than_their_network_leave_nothing_fixed(traced: Traced) -> None:
@@ -400,8 +424,8 @@ def test_a_search_bound_by_latency_alone_compares_at_equal_latency(run: Run, tmp
 
 def test_the_network_key_follows_the_graph_not_the_weights(traced: Traced) -> None:
     found = probes(traced.space)
-    key = networks(traced, found)[0][0]
+    key = networks(traced, found)["base"][0]
     with torch.no_grad():
         next(traced.graph_module.parameters()).add_(1)
-    assert networks(traced, found)[0][0] == key
-    assert networks(replace(traced, input=(1, 9, 9)), found)[0][0] != key
+    assert networks(traced, found)["base"][0] == key
+    assert networks(replace(traced, input=(1, 9, 9)), found)["base"][0] != key

@@ -30,6 +30,7 @@ from narfx.operators import (
 )
 from narfx.operators.registry import origin
 from narfx.space.architecture import DEFAULT_OPERATORS, Architecture
+from narfx.space.records import Site
 from narfx.verbs.ops_test import CHECKS, try_operators
 
 Run = Callable[..., tuple[int, str, str]]
@@ -345,7 +346,9 @@ def test_a_builder_alone_is_enough() -> None:
     narfx.register_operator(narfx.Operator("mine", build))
     model = settled(Chain())
     traced = narfx.trace(model, input=(3, 8, 8), operators=("base", "mine"))
-    assert operator_cost(traced.space.sites[0], "mine") == {"params": 8 * 8 + 8, "macs": 8 * 8 * 64}
+    site = traced.space.sites[0]
+    assert isinstance(site, Site)
+    assert operator_cost(site, "mine") == {"params": 8 * 8 + 8, "macs": 8 * 8 * 64}
     torch.manual_seed(1)
     before = torch.get_rng_state()
     first = narfx.lower(narfx.Supernet(traced), (1, 1))

@@ -169,9 +169,10 @@ def test_metrics_say_what_the_policy_does() -> None:
 @pytest.mark.parametrize("prior", [0.15, 0.8])
 def test_the_prior_pulls_the_skips_where_rewards_say_nothing(prior: float) -> None:
     space = SearchSpace.uniform(6, 3, skips=True)
+    skips = [s.skip and Skip(s.skip.source, s.skip.target, i % 2 == 0) for i, s in enumerate(space.slots)]
     based = [
-        Slot(s.name, (), s.legal, {}, s.costs, s.skip and Skip(s.skip.source, s.skip.target, i % 2 == 0))
-        for i, s in enumerate(space.slots)
+        Slot(s.name, (), s.legal, {}, s.costs, skip, choices=skip.choices if skip else s.choices)
+        for s, skip in zip(space.slots, skips, strict=True)
     ]
     strategy = make_strategy("enas", SearchSpace(space.operators, tuple(based)), skip_prior=prior)
     first, *_, last = teach(strategy, 60, lambda vector: 0.0)
@@ -330,4 +331,4 @@ def test_an_entry_that_no_skip_has_is_refused() -> None:
     assert space.validate((0, 0, 0, 1)) == (0, 0, 0, 1)
     with pytest.raises(UsageError, match=r"entry 2 at slot 3 \(skip 1->3\)") as caught:
         make_strategy("enas", space).tell([Proposal((0, 0, 0, 2))], [Result(1.0)])
-    assert caught.value.kind == "vector_illegal"
+    assert caught.value.kind == "vector_index"

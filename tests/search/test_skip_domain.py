@@ -76,7 +76,7 @@ def test_a_vector_is_its_operators_and_its_skips(entries: list[int], bits: list[
     assert skips is not None and len(skips) == sum(bits) and space.join(operators, skips) == vector
     assert space.read(json.loads(json.dumps(space.describe(vector)))) == vector
     assert space.join(operators, None) == (*entries, *(0,) * 6)
-    for wrong, kind in (((*entries, *bits[1:], 2), "vector_illegal"), (entries, "vector_length")):
+    for wrong, kind in (((*entries, *bits[1:], 2), "vector_index"), (entries, "vector_length")):
         with pytest.raises(UsageError) as caught:
             space.validate([int(entry) for entry in wrong])
         assert caught.value.kind == kind and "skip" in str(caught.value)

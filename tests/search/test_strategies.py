@@ -34,9 +34,9 @@ TOOL = Path(__file__).parents[2] / "tools" / "strategy_tables.py"
 def two_bounds() -> SearchSpace:
     """Each bound leaves much, both leave little: what is cheap in one metric is dear in the other."""
     costs = {"macs": (3.0, 2.0, 0.0), "params": (0.0, 2.0, 3.0)}
-    space = SearchSpace(
-        ("base", "op1", "op2"), tuple(Slot(f"slot{i}", (), (0, 1, 2), {}, costs) for i in range(6)), {"macs": 1.0}
-    )
+    names = ("base", "op1", "op2")
+    slots = tuple(Slot(f"slot{i}", (), (0, 1, 2), {}, costs, choices=names) for i in range(6))
+    space = SearchSpace(names, slots, {"macs": 1.0})
     return space.within(Budget({"macs": 10.0, "params": 9.0}))
 
 
@@ -414,14 +414,13 @@ def spaces_and_prefixes(draw: st.DrawFn) -> tuple[SearchSpace, list[Vector]]:
     cost = draw(st.sampled_from([st.integers(0, 10**12), st.floats(0, 1, allow_subnormal=False), st.just(0.1)]))
     row = st.tuples(*[cost] * operators)
     legal = st.sets(st.integers(1, operators - 1)) if operators > 1 else st.just(set())
-    space = SearchSpace(
-        tuple(f"op{k}" for k in range(operators)),
-        tuple(
-            Slot(f"slot{i}", (), tuple(sorted({0} | draw(legal))), {}, {"macs": draw(row), "params": draw(row)})
-            for i in range(slots)
-        ),
-        {"macs": draw(cost)},
-    )
+    names = tuple(f"op{k}" for k in range(operators))
+
+    def one(index: int) -> Slot:
+        here, costs = tuple(sorted({0} | draw(legal))), {"macs": draw(row), "params": draw(row)}
+        return Slot(f"slot{index}", (), here, {}, costs, choices=names)
+
+    space = SearchSpace(names, tuple(one(index) for index in range(slots)), {"macs": draw(cost)})
     bounds = {m: space.least(m) + draw(st.floats(0, 1)) * (space.most(m) - space.least(m)) for m in ("macs", "params")}
     whole = [tuple(draw(st.sampled_from(slot.legal)) for slot in space.slots) for _ in range(3)]
     return replace(space, budget=Budget(bounds)), whole

@@ -183,13 +183,17 @@ def test_numbers_that_are_not_finite_are_refused(folder: Path, number: str) -> N
     [
         ({"vector": []}, "vector_length", "has 0 entries, but the model has 2 slots"),
         ({"vector": [0, 0, 0]}, "vector_length", "has 3 entries, but the model has 2 slots"),
-        ({"vector": [0, 4]}, "vector_index", "operator index 4 at slot 1 (two) is out of range: there are 4 operators"),
-        ({"vector": [-1, 0]}, "vector_index", "operator index -1 at slot 0 (one) is out of range"),
+        (
+            {"vector": [0, 4]},
+            "vector_index",
+            "entry 4 at slot 1 (two) is out of range: there are 4 choices, 0 base, 1 ",
+        ),
+        ({"vector": [-1, 0]}, "vector_index", "entry -1 at slot 0 (one) is out of range"),
         ({"vector": [10**30, 0]}, "vector_index", "is out of range"),
         (
             {"operators": ["base", "conv5x5", "dwsep3x3"], "vector": [2, 1]},
             "vector_illegal",
-            "operator 1 (conv5x5) is not legal at slot 1 (two): it has 1,608 parameters, more than 1 times",
+            "entry 1 (conv5x5) is not legal at slot 1 (two): it has 1,608 parameters, more than 1 times",
         ),
         ({"operators": ["base", "conv4x4"], "vector": [0, 0]}, "unknown_operator", "unknown operator 'conv4x4'"),
         ({"operators": [], "vector": [0, 0]}, "malformed_architecture", "starts with base"),

@@ -34,7 +34,7 @@ def site(name: str = "layer1.0.conv1", **changes: object) -> Site:
 def slot(name: str, legal: Sequence[int], macs: Sequence[float], params: Sequence[float] | None = None) -> Slot:
     costs = {"macs": tuple(macs), "params": tuple(params or macs)}
     refused = {k: "it has more parameters" for k in range(len(macs)) if k not in legal}
-    return Slot(name, (site(name),), tuple(legal), refused, costs)
+    return Slot(name, (site(name),), tuple(legal), refused, costs, choices=OPERATORS[: len(macs)])
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ class JointController(nn.Module):
         self.tanh_constant, self.temperature, self.bias_scale = tanh_constant, temperature, bias_scale
         rows = sum(isinstance(step, Operator) for step in self.steps)
         nodes = len(self.steps) - rows
-        choices = self.masks.operators
+        choices = self.masks.choices
         based = [slot.skip is not None and slot.skip.base for slot in space.slots]
         # Entry 0 is as the base has it: of a skip of the base, open.
         self.sign = torch.tensor([1.0 if base else -1.0 for base in based], dtype=torch.float64)
@@ -192,7 +192,7 @@ class JointController(nn.Module):
         before = torch.stack([anchors[source] for source in step.sources], 1) @ self.previous
         q = torch.tanh(before + (h @ self.current)[:, None]) @ self.attention + self.bias_scale * self.skip_bias[slots]
         signed = q * self.sign[slots]
-        return nn.functional.pad(torch.stack([signed, -signed], -1), (0, self.masks.operators - 2))
+        return nn.functional.pad(torch.stack([signed, -signed], -1), (0, self.masks.choices - 2))
 
     def _squash(self, logits: Tensor, first: int) -> Tensor:
         prior = self.prior[first : first + logits.shape[1]]

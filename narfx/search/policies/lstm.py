@@ -1,4 +1,4 @@
-"""NAR's controller: an LSTM over the slots that gives each slot a distribution over its operators.
+"""NAR's controller: an LSTM over the slots that gives each slot a distribution over its choices.
 
 It is the operator half of ENAS' controller (arXiv 1802.03268), as NAR uses it (arXiv 1905.02341): the input of a step
 is the embedding of the choice before, logits are squashed by T·tanh(u/τ), and all weights start uniform in
@@ -36,18 +36,18 @@ class Controller(nn.Module):
     ) -> None:
         super().__init__()
         self.masks = Masks(space)
-        slots, operators = self.masks.slots, self.masks.operators
+        slots, choices = self.masks.slots, self.masks.choices
         self.tanh_constant, self.temperature, self.bias_scale = tanh_constant, temperature, bias_scale
         # By way of the meta device: a module's own initialisation would draw from torch's global generator.
         lstm = nn.LSTM(hidden, hidden, bias=False, batch_first=True, dtype=torch.float64, device="meta")
         self.lstm = lstm.to_empty(device="cpu")
         self.start = nn.Parameter(torch.empty(hidden, dtype=torch.float64))
-        self.operator = nn.Parameter(torch.empty(operators, hidden, dtype=torch.float64))
+        self.operator = nn.Parameter(torch.empty(choices, hidden, dtype=torch.float64))
         self.slot = nn.Parameter(torch.empty(slots, hidden, dtype=torch.float64))
-        self.head = nn.Parameter(torch.empty(slots, hidden, operators, dtype=torch.float64))
+        self.head = nn.Parameter(torch.empty(slots, hidden, choices, dtype=torch.float64))
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
-        self.bias = nn.Parameter(torch.zeros(slots, operators, dtype=torch.float64))
+        self.bias = nn.Parameter(torch.zeros(slots, choices, dtype=torch.float64))
         self.register_buffer("prior", torch.from_numpy(budget_prior(space)), persistent=False)
 
     def _log_probabilities(self, output: Tensor, slot: int | slice, allowed: Tensor) -> Tensor:
@@ -59,11 +59,11 @@ class Controller(nn.Module):
 
     @torch.no_grad()
     def draw(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:
-        """Roll out ``n`` vectors at once; without a generator each step takes its most likely operator.
+        """Roll out ``n`` vectors at once; without a generator each step takes its most likely choice.
 
         Returns:
-            The vectors ``(n, slots)``, and the probabilities ``(n, slots, operators)`` met along them. A vector that
-            ran into a dead end (no operator leaves room for the rest) went on without the budget: check what you use.
+            The vectors ``(n, slots)``, and the probabilities ``(n, slots, choices)`` met along them. A vector that
+            ran into a dead end (no choice leaves room for the rest) went on without the budget: check what you use.
         """
         walk = self.masks.walk(n)
         given, state = self.start.expand(n, 1, -1), None
@@ -81,7 +81,7 @@ class Controller(nn.Module):
         return torch.stack(vectors, 1), torch.stack(probabilities, 1)
 
     def forward(self, vectors: Tensor) -> Tensor:
-        """The log-probabilities ``(n, slots, operators)`` of every operator along vectors ``(n, slots)``."""
+        """The log-probabilities ``(n, slots, choices)`` of every choice along vectors ``(n, slots)``."""
         start = self.start.expand(len(vectors), 1, -1)
         output, _ = self.lstm(torch.cat([start, self.operator[vectors[:, :-1]]], dim=1) + self.slot)
         allowed = torch.from_numpy(self.masks.along(vectors.numpy()))

@@ -1,4 +1,4 @@
-"""What a policy needs of a search space as arrays: which operators may follow, and where to start from."""
+"""What a policy needs of a search space as arrays: which choices may follow, and where to start from."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class Masks:
 
     def __init__(self, space: SearchSpace) -> None:
         self.slots = len(space)
-        # As many columns as any slot has choices: a skip has two, whatever the number of operators.
-        self.operators = max(len(space.operators), *(1 if slot.skip is None else 2 for slot in space.slots))
-        self.legal = np.zeros((self.slots, self.operators), dtype=bool)
+        # As many columns as the longest list of choices has; what a shorter one lacks is not legal.
+        self.choices = max((len(slot.choices) for slot in space.slots), default=1)
+        self.legal = np.zeros((self.slots, self.choices), dtype=bool)
         for index, slot in enumerate(space.slots):
             self.legal[index, list(slot.legal)] = True
         self.bounds = [
@@ -29,7 +29,7 @@ class Masks:
         ]
 
     def costs(self, space: SearchSpace, metric: str) -> NDArray[np.float64]:
-        """The costs of what is legal, ``(slots, operators)``, zero elsewhere."""
+        """The costs of what is legal, ``(slots, choices)``, zero elsewhere."""
         table = np.zeros(self.legal.shape)
         for index, slot in enumerate(space.slots):
             table[index, list(slot.legal)] = [slot.costs[metric][k] for k in slot.legal]
@@ -40,12 +40,12 @@ class Masks:
         return Walk(self, n)
 
     def along(self, vectors: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """The operators allowed at each step along given vectors: ``(n, slots)`` to ``(n, slots, operators)``.
+        """The choices allowed at each step along given vectors: ``(n, slots)`` to ``(n, slots, choices)``.
 
         A vector's own entries are always allowed to it.
         """
         walk = self.walk(len(vectors))
-        allowed = np.zeros((*vectors.shape, self.operators), dtype=bool)
+        allowed = np.zeros((*vectors.shape, self.choices), dtype=bool)
         rows = np.arange(len(vectors))
         for slot in range(self.slots):
             allowed[:, slot] = walk.allowed()
@@ -62,7 +62,7 @@ class Walk:
         self._spent = [np.zeros(n) for _ in masks.bounds]
 
     def allowed(self) -> NDArray[np.bool_]:
-        """``(n, operators)``: what ``space.allowed`` says for each prefix; a row without any is a dead end."""
+        """``(n, choices)``: what ``space.allowed`` says for each prefix; a row without any is a dead end."""
         n, slot = self._prefixes.shape
         allowed = np.repeat(self._masks.legal[slot][None], n, axis=0)
         for bound, spent in zip(self._masks.bounds, self._spent, strict=True):
@@ -92,20 +92,20 @@ class _Bound:
         self.unsure = 1e-9 * (abs(bound) + abs(self.fixed) + float(np.abs(self.table).max(axis=1, initial=0).sum()))
 
     def leaves_room(self, prefixes: NDArray[np.int64], spent: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """``(n, operators)``: whether the cheapest rest still fits behind each operator."""
+        """``(n, choices)``: whether the cheapest rest still fits after each choice."""
         slot = prefixes.shape[1]
         excess = (self.fixed + spent)[:, None] + self.table[slot] + self.rest[slot] - self.bound
         fits: NDArray[np.bool_] = excess <= 0
         # Where rounding may decide, the sum is made in the very order of `space.allowed`.
-        for row, operator in np.argwhere((np.abs(excess) <= self.unsure) & self.legal[slot]).tolist():
+        for row, choice in np.argwhere((np.abs(excess) <= self.unsure) & self.legal[slot]).tolist():
             before = [costs[entry] for costs, entry in zip(self.costs, prefixes[row].tolist(), strict=False)]
-            total = self.fixed + sum([*before, self.costs[slot][operator], *self.least[slot + 1 :]])
-            fits[row, operator] = total <= self.bound
+            total = self.fixed + sum([*before, self.costs[slot][choice], *self.least[slot + 1 :]])
+            fits[row, choice] = total <= self.bound
         return fits
 
 
 def budget_prior(space: SearchSpace) -> NDArray[np.float64]:
-    """Logits ``(slots, operators)`` of the product nearest to uniform whose mean cost meets the budget.
+    """Logits ``(slots, choices)`` of the product nearest to uniform whose mean cost meets the budget.
 
     A policy that starts uniform under a tight budget spends it on the first slots, and the last ones see only their
     cheapest operator. The nearest distribution (least Kullback-Leibler divergence from uniform) is ``-lambda . cost``

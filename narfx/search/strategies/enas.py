@@ -56,8 +56,8 @@ class Enas(Nar):
             raise ValueError(f"skip_prior is {skip_prior}, and must be below 1")
         self._skip_weight = number("skip_weight", skip_weight, least=0)
         self._parts = parts(space)
-        skips = [space.slots[index].skip for index in self._parts["skips"]]
-        self._opening = torch.tensor([0 if skip is not None and skip.base else 1 for skip in skips], dtype=torch.long)
+        opening = [space.slots[index].choices.index("open") for index in self._parts["skips"]]
+        self._opening = torch.tensor(opening, dtype=torch.long)
         super().__init__(space, seed=seed, **options)
 
     def _regulariser(self, log_p: Tensor, differ: bool) -> Tensor | None:
