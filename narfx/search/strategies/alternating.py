@@ -27,8 +27,9 @@ from narfx.search.option_checks import number, whole
 from narfx.search.policies.lstm import Controller
 from narfx.search.policies.masks import Masks
 from narfx.search.policies.reinforce import Reinforce, draw_new, entropy
+from narfx.search.registry import register_strategy
 from narfx.search.strategies.accept_test import AcceptTest
-from narfx.search.strategy import Proposal, Result, register_strategy
+from narfx.search.strategy import Evaluated, Proposal, Result
 from narfx.space.records import Vector
 from narfx.space.sampling import FeasibleSampler
 from narfx.space.space import SearchSpace
@@ -179,6 +180,10 @@ class Alternating:
         told = self._history.best(n)
         order = [self._incumbent, *told] if self._history.noisy or not told else [told[0], self._incumbent, *told[1:]]
         return list(dict.fromkeys(order))[:n]
+
+    def archive(self) -> list[Evaluated]:
+        """All vectors that were evaluated, as far as the history holds them."""
+        return self._history.archive()
 
     def state_dict(self) -> dict[str, Any]:
         """Policies, incumbent, phase, trial, generator and what was told."""

@@ -22,8 +22,8 @@ from narfx.search.assigned_rewards import parts
 from narfx.search.option_checks import number
 from narfx.search.policies.joint_lstm import JointController
 from narfx.search.policies.reinforce import entropy
+from narfx.search.registry import register_strategy
 from narfx.search.strategies.nar import Nar
-from narfx.search.strategy import register_strategy
 from narfx.space.space import SearchSpace
 
 __all__ = ["Enas"]

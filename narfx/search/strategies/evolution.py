@@ -10,7 +10,8 @@ import numpy as np
 
 from narfx.search.history import History
 from narfx.search.option_checks import whole
-from narfx.search.strategy import Proposal, Result, register_strategy
+from narfx.search.registry import register_strategy
+from narfx.search.strategy import Evaluated, Proposal, Result
 from narfx.space.records import Vector
 from narfx.space.sampling import FeasibleSampler
 from narfx.space.space import SearchSpace
@@ -76,6 +77,10 @@ class Evolution:
     def finalists(self, n: int) -> list[Vector]:
         """Those told with the highest mean reward."""
         return self._history.best(n)
+
+    def archive(self) -> list[Evaluated]:
+        """All vectors that were evaluated, as far as the history holds them."""
+        return self._history.archive()
 
     def state_dict(self) -> dict[str, Any]:
         """The generator, the population and what was told."""

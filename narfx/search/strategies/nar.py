@@ -19,7 +19,8 @@ from narfx.search.history import History
 from narfx.search.option_checks import number, whole
 from narfx.search.policies.lstm import Controller
 from narfx.search.policies.reinforce import Policy, Reinforce, draw_new, entropy
-from narfx.search.strategy import Proposal, Result, register_strategy
+from narfx.search.registry import register_strategy
+from narfx.search.strategy import Evaluated, Proposal, Result
 from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
 
@@ -127,6 +128,10 @@ class Nar:
         turns = (drawn, self._history.best(n)) if self._history.noisy else (self._history.best(n), drawn)
         order = (vector for pair in zip_longest(*turns) for vector in pair if vector is not None)
         return list(dict.fromkeys(order))[:n]
+
+    def archive(self) -> list[Evaluated]:
+        """All vectors that were evaluated, as far as the history holds them."""
+        return self._history.archive()
 
     def state_dict(self) -> dict[str, Any]:
         """Weights, optimizer, generator, baseline and what was told."""

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from narfx.search.history import History
-from narfx.search.strategy import Proposal, Result, register_strategy
+from narfx.search.registry import register_strategy
+from narfx.search.strategy import Evaluated, Proposal, Result
 from narfx.space.records import Vector
 from narfx.space.sampling import FeasibleSampler
 from narfx.space.space import SearchSpace
@@ -67,6 +68,10 @@ class RandomSearch:
     def finalists(self, n: int) -> list[Vector]:
         """Those told with the highest mean reward, then those proposed and never told."""
         return list(dict.fromkeys([*self._history.best(n), *self._asked]))[:n]
+
+    def archive(self) -> list[Evaluated]:
+        """All vectors that were evaluated, as far as the history holds them."""
+        return self._history.archive()
 
     def state_dict(self) -> dict[str, Any]:
         """The generator, what was proposed and what was told."""
