@@ -7,7 +7,7 @@ from narfx.search.registry import (
     StrategyOption,
     make_strategy,
     register_strategy,
-    strategies,
+    strategy_names,
     strategy_options,
 )
 from narfx.search.stages import Found, Stage, keep_finalists, whole_space
@@ -45,7 +45,7 @@ __all__ = [
     "register_strategy",
     "resume",
     "run",
-    "strategies",
+    "strategy_names",
     "strategy_options",
     "whole_space",
 ]

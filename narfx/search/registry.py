@@ -18,7 +18,7 @@ __all__ = [
     "build_strategy",
     "make_strategy",
     "register_strategy",
-    "strategies",
+    "strategy_names",
     "strategy_options",
 ]
 
@@ -45,7 +45,7 @@ def register_strategy(name: str, factory: Factory) -> None:
     _REGISTRY[name] = factory
 
 
-def strategies() -> tuple[str, ...]:
+def strategy_names() -> tuple[str, ...]:
     """The names that ``make_strategy`` knows."""
     return tuple(sorted(_REGISTRY))
 
@@ -105,7 +105,7 @@ def make_strategy(name: str, space: SearchSpace, *, seed: int = 0, **options: An
 def _find(name: str) -> Factory:
     if name not in _REGISTRY:
         raise UsageError(
-            f"unknown strategy {name!r}: there are {', '.join(strategies())}",
+            f"unknown strategy {name!r}: there are {', '.join(strategy_names())}",
             where="--strategy",
             kind="unknown_strategy",
         )
