@@ -92,7 +92,7 @@ class _Bound:
         self.unsure = 1e-9 * (abs(bound) + abs(self.fixed) + float(np.abs(self.table).max(axis=1, initial=0).sum()))
 
     def leaves_room(self, prefixes: NDArray[np.int64], spent: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """``(n, operators)``: whether the cheapest rest still fits behind each operator."""
+        """``(n, operators)``: whether the cheapest rest still fits after each operator."""
         slot = prefixes.shape[1]
         excess = (self.fixed + spent)[:, None] + self.table[slot] + self.rest[slot] - self.bound
         fits: NDArray[np.bool_] = excess <= 0

@@ -22,7 +22,7 @@ _TRIES = 200
 
 
 class Evolution:
-    """The last ``population`` vectors told are the population; a proposal is a mutated winner of a tournament.
+    """The last ``population`` evaluated vectors are the population; a proposal is a mutated winner of a tournament.
 
     The population is filled with uniform draws first. A mutation gives one slot another operator; one that breaks the
     budget is made again.
@@ -67,7 +67,7 @@ class Evolution:
         return None
 
     def tell(self, proposals: Sequence[Proposal], results: Sequence[Result]) -> dict[str, Any]:
-        """Let those told live and the oldest die; returns ``reward``, the lot's mean."""
+        """Add the evaluated vectors and drop the oldest; returns ``reward``, the batch's mean."""
         vectors, rewards = self._history.add(proposals, results)
         self._population.extend(
             (vector, reward) for vector, reward in zip(vectors, rewards, strict=True) if self._space.feasible(vector)
@@ -75,7 +75,7 @@ class Evolution:
         return {"reward": sum(rewards) / len(rewards)} if rewards else {}
 
     def finalists(self, n: int) -> list[Vector]:
-        """Those told with the highest mean reward."""
+        """The evaluated vectors of highest mean reward."""
         return self._history.best(n)
 
     def archive(self) -> list[Evaluated]:
@@ -83,7 +83,7 @@ class Evolution:
         return self._history.archive()
 
     def state_dict(self) -> dict[str, Any]:
-        """The generator, the population and what was told."""
+        """The generator, the population and what was observed."""
         return {
             "generator": self._rng.bit_generator.state,
             "population": [[list(vector), reward] for vector, reward in self._population],
