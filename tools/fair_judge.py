@@ -20,7 +20,7 @@ import json
 import statistics
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,9 +39,10 @@ from narfx.errors import NarfxError, UsageError
 from narfx.runs.folder import RunFolder
 from narfx.runs.progress import ConsoleProgress, Reporter, Silent
 from narfx.search.config import SearchConfig
-from narfx.search.loop import Search, quick_reward
+from narfx.search.epochs import quick_reward
+from narfx.search.loop import Search
 from narfx.search.outcome import evaluate_vector
-from narfx.search.strategy import Proposal, Result
+from narfx.search.stages import stages_of
 from narfx.space.records import Vector
 from narfx.space.sampling import FeasibleSampler
 from narfx.space.space import SearchSpace
@@ -88,25 +89,6 @@ def draw(space: SearchSpace, n: int, seed: int) -> list[Vector]:
     while len(found) < n:
         found[sampler.draw(rng)] = None
     return list(found)
-
-
-class _NoStrategy:
-    """Stands where the loop wants a strategy: all its epochs are on uniform random vectors, so none is asked."""
-
-    def ask(self, n: int) -> list[Proposal]:
-        raise NotImplementedError
-
-    def tell(self, proposals: Sequence[Proposal], results: Sequence[Result]) -> dict[str, Any]:
-        raise NotImplementedError
-
-    def finalists(self, n: int) -> list[Vector]:
-        raise NotImplementedError
-
-    def state_dict(self) -> dict[str, Any]:
-        return {}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        pass
 
 
 class Measurement:
@@ -184,6 +166,7 @@ class Measurement:
         net.to(self.device)
         search = SearchConfig(
             model=config.model,
+            strategy="random",
             init="scratch",
             norms=norms,
             epochs=config.supernet_epochs,
@@ -193,7 +176,7 @@ class Measurement:
             weight_decay=config.weight_decay,
             seed=seed,
         )
-        Search(search, net.space, net, _NoStrategy(), self.task, folder, self.reporter).run()
+        Search(search, net.space, net, stages_of(search), self.task, folder, self.reporter).run()
         return net
 
     def _rewards(self, net: Supernet, vector: Vector) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import numpy as np
 from narfx.analysis.drawing import Drawing, Panel
 from narfx.analysis.steps import curve, enough, malformed, read_steps
 from narfx.errors import UsageError
-from narfx.runs.folder import EVENTS
+from narfx.runs.events import EVENTS, Step
 
 __all__ = ["gradients"]
 
@@ -33,9 +33,9 @@ def gradients(run: Path | str, out: Path | str | None = None, overwrite: bool = 
     """
     run = Path(run)
     drawing = None if out is None else Drawing(Path(out), "gradients", overwrite=overwrite)
-    strategy, events = read_steps(run)
+    strategy, steps = read_steps(run)
     try:
-        series = _series(events)
+        series = _series(steps)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise malformed(run, error) from error
     if not series:
@@ -46,7 +46,7 @@ def gradients(run: Path | str, out: Path | str | None = None, overwrite: bool = 
         )
     for part, values in series.items():
         enough(run, len(values["step"]), f"a gradient of the {part}")
-    result: dict[str, Any] = {"run": str(run), "strategy": strategy, "steps": len(events), "parts": {}}
+    result: dict[str, Any] = {"run": str(run), "strategy": strategy, "steps": len(steps), "parts": {}}
     for part, values in series.items():
         magnitude = np.array(values["gradient"])
         result["parts"][part] = {
@@ -61,20 +61,20 @@ def gradients(run: Path | str, out: Path | str | None = None, overwrite: bool = 
     return result
 
 
-def _series(events: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+def _series(steps: list[Step]) -> dict[str, dict[str, Any]]:
     """Of each part that was logged: the numbers of its steps (from 1), its gradients, and the spread s of R − b."""
     found: dict[str, dict[str, Any]] = {}
-    for number, event in enumerate(events, 1):
-        for part, magnitude in event.get("gradient", {}).items():
+    for number, step in enumerate(steps, 1):
+        for part, magnitude in (step.gradient or {}).items():
             if magnitude is None:
                 continue
-            rows = event["assigned"]["skips"]["open"] if part == "skips" else event["assigned"]["operators"]
+            rows = step.assigned["skips"]["open"] if part == "skips" else step.assigned["operators"]
             decisions = sum(map(len, rows)) if part == "skips" else len(rows)
             empty = {"decisions": decisions, "step": [], "gradient": [], "spread": []}
             values = found.setdefault(str(part), empty)
             values["step"].append(number)
             values["gradient"].append(float(magnitude))
-            values["spread"].append(float(event["spread"] if "spread" in event else event["policy"]["spread"]))
+            values["spread"].append(float(step.spread))
     return found
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from narfx.analysis.drawing import Drawing, Panel
 from narfx.analysis.steps import curve, enough, malformed, read_steps
 from narfx.errors import UsageError
-from narfx.runs.folder import EVENTS
+from narfx.runs.events import EVENTS, Step
 
 __all__ = ["rewards"]
 
@@ -30,7 +30,7 @@ def rewards(run: Path | str, out: Path | str | None = None, overwrite: bool = Fa
 
     Returns:
         ``strategy``, ``steps``, and for each of the ``parts`` (operators, skips) means over the steps: ``mean``
-        assigned reward; variance ``over_samples`` of a lot and ``over_depth``, each as ``variance``, as ``relative``
+        assigned reward; variance ``over_samples`` of a batch and ``over_depth``, each as ``variance``, as ``relative``
         (its root over the mean assigned reward) and with R − b in place of R as ``advantage_variance``; and of the
         assigned reward of one choice over the steps, the mean over choices of ``std_over_mean`` and ``lag1``.
 
@@ -39,48 +39,48 @@ def rewards(run: Path | str, out: Path | str | None = None, overwrite: bool = Fa
     """
     run = Path(run)
     drawing = None if out is None else Drawing(Path(out), "rewards", overwrite=overwrite)
-    strategy, all_events = read_steps(run)
-    events = [event for event in all_events if "assigned" in event]
-    if not events:
+    strategy, all_steps = read_steps(run)
+    steps = [step for step in all_steps if step.assigned is not None]
+    if not steps:
         raise UsageError(
             f"strategy {strategy!r} of {run} logged no assigned rewards: nar, enas and alternating do",
             where=str(run / EVENTS),
             kind="no_assigned_rewards",
         )
-    enough(run, len(events), "assigned rewards")
+    enough(run, len(steps), "assigned rewards")
     try:
-        choices, targets = _choices(events)
-        variances = {part: _variances(events, part) for part in choices}
+        choices, targets = _choices(steps)
+        variances = {part: _variances(steps, part) for part in choices}
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise malformed(run, error) from error
     parts = {part: {**_means(variances[part]), **_over_steps(choices[part])} for part in choices}
-    result: dict[str, Any] = {"run": str(run), "strategy": strategy, "steps": len(events), "parts": parts}
+    result: dict[str, Any] = {"run": str(run), "strategy": strategy, "steps": len(steps), "parts": parts}
     if drawing is not None:
         series = {part: {name: values.tolist() for name, values in variances[part].items()} for part in variances}
         result["files"] = drawing.write(_panels(choices, targets, variances), {**result, "series": series})
     return result
 
 
-def _choices(events: list[dict[str, Any]]) -> tuple[dict[str, Floats], list[int]]:
+def _choices(steps: list[Step]) -> tuple[dict[str, Floats], list[int]]:
     """The assigned rewards ``(steps, decisions, choices)`` of each part, and the target of each skip."""
     found, targets = {}, []
-    operators = np.array([event["assigned"]["operators"] for event in events], dtype=float)
+    operators = np.array([step.assigned["operators"] for step in steps], dtype=float)
     if operators.size:
         found["operators"] = operators
-    if "skips" in events[0]["assigned"]:
-        first = events[0]["assigned"]["skips"]
+    if "skips" in steps[0].assigned:
+        first = steps[0].assigned["skips"]
         targets = [target for target, row in zip(first["targets"], first["open"], strict=True) for _ in row]
-        opened = np.array([[*chain(*event["assigned"]["skips"]["open"])] for event in events], dtype=float)
-        mean = np.array([event["reward"] for event in events], dtype=float)
+        opened = np.array([[*chain(*step.assigned["skips"]["open"])] for step in steps], dtype=float)
+        mean = np.array([step.reward for step in steps], dtype=float)
         found["skips"] = np.stack([mean[:, None] - opened, opened], -1)
     return found, targets
 
 
-def _variances(events: list[dict[str, Any]], part: str) -> dict[str, Floats]:
+def _variances(steps: list[Step], part: str) -> dict[str, Floats]:
     """Of each step: the mean assigned reward, and the variances over samples and depth, of R and of R − b."""
     kinds = {"": "variance", "advantage ": "advantage_variance"}
     return {
-        f"{label}{name}": np.array([event["assigned"][kind][part][name] for event in events], dtype=float)
+        f"{label}{name}": np.array([step.assigned[kind][part][name] for step in steps], dtype=float)
         for label, kind in kinds.items()
         for name in ("mean", "samples", "depth")
     }

@@ -11,29 +11,30 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narfx.errors import UsageError
-from narfx.runs.folder import EVENTS, RunFolder, read_events
+from narfx.runs.events import EVENTS, Step, iter_events
+from narfx.runs.folder import RunFolder
 
 __all__ = ["LEAST", "curve", "enough", "malformed", "read_steps"]
 
 LEAST = 3
 
 
-def read_steps(run: Path) -> tuple[str, list[dict[str, Any]]]:
-    """The strategy of the run in a folder, and the events of its steps.
+def read_steps(run: Path) -> tuple[str, list[Step]]:
+    """The strategy of the run in a folder, and its steps.
 
     Raises:
         UsageError: The folder holds no run, or the run no steps of a strategy (yet), or its events cannot be read.
     """
     config = RunFolder.open(run).config()
     try:
-        steps = [event for event in read_events(run) if event["event"] == "step"]
+        steps = list(iter_events(run, Step))
     except FileNotFoundError:
         steps = []
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise malformed(run, error) from error
     if not steps:
         raise UsageError(
-            f"{run} has no steps of a strategy in its {EVENTS}: only a search writes them, behind its pretrain epochs",
+            f"{run} has no steps of a strategy in its {EVENTS}: only a search writes them, after its warm-up epochs",
             where=str(run / EVENTS),
             kind="no_events",
         )
@@ -41,7 +42,7 @@ def read_steps(run: Path) -> tuple[str, list[dict[str, Any]]]:
 
 
 def enough(run: Path, steps: int, what: str) -> None:
-    """Refuse to speak of a curve of fewer than three points."""
+    """Refuse a curve of fewer than three points."""
     if steps < LEAST:
         raise UsageError(
             f"{run} has {steps} steps with {what}, and a curve needs at least {LEAST}: search for longer",
@@ -51,7 +52,7 @@ def enough(run: Path, steps: int, what: str) -> None:
 
 
 def malformed(run: Path, error: Exception) -> UsageError:
-    """What is said of events that are not what a search writes."""
+    """The error for events that no search writes."""
     return UsageError(
         f"the events of {run} cannot be read ({type(error).__name__}: {error}): repeat the search",
         where=str(run / EVENTS),
@@ -68,7 +69,7 @@ def curve(values: Sequence[float] | NDArray[np.float64]) -> dict[str, Any]:
     series = np.asarray(values, dtype=float)
     mean, spread = float(series.mean()), float(series.std())
     centred = series - mean
-    # What rounding leaves of a constant is no variation.
+    # The rounding errors of a constant are no variation.
     varies = spread > 1e-12 * abs(mean) and spread > 0
     lag = float(centred[:-1] @ centred[1:] / (centred @ centred)) if varies else None
     return {

@@ -115,7 +115,7 @@ def search(
         typer.Option(help="Of these, first, on uniform random vectors [3, or all epochs but one]."),
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Strategy steps behind each epoch.")] = None,
-    lot: Annotated[int | None, typer.Option(help="Vectors in one step.")] = None,
+    lot: Annotated[int | None, typer.Option(help="Proposals evaluated in one step of the strategy [5].")] = None,
     reward_images: Annotated[int | None, typer.Option(help="Validation images of one reward.")] = None,
     finalists: Annotated[int | None, typer.Option(help="Vectors evaluated properly at the end.")] = None,
     randoms: Annotated[int | None, typer.Option(help="Random vectors of equal cost, at least 8.")] = None,

@@ -1,1 +1,1 @@
-"""runs."""
+"""A run: its folder, its events as typed records, and progress for people."""

@@ -1,7 +1,7 @@
 """A run is a directory: its config, its events, its checkpoint.
 
 ``events.jsonl`` is the record, one JSON object a line. ``checkpoint.pt`` holds the whole state at the end of a phase
-and the length that ``events.jsonl`` had then: a resumed run drops the events behind it and does the phase again.
+and the length that ``events.jsonl`` had then: a resumed run drops the events after that and does the phase again.
 """
 
 from __future__ import annotations
@@ -18,26 +18,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 
 from narfx.errors import InterruptedRunError, RunError, UsageError
+from narfx.runs.events import EVENTS, Event, Saved, Subscriber, from_line, read_events
 from narfx.support.devices import is_out_of_memory
 from narfx.support.files import check_output, disk_errors, read_json, refuse_inside, write_bytes, write_json
+from narfx.support.ranks import Ranks
 
-__all__ = ["RunFolder", "interruptible", "read_events"]
+__all__ = ["EVENTS", "RunFolder", "interruptible", "read_events"]
 
-CONFIG, EVENTS, CHECKPOINT, LOCK = "config.json", "events.jsonl", "checkpoint.pt", ".lock"
+CONFIG, CHECKPOINT, LOCK = "config.json", "checkpoint.pt", ".lock"
 
 
 class RunFolder:
-    """The directory of one run; a context manager that holds a lock on it, so that no second process runs in it.
+    """The directory of one run; a context manager that holds a lock on it, so that no second run uses it.
+
+    Of the ranks of one run, rank 0 alone takes the lock, writes and informs subscribers.
 
     Raises:
         UsageError: Another process has the lock.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock: io.TextIOBase | None = None
+    def __init__(self, path: Path, ranks: Ranks | None = None) -> None:
+        self.path, self.ranks = path, ranks or Ranks()
+        self._lock = FileLock(path / LOCK, timeout=0)
+        self._subscribers: list[Subscriber] = []
         self._started = time.monotonic()
 
     @classmethod
@@ -59,7 +65,7 @@ class RunFolder:
         with disk_errors(path):
             if path.is_dir() and any(path.iterdir()):
                 refuse_inside(path, inputs)
-                with cls(path):  # a run that is still going on is not pulled from under its feet
+                with cls(path):  # a run that another process is still working on is not removed
                     pass
                 shutil.rmtree(path)
             path.mkdir(parents=True, exist_ok=True)
@@ -79,34 +85,56 @@ class RunFolder:
         return read_json(self.path / CONFIG)
 
     def __enter__(self) -> RunFolder:
-        import fcntl
+        if self.ranks.first:
+            with disk_errors(self.path):
+                self._acquire()
+        return self
 
-        with disk_errors(self.path):
-            self._lock = (self.path / LOCK).open("w")
+    def _acquire(self) -> None:
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
+            self._lock.acquire()
+        except Timeout as error:
             raise UsageError(
                 f"another process is running in {self.path}: wait for it, or choose another folder",
                 where=str(self.path),
                 kind="run_locked",
             ) from error
-        return self
 
     def __exit__(self, *_: object) -> None:
-        if self._lock is not None:
-            self._lock.close()
-            self._lock = None
+        self._lock.release()
+
+    def subscribe(self, subscriber: Subscriber) -> None:
+        """Send each event from now on to ``subscriber``, as soon as it is written."""
+        self._subscribers.append(subscriber)
+
+    def write(self, event: Event) -> None:
+        """Append one event and send it to the subscribers."""
+        self._append(event.line())
 
     def event(self, kind: str, **values: Any) -> None:
-        """Append one event; a value that is not finite is written as null, so that every line is valid JSON."""
-        line = {"event": kind, **values, "seconds": round(time.monotonic() - self._started, 3)}
+        """Append one event by its kind and values; :meth:`write` takes a typed record."""
+        self._append({"event": kind, **values})
+
+    def _append(self, values: dict[str, Any]) -> None:
+        """Write one line; a value that is not finite becomes null, so that every line is valid JSON."""
+        if not self.ranks.first:
+            return
+        line = _finite({**values, "seconds": self._seconds()})
         with disk_errors(self.path / EVENTS), (self.path / EVENTS).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(_finite(line), allow_nan=False) + "\n")
+            stream.write(json.dumps(line, allow_nan=False) + "\n")
+        self._send(from_line(line))
+
+    def _seconds(self) -> float:
+        return round(time.monotonic() - self._started, 3)
+
+    def _send(self, event: Event) -> None:
+        for subscriber in self._subscribers:
+            subscriber(event)
 
     def save(self, state: dict[str, Any]) -> None:
         """Write a checkpoint of tensors and plain values, whole or not at all."""
+        if not self.ranks.first:
+            return
         events = self.path / EVENTS
         state = {
             "state": state,
@@ -116,6 +144,7 @@ class RunFolder:
         buffer = io.BytesIO()
         torch.save(state, buffer)
         write_bytes(self.path / CHECKPOINT, buffer.getvalue())
+        self._send(Saved(seconds=self._seconds()))
 
     @property
     def has_checkpoint(self) -> bool:
@@ -123,14 +152,15 @@ class RunFolder:
         return (self.path / CHECKPOINT).is_file()
 
     def load(self) -> dict[str, Any] | None:
-        """The state at the last checkpoint, the events behind it dropped; ``None`` (and no events) without one.
+        """The state at the last checkpoint, later events dropped; ``None`` (and no events) without a checkpoint.
 
         Raises:
             UsageError: The checkpoint cannot be read.
         """
         events = self.path / EVENTS
         if not self.has_checkpoint:
-            events.unlink(missing_ok=True)
+            if self.ranks.first:
+                events.unlink(missing_ok=True)
             return None
         try:
             saved = torch.load(self.path / CHECKPOINT, map_location="cpu", weights_only=True)
@@ -145,17 +175,9 @@ class RunFolder:
                 kind="bad_checkpoint",
             ) from error
         with disk_errors(events):
-            if events.exists():
+            if events.exists() and self.ranks.first:
                 os.truncate(events, min(length, events.stat().st_size))
         return state
-
-
-def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """The events of a run, in order; a last line cut short by a crash is left out."""
-    with (path / EVENTS).open(encoding="utf-8") as stream:
-        for line in stream:
-            if line.endswith("\n"):
-                yield json.loads(line)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
-"""Assigned rewards (NAR, arXiv 1905.02341, equations 6 to 8): what a lot says of each single choice.
+"""Assigned rewards (NAR, arXiv 1905.02341, equations 6 to 8): the reward that a batch assigns to each choice.
 
-REINFORCE on a lot is a cross-entropy of the policy weighted by R_O[j, k] = (1/N) Σᵢ Oⁱ[j, k] · Rⁱ for operator k of
-slot j, and by R_S[t, j, b] = (1/N) Σᵢ Rⁱ · 1[Sⁱ[t, j] = b] for the state b (open or closed) of skip (t, j).
+REINFORCE on a batch of N proposals is a cross-entropy of the policy weighted by R_O[j, k] = (1/N) Σᵢ Oⁱ[j, k] · Rⁱ for
+operator k of slot j, and by R_S[t, j, b] = (1/N) Σᵢ Rⁱ · 1[Sⁱ[t, j] = b] for state b (open or closed) of skip (t, j).
 """
 
 from __future__ import annotations
@@ -29,29 +29,29 @@ def parts(space: SearchSpace) -> dict[str, list[int]]:
 def assigned_rewards(
     space: SearchSpace, vectors: Sequence[Vector], rewards: Sequence[float], baseline: float
 ) -> dict[str, Any]:
-    """Equations 6 to 8 of one lot, in plain numbers of five digits.
+    """Equations 6 to 8 for one batch of proposals, in plain numbers of five digits.
 
     Returns:
         ``operators``: a row for each slot that is no skip, a number for each choice (0 where it is not legal).
         ``skips``, where there are any: their ``targets``, and for each of these what is assigned to ``open``, one
-        number a source in ascending order; what is assigned to closed is the lot's mean reward less that.
+        number a source in ascending order; what is assigned to closed is the batch's mean reward less that.
         ``variance``: of the assigned rewards of either part the ``mean`` over all choices and their variances, over
-        the ``samples`` of the lot (of one decision's choice, then the mean over all) and over ``depth`` (of one choice
+        the ``samples`` of the batch (of one decision's choice, then the mean over all) and over ``depth`` (of one choice
         over the slots, or over the targets after the mean over sources; then the mean over choices).
         ``advantage_variance``: the same with R − ``baseline`` in place of R.
     """
-    chosen, told = np.array(vectors), np.array(rewards, dtype=float)
+    chosen, observed = np.array(vectors), np.array(rewards, dtype=float)
     slots = parts(space)
     legal, taken = _operators(space, slots["operators"], chosen)
-    assigned = np.tensordot(told, taken, axes=1) / len(told)
+    assigned = np.tensordot(observed, taken, axes=1) / len(observed)
     found: dict[str, Any] = {"operators": [[_short(value) for value in row] for row in assigned.tolist()]}
     targets, states = _skips(space, slots["skips"], chosen)
     if len(targets):
-        opened = np.tensordot(told, states[..., 1], axes=1) / len(told)
+        opened = np.tensordot(observed, states[..., 1], axes=1) / len(observed)
         depths = np.unique(targets)
         rows = [[_short(value) for value in opened[targets == depth].tolist()] for depth in depths]
         found["skips"] = {"targets": depths.tolist(), "open": rows}
-    for key, earned in (("variance", told), ("advantage_variance", told - baseline)):
+    for key, earned in (("variance", observed), ("advantage_variance", observed - baseline)):
         found[key] = {}
         if len(legal):
             found[key]["operators"] = _variance_of_operators(taken * earned[:, None, None], legal)

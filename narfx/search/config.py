@@ -1,4 +1,4 @@
-"""What a search is told: one validated record, stored in the run and enough to repeat it."""
+"""The configuration of a search: one validated record, stored in the run and enough to repeat it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ __all__ = ["SearchConfig"]
 class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     """A search. Learning rates are for SGD with Nesterov momentum and warm restarts (SGDR); times are epochs.
 
-    ``epochs`` counts all epochs of shared weights, the ``pretrain_epochs`` on uniform random vectors among them; where
-    nobody says how many these are, a search of fewer than four epochs keeps one of them for its strategy. Each
-    epoch behind those is followed by ``steps`` steps of the strategy, each on a lot of ``lot`` vectors and one
-    validation minibatch of ``reward_images`` images. Latency is a cost where it is asked for or bounded by the budget.
+    ``epochs`` counts all epochs of shared weights, including the ``pretrain_epochs`` on uniform random vectors. Without
+    ``pretrain_epochs`` there are 3 of these, or fewer in a search of less than four epochs, so that at least one is
+    left for the strategy. Each epoch after the warm-up is followed by ``steps`` steps of the strategy, each on a batch
+    of ``lot`` proposals and one validation minibatch of ``reward_images`` images. Latency is a cost where it is asked
+    for or bounded by the budget.
     """
 
     strategy: str = "nar"

@@ -1,4 +1,4 @@
-"""Options of strategies, as a user may write them in a file or on the command line."""
+"""Checks of the options of strategies, which come from a file or the command line."""
 
 from __future__ import annotations
 

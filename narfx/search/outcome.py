@@ -1,4 +1,4 @@
-"""The end of a search: finalists evaluated properly, the best kept, random vectors of equal cost beside it."""
+"""The end of a search: finalists evaluated properly, the best kept and compared with random vectors of equal cost."""
 
 from __future__ import annotations
 

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from narfx.errors import RunError, UsageError
+from narfx.runs.events import Epoch
 from narfx.runs.folder import RunFolder
 from narfx.runs.progress import Reporter, Silent
+from narfx.support.ranks import Ranks
 from narfx.support.seeds import derive
 from narfx.tasks.task import Task
 from narfx.training.recipe import Recipe, sgdr
@@ -71,16 +73,18 @@ def fit(
     reporter: Reporter | None = None,
     label: str = "train",
     trained: bool = False,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Train ``network`` in place and evaluate it on the validation part and, where there is one, the test part.
 
     With a ``folder`` each epoch ends with an event and a checkpoint, and training goes on from the one that is there.
-    A task with a head starts it afresh, to suit the network where that is ``trained`` already.
+    A task with a head starts it afresh, to suit the network where that is ``trained`` already. Each of the ``ranks``
+    draws batches of its own; what it starts from is the same for all.
 
     Returns:
         ``{"epochs", "loss", "metric", "val": {"accuracy", "loss", "images"}, "test": ...}``.
     """
-    reporter = reporter or Silent()
+    reporter, own_seed = reporter or Silent(), (ranks or Ranks()).seed(seed)
     task.precision.arrange(network)
     optimizer = sgd(nn.ModuleList([network, task.head]), recipe)
     state = folder.load() if folder is not None else None
@@ -94,11 +98,11 @@ def fit(
         first, loss = state["epoch"], state["loss"]
     started = time.monotonic()
     for epoch in range(first, recipe.epochs):
-        loss = _epoch(network, optimizer, task, recipe, epoch, seed, reporter, f"{label}: epoch {epoch + 1}")
+        loss = _epoch(network, optimizer, task, recipe, epoch, own_seed, reporter, f"{label}: epoch {epoch + 1}")
         reporter.say(f"{label}: epoch {epoch + 1}/{recipe.epochs}, loss {loss:.4f}")
         check_diverged(network, task.head)
         if folder is not None:
-            folder.event("epoch", epoch=epoch + 1, loss=loss, lr=optimizer.param_groups[0]["lr"])
+            folder.write(Epoch(epoch=epoch + 1, loss=loss, lr=optimizer.param_groups[0]["lr"]))
             folder.save(
                 {
                     "network": network.state_dict(),

@@ -187,7 +187,7 @@ def test_a_trial_counts_only_who_was_in_every_lot() -> None:
     trial.take([(a, 1.0), (b, 2.0), (c, 1.5)])
     trial.take([(b, 9.0), (c, 9.0)])  # without the incumbent
     trial.take([(a, 3.0), (c, 3.0), (c, 99.0)])  # of two the first counts
-    assert trial.lots == 2
+    assert trial.batches == 2
     assert trial.winner() == (c, 2.25, 2.0)
     assert AcceptTest.from_state(json.loads(json.dumps(trial.state_dict()))).winner() == trial.winner()
     trial = AcceptTest(a, [b])

@@ -104,7 +104,7 @@ class JointController(nn.Module):
         self.head = _parameter(rows, hidden, choices)
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
-        # Behind the others, so that a space without skips has the very controller of `nar`.
+        # Made after the others, so that a space without skips has exactly the controller of `nar`.
         self.node = _parameter(nodes, hidden)
         self.previous = _parameter(hidden, hidden)
         self.current = _parameter(hidden, hidden)

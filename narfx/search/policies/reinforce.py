@@ -1,8 +1,8 @@
-"""A policy and how it learns: REINFORCE on normalised advantages, one step of Adam a lot.
+"""A policy and how it learns: REINFORCE on normalised advantages, one step of Adam for each batch of proposals.
 
 The step is on
 
-    −(1/D) · mean over the lot of (R − b)/s · Σ log p(decision)  +  regulariser,
+    −(1/D) · mean over the batch of (R − b)/s · Σ log p(decision)  +  regulariser,
 
 with D the decisions of a vector, b a moving average of the reward and s the running spread of R − b. So the step is
 the same for α·R + β with any α > 0 and β, and a reward may have any range. Adam has β₁ = 0, as in ENAS
@@ -31,7 +31,7 @@ from narfx.space.space import SearchSpace
 __all__ = ["Policy", "Regulariser", "Reinforce", "draw_new", "entropy", "part_gradients"]
 
 _ROUNDS = 20
-_LOT, _MOST = 5, 4.0
+_BATCH, _MOST = 5, 4.0
 
 
 class Policy(Protocol):
@@ -59,7 +59,7 @@ class Policy(Protocol):
 
 
 Regulariser = Callable[[Tensor, bool], "Tensor | None"]
-"""From the log-probabilities along a lot, and whether its rewards differ: what is added to the loss, if anything."""
+"""From the log-probabilities along a batch, and whether its rewards differ: what is added to the loss, if anything."""
 
 
 def entropy(log_p: Tensor) -> Tensor:
@@ -77,7 +77,7 @@ def part_gradients(policy: Policy, terms: Tensor, parts: Mapping[str, Sequence[i
         parts: The slots of each part; one without slots is left out.
 
     Returns:
-        For each part the norm of the gradient of the lot's mean of the sum of the terms over its slots.
+        For each part the norm of the gradient of the batch's mean of the sum of the terms over its slots.
     """
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     norms = {}
@@ -95,10 +95,9 @@ class Reinforce:
     Args:
         policy: The controller.
         parts: The slots of the operators and of the skips, for the record of the gradients.
-        lr: Adam's step for a lot of five. It grows with the lot, to four times this, and shrinks with the root of a
-            smaller one.
+        lr: Learning rate of Adam for a batch of 5; scales linearly above (at most 4x), with the square root below.
         clip: The largest norm of a step's gradient.
-        baseline_decay: How much of b and s one reward leaves standing.
+        baseline_decay: The share of b and s that remains after one reward.
         regulariser: What is added to the loss.
     """
 
@@ -121,15 +120,15 @@ class Reinforce:
         self._baseline: float | None = None
         self._variance = self._weight = 0.0
 
-    def learn(self, vectors: Sequence[Vector], told: Sequence[float]) -> dict[str, Any]:
-        """One step on a lot.
+    def learn(self, vectors: Sequence[Vector], observed: Sequence[float]) -> dict[str, Any]:
+        """One step on a batch of proposals.
 
         Returns:
-            ``baseline``, ``spread`` (b and s above), ``entropy`` (nats a decision, along the lot), ``grad_norm``
-            (before clipping; 0 where no step was made), ``log_prob`` (of a vector, the lot's mean) and ``gradient``:
+            ``baseline``, ``spread`` (b and s above), ``entropy`` (nats a decision, along the batch), ``grad_norm``
+            (before clipping; 0 where no step was made), ``log_prob`` (of a vector, the batch's mean) and ``gradient``:
             the norms of :func:`part_gradients` for the advantages (R − b)/s, 0 as long as all rewards are alike.
         """
-        chosen, rewards = torch.tensor(vectors), np.array(told)
+        chosen, rewards = torch.tensor(vectors), np.array(observed)
         log_p = self.policy(chosen)
         taken = log_p.gather(-1, chosen[..., None])[..., 0]
         advantages = self._advantages(rewards)
@@ -144,7 +143,7 @@ class Reinforce:
             "baseline": float(self._baseline or 0.0),
             "spread": self._spread(),
             "entropy": float(entropy(log_p.detach()).mean()),
-            "grad_norm": 0.0 if loss is None else self._step(loss, len(told)),
+            "grad_norm": 0.0 if loss is None else self._step(loss, len(observed)),
             "log_prob": float(taken.detach().sum(1).mean()),
             "gradient": gradient,
         }
@@ -169,7 +168,7 @@ class Reinforce:
         return math.sqrt(self._variance / self._weight)
 
     def _advantages(self, rewards: NDArray[np.float64]) -> Tensor | None:
-        """(R - b)/s, with b and s moved by this lot first; ``None`` as long as all rewards are alike."""
+        """(R - b)/s, with b and s moved by this batch first; ``None`` as long as all rewards are alike."""
         keep, mean = self._decay ** len(rewards), float(rewards.mean())
         if self._baseline is None:
             self._baseline = mean
@@ -186,7 +185,7 @@ class Reinforce:
         loss.backward()
         norm = float(nn.utils.clip_grad_norm_(self.policy.parameters(), self._clip))
         for group in self._optimizer.param_groups:
-            group["lr"] = self._lr * min(max(math.sqrt(size / _LOT), size / _LOT), _MOST)
+            group["lr"] = self._lr * min(max(math.sqrt(size / _BATCH), size / _BATCH), _MOST)
         self._optimizer.step()
         return norm
 
@@ -194,9 +193,9 @@ class Reinforce:
 def draw_new(
     policy: Policy, space: SearchSpace, history: History, n: int, generator: torch.Generator, redraws: int
 ) -> list[Vector]:
-    """``n`` vectors of the policy that meet the budget, those never told preferred.
+    """``n`` vectors of the policy that meet the budget; vectors that were never evaluated are preferred.
 
-    Each is the first of ``1 + redraws`` draws that neither the record nor the lot holds yet, or the first that is
+    Each is the first of ``1 + redraws`` draws that neither the history nor the batch holds yet, or the first that is
     feasible. Where the policy runs into dead ends (bounds that can be met one by one but hardly together), uniform
     draws stand in.
     """

@@ -11,19 +11,19 @@ __all__ = ["AcceptTest"]
 
 
 class AcceptTest:
-    """Mean rewards of an incumbent and of candidates over the lots that hold the incumbent."""
+    """Mean rewards of an incumbent and of candidates over the batches of proposals that hold the incumbent."""
 
     def __init__(self, incumbent: Vector, candidates: Sequence[Vector]) -> None:
         self.incumbent, self.candidates = incumbent, list(candidates)
-        self.lots = 0
+        self.batches = 0
         self._means: dict[Vector, tuple[int, float]] = {}
 
-    def take(self, lot: Sequence[tuple[Vector, float]]) -> None:
-        """Count a lot of vectors and rewards, if it holds the incumbent; of a vector told twice the first counts."""
-        rewards = dict(reversed(lot))
+    def take(self, batch: Sequence[tuple[Vector, float]]) -> None:
+        """Count a batch that holds the incumbent; of a repeated vector the first reward counts."""
+        rewards = dict(reversed(batch))
         if self.incumbent not in rewards:
             return
-        self.lots += 1
+        self.batches += 1
         for vector in (self.incumbent, *self.candidates):
             if vector in rewards:
                 count, mean = self._means.get(vector, (0, 0.0))
@@ -31,12 +31,12 @@ class AcceptTest:
                 self._means[vector] = count + 1, mean + (rewards[vector] - mean) / (count + 1)
 
     def winner(self) -> tuple[Vector, float, float]:
-        """Who stands after the test, its mean reward, and the incumbent's over the same lots (at least one).
+        """The winner, its mean reward, and the incumbent's over the same batches (at least one).
 
-        The best of the candidates that were in every lot wins if its mean is at least the incumbent's.
+        The best of the candidates that were in every batch wins if its mean is at least the incumbent's.
         """
         before = self._means[self.incumbent][1]
-        means = {v: self._means[v][1] for v in self.candidates if self._means.get(v, (0,))[0] == self.lots}
+        means = {v: self._means[v][1] for v in self.candidates if self._means.get(v, (0,))[0] == self.batches}
         best = max(means, key=means.__getitem__, default=None)
         if best is None or means[best] < before:
             return self.incumbent, before, before
@@ -47,14 +47,14 @@ class AcceptTest:
         return {
             "incumbent": list(self.incumbent),
             "candidates": [list(vector) for vector in self.candidates],
-            "lots": self.lots,
+            "lots": self.batches,
             "means": [[list(vector), count, mean] for vector, (count, mean) in self._means.items()],
         }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> AcceptTest:
         """Go on where ``state`` was taken."""
-        trial = cls(tuple(state["incumbent"]), [tuple(vector) for vector in state["candidates"]])
-        trial.lots = state["lots"]
-        trial._means = {tuple(vector): (count, mean) for vector, count, mean in state["means"]}
-        return trial
+        test = cls(tuple(state["incumbent"]), [tuple(vector) for vector in state["candidates"]])
+        test.batches = state["lots"]
+        test._means = {tuple(vector): (count, mean) for vector, count, mean in state["means"]}
+        return test

@@ -5,10 +5,10 @@ A phase changes one part of the incumbent vector and leaves the other as it is: 
 
 Equation 11 says that the reward never falls from one phase to the next. That is true only of what a test makes true:
 rewards of a search come from minibatches, and those of different steps cannot be compared. So candidates meet the
-incumbent in a trial: a number of lots that each hold the incumbent and the same candidates, hence the same
-minibatches. The best candidate takes the incumbent's place if its mean reward over these lots is at least the
-incumbent's; otherwise the incumbent stays. At each decision the reward that is reported after it is never below the
-reward of the incumbent before it, on the same data; on rewards without noise the whole sequence never falls.
+incumbent in an accept test: a number of batches of proposals that each hold the incumbent and the same candidates,
+hence the same minibatches. The best candidate replaces the incumbent if its mean reward over these batches is at least
+the incumbent's; otherwise the incumbent stays. At each decision the reward that is reported after it is never below
+the incumbent's reward before it, on the same data; on rewards without noise the whole sequence never falls.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from narfx.search.option_checks import number, whole
 from narfx.search.policies.lstm import Controller
 from narfx.search.policies.masks import Masks
 from narfx.search.policies.reinforce import Reinforce, draw_new, entropy
+from narfx.search.registry import register_strategy
 from narfx.search.strategies.accept_test import AcceptTest
-from narfx.search.strategy import Proposal, Result, register_strategy
+from narfx.search.strategy import Evaluated, Proposal, Result
 from narfx.space.records import Vector
 from narfx.space.sampling import FeasibleSampler
 from narfx.space.space import SearchSpace
@@ -37,32 +38,33 @@ __all__ = ["Alternating"]
 
 
 class Alternating:
-    """Two policies in turns, or uniform draws in turns, and an incumbent that only a trial can replace.
+    """Two policies in turns, or uniform draws in turns, and an incumbent that only an accept test can replace.
 
     With ``mode="policy"`` either part has a controller of its own (that of ``nar``, masked to the incumbent's other
-    part), which learns by REINFORCE; the last ``evaluations`` steps of a phase are the trial of its most likely
-    vector and of the best that it met, by reward over its lot's mean. With ``mode="sample"`` a phase is a row of
-    trials of candidates drawn uniformly.
+    part), which learns by REINFORCE. The last ``evaluations`` steps of a phase test its most likely vector and the best
+    that it met, by reward above the batch's mean. With ``mode="sample"`` a phase is a series of tests of candidates
+    drawn uniformly.
 
-    A trial needs lots of at least two, and of ``candidates + 1`` to compare all candidates; with lots of one the
-    incumbent stays for ever. It starts as the base, or as a uniform draw where the base breaks the budget.
+    An accept test needs batches of at least two proposals, and of ``candidates + 1`` to compare all candidates; with
+    batches of one the incumbent never changes. It starts as the base, or as a uniform draw where the base breaks the
+    budget.
 
     Args:
         space: The slots and the budget. Without skips to choose (or without operators) all phases are of one part.
         seed: Of the initial weights and of all draws.
         mode: ``policy`` or ``sample``.
-        phase: Steps of a phase, its trial included. A phase ends with a decision, if need be a little later.
-        evaluations: Lots of a trial.
-        candidates: How many a trial compares with the incumbent, at most.
-        hidden: Of the controllers, as all that follows: see :class:`~narfx.search.strategies.nar.Nar`.
-        lr: See there.
-        entropy_weight: See there.
-        baseline_decay: See there.
-        tanh_constant: See there.
-        temperature: See there.
-        clip: See there.
-        bias_scale: See there.
-        redraws: See there.
+        phase: Steps of a phase, including its accept test. A phase ends with a decision, if necessary a little later.
+        evaluations: Batches of an accept test.
+        candidates: The largest number of candidates that a test compares with the incumbent.
+        hidden: The size of each controller's LSTM, as in :class:`~narfx.search.strategies.nar.Nar`.
+        lr: As in ``nar``.
+        entropy_weight: As in ``nar``.
+        baseline_decay: As in ``nar``.
+        tanh_constant: As in ``nar``.
+        temperature: As in ``nar``.
+        clip: As in ``nar``.
+        bias_scale: As in ``nar``.
+        redraws: As in ``nar``.
     """
 
     def __init__(
@@ -124,64 +126,68 @@ class Alternating:
         self._incumbent: Vector = start
         self._turn = self._step = 0
         self._met: dict[Vector, tuple[int, float]] = {}
-        self._trial: AcceptTest | None = None
+        self._test: AcceptTest | None = None
         self._refresh()
 
     @property
     def incumbent(self) -> Vector:
-        """The vector that no trial has beaten."""
+        """The vector that no candidate has replaced."""
         return self._incumbent
 
     def ask(self, n: int) -> list[Proposal]:
-        """In a trial the incumbent and the candidates, then draws; else draws, the other part being the incumbent's."""
+        """In a test the incumbent and the candidates, then draws; else draws with the incumbent's other part."""
         known: list[Vector] = []
         if self._deciding(self._step):
-            if self._trial is None:
-                self._trial = AcceptTest(self._incumbent, self._chosen())
-            known = [self._incumbent, *self._trial.candidates][:n]
+            if self._test is None:
+                self._test = AcceptTest(self._incumbent, self._chosen())
+            known = [self._incumbent, *self._test.candidates][:n]
         return [Proposal(vector) for vector in (*known, *self._draw(n - len(known)))]
 
     def tell(self, proposals: Sequence[Proposal], results: Sequence[Result]) -> dict[str, Any]:
-        """One step: the policy learns from the lot, or the trial goes on and may come to its decision.
+        """One step: the policy learns from the batch, or the accept test goes on and may reach its decision.
 
-        A policy learns from vectors that share the incumbent's other part; a lot counts in a trial if it holds the
-        incumbent.
+        A policy learns from vectors that share the incumbent's other part; a batch counts in a test if it
+        holds the incumbent.
 
         Returns:
-            ``reward`` (the lot's mean), ``assigned`` (see :func:`~narfx.search.assigned_rewards.assigned_rewards`),
+            ``reward`` (the batch's mean), ``assigned`` (see :func:`~narfx.search.assigned_rewards.assigned_rewards`),
             where the policy learned ``gradient`` and, under ``policy``, the rest of what :meth:`Reinforce.learn` says,
             and ``phase``: its ``index``, ``part`` and ``step``; at a decision whether a candidate was ``accepted``, and
-            the mean rewards in the trial of the incumbent ``before`` and of the ``incumbent`` after; else these are
+            the mean rewards in the test of the incumbent ``before`` and of the ``incumbent`` after; else these are
             null.
         """
-        told = zip(*self._history.add(proposals, results), strict=True)
-        lot = [(vector, reward) for vector, reward in told if self._space.feasible(vector)]
-        if not lot:
+        observed = zip(*self._history.add(proposals, results), strict=True)
+        batch = [(vector, reward) for vector, reward in observed if self._space.feasible(vector)]
+        if not batch:
             return {}
-        vectors, rewards = [vector for vector, _ in lot], [reward for _, reward in lot]
+        vectors, rewards = [vector for vector, _ in batch], [reward for _, reward in batch]
         mean = sum(rewards) / len(rewards)
         phase: dict[str, Any] = {"index": self._turn, "part": self._part, "step": self._step}
         phase |= {"accepted": None, "before": None, "incumbent": None}
         self._step += 1
         learned = {}
-        if self._trial is not None:
-            self._trial.take(lot)
-            if self._trial.lots == self._evaluations:
-                phase |= self._decide(self._trial)
+        if self._test is not None:
+            self._test.take(batch)
+            if self._test.batches == self._evaluations:
+                phase |= self._decide(self._test)
         elif not self._deciding(self._step - 1):
-            learned = self._learn(lot, mean)
+            learned = self._learn(batch, mean)
         baseline = learned["policy"]["baseline"] if learned else mean
         assigned = assigned_rewards(self._space, vectors, rewards, baseline)
         return {"reward": mean, **learned, "assigned": assigned, "phase": phase}
 
     def finalists(self, n: int) -> list[Vector]:
-        """The incumbent and those told with the highest mean reward; these first, as long as rewards are exact."""
-        told = self._history.best(n)
-        order = [self._incumbent, *told] if self._history.noisy or not told else [told[0], self._incumbent, *told[1:]]
+        """The incumbent and the evaluated vectors of highest mean reward; these first, as long as rewards are exact."""
+        best = self._history.best(n)
+        order = [self._incumbent, *best] if self._history.noisy or not best else [best[0], self._incumbent, *best[1:]]
         return list(dict.fromkeys(order))[:n]
 
+    def archive(self) -> list[Evaluated]:
+        """All vectors that were evaluated, as far as the history holds them."""
+        return self._history.archive()
+
     def state_dict(self) -> dict[str, Any]:
-        """Policies, incumbent, phase, trial, generator and what was told."""
+        """Policies, incumbent, phase, test, generator and what was observed."""
         return {
             "learners": {part: learner.state_dict() for part, learner in self._learners.items()},
             "generator": self._generator.get_state(),
@@ -190,7 +196,7 @@ class Alternating:
             "turn": self._turn,
             "step": self._step,
             "met": [[list(vector), count, mean] for vector, (count, mean) in self._met.items()],
-            "trial": None if self._trial is None else self._trial.state_dict(),
+            "trial": None if self._test is None else self._test.state_dict(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -201,7 +207,7 @@ class Alternating:
         self._history.load_state_dict(state["record"])
         self._incumbent, self._turn, self._step = tuple(state["incumbent"]), state["turn"], state["step"]
         self._met = {tuple(vector): (count, mean) for vector, count, mean in state["met"]}
-        self._trial = None if state["trial"] is None else AcceptTest.from_state(state["trial"])
+        self._test = None if state["trial"] is None else AcceptTest.from_state(state["trial"])
         self._refresh()
 
     @property
@@ -240,7 +246,7 @@ class Alternating:
         return np.random.default_rng(int(torch.randint(2**31, (1,), generator=self._generator)))
 
     def _chosen(self) -> list[Vector]:
-        """The candidates of a trial: the policy's most likely vector and the best met, or uniform draws."""
+        """The candidates of a test: the policy's most likely vector and the best met, or uniform draws."""
         found: list[Vector] = []
         if self._learns:
             mode = tuple(self._policy.draw(1, None)[0][0].tolist())
@@ -250,9 +256,9 @@ class Alternating:
         others = (vector for vector in dict.fromkeys(found) if vector != self._incumbent)
         return [vector for vector in others if self._here.feasible(vector)][: self._candidates]
 
-    def _learn(self, lot: Sequence[tuple[Vector, float]], mean: float) -> dict[str, Any]:
+    def _learn(self, batch: Sequence[tuple[Vector, float]], mean: float) -> dict[str, Any]:
         fixed = [index for index in range(len(self._space)) if index not in self._parts[self._part]]
-        fits = [(v, reward) for v, reward in lot if all(v[index] == self._incumbent[index] for index in fixed)]
+        fits = [(v, reward) for v, reward in batch if all(v[index] == self._incumbent[index] for index in fixed)]
         if not fits:
             return {}
         for vector, reward in fits:
@@ -261,10 +267,10 @@ class Alternating:
         learned = self._learners[self._part].learn([vector for vector, _ in fits], [reward for _, reward in fits])
         return {"gradient": learned.pop("gradient"), "policy": learned}
 
-    def _decide(self, trial: AcceptTest) -> dict[str, Any]:
-        kept, reward, before = trial.winner()
+    def _decide(self, test: AcceptTest) -> dict[str, Any]:
+        kept, reward, before = test.winner()
         accepted = kept != self._incumbent
-        self._incumbent, self._trial = kept, None
+        self._incumbent, self._test = kept, None
         if self._step >= self._phase:
             self._turn, self._step, self._met = self._turn + 1, 0, {}
         self._refresh()

@@ -4,7 +4,7 @@ Learning is that of :mod:`~narfx.search.strategies.nar`: one ``tell`` is one ste
 is :class:`~narfx.search.policies.joint_lstm.JointController`. What regularises it is the entropy of the operators
 and, for the skips, the divergence from a prior:
 
-    (1/D) · mean over the lot of [ −w · Σ entropy(operator) + w_s · Σ KL(p(skip) ‖ [1 − ρ, ρ]) ],
+    (1/D) · mean over the batch of [ −w · Σ entropy(operator) + w_s · Σ KL(p(skip) ‖ [1 − ρ, ρ]) ],
 
 D being the decisions of a vector. Here p is the probability that a skip is drawn with; ENAS's own code takes the
 divergence of a sigmoid of the logits instead.
@@ -22,8 +22,8 @@ from narfx.search.assigned_rewards import parts
 from narfx.search.option_checks import number
 from narfx.search.policies.joint_lstm import JointController
 from narfx.search.policies.reinforce import entropy
+from narfx.search.registry import register_strategy
 from narfx.search.strategies.nar import Nar
-from narfx.search.strategy import register_strategy
 from narfx.space.space import SearchSpace
 
 __all__ = ["Enas"]

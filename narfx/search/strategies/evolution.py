@@ -10,7 +10,8 @@ import numpy as np
 
 from narfx.search.history import History
 from narfx.search.option_checks import whole
-from narfx.search.strategy import Proposal, Result, register_strategy
+from narfx.search.registry import register_strategy
+from narfx.search.strategy import Evaluated, Proposal, Result
 from narfx.space.records import Vector
 from narfx.space.sampling import FeasibleSampler
 from narfx.space.space import SearchSpace
@@ -21,7 +22,7 @@ _TRIES = 200
 
 
 class Evolution:
-    """The last ``population`` vectors told are the population; a proposal is a mutated winner of a tournament.
+    """The last ``population`` evaluated vectors are the population; a proposal is a mutated winner of a tournament.
 
     The population is filled with uniform draws first. A mutation gives one slot another operator; one that breaks the
     budget is made again.
@@ -66,7 +67,7 @@ class Evolution:
         return None
 
     def tell(self, proposals: Sequence[Proposal], results: Sequence[Result]) -> dict[str, Any]:
-        """Let those told live and the oldest die; returns ``reward``, the lot's mean."""
+        """Add the evaluated vectors and drop the oldest; returns ``reward``, the batch's mean."""
         vectors, rewards = self._history.add(proposals, results)
         self._population.extend(
             (vector, reward) for vector, reward in zip(vectors, rewards, strict=True) if self._space.feasible(vector)
@@ -74,11 +75,15 @@ class Evolution:
         return {"reward": sum(rewards) / len(rewards)} if rewards else {}
 
     def finalists(self, n: int) -> list[Vector]:
-        """Those told with the highest mean reward."""
+        """The evaluated vectors of highest mean reward."""
         return self._history.best(n)
 
+    def archive(self) -> list[Evaluated]:
+        """All vectors that were evaluated, as far as the history holds them."""
+        return self._history.archive()
+
     def state_dict(self) -> dict[str, Any]:
-        """The generator, the population and what was told."""
+        """The generator, the population and what was observed."""
         return {
             "generator": self._rng.bit_generator.state,
             "population": [[list(vector), reward] for vector, reward in self._population],

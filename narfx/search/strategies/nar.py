@@ -19,7 +19,8 @@ from narfx.search.history import History
 from narfx.search.option_checks import number, whole
 from narfx.search.policies.lstm import Controller
 from narfx.search.policies.reinforce import Policy, Reinforce, draw_new, entropy
-from narfx.search.strategy import Proposal, Result, register_strategy
+from narfx.search.registry import register_strategy
+from narfx.search.strategy import Evaluated, Proposal, Result
 from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
 
@@ -33,15 +34,14 @@ class Nar:
         space: The slots; the policy is masked to what is legal and to what the space's budget still allows.
         seed: Of the initial weights and of all draws.
         hidden: The size of the LSTM and of its embeddings.
-        lr: Adam's step for a lot of five. It grows with the lot, to four times this, and shrinks with the root of a
-            smaller one.
+        lr: Learning rate of Adam for a batch of 5; scales linearly above (at most 4x), with the square root below.
         entropy_weight: w above; entropies are in nats a decision.
-        baseline_decay: How much of b and s one reward leaves standing.
+        baseline_decay: The share of b and s that remains after one reward.
         tanh_constant: T of the controller's T·tanh(u/τ).
         temperature: τ of the same.
         clip: The largest norm of a step's gradient.
         bias_scale: How much faster the slots' biases move than the other weights.
-        redraws: How often a draw that was told before is drawn again, in the hope of a new one; 0 is plain ENAS.
+        redraws: How often a draw that was evaluated before is drawn again to find a new vector; 0 as in ENAS.
     """
 
     _controller: Callable[..., Policy] = Controller
@@ -87,22 +87,22 @@ class Nar:
         return -self._entropy_weight * entropy(log_p).mean() if differ else None
 
     def ask(self, n: int) -> list[Proposal]:
-        """``n`` vectors drawn from the policy, those never told before preferred (see ``redraws``)."""
+        """``n`` vectors drawn from the policy, preferring vectors that were never evaluated (see ``redraws``)."""
         return [Proposal(vector) for vector in self._draw(n, self._generator)]
 
     def tell(self, proposals: Sequence[Proposal], results: Sequence[Result]) -> dict[str, Any]:
-        """One step of REINFORCE on this lot, whoever proposed it; a vector over the budget is only remembered.
+        """One step of REINFORCE on this batch, whoever proposed it; a vector over the budget is only remembered.
 
         Returns:
-            ``reward`` (the lot's mean), what :meth:`Reinforce.learn` says, ``probabilities`` (of each operator at
-            each slot behind the policy's most likely prefix, after the step) and ``assigned`` (see
+            ``reward`` (the batch's mean), what :meth:`Reinforce.learn` says, ``probabilities`` (of each operator at
+            each slot after the policy's most likely prefix, after the step) and ``assigned`` (see
             :func:`~narfx.search.assigned_rewards.assigned_rewards`).
         """
-        told = zip(*self._history.add(proposals, results), strict=True)
-        lot = [(vector, reward) for vector, reward in told if self._space.feasible(vector)]
-        if not lot:
+        observed = zip(*self._history.add(proposals, results), strict=True)
+        batch = [(vector, reward) for vector, reward in observed if self._space.feasible(vector)]
+        if not batch:
             return {}
-        vectors, rewards = [vector for vector, _ in lot], [reward for _, reward in lot]
+        vectors, rewards = [vector for vector, _ in batch], [reward for _, reward in batch]
         metrics = self._learner.learn(vectors, rewards)
         return {
             "reward": sum(rewards) / len(rewards),
@@ -115,10 +115,10 @@ class Nar:
         return {"probabilities": [[round(x, 5) for x in row] for row in self._policy.draw(1, None)[1][0].tolist()]}
 
     def finalists(self, n: int) -> list[Vector]:
-        """By turns the best told (by mean reward) and the policy's own: its most likely vector, then fresh draws.
+        """By turns the best evaluated (by mean reward) and the policy's own: its most likely vector, then fresh draws.
 
-        The best told comes first as long as a vector told again earned the same; under noise the policy has seen
-        through more of it than the luckiest reward has.
+        The best evaluated comes first as long as a vector evaluated again earned the same reward. Under noise the
+        policy's own comes first, because it averages over more rewards than the highest mean does.
         """
         generator = torch.Generator()
         generator.set_state(self._generator.get_state())  # naming finalists changes nothing
@@ -128,8 +128,12 @@ class Nar:
         order = (vector for pair in zip_longest(*turns) for vector in pair if vector is not None)
         return list(dict.fromkeys(order))[:n]
 
+    def archive(self) -> list[Evaluated]:
+        """All vectors that were evaluated, as far as the history holds them."""
+        return self._history.archive()
+
     def state_dict(self) -> dict[str, Any]:
-        """Weights, optimizer, generator, baseline and what was told."""
+        """Weights, optimizer, generator, baseline and what was observed."""
         return {
             "learner": self._learner.state_dict(),
             "generator": self._generator.get_state(),

@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from narfx.search.history import History
-from narfx.search.strategy import Proposal, Result, register_strategy
+from narfx.search.registry import register_strategy
+from narfx.search.strategy import Evaluated, Proposal, Result
 from narfx.space.records import Vector
 from narfx.space.sampling import FeasibleSampler
 from narfx.space.space import SearchSpace
@@ -60,16 +61,20 @@ class RandomSearch:
         return left[int(self._rng.integers(len(left)))]
 
     def tell(self, proposals: Sequence[Proposal], results: Sequence[Result]) -> dict[str, Any]:
-        """Remember the rewards; returns ``reward``, the lot's mean."""
+        """Remember the rewards; returns ``reward``, the batch's mean."""
         _, rewards = self._history.add(proposals, results)
         return {"reward": sum(rewards) / len(rewards)} if rewards else {}
 
     def finalists(self, n: int) -> list[Vector]:
-        """Those told with the highest mean reward, then those proposed and never told."""
+        """The evaluated vectors of highest mean reward, then those proposed and never evaluated."""
         return list(dict.fromkeys([*self._history.best(n), *self._asked]))[:n]
 
+    def archive(self) -> list[Evaluated]:
+        """All vectors that were evaluated, as far as the history holds them."""
+        return self._history.archive()
+
     def state_dict(self) -> dict[str, Any]:
-        """The generator, what was proposed and what was told."""
+        """The generator, what was proposed and what was observed."""
         return {
             "generator": self._rng.bit_generator.state,
             "asked": [list(vector) for vector in self._asked],

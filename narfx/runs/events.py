@@ -1,0 +1,193 @@
+"""The events of a run as typed records: one class for each kind of line in ``events.jsonl``.
+
+A line is a JSON object with its kind under ``event``, then the values of the record, then ``seconds`` since the run
+began. Reading is tolerant: a value that an older version did not write is ``None``, a kind that is not known here is
+an :class:`Other`, and keys without a field are kept in ``more``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias, TypeVar
+
+__all__ = [
+    "EVENTS",
+    "Done",
+    "Epoch",
+    "Event",
+    "Other",
+    "Saved",
+    "StageBegan",
+    "Step",
+    "Subscriber",
+    "Trained",
+    "Weights",
+    "from_line",
+    "iter_events",
+    "read_events",
+]
+
+EVENTS = "events.jsonl"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Event:
+    """What all events share: the ``seconds`` since the run began, and the values that have no field of their own."""
+
+    kind: ClassVar[str]
+    more: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float | None = None
+
+    def line(self) -> dict[str, Any]:
+        """The line without its seconds: the kind, the fields that are not ``None``, and ``more``."""
+        own = {entry.name: getattr(self, entry.name) for entry in _own_fields(type(self))}
+        return {"event": self.kind, **{name: value for name, value in own.items() if value is not None}, **self.more}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weights(Event):
+    """A search trained its shared weights for one epoch (from 1): the mean ``loss`` and the last learning rate."""
+
+    kind: ClassVar[str] = "weights"
+    epoch: int | None = None
+    loss: float | None = None
+    lr: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step(Event):
+    """One step of a strategy: the proposed ``vectors``, their ``rewards`` and, in ``more``, the strategy's metrics."""
+
+    kind: ClassVar[str] = "step"
+    metric: str | None = None
+    epoch: int | None = None
+    vectors: list[list[int]] | None = None
+    rewards: list[float] | None = None
+
+    @property
+    def reward(self) -> Any:
+        """The mean reward of the batch."""
+        return self.more.get("reward")
+
+    @property
+    def gradient(self) -> Any:
+        """The norm of the policy's gradient by part, where the strategy logs it."""
+        return self.more.get("gradient")
+
+    @property
+    def assigned(self) -> Any:
+        """The assigned rewards of the batch, where the strategy logs them."""
+        return self.more.get("assigned")
+
+    @property
+    def spread(self) -> Any:
+        """The running spread s of R − b; an alternating search logs it with its policy."""
+        return self.more["spread"] if "spread" in self.more else self.more["policy"]["spread"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageBegan(Event):
+    """A search of several stages began one that follows another: its number (from 2), strategy and legal choices."""
+
+    kind: ClassVar[str] = "stage"
+    stage: int | None = None
+    strategy: str | None = None
+    legal: list[list[int]] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch(Event):
+    """A stand-alone training ended one epoch (from 1)."""
+
+    kind: ClassVar[str] = "epoch"
+    epoch: int | None = None
+    loss: float | None = None
+    lr: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained(Event):
+    """A comparison trained one network with one seed; its vector and metrics are in ``more``."""
+
+    kind: ClassVar[str] = "trained"
+    name: str | None = None
+    seed: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Done(Event):
+    """A search ended; the costs of the kept vector are in ``more``, with all else that its ``arch.json`` says."""
+
+    kind: ClassVar[str] = "done"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved(Event):
+    """A checkpoint was written. Subscribers receive it; it is no line of the file."""
+
+    kind: ClassVar[str] = "saved"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Other(Event):
+    """An event of a kind that is not known here; all its values are in ``more``."""
+
+    kind: ClassVar[str] = "other"
+    name: str = ""
+
+    def line(self) -> dict[str, Any]:
+        """The line without its seconds, under its own kind."""
+        return {"event": self.name, **self.more}
+
+
+Subscriber: TypeAlias = Callable[[Event], None]
+"""What receives each event of a run as soon as it is written."""
+
+E = TypeVar("E", bound=Event)
+
+_KINDS: dict[str, type[Event]] = {
+    record.kind: record for record in (Weights, Step, StageBegan, Epoch, Trained, Done)
+}  # fmt: skip
+
+
+def from_line(line: Mapping[str, Any]) -> Event:
+    """The record of one line.
+
+    Raises:
+        KeyError: The line names no kind.
+    """
+    kind = line["event"]
+    rest = {key: value for key, value in line.items() if key not in ("event", "seconds")}
+    record = _KINDS.get(kind)
+    if record is None:
+        return Other(name=str(kind), more=rest, seconds=line.get("seconds"))
+    known = {entry.name: rest.pop(entry.name) for entry in _own_fields(record) if entry.name in rest}
+    return record(**known, more=rest, seconds=line.get("seconds"))
+
+
+def read_events(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of the run in the folder ``path`` as plain objects; a last line cut short by a crash is left out."""
+    with (path / EVENTS).open(encoding="utf-8") as stream:
+        for line in stream:
+            if line.endswith("\n"):
+                yield json.loads(line)
+
+
+def iter_events(path: Path, kind: type[E]) -> Iterator[E]:
+    """The events of one kind in the run in the folder ``path`` (all with :class:`Event`), in their order.
+
+    Raises:
+        FileNotFoundError: The run has no events.
+        ValueError: A line is not JSON.
+        TypeError: A line is not an object.
+        KeyError: A line names no kind.
+    """
+    return (event for event in map(from_line, read_events(path)) if isinstance(event, kind))
+
+
+def _own_fields(record: type[Event]) -> list[dataclasses.Field[Any]]:
+    return [entry for entry in dataclasses.fields(record) if entry.name not in ("more", "seconds")]

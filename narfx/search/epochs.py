@@ -1,0 +1,152 @@
+"""One epoch of a strategy: turns of shared weights and rewards, or steps of a strategy that trains the supernet.
+
+Rewards use the statistics of their own batch, because the running averages of shared weights belong to no
+sub-network; all vectors of one batch of proposals see the same minibatch, so that only the vectors differ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from narfx.compiler.supernet import Supernet
+from narfx.data.image_data import Batch
+from narfx.errors import UsageError
+from narfx.graph.batchnorm import batch_statistics
+from narfx.runs.events import Step, Weights
+from narfx.runs.folder import RunFolder
+from narfx.search.shared_weights import SharedWeights
+from narfx.search.strategy import Proposal, Result, RewardSteps, Scheduled, Strategy, Turn, WeightSteps, alternation
+from narfx.search.supernet_strategy import AnyStrategy, Minibatch, SupernetStrategy
+from narfx.space.records import Vector
+from narfx.space.space import SearchSpace
+from narfx.support.seeds import derive
+from narfx.tasks.task import Task
+
+__all__ = ["StrategyEpoch", "quick_reward", "train_epoch"]
+
+
+@dataclass(frozen=True)
+class StrategyEpoch:
+    """Where an epoch takes place: the stage's space, the shared weights, the run, and the epoch's numbers.
+
+    ``number`` counts over the whole search, ``own`` from the first epoch of the strategy; both from 0.
+    """
+
+    space: SearchSpace
+    shared: SharedWeights
+    folder: RunFolder
+    number: int
+    own: int
+
+
+def train_epoch(strategy: AnyStrategy, epoch: StrategyEpoch) -> None:
+    """Train the shared weights and the strategy for one epoch, and write its events.
+
+    Raises:
+        RunError: The loss is not finite.
+        UsageError: The strategy's schedule cannot be kept.
+    """
+    if isinstance(strategy, SupernetStrategy):
+        _minibatches(strategy, epoch)
+    else:
+        _turns(strategy, epoch)
+
+
+def _turns(strategy: Strategy, epoch: StrategyEpoch) -> None:
+    turns = _schedule(strategy, epoch)
+    shared, config = epoch.shared, epoch.shared.config
+    weights, vectors = shared.epoch(epoch.number), _proposed(strategy)
+    batches = sum(turn.batches for turn in turns if isinstance(turn, RewardSteps))
+    minibatches = shared.task.reward_batches(
+        derive(shared.seed, "reward", epoch.number), batches, config.reward_images
+    )  # fmt: skip
+    for turn in turns:
+        if isinstance(turn, WeightSteps):
+            _write_weights(epoch, weights.train(vectors, turn.minibatches))
+        else:
+            label = f"epoch {epoch.number + 1}: strategy"
+            for _ in shared.reporter.track(range(turn.batches), turn.batches, label):
+                _reward_step(strategy, epoch, next(minibatches))
+
+
+def _write_weights(epoch: StrategyEpoch, losses: Sequence[float]) -> None:
+    mean = sum(losses) / len(losses)
+    epoch.folder.write(Weights(epoch=epoch.number + 1, loss=mean, lr=epoch.shared.rate))
+
+
+def _schedule(strategy: Strategy, epoch: StrategyEpoch) -> list[Turn]:
+    most, steps = epoch.shared.task.steps_per_epoch, epoch.shared.config.steps
+    schedule = strategy.schedule if isinstance(strategy, Scheduled) else alternation
+    turns = list(schedule(epoch.own, most, steps))
+    weights = [turn.minibatches for turn in turns if isinstance(turn, WeightSteps)]
+    rewards = [turn.batches for turn in turns if isinstance(turn, RewardSteps)]
+    if min([*weights, *rewards], default=0) < 1 or sum(weights) > most:
+        raise UsageError(
+            f"the strategy's schedule of epoch {epoch.own} has turns of {weights} minibatches and {rewards} batches "
+            f"of proposals: a turn has at least 1, and all have at most the {most} minibatches of an epoch",
+            where="schedule",
+            kind="strategy_schedule",
+        )
+    return turns
+
+
+def _proposed(strategy: Strategy) -> Iterator[Vector]:
+    """What the strategy proposes, for training the weights alone: it is not given back to ``tell``."""
+    while True:
+        yield from (proposal.vector for proposal in strategy.ask(16))
+
+
+def _reward_step(strategy: Strategy, epoch: StrategyEpoch, batch: Batch) -> None:
+    """One batch of proposals, evaluated on one minibatch."""
+    shared = epoch.shared
+    proposals = strategy.ask(shared.config.lot)
+    rewards = [quick_reward(shared.net, proposal.vector, shared.task, batch) for proposal in proposals]
+    results = [
+        Result(reward, epoch.space.cost(proposal.vector)) for proposal, reward in zip(proposals, rewards, strict=True)
+    ]
+    _write_step(epoch, proposals, rewards, strategy.tell(proposals, results))
+
+
+def _write_step(
+    epoch: StrategyEpoch, proposals: Sequence[Proposal], rewards: list[float], metrics: Mapping[str, Any]
+) -> None:
+    epoch.folder.write(
+        Step(
+            metric=epoch.shared.task.metric,
+            epoch=epoch.number + 1,
+            vectors=[list(proposal.vector) for proposal in proposals],
+            rewards=rewards,
+            more=metrics,
+        )
+    )
+
+
+def _minibatches(strategy: SupernetStrategy, epoch: StrategyEpoch) -> None:
+    shared, losses = epoch.shared, list[float]()
+    steps = shared.task.steps_per_epoch
+    validation = shared.task.reward_batches(derive(shared.seed, "reward", epoch.number), steps)
+
+    def train_weights(batch: Batch, time: float) -> float:
+        losses.append(shared.step(batch, time))
+        return losses[-1]
+
+    for batch, time in shared.epoch(epoch.number).take(steps, "strategy and weights"):
+        minibatch = Minibatch(batch, next(validation), partial(train_weights, batch, time))
+        shared.net.train()
+        metrics = strategy.train_step(shared.net, shared.task, minibatch)
+        if metrics:
+            _write_step(epoch, (), [], metrics)
+    if losses:
+        _write_weights(epoch, losses)
+
+
+def quick_reward(net: Supernet, vector: Vector, task: Task, batch: tuple[Tensor, Tensor]) -> float:
+    """The metric of one sub-network on one minibatch, with the batch's own BatchNorm statistics."""
+    net.set_vector(vector)
+    with batch_statistics(net):
+        return task.reward(net, batch)

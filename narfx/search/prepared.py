@@ -1,0 +1,106 @@
+"""What a search needs before its first step: the trace, the data, the space, the supernet, all of it checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from narfx.compiler.open import open_base
+from narfx.compiler.supernet import Supernet
+from narfx.compiler.traced import Traced
+from narfx.errors import UsageError
+from narfx.graph.checks import check_values
+from narfx.latency.metric import LatencyReport, open_latency
+from narfx.search.config import SearchConfig
+from narfx.search.stages import Stage, check_stages
+from narfx.space.budget import Budget
+from narfx.space.space import SearchSpace
+from narfx.support.devices import pick_device
+from narfx.tasks.options import open_task
+from narfx.tasks.task import Task
+from narfx.training.checks import check_batches, outputs
+from narfx.training.initialise import reinitialise
+
+__all__ = ["Prepared", "prepare"]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A search that can begin. ``space`` is the trace's within the budget, ``net`` the supernet on the device."""
+
+    traced: Traced
+    task: Task
+    latency: LatencyReport | None
+    space: SearchSpace
+    stages: tuple[Stage, ...]
+    net: Supernet
+    notes: tuple[str, ...]
+
+
+def prepare(
+    config: SearchConfig, stages: Sequence[Stage], device: str, relative_to: Path | None, *, resumed: bool = False
+) -> Prepared:
+    """Load, trace and check all that a search needs; it takes up to minutes on a large model.
+
+    Raises:
+        UsageError: The model, the data, a strategy or an option is wrong.
+        NothingToRefineError: The model has no site with a choice.
+        InfeasibleBudgetError: No vector meets the budget.
+    """
+    _check_epochs(config)
+    place = pick_device(device)
+    traced = open_base(config, relative_to=relative_to, seed=config.seed)
+    task = open_task(
+        config,
+        traced.input,
+        seed=config.seed,
+        device=place,
+        label_smoothing=config.label_smoothing,
+        relative_to=relative_to,
+        precision=config.compute_precision(place),
+    )
+    latency = None
+    if config.wanted(config.budget):
+        Budget.parse(config.budget, {**traced.space.cost(traced.space.base), "latency": 0.0})
+        traced, latency = open_latency(traced, config, relative_to=relative_to, measured=resumed)
+    space = traced.space.within(Budget.parse(config.budget, traced.space.cost(traced.space.base)))
+    check_stages(stages, space, config.seed)
+    notes = [*traced.notes, *task.data.notes, *(latency.notes if latency else ())]
+    net, more = _supernet(config, traced, task, place)
+    return Prepared(traced, task, latency, space, tuple(stages), net, (*notes, *more))
+
+
+def _check_epochs(config: SearchConfig) -> None:
+    if config.pretrain_epochs >= config.epochs:
+        raise UsageError(
+            f"--pretrain-epochs {config.pretrain_epochs} of --epochs {config.epochs} leave the strategy none to "
+            "learn in: give more epochs, or fewer of them to pretraining",
+            where="--pretrain-epochs",
+            kind="pretrain_epochs",
+        )
+
+
+def _supernet(config: SearchConfig, traced: Traced, task: Task, device: torch.device) -> tuple[Supernet, list[str]]:
+    """The supernet on its device, with the weights that the search starts from, and notes about these."""
+    notes = []
+    if config.init == "scratch":
+        left = reinitialise(traced.graph_module, config.seed)
+        if left:
+            notes.append(f"not re-initialised (no rule for these parameters): {', '.join(left[:4])}")
+    elif task.data.val_from_train and config.weights is not None:
+        notes.append(
+            "warning: validation images are taken from the training part, and the weights given may have been trained "
+            "on them; name others with --val-data"
+        )
+    net = Supernet(traced, separate_norms=config.norms == "separate")
+    if config.init == "scratch":
+        reinitialise(net, config.seed)
+    check_values(net.graph_module)
+    net.to(device)
+    task.check(outputs(net, traced.input, device))
+    sizes = (min(config.batch_size, len(task.data.train)), min(config.reward_images, len(task.data.val)))
+    check_batches(net, traced.input, device, *sizes)
+    return net, notes

@@ -1,0 +1,178 @@
+"""A search as a list of stages, each with its own space, preparation of the supernet and strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from narfx.errors import UsageError
+from narfx.search.config import SearchConfig
+from narfx.search.preparation import NO_PREPARATION, Preparation, WarmUp
+from narfx.search.registry import build_strategy
+from narfx.search.strategy import Evaluated, Result
+from narfx.search.supernet_strategy import AnyStrategy
+from narfx.space.records import Vector
+from narfx.space.space import SearchSpace
+from narfx.support.seeds import derive
+
+__all__ = [
+    "Found",
+    "Narrowing",
+    "Stage",
+    "check_epochs",
+    "check_stages",
+    "keep_finalists",
+    "spaces",
+    "stages_of",
+    "whole_space",
+]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a stage found: its finalists, the most promising first, and all that it evaluated; nothing before any."""
+
+    finalists: tuple[Vector, ...] = ()
+    archive: tuple[Evaluated, ...] = ()
+
+    @classmethod
+    def by(cls, strategy: AnyStrategy, finalists: int) -> Found:
+        """What a strategy has found so far."""
+        return cls(tuple(strategy.finalists(finalists)), tuple(strategy.archive()))
+
+    def to_state(self) -> dict[str, Any]:
+        """Plain values for a checkpoint."""
+        return {
+            "finalists": [list(vector) for vector in self.finalists],
+            "archive": [
+                [list(entry.vector), entry.result.reward, dict(entry.result.costs), entry.evaluations]
+                for entry in self.archive
+            ],
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> Found:
+        """The inverse of :meth:`to_state`."""
+        return cls(
+            tuple(tuple(vector) for vector in state["finalists"]),
+            tuple(Evaluated(tuple(v), Result(reward, costs), n) for v, reward, costs, n in state["archive"]),
+        )
+
+
+Narrowing: TypeAlias = Callable[[SearchSpace, Found], SearchSpace]
+"""From the space of the stage before and what that stage found to a space with the same slots and fewer choices.
+
+It is called again when a search is resumed, so it must depend on its arguments alone.
+"""
+
+
+def whole_space(space: SearchSpace, found: Found) -> SearchSpace:
+    """The space as it is."""
+    return space
+
+
+def keep_finalists(space: SearchSpace, found: Found) -> SearchSpace:
+    """At each slot the choices of the finalists of the stage before."""
+    return space.restrict({index: set(entries) for index, entries in enumerate(zip(*found.finalists, strict=True))})
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of a search.
+
+    The supernet of the search is that of the whole space; a stage trains and evaluates the vectors of its own space.
+
+    Args:
+        space: Narrows the space of the stage before (of the first stage: the model's space within the budget).
+        preparation: Trains the supernet before the strategy begins.
+        strategy: The name of a registered strategy; each stage makes a new one.
+        epochs: Epochs after those of the preparation.
+        options: The strategy's options.
+    """
+
+    space: Narrowing
+    preparation: Preparation
+    strategy: str
+    epochs: int
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def length(self) -> int:
+        """All epochs of the stage."""
+        return self.preparation.epochs + self.epochs
+
+    def build(self, space: SearchSpace, index: int, seed: int) -> AnyStrategy:
+        """The strategy of this stage, the ``index``-th of a search with this seed, for its own space."""
+        own = seed if index == 0 else derive(seed, "stage", index)
+        return build_strategy(self.strategy, space, seed=own, **self.options)
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values by which a resumed search is known to have the same stages."""
+        prepared = {"preparation": type(self.preparation).__name__, "preparation_epochs": self.preparation.epochs}
+        return {**prepared, "strategy": self.strategy, "options": dict(self.options), "epochs": self.epochs}
+
+
+def stages_of(config: SearchConfig) -> tuple[Stage, ...]:
+    """The one stage of a configuration: the whole space, a uniform warm-up, its strategy."""
+    warm_up = WarmUp(config.pretrain_epochs) if config.pretrain_epochs else NO_PREPARATION
+    rest = config.epochs - config.pretrain_epochs
+    return (Stage(whole_space, warm_up, config.strategy, rest, config.strategy_options),)
+
+
+def spaces(space: SearchSpace, stages: Sequence[Stage], found: Sequence[Found]) -> list[SearchSpace]:
+    """The spaces of the stages so far: ``found`` has what each finished stage found, and the next space is the last.
+
+    Raises:
+        UsageError: A narrowing gives another space than one with the same slots and a part of the choices.
+        InfeasibleBudgetError: No vector of a narrowed space meets the budget.
+    """
+    narrowed = []
+    for stage, before in zip(stages, (Found(), *found), strict=False):
+        space = _narrowed(space, stage, before)
+        narrowed.append(space)
+    return narrowed
+
+
+def _narrowed(space: SearchSpace, stage: Stage, found: Found) -> SearchSpace:
+    narrow = stage.space(space, found)
+    fits = [slot.name for slot in narrow.slots] == [slot.name for slot in space.slots] and all(
+        own.legal and set(own.legal) <= set(wide.legal) for own, wide in zip(narrow.slots, space.slots, strict=True)
+    )
+    if not fits:
+        raise UsageError(
+            f"the space of the stage with strategy {stage.strategy!r} must have the slots of the space before it and "
+            "a part of its choices: use SearchSpace.restrict",
+            where="stages",
+            kind="stage_space",
+        )
+    return narrow.within(narrow.budget)
+
+
+def check_epochs(stages: Sequence[Stage]) -> None:
+    """Refuse an empty list of stages, and stages that leave their strategy no epoch.
+
+    Raises:
+        UsageError: See above.
+    """
+    if not stages or any(stage.epochs < 1 or stage.preparation.epochs < 0 for stage in stages):
+        raise UsageError(
+            "a search needs stages, each with at least one epoch for its strategy", where="stages", kind="stage_epochs"
+        )
+
+
+def check_stages(stages: Sequence[Stage], space: SearchSpace, seed: int) -> None:
+    """Refuse what would fail in a later stage: a wrong strategy or option, or a strategy without an archive.
+
+    Raises:
+        UsageError: See above.
+    """
+    first = spaces(space, stages[:1], ())[0]
+    for index, stage in enumerate(stages):
+        made = stage.build(space if index else first, index, seed)
+        if stage is not stages[-1] and not hasattr(made, "archive"):
+            raise UsageError(
+                f"strategy {stage.strategy!r} has no archive(), from which the next stage narrows its space",
+                where="stages",
+                kind="stage_archive",
+            )

@@ -1,0 +1,64 @@
+"""The interface of strategies that train with the supernet: by gradients or features, one step a minibatch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+from narfx.compiler.supernet import Supernet
+from narfx.data.image_data import Batch
+from narfx.search.strategy import Evaluated, Strategy
+from narfx.space.records import Vector
+from narfx.tasks.task import Task
+
+__all__ = ["AnyStrategy", "Minibatch", "SupernetStrategy"]
+
+
+@dataclass(frozen=True)
+class Minibatch:
+    """The batches of one step, images ``(B, C, H, W)`` and labels ``(B,)`` each, and the weights' own step.
+
+    ``train_weights()`` makes one step of the shared weights on ``train``, for what the supernet is set to, with the
+    search's optimizer, learning rate and gradient clipping, and returns the loss. Tensors of the strategy's that take
+    part in the forward pass receive their gradients from it. It may be called several times, or never.
+    """
+
+    train: Batch
+    validation: Batch
+    train_weights: Callable[[], float]
+
+
+@runtime_checkable
+class SupernetStrategy(Protocol):
+    """What a search needs of a strategy that trains with the supernet.
+
+    The registered factory is called as that of a :class:`~narfx.search.strategy.Strategy`, with the space and a seed.
+    """
+
+    def train_step(self, net: Supernet, task: Task, batches: Minibatch) -> Mapping[str, Any]:
+        """One step on one minibatch; the supernet is in training mode at the start.
+
+        Returns:
+            Metrics for a ``step`` event; where there are none, no event is written.
+        """
+        ...
+
+    def finalists(self, n: int) -> list[Vector]:
+        """At most ``n`` distinct vectors that deserve a proper evaluation, the most promising first."""
+        ...
+
+    def archive(self) -> list[Evaluated]:
+        """All vectors that were evaluated, with their results; none where the strategy evaluates none alone."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that is needed to go on in another process: tensors, numbers, strings and containers of these."""
+        ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on where ``state`` was taken."""
+        ...
+
+
+AnyStrategy: TypeAlias = Strategy | SupernetStrategy
