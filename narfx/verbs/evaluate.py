@@ -23,6 +23,7 @@ from narfx.runs.progress import Reporter, Silent
 from narfx.space.architecture import Preprocessing
 from narfx.support.devices import is_out_of_memory, pick_device
 from narfx.support.files import write_json
+from narfx.support.text import first_line
 from narfx.tasks.classification import Classification
 from narfx.tasks.options import face_options
 from narfx.tasks.precision import Precision, PrecisionName
@@ -140,9 +141,9 @@ def _try(target: Target, input: Shape | None, device: torch.device) -> None:
     except Exception as error:  # the user's own code
         if is_out_of_memory(error) or isinstance(error, UsageError):
             raise
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UsageError(
-            f"the network does not take one image of shape {target.input} ({reason}): give its shape with --input",
+            f"the network does not take one image of shape {target.input} ({first_line(error)}): give its shape with "
+            "--input",
             where="--input",
             kind="input_shape",
         ) from error

@@ -17,6 +17,7 @@ from narfx.inputs.model_ref import default_input, load_model
 from narfx.inputs.weights import apply_weights, load_state, read_weights
 from narfx.space.architecture import Architecture, Preprocessing
 from narfx.support.schema import validated
+from narfx.support.text import first_line
 
 __all__ = ["OnnxNetwork", "Target", "load_target"]
 
@@ -80,8 +81,7 @@ class OnnxNetwork(nn.Module):
 
 
 def _unusable(path: Path, error: Exception) -> UsageError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UsageError(f"onnxruntime cannot run {path}: {reason}", where=str(path), kind="bad_onnx")
+    return UsageError(f"onnxruntime cannot run {path}: {first_line(error)}", where=str(path), kind="bad_onnx")
 
 
 def load_target(target: str, *, weights: str | None = None, input: Shape | None = None, seed: int = 0) -> Target:
