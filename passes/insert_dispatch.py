@@ -7,7 +7,7 @@ sites is one Dispatch, so all its calls follow one choice and its weights stay t
 Only legal operators are built: where the base is not legal, the convolution itself is left out.
 
 With ``separate_norms`` the BatchNorm that alone reads a site becomes a Dispatch too, one copy an operator, so that
-each operator has statistics and an affine of its own; lowering keeps the chosen copy and needs no precision. A mixture
+each operator has statistics and an affine of its own; lowering keeps the chosen copy and needs no arithmetic. A mixture
 is then over operator and norm together.
 """
 
@@ -34,13 +34,13 @@ __all__ = ["InsertDispatch"]
 
 
 class InsertDispatch(Pass):
-    """In place. ``slots`` and ``operators`` are those of the search space."""
+    """In place. ``slots`` are those of the search space; a slot without sites changes nothing."""
 
     in_place: ClassVar[bool] = True
     swaps_only: ClassVar[bool] = True
 
-    def __init__(self, slots: Sequence[Slot], operators: Sequence[str], *, separate_norms: bool = False) -> None:
-        self.slots, self.operators, self.separate_norms = slots, operators, separate_norms
+    def __init__(self, slots: Sequence[Slot], *, separate_norms: bool = False) -> None:
+        self.slots, self.separate_norms = slots, separate_norms
 
     def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
         """Put a Dispatch at the target of every site; what is one already stays."""
@@ -51,7 +51,7 @@ class InsertDispatch(Pass):
         for path, module in graph_module.named_modules(remove_duplicate=False):
             names_of.setdefault(id(module), []).append(path)
         for index, slot in enumerate(self.slots):
-            names = [self.operators[k] for k in slot.legal]
+            names = [slot.choices[k] for k in slot.legal]
             for site in {site.target: site for site in slot.sites}.values():
                 conv = graph_module.get_submodule(site.target)
                 if isinstance(conv, Dispatch):

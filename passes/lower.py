@@ -35,7 +35,7 @@ class Lower(Pass):
 
     def __init__(self, space: SearchSpace, vector: Sequence[int]) -> None:
         self.vector = space.validate(vector)
-        self.names = [space.operators[entry] for entry in space.split(self.vector)[0]]
+        self.names = [slot.choices[entry] for slot, entry in zip(space.slots, self.vector, strict=True)]
         self.opened = frozenset(space.split(self.vector)[1] or ())
 
     def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from narfx.errors import UsageError
 from narfx.operators.dispatch import Dispatch
-from narfx.space.records import Site
+from narfx.space.records import AnySite
 from narfx.space.space import SearchSpace
 from narfx.support.text import count
 
@@ -24,13 +24,13 @@ class Feature(NamedTuple):
     output: Tensor
 
 
-def check_slots(space: SearchSpace, slots: Iterable[int]) -> dict[int, tuple[Site, ...]]:
+def check_slots(space: SearchSpace, slots: Iterable[int]) -> dict[int, tuple[AnySite, ...]]:
     """The call sites of these slots.
 
     Raises:
         UsageError: There is no such slot, or it is a skip.
     """
-    wanted: dict[int, tuple[Site, ...]] = {}
+    wanted: dict[int, tuple[AnySite, ...]] = {}
     for index in slots:
         if not isinstance(index, int) or not 0 <= index < len(space):
             raise UsageError(
@@ -47,7 +47,7 @@ def check_slots(space: SearchSpace, slots: Iterable[int]) -> dict[int, tuple[Sit
 
 @contextmanager
 def recorded(
-    dispatches: Sequence[Sequence[Dispatch]], wanted: Mapping[int, tuple[Site, ...]]
+    dispatches: Sequence[Sequence[Dispatch]], wanted: Mapping[int, tuple[AnySite, ...]]
 ) -> Iterator[dict[int, dict[str, Feature]]]:
     """What the dispatch nodes of the wanted slots take and give inside the context; a later forward replaces it."""
     seen: dict[int, dict[str, Feature]] = {index: {} for index in wanted}

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from narfx.errors import UsageError
 from narfx.operators.dispatch import Weight
-from narfx.space.records import Slot
 from narfx.space.space import SearchSpace
 from narfx.support.text import article, count
 
@@ -45,7 +44,7 @@ def read_mixture(space: SearchSpace, mixture: Mixture) -> list[dict[int, Weight]
 def _read_row(space: SearchSpace, index: int, row: Tensor | Sequence[Weight]) -> dict[int, Weight]:
     slot = space.slots[index]
     where = f"slot {index} ({slot.name})"
-    choices = _choices(space, slot)
+    choices = slot.choices
     entries = _entries(row, where)
     if len(entries) != len(choices):
         raise UsageError(
@@ -70,10 +69,6 @@ def _read_row(space: SearchSpace, index: int, row: Tensor | Sequence[Weight]) ->
         if choice in slot.legal and (value != 0 or isinstance(weight, Tensor)):
             kept[choice] = weight
     return kept or {slot.legal[0]: 0.0}
-
-
-def _choices(space: SearchSpace, slot: Slot) -> tuple[str, ...]:
-    return space.operators if slot.skip is None else ("as the base has it", "the other way round")
 
 
 def _entries(row: Tensor | Sequence[Weight], where: str) -> list[tuple[Weight, float]]:

@@ -49,8 +49,7 @@ class Supernet(nn.Module):
             )
         self.space = traced.space if space is None else _narrower(space, traced.space)
         self.separate_norms = separate_norms
-        refined = [slot for slot in self.space.slots if slot.skip is None]
-        insert = InsertDispatch(refined, self.space.operators, separate_norms=separate_norms)
+        insert = InsertDispatch(self.space.slots, separate_norms=separate_norms)
         copied = copy_module(traced.graph_module)
         if traced.skips is not None:
             # First: it knows the nodes of the trace by their names.
@@ -64,7 +63,7 @@ class Supernet(nn.Module):
             part for part in self.graph_module.modules() if isinstance(part, (Shortcut, SkipGate))
         ]
         self._vector: Vector | None
-        self.set_vector([0 if 0 in slot.legal else slot.legal[0] for slot in self.space.slots])
+        self.set_vector(self.space.start)
 
     @property
     def vector(self) -> Vector:
@@ -86,9 +85,9 @@ class Supernet(nn.Module):
             UsageError: The vector is not legal; the message names the slot and the reason.
         """
         checked = self.space.validate(vector)
-        for dispatches, entry in zip(self._slots, checked, strict=True):
+        for slot, dispatches, entry in zip(self.space.slots, self._slots, checked, strict=True):
             for dispatch in dispatches:
-                dispatch.select(self.space.operators[entry])
+                dispatch.select(slot.choices[entry])
         opened = set(self.space.split(checked)[1] or ()) if self._gates else set()
         for gate in self._gates:
             gate.select(opened)
@@ -97,7 +96,7 @@ class Supernet(nn.Module):
     def set_mixture(self, mixture: Mixture) -> None:
         """Compute at each slot the sum of its choices' outputs, each times its weight; gradients flow to the weights.
 
-        A row has one weight for each operator of the space, in its order, and 0 where an operator is not legal. The
+        A row has one weight for each choice of its slot, in their order, and 0 where a choice is not legal. The
         weights are taken as they are: a softmax, or a draw as in GDAS, is the caller's. With norms of their own the
         sum is over operator and norm together, of w·norm(op(x)). A skip has two weights, of the base's way and of the
         other one: what is added is the skip times the weight of the way in which it is open; the weight of the other
@@ -116,9 +115,9 @@ class Supernet(nn.Module):
                 what was set stays set.
         """
         terms = read_mixture(self.space, mixture)
-        for dispatches, row in zip(self._slots, terms, strict=True):
+        for slot, dispatches, row in zip(self.space.slots, self._slots, terms, strict=True):
             for dispatch in dispatches:
-                dispatch.select(*(self.space.operators[k] for k in row), weights=[*row.values()])
+                dispatch.select(*(slot.choices[k] for k in row), weights=[*row.values()])
         opened: dict[tuple[int, int], Weight] = {}
         for slot, row in zip(self.space.slots, terms, strict=True):
             if slot.skip is not None and int(not slot.skip.base) in row:
@@ -176,7 +175,8 @@ def _narrower(space: SearchSpace, whole: SearchSpace) -> SearchSpace:
         and space.operators == whole.operators
         and len(space) == len(whole)
         and all(
-            (own.name, own.sites, own.skip) == (slot.name, slot.sites, slot.skip) and {*own.legal} <= {*slot.legal}
+            (own.name, own.sites, own.choices) == (slot.name, slot.sites, slot.choices)
+            and {*own.legal} <= {*slot.legal}
             for own, slot in zip(space.slots, whole.slots, strict=True)
         )
     )

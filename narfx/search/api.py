@@ -10,7 +10,7 @@ from typing import Any
 from narfx.compiler.lowering import lower
 from narfx.errors import UsageError
 from narfx.graph.batchnorm import recalibrate
-from narfx.inputs.paths import find, move, move_model, move_operators, move_source
+from narfx.inputs.paths import named_paths, relocated
 from narfx.inputs.weights import write_weights
 from narfx.latency.table import LatencyFile
 from narfx.runs.events import Done, Subscriber
@@ -71,9 +71,8 @@ def run(
     check_output(out, overwrite=overwrite)
     config = config if stages is None else _totals(config, stages)
     prepared = prepare(config, stages or stages_of(config), device, relative_to)
-    named = (config.model, config.weights, config.data, config.latency_file, *config.operator_files)
-    inputs = [find(path, relative_to) for path in named if path is not None]
-    config = _moved(config, out, relative_to)
+    inputs = named_paths(config, relative_to)
+    config = relocated(config, out, start=relative_to)
     files: dict[str, Any] = {} if stages is None else {_STAGES: [stage.describe() for stage in stages]}
     if prepared.latency is not None:
         # Kept in the run, and so measured once: a resumed search, or one with this config, reads it.
@@ -126,20 +125,6 @@ def _check_same(path: Path, stages: Sequence[Stage] | None) -> None:
             where="stages",
             kind="other_stages",
         )
-
-
-def _moved(config: SearchConfig, folder: Path, start: Path | None) -> SearchConfig:
-    """The configuration with its paths as seen from the run directory."""
-    paths: dict[str, Any] = {
-        "model": move_model(config.model, folder, start=start),
-        "operator_files": move_operators(config.operator_files, folder, start=start),
-        "data": move_source(config.data, folder, start=start),
-    }
-    if config.val_data is not None:
-        paths["val_data"] = move_source(config.val_data, folder, start=start)
-    if config.weights is not None:
-        paths["weights"] = move(config.weights, folder, start=start)
-    return config.model_copy(update=paths)
 
 
 def _go(

@@ -36,8 +36,8 @@ def assigned_rewards(
         ``skips``, where there are any: their ``targets``, and for each of these what is assigned to ``open``, one
         number a source in ascending order; what is assigned to closed is the batch's mean reward less that.
         ``variance``: of the assigned rewards of either part the ``mean`` over all choices and their variances, over
-        the ``samples`` of the batch (of one decision's choice, then the mean over all) and over ``depth`` (of one choice
-        over the slots, or over the targets after the mean over sources; then the mean over choices).
+        the ``samples`` of the batch (of one decision's choice, then the mean over all) and over ``depth`` (of one
+        choice over the slots, or over the targets after the mean over sources; then the mean over choices).
         ``advantage_variance``: the same with R − ``baseline`` in place of R.
     """
     chosen, observed = np.array(vectors), np.array(rewards, dtype=float)

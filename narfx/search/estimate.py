@@ -46,7 +46,7 @@ def _probe(prepared: Prepared, config: SearchConfig) -> tuple[float, float]:
             start = time.monotonic()
             net.train()
             x, y = next(prepared.task.train_batches(0))
-            train_step(net, optimizer, prepared.task, x, y, config.clip)
+            train_step(net, optimizer, prepared.task.objective, x, y, config.clip)
             middle = time.monotonic()
             batch = next(prepared.task.reward_batches(0, 1, config.reward_images))
             quick_reward(net, prepared.space.base, prepared.task, batch)

@@ -61,7 +61,7 @@ class SharedWeights:
         """
         config = self.config
         set_rate(self.optimizer, sgdr(time, config.lr, config.lr_min, config.t0, config.tmult))
-        return train_step(self.net, self.optimizer, self.task, *batch, config.clip)
+        return train_step(self.net, self.optimizer, self.task.objective, *batch, config.clip)
 
 
 @dataclass

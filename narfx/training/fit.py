@@ -16,16 +16,17 @@ from narfx.runs.progress import Reporter, Silent
 from narfx.support.ranks import Ranks
 from narfx.support.seeds import derive
 from narfx.tasks.task import Task
+from narfx.training.objective import Objective
 from narfx.training.recipe import Recipe, sgdr
 
 __all__ = ["check_diverged", "fit", "restore", "set_rate", "sgd", "train_step"]
 
 
 def sgd(module: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD over all parameters that learn; one without a gradient in a step is left alone by momentum and decay."""
+    """SGD over all parameters that require a gradient; a step changes only those that have one in this step."""
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not learning:
-        raise UsageError("the network has no parameter that requires a gradient", kind="frozen")
+        raise UsageError("the network has no parameter that requires a gradient: unfreeze some of it", kind="frozen")
     return torch.optim.SGD(
         learning,
         lr=recipe.lr,
@@ -36,15 +37,15 @@ def sgd(module: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 
 
 def train_step(
-    module: nn.Module, optimizer: torch.optim.Optimizer, task: Task, x: Tensor, y: Tensor, clip: float
+    module: nn.Module, optimizer: torch.optim.Optimizer, objective: Objective, x: Tensor, y: Tensor, clip: float
 ) -> float:
-    """One step of ``module`` on one batch; returns the loss.
+    """One step of ``module`` on one batch of images ``x`` (B, C, H, W) with labels ``y`` (B,); returns the loss.
 
     Raises:
-        RunError: The loss is not finite; nothing was changed by this step.
+        RunError: The loss or the gradient is not finite; this step changed nothing.
     """
     optimizer.zero_grad(set_to_none=True)
-    loss = task.loss(task.precision.train(module, x), y)
+    loss = objective(module, x, y)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise RunError(
@@ -73,18 +74,29 @@ def fit(
     reporter: Reporter | None = None,
     label: str = "train",
     trained: bool = False,
+    objective: Objective | None = None,
     ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Train ``network`` in place and evaluate it on the validation part and, where there is one, the test part.
 
-    With a ``folder`` each epoch ends with an event and a checkpoint, and training goes on from the one that is there.
-    A task with a head starts it afresh, to suit the network where that is ``trained`` already. Each of the ``ranks``
-    draws batches of its own; what it starts from is the same for all.
+    Args:
+        network: A graph or any other module that fits the task.
+        task: The data and the metric.
+        recipe: Epochs, learning rates and the like.
+        seed: Decides the order of the images, their augmentation and dropout.
+        folder: Where each epoch writes an event and a checkpoint; training resumes from a checkpoint that is there.
+        reporter: Shows how far the training is.
+        label: What the reporter calls it.
+        trained: Whether the network has learnt something: a head of the task is then made to fit it.
+        objective: What is minimised, the task's own loss by default. Of its weights only the network's and the task's
+            head are trained and checkpointed.
+        ranks: Each rank draws batches of its own; all start from the same weights.
 
     Returns:
         ``{"epochs", "loss", "metric", "val": {"accuracy", "loss", "images"}, "test": ...}``.
     """
-    reporter, own_seed = reporter or Silent(), (ranks or Ranks()).seed(seed)
+    reporter, loss_of = reporter or Silent(), objective or task.objective
+    own_seed = (ranks or Ranks()).seed(seed)
     task.precision.arrange(network)
     optimizer = sgd(nn.ModuleList([network, task.head]), recipe)
     state = folder.load() if folder is not None else None
@@ -98,7 +110,8 @@ def fit(
         first, loss = state["epoch"], state["loss"]
     started = time.monotonic()
     for epoch in range(first, recipe.epochs):
-        loss = _epoch(network, optimizer, task, recipe, epoch, own_seed, reporter, f"{label}: epoch {epoch + 1}")
+        said = f"{label}: epoch {epoch + 1}"
+        loss = _epoch(network, optimizer, task, loss_of, recipe, epoch, own_seed, reporter, said)
         reporter.say(f"{label}: epoch {epoch + 1}/{recipe.epochs}, loss {loss:.4f}")
         check_diverged(network, task.head)
         if folder is not None:
@@ -124,7 +137,9 @@ def fit(
     if task.data.test is not None:
         metrics["test"] = task.evaluate(network, "test")
     if not all(math.isfinite(metrics[part]["loss"]) for part in ("val", "test") if part in metrics):
-        raise RunError("the trained network gives NaN: lower the learning rate (--lr) and start again", kind="nan_loss")
+        raise RunError(
+            "the trained network gives NaN: lower the learning rate (--lr) and start a new run", kind="nan_loss"
+        )
     shown = ", ".join(f"{part} {metrics[part]['accuracy']:.4f}" for part in ("val", "test") if part in metrics)
     reporter.say(
         f"{label}: {recipe.epochs} epochs, loss {loss:.4f}, {task.metric} {shown} ({time.monotonic() - started:.0f} s)"
@@ -136,6 +151,7 @@ def _epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     task: Task,
+    objective: Objective,
     recipe: Recipe,
     epoch: int,
     seed: int,
@@ -150,26 +166,26 @@ def _epoch(
     for step, (x, y) in enumerate(reporter.track(task.train_batches(derive(seed, "epoch", epoch)), steps, label)):
         rate = sgdr(epoch + step / steps, recipe.lr, recipe.lr_min, recipe.t0, recipe.tmult)
         set_rate(optimizer, rate)
-        losses.append(train_step(network, optimizer, task, x, y, recipe.clip))
+        losses.append(train_step(network, optimizer, objective, x, y, recipe.clip))
     return sum(losses) / len(losses)
 
 
 def check_diverged(*modules: nn.Module) -> None:
-    """Raise ``RunError`` if a weight or statistic is NaN or infinite, so that no checkpoint ever holds one."""
+    """Raise ``RunError`` if a weight or statistic is NaN or infinite: no checkpoint may hold one."""
     for name, tensor in (entry for module in modules for entry in module.state_dict().items()):
         if not torch.isfinite(tensor).all():
             raise RunError(
-                f"{name} is no longer finite: lower the learning rate (--lr); the last checkpoint is kept",
+                f"{name} became NaN or infinite: lower the learning rate (--lr); the last checkpoint is kept",
                 where=name,
                 kind="nan_loss",
             )
 
 
 def restore(folder: RunFolder | None, *parts: tuple[Any, Any]) -> None:
-    """Give each part its state from the run's checkpoint.
+    """Load the state of each part from the run's checkpoint.
 
     Raises:
-        UsageError: A state does not fit, because the model has changed since the checkpoint was written.
+        UsageError: A state does not fit: the model has changed since the checkpoint was written.
     """
     for part, state in parts:
         try:

@@ -35,7 +35,7 @@ def traced(model: nn.Module, granularity: str = "conv") -> narfx.Traced:
 
 
 def inserted(found: narfx.Traced, *, separate_norms: bool = False) -> GraphModule:
-    insert = InsertDispatch(found.space.slots, found.space.operators, separate_norms=separate_norms)
+    insert = InsertDispatch(found.space.slots, separate_norms=separate_norms)
     result: GraphModule = insert(copy.deepcopy(found.graph_module)).graph_module
     return result
 
@@ -102,7 +102,7 @@ def test_buffers_that_are_not_saved_stay_so() -> None:
 @pytest.mark.parametrize("make", MODELS)
 def test_a_second_run_changes_nothing(make: Callable[[], nn.Module]) -> None:
     found = traced(settled(make()))
-    insert = InsertDispatch(found.space.slots, found.space.operators, separate_norms=True)
+    insert = InsertDispatch(found.space.slots, separate_norms=True)
     first = insert(copy.deepcopy(found.graph_module))
     assert first.modified
     code, modules = first.graph_module.code, dict(first.graph_module.named_modules())
@@ -123,7 +123,7 @@ def test_a_second_run_changes_nothing(make: Callable[[], nn.Module]) -> None:
 def test_both_passes_run_in_the_pass_manager_of_torch(make: Callable[[], nn.Module]) -> None:
     model, x = settled(make()), images(2, *SHAPE)
     found = traced(model)
-    insert = InsertDispatch(found.space.slots, found.space.operators)
+    insert = InsertDispatch(found.space.slots)
     for vector in (found.space.base, tuple(slot.legal[-1] for slot in found.space.slots)):
         result = PassManager([insert, Lower(found.space, vector)])(copy.deepcopy(found.graph_module))
         assert result.modified
@@ -457,7 +457,7 @@ def test_lifted_and_written_again_each_node_has_its_meta_and_type() -> None:
     before = marked(given)
     for lift in (
         LiftFunctional([site.target for site in found.space.sites]),
-        InsertDispatch(found.space.slots, found.space.operators),
+        InsertDispatch(found.space.slots),
     ):
         lifted = lift(copy.deepcopy(given)).graph_module
         assert all(node.meta["mine"] for node in lifted.graph.nodes)

@@ -47,7 +47,7 @@ def check_passes(network: nn.Module, traced: Traced, data: st.DataObject) -> Non
     if traced.skips is not None:
         inserted = check(InsertSkips(traced.skips), inserted)
     slots = [slot for slot in traced.space.slots if slot.skip is None]
-    inserted = check(InsertDispatch(slots, traced.space.operators), inserted)
+    inserted = check(InsertDispatch(slots), inserted)
     check(Lower(traced.space, traced.space.base), inserted)
     vector = tuple(data.draw(st.sampled_from(slot.legal)) for slot in traced.space.slots)
     check(Lower(traced.space, vector), inserted)

@@ -14,7 +14,8 @@ from own_choices import budgets, conv, edge, everything, mixed_spaces
 
 from narfx.errors import InfeasibleBudgetError, UsageError
 from narfx.search.policies.masks import Masks
-from narfx.search.strategy import Result, make_strategy, strategies
+from narfx.search.registry import make_strategy, strategy_names
+from narfx.search.strategy import Result
 from narfx.space import SearchSpace, Skip, Slot, best_vectors
 from narfx.space.budget import Budget
 from narfx.space.sampling import FeasibleSampler, WindowSampler
@@ -209,7 +210,7 @@ def test_masks_allow_what_the_space_allows(space: SearchSpace) -> None:
         assert allowed == [space.allowed(vector[:step]) for step in range(len(space))]
 
 
-@pytest.mark.parametrize("name", strategies())
+@pytest.mark.parametrize("name", strategy_names())
 @given(bounded(), st.integers(0, 99))
 @settings(max_examples=12, deadline=None)
 def test_every_strategy_proposes_what_is_feasible(name: str, space: SearchSpace, seed: int) -> None:
