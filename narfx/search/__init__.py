@@ -7,7 +7,7 @@ from narfx.search.strategies.enas import Enas
 from narfx.search.strategies.evolution import Evolution
 from narfx.search.strategies.nar import Nar
 from narfx.search.strategies.random_search import RandomSearch
-from narfx.search.strategy import Proposal, Result, Strategy, make_strategy, register_strategy, strategies
+from narfx.search.strategy import Proposal, Result, Strategy, make_strategy, register_strategy, strategy_names
 
 __all__ = [
     "Alternating",
@@ -23,5 +23,5 @@ __all__ = [
     "register_strategy",
     "resume",
     "run",
-    "strategies",
+    "strategy_names",
 ]

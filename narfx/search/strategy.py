@@ -14,7 +14,7 @@ from narfx.errors import UsageError
 from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
 
-__all__ = ["Proposal", "Result", "Strategy", "make_strategy", "register_strategy", "strategies"]
+__all__ = ["Proposal", "Result", "Strategy", "make_strategy", "register_strategy", "strategy_names"]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ def register_strategy(name: str, factory: Callable[..., Strategy]) -> None:
     _REGISTRY[name] = factory
 
 
-def strategies() -> tuple[str, ...]:
+def strategy_names() -> tuple[str, ...]:
     """The names that ``make_strategy`` knows."""
     return tuple(sorted(_REGISTRY))
 
@@ -77,7 +77,7 @@ def make_strategy(name: str, space: SearchSpace, *, seed: int = 0, **options: An
     """
     if name not in _REGISTRY:
         raise UsageError(
-            f"unknown strategy {name!r}: there are {', '.join(strategies())}",
+            f"unknown strategy {name!r}: there are {', '.join(strategy_names())}",
             where="--strategy",
             kind="unknown_strategy",
         )

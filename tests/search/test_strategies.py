@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from narfx.errors import RunError, UsageError
-from narfx.search import Proposal, Result, Strategy, make_strategy, strategies
+from narfx.search import Proposal, Result, Strategy, make_strategy, strategy_names
 from narfx.search.history import History
 from narfx.search.policies.masks import Masks, budget_prior
 from narfx.space.budget import Budget
@@ -73,7 +73,7 @@ def vectors(proposals: Sequence[Proposal]) -> list[Vector]:
 
 
 def test_the_strategies_are_known_by_name() -> None:
-    assert set(NAMES) <= set(strategies())
+    assert set(NAMES) <= set(strategy_names())
 
 
 @pytest.mark.parametrize("space", SPACES)
