@@ -131,6 +131,7 @@ def test_no_module_is_shadowed_by_a_name_of_its_package() -> None:
     assert seen > 100
 
 
-def test_tests_lie_in_the_folder_of_their_room() -> None:
+def test_every_room_has_its_folder_of_tests() -> None:
+    """The room ``errors`` is one module without logic; its exit codes are tested with the command line."""
     folders = {file.parent.name for file in (ROOT / "tests").glob("*/*.py")}
-    assert folders <= {*rooms(), *TEST_FOLDERS}
+    assert folders == {*rooms(), *TEST_FOLDERS} - {"errors"}

@@ -92,3 +92,11 @@ def test_an_empty_folder_is_free(tmp_path: Path) -> None:
     check_output(tmp_path / "out", overwrite=True)
     with pytest.raises(UsageError, match="add --overwrite"):
         check_output(tmp_path / "out", overwrite=False)
+
+
+def test_replacing_a_folder_puts_the_old_one_back_when_it_fails(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "mine").write_text("precious")
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "not-there", tmp_path / "old")
+    assert (tmp_path / "old" / "mine").read_text() == "precious"
