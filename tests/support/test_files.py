@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from narfx.errors import UsageError
-from narfx.support.files import check_output, output_folder, read_json, write_bytes, write_json, write_text
+from narfx.support.files import (
+    check_output,
+    output_folder,
+    read_json,
+    replace_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
