@@ -30,6 +30,7 @@ from coverage_survey import Row, examine
 from torch import nn
 
 import narfx
+from narfx.support.text import first_line
 
 GROUPS = ("torchvision", "segmentation", "detection", "timm")
 MOST_PARAMETERS = 100_000_000
@@ -105,8 +106,7 @@ def worker(model: str, group: str, onnx: bool, memory: float, send: Connection) 
         code = getattr(error, "kind", None) or type(error).__name__
         if isinstance(error, MemoryError) or "allocate memory" in str(error):
             code = "memory"
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        send.send({"failure": {"code": code, "reason": reason, "where": where(error)}})
+        send.send({"failure": {"code": code, "reason": first_line(error), "where": where(error)}})
 
 
 def where(error: BaseException) -> str:

@@ -31,6 +31,7 @@ from narfx.graph.tracing import trace_graph
 from narfx.inputs.model_ref import default_input, load_model
 from narfx.space.sampling import FeasibleSampler
 from narfx.support.seeds import derive, numpy_generator, torch_generator
+from narfx.support.text import first_line
 
 Row = dict[str, Any]
 Shape = tuple[int, int, int]
@@ -245,5 +246,5 @@ def base_parity(subject: nn.Module, shape: Shape, path: Path) -> Row:
             )  # fmt: skip
         error = compare_onnx(subject, path, shape).max_rel_error
     except Exception as failure:
-        return {"base_onnx": False, "base_problem": (str(failure) or type(failure).__name__).splitlines()[0][:200]}
+        return {"base_onnx": False, "base_problem": first_line(failure)}
     return {"base_onnx": error <= TOLERANCE, "base_error": error if error < float("inf") else None}

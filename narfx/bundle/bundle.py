@@ -28,7 +28,7 @@ from narfx.graph.nodes import tensors
 from narfx.graph.unused import drop_unused
 from narfx.inputs.arguments import check_graph
 from narfx.inputs.model_ref import load_model
-from narfx.inputs.paths import find, move_model, move_operators
+from narfx.inputs.paths import named_paths, relocated
 from narfx.inputs.vendor import carry_model, carry_operators
 from narfx.inputs.weights import load_state, read_weights, write_weights
 from narfx.space.architecture import Architecture
@@ -86,9 +86,9 @@ def apply(
         architecture = Architecture.load(architecture)
     check_output(folder, overwrite=overwrite)
     if folder.exists():
-        named = (architecture.model, architecture.weights, *architecture.operator_files)
-        read = [find(path, relative_to) for path in named if path is not None]
-        refuse_inside(folder, [*read, *([Path(weights)] if weights is not None else []), *given])
+        refuse_inside(
+            folder, [*named_paths(architecture, relative_to), *([Path(weights)] if weights is not None else []), *given]
+        )
     lowered = open_architecture(architecture, relative_to=relative_to, weights=weights, seed=seed)
     traced = lowered.traced
     if architecture.preprocessing is not None:
@@ -100,12 +100,9 @@ def apply(
         metrics=architecture.metrics if weights is None else {},
         preprocessing=architecture.preprocessing,
         seed=architecture.seed,
-    ).model_copy(
-        update={
-            "model": move_model(architecture.model, folder, start=relative_to),
-            "operator_files": move_operators(architecture.operator_files, folder, start=relative_to),
-        }
     )
+    moved = relocated(architecture, folder, start=relative_to)
+    complete = complete.model_copy(update={"model": moved.model, "operator_files": moved.operator_files})
     return export(
         lowered.network,
         folder,

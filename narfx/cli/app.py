@@ -15,6 +15,7 @@ from narfx._version import __version__
 from narfx.cli import tables
 from narfx.cli.analyze import analyze
 from narfx.cli.console import Output, parse_pairs, run_app
+from narfx.cli.launch import launch
 from narfx.cli.options import (  # fmt: skip
     COMMON,
     DATA,
@@ -26,9 +27,7 @@ from narfx.cli.options import (  # fmt: skip
     TASK,
     WEIGHTS,
     given,
-    resumes,
     takes,
-    values,
 )
 from narfx.errors import UsageError
 
@@ -76,24 +75,19 @@ def trace(
     **options: Any,
 ) -> None:
     """Show what of a model can be refined, what cannot and why, and what it costs."""
-    from narfx.compiler.open import NetworkOptions, open_base
+    from narfx.compiler.open import NetworkOptions
     from narfx.support.devices import pick_device
     from narfx.support.schema import validated
+    from narfx.verbs.trace import trace_model
 
     pick_device(options["device"])
     output = _output(options)
     fields = given({"model": model, **options})
     seed = fields.pop("seed", 0)
     timing = {name: fields.pop(name) for name in LATENCY if name in fields}
-    traced = open_base(validated(NetworkOptions, fields, "trace"), seed=seed)
-    if strict:
-        traced.check_whole()
-    if not timing and latency_check is None:
-        output.result(traced.to_json(), tables.trace)
-        return
-    from narfx.verbs.trace import trace_latency
-
-    output.result(trace_latency(traced, timing, latency_check, seed=seed, reporter=output.reporter), tables.trace)
+    network = validated(NetworkOptions, fields, "trace")
+    report = trace_model(network, timing, latency_check, strict=strict, seed=seed, reporter=output.reporter)
+    output.result(report, tables.trace)
 
 
 @app.command()
@@ -123,9 +117,7 @@ def search(
     **options: Any,
 ) -> None:
     """Search an operator vector on shared weights, within a budget."""
-    from narfx.search import SearchConfig, run
-    from narfx.search import resume as go_on
-    from narfx.support.schema import validated
+    from narfx import search as searching
 
     output = _output(options)
     fields = given(
@@ -136,13 +128,10 @@ def search(
             "finalists": finalists, "randoms": randoms, "norms": norms, **options,
         }
     )  # fmt: skip
-    if resumes(options, fields):
-        result = go_on(out, device=options["device"], reporter=output.reporter)
-    else:
-        config = validated(SearchConfig, values(options["config"], fields, "model", "data"), "search")
-        result = run(
-            config, out, device=options["device"], overwrite=options["overwrite"], reporter=output.reporter
-        )  # fmt: skip
+    result = launch(
+        searching.SearchConfig, searching.run, searching.resume, needed="model", out=out, fields=fields,
+        options=options, output=output,
+    )  # fmt: skip
     output.result(result, tables.search)
 
 
@@ -197,18 +186,14 @@ def train(
     **options: Any,
 ) -> None:
     """Train the network of an architecture, or its base, by itself."""
-    from narfx.support.schema import validated
-    from narfx.verbs import train as experiments
+    from narfx.verbs import train as training
 
     output = _output(options)
     fields = given({"target": target, "data": data, "base": base, "init": init, **options})
-    if resumes(options, fields):
-        result = experiments.resume_train(out, device=options["device"], reporter=output.reporter)
-    else:
-        config = validated(experiments.TrainConfig, values(options["config"], fields, "target", "data"), "train")
-        result = experiments.train(
-            config, out, device=options["device"], overwrite=options["overwrite"], reporter=output.reporter
-        )  # fmt: skip
+    result = launch(
+        training.TrainConfig, training.train, training.resume_train, needed="target", out=out, fields=fields,
+        options=options, output=output,
+    )  # fmt: skip
     output.result(result, tables.train)
 
 
@@ -235,7 +220,6 @@ def compare(
     **options: Any,
 ) -> None:
     """Train architectures, their bases and random vectors of equal cost by one recipe, and show them side by side."""
-    from narfx.support.schema import validated
     from narfx.verbs import compare as comparison
 
     output = _output(options)
@@ -245,15 +229,12 @@ def compare(
             "outputs": outputs, "input": input, "verify": verify, "pairs": pairs, "folds": folds, **options,
         }
     )  # fmt: skip
-    if resumes(options, fields):
-        result = comparison.resume_compare(out, device=options["device"], reporter=output.reporter)
-    else:
-        if target:
-            fields |= {"further": target[1:], "names": ()}
-        config = validated(comparison.CompareConfig, values(options["config"], fields, "target", "data"), "compare")
-        result = comparison.compare(
-            config, out, device=options["device"], overwrite=options["overwrite"], reporter=output.reporter
-        )  # fmt: skip
+    if target:  # all targets replace all those of a config file
+        fields |= {"further": target[1:], "names": ()}
+    result = launch(
+        comparison.CompareConfig, comparison.compare, comparison.resume_compare, needed="target", out=out,
+        fields=fields, options=options, output=output,
+    )  # fmt: skip
     output.result(result, tables.compare)
 
 
@@ -264,12 +245,9 @@ def ops_list(
     **options: Any,
 ) -> None:
     """Show every operator: where it comes from, and what it costs at a site of 64 channels."""
-    from narfx.operators import load_operators
     from narfx.verbs.ops_list import catalogue
 
-    if file is not None:
-        load_operators(file)
-    _output(options).result(catalogue(), tables.ops_list)
+    _output(options).result(catalogue(file), tables.ops_list)
 
 
 @ops.command("test")
@@ -281,13 +259,10 @@ def ops_test(
     **options: Any,
 ) -> None:
     """Try operators at many geometries: shape, gradient, cost, copies, ONNX; exit code 2 where one fails."""
-    from narfx.operators import load_operators, operator_names
     from narfx.support.devices import pick_device
-    from narfx.verbs.ops_test import try_operators
+    from narfx.verbs.ops_test import try_file
 
-    device = pick_device(options["device"])
-    names = operator_names()[1:] if file is None else load_operators(file)
-    report = {"file": file, **try_operators(names, seed=options["seed"] or 0, device=device)}
+    report = try_file(file, seed=options["seed"] or 0, device=pick_device(options["device"]))
     _output(options).result(report, tables.ops_test)
     if not report["passed"]:
         raise typer.Exit(2)
@@ -310,14 +285,22 @@ def evaluate(
     **options: Any,
 ) -> None:
     """Judge a network: accuracy on classes, verification on pairs of faces; an ONNX file as it is."""
+    from narfx.support.schema import validated
     from narfx.verbs import evaluate as evaluation
 
     output = _output(options)
     fields = given(
-        {"pairs": pairs, "folds": folds, "part": part, "batch_size": batch_size, "precision": precision, **options}
-    )
+        {
+            "target": target, "data": data, "pairs": pairs, "folds": folds, "part": part, "batch_size": batch_size,
+            "precision": precision, **options,
+        }
+    )  # fmt: skip
     result = evaluation.evaluate(
-        target, data, **fields, out=out, overwrite=overwrite, device=options["device"], reporter=output.reporter
+        validated(evaluation.EvaluateConfig, fields, "evaluate"),
+        out,
+        device=options["device"],
+        overwrite=overwrite,
+        reporter=output.reporter,
     )
     output.result(result, tables.evaluate)
 

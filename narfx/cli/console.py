@@ -24,6 +24,7 @@ from rich.console import Console
 from narfx.errors import InterruptedRunError, NarfxError, RunError, UsageError
 from narfx.runs.progress import ConsoleProgress, Reporter, Silent
 from narfx.support.devices import is_out_of_memory
+from narfx.support.text import first_line
 
 __all__ = ["Output", "parse_input", "parse_pairs", "run_app"]
 
@@ -132,8 +133,7 @@ def _failure(error: BaseException) -> NarfxError | None:
         return RunError("out of memory", kind="out_of_memory")
     if isinstance(error, BrokenPipeError) or not isinstance(error, Exception):
         return None
-    reason = (str(error).strip() or "no message").splitlines()[0]
-    return NarfxError(f"internal error, {type(error).__name__}: {reason}; -v shows where: please report it")
+    return NarfxError(f"internal error, {type(error).__name__}: {first_line(error)}; -v shows where: please report it")
 
 
 def _described(failure: NarfxError) -> dict[str, Any]:

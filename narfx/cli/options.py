@@ -13,8 +13,7 @@ from narfx.cli.console import parse_input, parse_pairs
 from narfx.errors import UsageError
 
 __all__ = [
-    "COMMON", "DATA", "LATENCY", "MODEL", "NETWORK", "RECIPE", "RUN", "TASK", "WEIGHTS", "given", "resumes", "takes",
-    "values",
+    "COMMON", "DATA", "LATENCY", "MODEL", "NETWORK", "RECIPE", "RUN", "TASK", "WEIGHTS", "given", "takes",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -193,58 +192,3 @@ def _integers(text: str, option: str) -> tuple[int, ...]:
         raise UsageError(
             f"{option} is a list of whole numbers, not {text!r}", where=option, kind="list_syntax"
         ) from error
-
-
-def values(config: Path | None, fields: dict[str, Any], *needed: str) -> dict[str, Any]:
-    """The options that were given over those of a config file, whose paths are made to start at the working folder."""
-    from narfx.inputs.paths import move, move_model, move_operators, move_source
-    from narfx.support.files import read_json
-
-    read: dict[str, Any] = {}
-    if config is not None:
-        read = read_json(config)
-        if not isinstance(read, dict):
-            raise UsageError(f"{config} is not a JSON object", where=str(config), kind="bad_config")
-        moves = {
-            "model": move_model,
-            "target": move_model,
-            "weights": move,
-            "latency_file": move,
-            "data": move_source,
-            "val_data": move_source,
-            "verify": move,
-            "pairs": move,
-        }
-        for key, moved in moves.items():
-            if isinstance(read.get(key), str) and key not in fields:
-                read[key] = moved(read[key], Path.cwd(), start=config.parent)
-        further = read.get("further")
-        if isinstance(further, list) and all(isinstance(file, str) for file in further) and "further" not in fields:
-            read["further"] = [move(file, Path.cwd(), start=config.parent) for file in further]
-        files = read.get("operator_files")
-        if isinstance(files, list) and all(isinstance(file, str) for file in files):
-            read["operator_files"] = move_operators(files, Path.cwd(), start=config.parent)
-    if "schedule" in fields:  # what a run's config.json holds of the one before does not win over it
-        from narfx.training.recipe import SCHEDULES
-
-        read = {key: value for key, value in read.items() if key not in SCHEDULES["train"]}
-    together = read | fields
-    for key in needed:
-        if key not in together:
-            option = "--data SOURCE" if key == "data" else "a MODEL" if key == "model" else "an arch.json"
-            raise UsageError(f"{option} is missing", where=key, kind="missing_option")
-    return together
-
-
-def resumes(options: Mapping[str, Any], fields: Mapping[str, Any]) -> bool:
-    """Whether a verb is to go on with a run; options that a resumed run would not heed are refused."""
-    if not options["resume"]:
-        return False
-    named = [*([f"--{key}" for key in ("config", "overwrite") if options[key]]), *fields]
-    if named:
-        raise UsageError(
-            f"--resume takes all from the run in --out: leave out {', '.join(named)}",
-            where="--resume",
-            kind="resume_options",
-        )
-    return True

@@ -18,6 +18,7 @@ from narfx.inputs.outputs import load_with_outputs
 from narfx.inputs.paths import find
 from narfx.inputs.weights import load_state, read_weights
 from narfx.space.architecture import Architecture, SpaceOptions
+from narfx.support.path_fields import ModelReference, UserPath
 from narfx.support.text import count
 
 __all__ = ["DEFAULT_INPUT", "Lowered", "NetworkOptions", "open_architecture", "open_base"]
@@ -28,8 +29,8 @@ DEFAULT_INPUT = (3, 224, 224)
 class NetworkOptions(SpaceOptions):
     """Which model, and what of it may be refined; the fields are those of an ``arch.json``."""
 
-    model: str
-    weights: str | None = None
+    model: ModelReference
+    weights: UserPath | None = None
     input: tuple[int, int, int] | None = None
 
 

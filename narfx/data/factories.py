@@ -12,20 +12,14 @@ import torch
 from narfx.data.arrays import Source, from_arrays, number_classes
 from narfx.data.parts import ArrayPart, ItemPart, Part, Shape, check_channels, fit, image_of
 from narfx.errors import UsageError
+from narfx.inputs.data_ref import DataRef
 from narfx.inputs.user_code import attribute, execute_file, import_module, importable, user_code
 
-__all__ = ["is_reference", "read_factory"]
+__all__ = ["read_factory"]
 
 
-def is_reference(source: str) -> bool:
-    """Whether ``source`` has the form of a reference to a factory."""
-    place, colon, name = source.rpartition(":")
-    is_module = all(word.isidentifier() for word in place.split("."))
-    return bool(colon) and name.isidentifier() and (place.endswith(".py") or is_module)
-
-
-def read_factory(source: str, shape: Shape, limit: int) -> Source:
-    """Call the factory that ``source`` names and read what it returns.
+def read_factory(ref: DataRef, shape: Shape, limit: int) -> Source:
+    """Call the factory that a source of kind ``file`` or ``module`` names and read what it returns.
 
     That is a mapping with the keys of an ``.npz`` source, or a pair (train, test or ``None``) of map-style data sets
     that yield (image, label). Data sets are read once from end to end, because only their items tell their labels;
@@ -34,8 +28,7 @@ def read_factory(source: str, shape: Shape, limit: int) -> Source:
     Raises:
         UsageError: The code cannot be imported, fails, or returns something else.
     """
-    place, _, name = source.rpartition(":")
-    is_file = place.endswith(".py")
+    source, place, name, is_file = str(ref), ref.place, ref.name, ref.kind == "file"
     if is_file and not Path(place).is_file():
         raise UsageError(f"there is no file {place}", where=source, kind="missing_data")
     with importable(Path(place).resolve().parent if is_file else Path.cwd(), siblings=is_file):

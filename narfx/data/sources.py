@@ -9,11 +9,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from narfx.data.arrays import Source, read_npz
-from narfx.data.factories import is_reference, read_factory
+from narfx.data.factories import read_factory
 from narfx.data.folders import read_folder
 from narfx.data.parts import ArrayPart, Shape
 from narfx.data.stored import read_tar
 from narfx.errors import UsageError
+from narfx.inputs.data_ref import DataRef
 
 __all__ = ["FORMS", "read_source"]
 
@@ -60,17 +61,20 @@ def read_source(source: str, shape: Shape, limit: int) -> Source:
 
 
 def _read(source: str, shape: Shape, limit: int) -> Source:
-    path = Path(source)
     if not source:
         raise UsageError(f"no data source is given: data are read from {FORMS}", kind="unknown_source")
-    if source == "digits":
+    ref = DataRef.parse(source)
+    if ref.kind == "digits":
         return _digits()
-    if source.startswith("torchvision:"):
-        return _torchvision(source)
+    if ref.kind == "torchvision":
+        return _torchvision(ref)
+    return _from_path(source) if ref.kind == "path" else read_factory(ref, shape, limit)
+
+
+def _from_path(source: str) -> Source:
+    path = Path(source)
     if path.is_dir():
         return read_folder(path)
-    if is_reference(source):
-        return read_factory(source, shape, limit)
     readers = {".npz": read_npz, ".tar": read_tar}
     if (suffix := path.suffix.lower()) in readers:
         if not path.is_file():
@@ -108,8 +112,8 @@ def _digits() -> Source:
     )
 
 
-def _torchvision(source: str) -> Source:
-    name, _, root = source.removeprefix("torchvision:").partition(":")
+def _torchvision(ref: DataRef) -> Source:
+    source, name, root = str(ref), ref.name, ref.place
     if name not in _TORCHVISION or not root:
         raise UsageError(
             f"cannot read {source!r}: write torchvision:NAME:ROOT with NAME of {', '.join(_TORCHVISION)} and ROOT the "

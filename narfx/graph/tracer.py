@@ -15,8 +15,9 @@ from narfx.graph.nodes import is_kernel, source_line
 from narfx.graph.source import mentions_training, model_stack, users_line
 from narfx.space.records import Skipped
 from narfx.support.devices import absent_device
+from narfx.support.text import first_line
 
-__all__ = ["Tracer", "first_line", "forward_hooks", "trace_once"]
+__all__ = ["Tracer", "forward_hooks", "trace_once"]
 
 
 class Tracer(fx.Tracer):
@@ -154,11 +155,6 @@ def trace_once(tracer: Tracer, model: nn.Module, concrete: dict[str, Any] | None
 def _is_container(module: nn.Module) -> bool:
     """Making ``nn.Sequential`` a leaf would hide half of any network."""
     return type(module).__module__.startswith("torch.nn.modules")
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, as far as one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def forward_hooks(module: nn.Module) -> list[Callable[..., Any]]:

@@ -20,10 +20,11 @@ from torch import fx, nn
 from narfx.errors import UsageError
 from narfx.graph.copying import copy_module, copy_structure
 from narfx.graph.source import users_line
-from narfx.graph.tracer import Tracer, first_line, forward_hooks, trace_once
+from narfx.graph.tracer import Tracer, forward_hooks, trace_once
 from narfx.space.records import Skipped
 from narfx.support.devices import absent_device
 from narfx.support.generators import global_generators
+from narfx.support.text import first_line
 
 __all__ = ["GraphTrace", "trace_graph"]
 

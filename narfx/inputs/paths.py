@@ -1,62 +1,124 @@
 """Paths that files name: taken from that file's folder where they lead somewhere there, else from the working folder.
 
-A run moves with its directory: what its config names is stored as seen from the run, and no absolute path is needed.
+A run can be moved with its directory: its configuration holds paths relative to the run, and no absolute path is
+needed. Which fields are paths is marked in the configurations (:mod:`narfx.support.path_fields`); here they are found,
+listed and rewritten.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any, TypeVar
 
+from pydantic import BaseModel
+
+from narfx.inputs.data_ref import DataRef
 from narfx.inputs.model_ref import ModelRef
+from narfx.support.path_fields import PathKind, path_fields
 
-__all__ = ["find", "find_source", "move", "move_model", "move_operators", "move_source"]
+__all__ = ["find", "find_source", "named_paths", "relocate", "relocated", "split_name"]
+
+M = TypeVar("M", bound=BaseModel)
+
+_NAMED = re.compile(r"([\w.+-][\w .+-]*)=(.+\.json)")
 
 
 def find(path: str, folder: Path | None) -> Path:
-    """Where a path that a file in ``folder`` names leads."""
+    """Where a path leads that a file in ``folder`` names."""
     there = Path(os.path.normpath((folder or Path()).resolve() / path))
     return there if there.exists() else Path(path)
 
 
-def move(path: str, folder: Path, *, start: Path | None = None) -> str:
-    """A path, so far seen from ``start``, as a file in ``folder`` names it."""
-    return os.path.relpath(find(path, start).resolve(), folder.resolve())
-
-
-def move_model(reference: str, folder: Path, *, start: Path | None = None) -> str:
-    """The same for a model reference or an ``arch.json``."""
-    if reference.endswith(".json"):
-        return move(reference, folder, start=start)
-    return str(ModelRef.parse(reference).beside(folder, relative_to=start))
-
-
-def move_operators(files: Iterable[str], folder: Path, *, start: Path | None = None) -> tuple[str, ...]:
-    """The same for files of operators."""
-    return tuple(move(file, folder, start=start) for file in files)
-
-
-def move_source(source: str, folder: Path, *, start: Path | None = None) -> str:
-    """The same for the path in a data source; what is no path stays."""
-    head, path, tail = _split(source, start)
-    return source if path is None else f"{head}{move(path, folder, start=start)}{tail}"
-
-
 def find_source(source: str, folder: Path | None) -> str:
     """A data source that a file in ``folder`` names, with the path in it found."""
-    head, path, tail = _split(source, folder)
-    return source if path is None else f"{head}{find(path, folder)}{tail}"
+    ref = DataRef.parse(source, folder)
+    return source if ref.path is None else str(ref.at(str(find(ref.path, folder))))
 
 
-def _split(source: str, folder: Path | None) -> tuple[str, str | None, str]:
-    """What stands before the path in a source, the path, and what stands behind it."""
-    if find(source, folder).exists():
-        return "", source, ""
-    head, _, rest = source.partition(":")
-    if head == "torchvision" and ":" in rest:
-        name, _, root = rest.partition(":")
-        return f"{head}:{name}:", root, ""
-    if head.endswith(".py"):
-        return "", head, f":{rest}"
-    return "", None, ""
+def split_name(text: str, folder: Path | None = None) -> tuple[str | None, str]:
+    """``NAME=A.json`` as name and path; no name for a path alone, or for a file whose own name looks like this."""
+    found = _NAMED.fullmatch(text)
+    return (None, text) if found is None or find(text, folder).is_file() else (found[1].strip(), found[2])
+
+
+def relocated(config: M, folder: Path, *, start: Path | None = None) -> M:
+    """A configuration whose paths start at ``start`` (the working folder without it), as a file in ``folder`` says it.
+
+    Raises:
+        UsageError: A model reference cannot be read, or names a file that does not exist.
+    """
+    return config.model_copy(update=relocate(type(config), dict(config), folder, start=start))
+
+
+def relocate(
+    schema: type[BaseModel], values: Mapping[str, Any], folder: Path, *, start: Path | None = None
+) -> dict[str, Any]:
+    """The path fields of ``schema`` among these values, as a file in ``folder`` says them.
+
+    The values need not be valid yet: what is not a text, or a list of texts, is left out of the result.
+
+    Raises:
+        UsageError: As for :func:`relocated`.
+    """
+    return {
+        name: _each(kind, values[name], folder, start)
+        for name, kind in path_fields(schema).items()
+        if name in values and (isinstance(values[name], str) or _are_texts(values[name]))
+    }
+
+
+def named_paths(config: BaseModel, start: Path | None = None) -> list[Path]:
+    """Every file and folder that a configuration names, where its paths start at ``start``.
+
+    Raises:
+        UsageError: A model reference cannot be read.
+    """
+    values = dict(config)
+    texts = [(kind, text) for name, kind in path_fields(type(config)).items() for text in _texts(values[name])]
+    paths = (_path(kind, text, start) for kind, text in texts)
+    return [find(path, start) for path in paths if path is not None]
+
+
+def _texts(value: Any) -> Iterable[str]:
+    return () if value is None else (value,) if isinstance(value, str) else value
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, (list, tuple)) and all(isinstance(entry, str) for entry in value)
+
+
+def _each(kind: PathKind, value: Any, folder: Path, start: Path | None) -> str | tuple[str, ...]:
+    if isinstance(value, str):
+        return _rewritten(kind, value, folder, start)
+    return tuple(_rewritten(kind, entry, folder, start) for entry in value)
+
+
+def _rewritten(kind: PathKind, text: str, folder: Path, start: Path | None) -> str:
+    """One text of a marked field as a file in ``folder`` says it; what holds no path stays."""
+    if kind is PathKind.MODEL and _is_reference(text, start):
+        return str(ModelRef.parse(text).beside(folder, relative_to=start))
+    path = _path(kind, text, start)
+    if path is None:
+        return text
+    moved = os.path.relpath(find(path, start).resolve(), folder.resolve())
+    if kind is PathKind.SOURCE:
+        return str(DataRef.parse(text, start).at(moved))
+    return moved if path == text else f"{split_name(text, start)[0]}={moved}"
+
+
+def _path(kind: PathKind, text: str, start: Path | None) -> str | None:
+    """The path in one text of a marked field, if there is one."""
+    if kind is PathKind.SOURCE:
+        return DataRef.parse(text, start).path
+    if kind is PathKind.MODEL and _is_reference(text, start):
+        ref = ModelRef.parse(text)
+        return ref.name if ref.kind == "file" else None
+    return split_name(text, start)[1] if kind is PathKind.NAMED else text
+
+
+def _is_reference(text: str, start: Path | None) -> bool:
+    """Whether a text of kind ``MODEL`` is a model reference, and no ``arch.json``, ONNX file or folder."""
+    return not (text.lower().endswith((".json", ".onnx")) or find(text, start).is_dir())

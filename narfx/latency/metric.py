@@ -24,6 +24,7 @@ from narfx.latency.timing import CPU_PROVIDER, check_provider
 from narfx.space.budget import bounded_metrics
 from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
+from narfx.support.path_fields import UserPath
 
 __all__ = ["LatencyOptions", "LatencyReport", "open_latency", "with_latency"]
 
@@ -34,7 +35,7 @@ class LatencyOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     latency: bool = False
-    latency_file: str | None = None
+    latency_file: UserPath | None = None
     threads: int = Field(default=1, ge=1)
     batch: int = Field(default=1, ge=1)
     provider: str = CPU_PROVIDER

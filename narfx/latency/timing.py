@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narfx.errors import RunError, UsageError
+from narfx.support.text import first_line
 
 __all__ = [
     "CPU_PROVIDER", "Call", "Latency", "check_provider", "cpu_model", "in_calling_thread", "measure_latency",
@@ -92,8 +93,9 @@ def open_call(
         source = model if isinstance(model, bytes) else str(model)
         session = onnxruntime.InferenceSession(source, options, providers=[provider])
     except Exception as error:  # onnxruntime has a class of its own for each of its codes
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise RunError(f"onnxruntime cannot load what is to be timed: {reason}", kind="onnxruntime") from error
+        raise RunError(
+            f"onnxruntime cannot load what is to be timed: {first_line(error)}", kind="onnxruntime"
+        ) from error
     if session.get_providers()[0] != provider:
         raise UsageError(
             f"onnxruntime cannot use {provider} and fell back to {session.get_providers()[0]}",

@@ -16,7 +16,7 @@ from narfx.errors import UsageError
 from narfx.graph.batchnorm import recalibrate
 from narfx.graph.checks import check_values
 from narfx.graph.copying import copy_module
-from narfx.inputs.paths import find, move, move_model, move_operators, move_source
+from narfx.inputs.paths import named_paths, relocated
 from narfx.inputs.weights import write_weights
 from narfx.latency.metric import LatencyReport, open_latency
 from narfx.latency.table import LatencyFile
@@ -69,9 +69,8 @@ def run(
     out, reporter = Path(out), reporter or Silent()
     check_output(out, overwrite=overwrite)
     prepared = _Prepared(config, device, relative_to)
-    named = (config.model, config.weights, config.data, config.latency_file, *config.operator_files)
-    inputs = [find(path, relative_to) for path in named if path is not None]
-    config = _moved(config, out, relative_to)
+    inputs = named_paths(config, relative_to)
+    config = relocated(config, out, start=relative_to)
     files = {}
     if prepared.latency is not None:
         # Kept in the run, and so measured once: a resumed search, or one with this config, reads it.
@@ -86,20 +85,6 @@ def resume(out: Path | str, *, device: str = "auto", reporter: Reporter | None =
     folder = RunFolder.open(Path(out))
     config = validated(SearchConfig, folder.config(), str(folder.path / "config.json"))
     return _go(_Prepared(config, device, folder.path, resumed=True), config, folder, reporter or Silent())
-
-
-def _moved(config: SearchConfig, folder: Path, start: Path | None) -> SearchConfig:
-    """The configuration with its paths as seen from the run directory."""
-    paths: dict[str, Any] = {
-        "model": move_model(config.model, folder, start=start),
-        "operator_files": move_operators(config.operator_files, folder, start=start),
-        "data": move_source(config.data, folder, start=start),
-    }
-    if config.val_data is not None:
-        paths["val_data"] = move_source(config.val_data, folder, start=start)
-    if config.weights is not None:
-        paths["weights"] = move(config.weights, folder, start=start)
-    return config.model_copy(update=paths)
 
 
 class _Prepared:
@@ -204,7 +189,7 @@ def _probe(prepared: _Prepared, config: SearchConfig) -> tuple[float, float]:
             start = time.monotonic()
             net.train()
             x, y = next(prepared.task.train_batches(0))
-            train_step(net, optimizer, prepared.task, x, y, config.clip)
+            train_step(net, optimizer, prepared.task.objective, x, y, config.clip)
             middle = time.monotonic()
             batch = next(prepared.task.reward_batches(0, 1, config.reward_images))
             quick_reward(net, prepared.space.base, prepared.task, batch)

@@ -116,7 +116,7 @@ class Search:
         for step, (x, y) in enumerate(self.reporter.track(batches, steps, f"epoch {epoch + 1}: weights")):
             set_rate(self.optimizer, sgdr(epoch + step / steps, config.lr, config.lr_min, config.t0, config.tmult))
             self.net.set_vector(next(vectors))
-            losses.append(train_step(self.net, self.optimizer, self.task, x, y, config.clip))
+            losses.append(train_step(self.net, self.optimizer, self.task.objective, x, y, config.clip))
         return sum(losses) / len(losses)
 
     def _vectors(self, epoch: int) -> Iterator[Vector]:

@@ -12,6 +12,7 @@ from narfx.errors import UsageError
 from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
 from narfx.support.files import read_json, write_json
+from narfx.support.path_fields import ModelReference, UserPath
 from narfx.support.schema import validated
 
 __all__ = ["DEFAULT_OPERATORS", "Architecture", "Preprocessing", "SpaceOptions"]
@@ -60,7 +61,7 @@ class SpaceOptions(BaseModel):
 
     granularity: Literal["conv", "block"] = "conv"
     operators: tuple[str, ...] = DEFAULT_OPERATORS
-    operator_files: tuple[str, ...] = ()
+    operator_files: tuple[UserPath, ...] = ()
     kernels: tuple[StrictInt, ...] = (3,)
     max_candidate_params: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     include_first: bool = False
@@ -101,11 +102,11 @@ class Architecture(SpaceOptions):
     """
 
     version: Literal[1] = 1
-    model: str
+    model: ModelReference
     vector: tuple[StrictInt, ...]
     skips: tuple[tuple[StrictInt, StrictInt], ...] | None = None
     input: tuple[StrictInt, StrictInt, StrictInt] | None = None
-    weights: str | None = None
+    weights: UserPath | None = None
     fingerprint: str | None = None
     sites: tuple[str, ...] = ()
     metrics: dict[str, Any] = Field(default_factory=dict)

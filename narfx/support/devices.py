@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from narfx.errors import UsageError
+from narfx.support.text import first_line
 
 __all__ = ["absent_device", "is_out_of_memory", "pick_device"]
 
@@ -16,7 +17,7 @@ def absent_device(error: BaseException) -> str | None:
     if not isinstance(error, (AssertionError, RuntimeError)) or isinstance(error, torch.OutOfMemoryError):
         return None
     text = str(error).strip()
-    return text.splitlines()[0][:200] if any(word in text for word in _WORDS) else None
+    return first_line(error) if any(word in text for word in _WORDS) else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -38,6 +39,7 @@ def pick_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UsageError(f"there is no device {name!r} here: {reason}", where="--device", kind="no_device") from error
+        raise UsageError(
+            f"there is no device {name!r} here: {first_line(error)}", where="--device", kind="no_device"
+        ) from error
     return device

@@ -1,8 +1,10 @@
-"""Small words of messages: what a value is, and how many of a thing there are."""
+"""Small parts of messages: what a value is, how many of a thing there are, what an error says."""
 
 from __future__ import annotations
 
-__all__ = ["article", "count"]
+__all__ = ["article", "count", "first_line"]
+
+_LONGEST = 300
 
 
 def article(value: object) -> str:
@@ -14,3 +16,8 @@ def article(value: object) -> str:
 def count(number: int, thing: str) -> str:
     """``1 slot`` or ``2 slots``."""
     return f"{number:,} {thing}{'' if number == 1 else 's'}"
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, at most 300 characters; the name of its class where it has no message."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:_LONGEST]

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from narfx.data.image_data import load_data
 from narfx.errors import UsageError
 from narfx.inputs.paths import find_source
+from narfx.support.path_fields import DataSource
 from narfx.support.schema import validated
 from narfx.tasks.classification import Classification
 from narfx.tasks.faces import FaceOptions, Faces
@@ -29,8 +30,8 @@ class DataOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: str = "digits"
-    val_data: str | None = None
+    data: DataSource = "digits"
+    val_data: DataSource | None = None
     data_fraction: float = Field(default=1.0, gt=0, le=1)
     val_fraction: float = Field(default=0.1, gt=0, lt=1)
     augment: str | None = None

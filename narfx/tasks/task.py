@@ -74,6 +74,13 @@ class Task(ABC):
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """The mean training loss of a network's outputs (B, D) for labels (B,)."""
 
+    def objective(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+        """The mean training loss of a network on images (B, C, H, W) with labels (B,), in the task's precision.
+
+        It is the objective that training uses unless another one is given.
+        """
+        return self.loss(self.precision.train(network, images), labels)
+
     @abstractmethod
     def logits(self, outputs: Tensor) -> Tensor:
         """Logits (B, classes) of a network's outputs (B, D), by which images are classified."""

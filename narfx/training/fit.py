@@ -14,6 +14,7 @@ from narfx.runs.folder import RunFolder
 from narfx.runs.progress import Reporter, Silent
 from narfx.support.seeds import derive
 from narfx.tasks.task import Task
+from narfx.training.objective import Objective
 from narfx.training.recipe import Recipe, sgdr
 
 __all__ = ["check_diverged", "fit", "restore", "set_rate", "sgd", "train_step"]
@@ -34,15 +35,15 @@ def sgd(module: nn.Module, recipe: Recipe) -> torch.optim.SGD:
 
 
 def train_step(
-    module: nn.Module, optimizer: torch.optim.Optimizer, task: Task, x: Tensor, y: Tensor, clip: float
+    module: nn.Module, optimizer: torch.optim.Optimizer, objective: Objective, x: Tensor, y: Tensor, clip: float
 ) -> float:
-    """One step of ``module`` on one batch; returns the loss.
+    """One step of ``module`` on one batch of images ``x`` (B, C, H, W) with labels ``y`` (B,); returns the loss.
 
     Raises:
         RunError: The loss is not finite; nothing was changed by this step.
     """
     optimizer.zero_grad(set_to_none=True)
-    loss = task.loss(task.precision.train(module, x), y)
+    loss = objective(module, x, y)
     value = float(loss.detach())
     if not math.isfinite(value):
         raise RunError(
@@ -71,16 +72,26 @@ def fit(
     reporter: Reporter | None = None,
     label: str = "train",
     trained: bool = False,
+    objective: Objective | None = None,
 ) -> dict[str, Any]:
     """Train ``network`` in place and evaluate it on the validation part and, where there is one, the test part.
 
-    With a ``folder`` each epoch ends with an event and a checkpoint, and training goes on from the one that is there.
-    A task with a head starts it afresh, to suit the network where that is ``trained`` already.
+    Args:
+        network: A graph or any other module that fits the task.
+        task: The data and the metric.
+        recipe: Epochs, learning rates and the like.
+        seed: Decides the order of the images, their augmentation and dropout.
+        folder: Where each epoch writes an event and a checkpoint; training resumes from a checkpoint that is there.
+        reporter: Shows how far the training is.
+        label: What the reporter calls it.
+        trained: Whether the network has learnt something: a head of the task is then made to fit it.
+        objective: What is minimised, the task's own loss by default. Of its weights only the network's and the task's
+            head are trained and checkpointed.
 
     Returns:
         ``{"epochs", "loss", "metric", "val": {"accuracy", "loss", "images"}, "test": ...}``.
     """
-    reporter = reporter or Silent()
+    reporter, loss_of = reporter or Silent(), objective or task.objective
     task.precision.arrange(network)
     optimizer = sgd(nn.ModuleList([network, task.head]), recipe)
     state = folder.load() if folder is not None else None
@@ -94,7 +105,7 @@ def fit(
         first, loss = state["epoch"], state["loss"]
     started = time.monotonic()
     for epoch in range(first, recipe.epochs):
-        loss = _epoch(network, optimizer, task, recipe, epoch, seed, reporter, f"{label}: epoch {epoch + 1}")
+        loss = _epoch(network, optimizer, task, loss_of, recipe, epoch, seed, reporter, f"{label}: epoch {epoch + 1}")
         reporter.say(f"{label}: epoch {epoch + 1}/{recipe.epochs}, loss {loss:.4f}")
         check_diverged(network, task.head)
         if folder is not None:
@@ -131,6 +142,7 @@ def _epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     task: Task,
+    objective: Objective,
     recipe: Recipe,
     epoch: int,
     seed: int,
@@ -145,7 +157,7 @@ def _epoch(
     for step, (x, y) in enumerate(reporter.track(task.train_batches(derive(seed, "epoch", epoch)), steps, label)):
         rate = sgdr(epoch + step / steps, recipe.lr, recipe.lr_min, recipe.t0, recipe.tmult)
         set_rate(optimizer, rate)
-        losses.append(train_step(network, optimizer, task, x, y, recipe.clip))
+        losses.append(train_step(network, optimizer, objective, x, y, recipe.clip))
     return sum(losses) / len(losses)
 
 

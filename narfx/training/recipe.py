@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import torch
@@ -10,8 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from narfx.tasks.precision import Precision, PrecisionName
 
-__all__ = ["SCHEDULES", "Recipe", "sgdr"]
-
+__all__ = ["SCHEDULES", "Recipe", "sgdr", "without_schedule"]
 
 SCHEDULES: dict[str, dict[str, Any]] = {
     "search": {"epochs": 150, "t0": 10, "tmult": 2, "lr": 0.1, "lr_min": 1e-4},
@@ -55,6 +55,11 @@ class Recipe(BaseModel):
             UsageError: The device has no bfloat16.
         """
         return Precision(self.precision, self.channels_last, device.type)
+
+
+def without_schedule(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of a configuration but those that a schedule sets, so that another schedule can set them."""
+    return {key: value for key, value in values.items() if key not in SCHEDULES["train"]}
 
 
 def sgdr(time: float, lr: float, lr_min: float, t0: int, tmult: int) -> float:

@@ -21,12 +21,11 @@ from narfx.space.records import Vector
 from narfx.space.sampling import sample_window
 from narfx.support.seeds import numpy_generator
 
-__all__ = ["Contender", "Entrant", "labels", "named", "open_contender"]
+__all__ = ["Contender", "Entrant", "labels", "open_contender"]
 
 WINDOW = 0.02
 Shape = tuple[int, int, int]
 
-_NAMED = re.compile(r"([\w.+-][\w .+-]*)=(.+\.json)")
 _SHAPES = re.compile(r" shape \S+->\S+")
 
 
@@ -85,12 +84,6 @@ class Entrant:
     def network(self) -> fx.GraphModule:
         """The lowered network with the trace's weights."""
         return lower(Supernet(self.contender.traced), self.vector)
-
-
-def named(text: str) -> tuple[str | None, str]:
-    """``NAME=A.json`` as name and path; no name for a path alone, or for a file whose own name looks like this."""
-    found = _NAMED.fullmatch(text)
-    return (None, text) if found is None or Path(text).is_file() else (found[1].strip(), found[2])
 
 
 def labels(paths: Sequence[Path], names: Sequence[str | None]) -> tuple[str, ...]:

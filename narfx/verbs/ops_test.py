@@ -19,12 +19,13 @@ from narfx.errors import NarfxError
 from narfx.graph.cost import measure
 from narfx.inputs.user_code import user_code
 from narfx.operators.at_site import operator_cost, refusal, shares_memory, started_operator
-from narfx.operators.registry import get_operator
+from narfx.operators.files import load_operators
+from narfx.operators.registry import get_operator, operator_names
 from narfx.space.records import Site
 from narfx.support.seeds import derive
 from narfx.verbs.sample_sites import SAMPLES, sample_site
 
-__all__ = ["CHECKS", "try_operators"]
+__all__ = ["CHECKS", "try_file", "try_operators"]
 
 
 @dataclass(frozen=True)
@@ -226,6 +227,16 @@ def try_operators(names: Iterable[str], *, seed: int = 0, device: torch.device |
             operators.append({"name": name, "passed": passed, "legal": len(cases), "refused": refused})
     passed = all(record["passed"] for record in checks)
     return {"passed": passed, "operators": operators, "geometries": geometries, "checks": checks, "notes": notes}
+
+
+def try_file(file: str | None, *, seed: int = 0, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """The report of :func:`try_operators` on the operators of a file, or on narfx's own; ``"file"`` says which.
+
+    Raises:
+        UsageError: There is no such file, or it registers no operator.
+    """
+    names = operator_names()[1:] if file is None else load_operators(file)  # base is the model's own convolution
+    return {"file": file, **try_operators(names, seed=seed, device=device)}
 
 
 def _judge(case: _Case) -> tuple[str | None, str | None]:

@@ -1,10 +1,11 @@
-"""What a user names as a network to be judged: an ``arch.json``, a bundle, a run, an ONNX file, a model reference."""
+"""What a user names as a network to evaluate: an ``arch.json``, a bundle, a run, an ONNX file, a model reference."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,15 +18,16 @@ from narfx.inputs.model_ref import default_input, load_model
 from narfx.inputs.weights import apply_weights, load_state, read_weights
 from narfx.space.architecture import Architecture, Preprocessing
 from narfx.support.schema import validated
+from narfx.support.text import first_line
 
-__all__ = ["OnnxNetwork", "Target", "load_target"]
+__all__ = ["OnnxNetwork", "Target", "load_target", "open_onnx"]
 
 Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Target:
-    """A network to be judged, its input (C, H, W), how images become that, and in words where its weights come from."""
+    """A network to evaluate, its input (C, H, W), the preprocessing of images, and where its weights come from."""
 
     network: nn.Module
     input: Shape
@@ -34,37 +36,20 @@ class Target:
 
 
 class OnnxNetwork(nn.Module):
-    """An ONNX file as a module, run by onnxruntime on the CPU; ``input`` and ``metadata`` are what the file says.
+    """An ONNX file as a module, run by onnxruntime on the CPU; made by :func:`open_onnx`.
 
-    Raises:
-        UsageError: onnxruntime cannot load the file, or its first input is not a float32 image batch.
+    ``input`` (C, H, W) is ``None`` where the file leaves an axis free; ``metadata`` are the file's own entries.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, session: Any, path: Path) -> None:
         super().__init__()
-        import onnxruntime
-
-        if not path.is_file():
-            raise UsageError(f"there is no file {path}", where=str(path), kind="missing_file")
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = torch.get_num_threads()
-        try:
-            self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-            self.metadata = dict(self._session.get_modelmeta().custom_metadata_map)
-        except Exception as error:  # onnxruntime has a dozen kinds
-            raise _unusable(path, error) from error
-        first, self._path = self._session.get_inputs()[0], path
-        if first.type != "tensor(float)" or len(first.shape) != 4:
-            raise UsageError(
-                f"{path} takes {first.type} of shape {first.shape}, where float32 images (N, C, H, W) are given",
-                where=str(path),
-                kind="bad_onnx",
-            )
+        first = session.get_inputs()[0]
         batch, *sizes = first.shape  # a free axis has a name or None
-        self._name, self._batch = first.name, batch if isinstance(batch, int) else None
+        self._session, self._path, self._name = session, path, first.name
+        self._batch: int | None = batch if isinstance(batch, int) else None
         known = all(isinstance(size, int) for size in sizes)
         self.input: Shape | None = (sizes[0], sizes[1], sizes[2]) if known else None
+        self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
 
     def forward(self, x: Tensor) -> Tensor:
         """The first output for images (N, C, H, W), in batches of the file's own size where it has one."""
@@ -79,9 +64,35 @@ class OnnxNetwork(nn.Module):
         return torch.cat(rows).to(x.device)
 
 
+def open_onnx(path: Path) -> OnnxNetwork:
+    """Load an ONNX file that takes images.
+
+    Raises:
+        UsageError: There is no such file, onnxruntime cannot load it, or its first input is no float32 image batch.
+    """
+    import onnxruntime  # only here: it takes a second to import
+
+    if not path.is_file():
+        raise UsageError(f"there is no file {path}", where=str(path), kind="missing_file")
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = torch.get_num_threads()
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime has a class for each of its codes
+        raise _unusable(path, error) from error
+    first = session.get_inputs()[0]
+    if first.type != "tensor(float)" or len(first.shape) != 4:
+        raise UsageError(
+            f"{path} takes {first.type} of shape {first.shape}; narfx gives float32 images of shape (N, C, H, W)",
+            where=str(path),
+            kind="bad_onnx",
+        )
+    return OnnxNetwork(session, path)
+
+
 def _unusable(path: Path, error: Exception) -> UsageError:
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return UsageError(f"onnxruntime cannot run {path}: {reason}", where=str(path), kind="bad_onnx")
+    return UsageError(f"onnxruntime cannot run {path}: {first_line(error)}", where=str(path), kind="bad_onnx")
 
 
 def load_target(target: str, *, weights: str | None = None, input: Shape | None = None, seed: int = 0) -> Target:
@@ -111,7 +122,9 @@ def load_target(target: str, *, weights: str | None = None, input: Shape | None 
 def _from_folder(folder: Path, weights: str | None, seed: int) -> Target:
     arch, source, own = (folder / name for name in ("arch.json", "model.py", "model.safetensors"))
     if not arch.is_file():
-        raise UsageError(f"{folder} is no bundle and no run: it has no arch.json", where=str(arch), kind="missing_file")
+        raise UsageError(
+            f"{folder} is neither a bundle nor a run: it has no arch.json", where=str(arch), kind="missing_file"
+        )
     architecture = Architecture.load(arch)
     if not (source.is_file() and own.is_file() and architecture.input is not None):
         return _from_architecture(arch, weights, seed)
@@ -128,7 +141,7 @@ def _from_architecture(path: Path, weights: str | None, seed: int) -> Target:
 
 
 def _from_onnx(path: Path, input: Shape | None) -> Target:
-    network = OnnxNetwork(path)
+    network = open_onnx(path)
     shape = network.input or input
     if shape is None:
         raise UsageError(

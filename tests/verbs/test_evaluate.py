@@ -18,11 +18,12 @@ from torch import nn
 from narfx.bundle import bundle
 from narfx.cli.app import app
 from narfx.cli.console import run_app
+from narfx.errors import UsageError
 from narfx.inputs.model_ref import load_model
 from narfx.inputs.weights import write_weights
 from narfx.space.architecture import Architecture, Preprocessing
-from narfx.verbs.evaluate import evaluate
-from narfx.verbs.target import OnnxNetwork
+from narfx.verbs.evaluate import EvaluateConfig, evaluate
+from narfx.verbs.target import open_onnx
 from narfx.verbs.train import TrainConfig, train
 
 Evaluate = Callable[..., dict[str, Any]]
@@ -146,7 +147,7 @@ def test_onnx_files_of_others(place: Path, command: Evaluate) -> None:
     wanted = command("net.py:Pixels", *PIXELS, "--data", "pairs.bin")
     assert command("fixed.onnx", "--data", "pairs.bin")["folds"] == wanted["folds"]
     assert command("free.onnx", *PIXELS, "--data", "pairs.bin")["folds"] == wanted["folds"]
-    assert OnnxNetwork(place / "fixed.onnx")(torch.ones(4, 3, 16, 16)).shape == (4, 768)
+    assert open_onnx(place / "fixed.onnx")(torch.ones(4, 3, 16, 16)).shape == (4, 768)
     write_folder(place / "folder", 3, 4)
     classes = command("net.py:Pixels", *PIXELS, "--data", "folder")
     assert command("fixed.onnx", "--data", "folder")["loss"] == pytest.approx(classes["loss"], rel=1e-6)
@@ -240,6 +241,9 @@ def test_grey_pairs_where_they_may_be_repeated(command: Evaluate, place: Path) -
 
 def test_an_output_is_replaced_only_on_request(place: Path) -> None:
     (place / "result.json").write_text("kept")
-    options: dict[str, Any] = {"input": (3, 16, 16), "out": place / "result.json"}
-    evaluate("net.py:Pixels", "pairs.bin", **options, overwrite=True)
+    config = EvaluateConfig(target="net.py:Pixels", data="pairs.bin", input=(3, 16, 16))
+    with pytest.raises(UsageError, match="--overwrite"):
+        evaluate(config, place / "result.json")
+    assert (place / "result.json").read_text() == "kept"
+    evaluate(config, place / "result.json", overwrite=True)
     assert json.loads((place / "result.json").read_text())["task"] == "verification"

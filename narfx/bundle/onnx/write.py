@@ -28,6 +28,7 @@ from narfx.errors import ParityError, RunError, UsageError
 from narfx.graph.nodes import tensors
 from narfx.graph.unused import unused_keys
 from narfx.passes.verify import verify_lowered
+from narfx.support.text import first_line
 
 __all__ = ["OnnxFile", "Parity", "compare_onnx", "export_onnx", "read_onnx", "tensors", "worst"]
 
@@ -60,8 +61,7 @@ def read_onnx(path: Path) -> OnnxFile:
         onnx.checker.check_model(str(path), full_check=True)
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf and the checker each have errors of their own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ParityError(f"{path} is not valid ONNX: {reason}", where=str(path)) from error
+        raise ParityError(f"{path} is not valid ONNX: {first_line(error)}", where=str(path)) from error
     inputs = [value.name for value in model.graph.input]
     if len(inputs) != 1:
         raise ParityError(f"{path} has {len(inputs)} inputs, not the one of its network", where=str(path))
@@ -200,12 +200,11 @@ def _quiet_export(network: fx.GraphModule, example: Tensor, names: list[str], op
         cause: BaseException = error
         while cause.__cause__ is not None:  # torch wraps what happened into advice on how to report it
             cause = cause.__cause__
-        reason = (str(cause).strip() or type(cause).__name__).splitlines()[0]
         what, opaque, asks = "this network", _opaque_part(network, error), "DataDependent" in type(cause).__name__
         if opaque is not None:
             what = f"{opaque} ({type(network.get_submodule(opaque)).__name__}), which stayed opaque"
         raise RunError(
-            f"torch's ONNX exporter cannot export {what} ({type(cause).__name__}: {reason})"
+            f"torch's ONNX exporter cannot export {what} ({type(cause).__name__}: {first_line(cause)})"
             + ("; write it without a branch on values, as with torch.where" if asks else ""),
             where=opaque,
             kind="onnx_export",

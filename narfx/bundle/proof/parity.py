@@ -15,6 +15,7 @@ from narfx.errors import ParityError
 from narfx.graph.batchnorm import recalibrate
 from narfx.graph.copying import copy_module
 from narfx.graph.nodes import tensors
+from narfx.support.text import first_line
 
 __all__ = [
     "BATCH_SIZES",
@@ -107,8 +108,7 @@ def compare_onnx(
                 error, scale = difference(ours, np.asarray(theirs))
                 largest_abs, largest_rel = max(largest_abs, error), max(largest_rel, scale)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ParityError(f"onnxruntime cannot run {path.name}: {reason}", where=str(path)) from error
+        raise ParityError(f"onnxruntime cannot run {path.name}: {first_line(error)}", where=str(path)) from error
     return Parity(
         largest_abs, largest_rel, tolerance, largest_rel <= tolerance, sum(batch_sizes), tuple(batch_sizes), apart
     )

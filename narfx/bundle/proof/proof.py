@@ -16,6 +16,7 @@ from narfx.bundle.proof.first_difference import Difference, first_difference
 from narfx.bundle.proof.nodes import Nodes, compare_nodes
 from narfx.bundle.proof.parity import NORM_IMAGES, Parity, compare_onnx, input_batches, randomise_norms, worst
 from narfx.errors import ParityError
+from narfx.support.text import first_line
 
 __all__ = ["Proof"]
 
@@ -69,9 +70,8 @@ class Proof:
         except Exception as error:
             if not self.passed:  # what is known to be wrong is told by its outputs
                 return
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ParityError(
-                f"the nodes of {path.name} cannot be compared one by one ({type(error).__name__}: {reason})",
+                f"the nodes of {path.name} cannot be compared one by one ({type(error).__name__}: {first_line(error)})",
                 where=str(path),
                 kind="nodes",
             ) from error
@@ -90,8 +90,7 @@ class Proof:
         try:
             self.difference = first_difference(network, path, batches)
         except Exception as error:  # that the file is wrong must be said, even where its nodes cannot be run one by one
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            self.said = f"which node is the first could not be found ({type(error).__name__}: {reason})"
+            self.said = f"which node is the first could not be found ({type(error).__name__}: {first_line(error)})"
         else:
             alone = "no node differs when onnxruntime runs the file without its own optimisations"
             self.said = str(self.difference or alone)

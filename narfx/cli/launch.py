@@ -1,0 +1,85 @@
+"""What the verbs that make a run share: a new one from a configuration, or an old one resumed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from narfx.cli.console import Output
+from narfx.errors import UsageError
+
+__all__ = ["launch"]
+
+Result = dict[str, Any]
+_MISSING = {"data": "--data SOURCE", "model": "a MODEL", "target": "an arch.json"}
+
+
+def launch(
+    schema: type[BaseModel],
+    start: Callable[..., Result],
+    resume: Callable[..., Result],
+    *,
+    needed: str,
+    out: Path,
+    fields: dict[str, Any],
+    options: Mapping[str, Any],
+    output: Output,
+) -> Result:
+    """Start a run of this configuration, or resume the one in ``out``.
+
+    Args:
+        schema: The class of the configuration.
+        start: Called with the configuration, ``out``, and ``device``, ``overwrite`` and ``reporter``.
+        resume: Called with ``out``, and ``device`` and ``reporter``.
+        needed: The field that must be given beside ``data``.
+        out: The run directory.
+        fields: The fields of the configuration that the user gave.
+        options: All options of the verb.
+        output: Has the reporter.
+
+    Raises:
+        UsageError: An option is missing or wrong, or ``--resume`` stands beside options that it ignores.
+    """
+    from narfx.support.schema import validated  # pydantic's models of this package need torch: --help does not
+
+    shared = {"device": options["device"], "reporter": output.reporter}
+    if options["resume"]:
+        _check_resume(options, fields)
+        return resume(out, **shared)
+    values = _values(schema, options["config"], fields)
+    for key in (needed, "data"):
+        if key not in values:
+            raise UsageError(f"{_MISSING[key]} is missing", where=key, kind="missing_option")
+    config = validated(schema, values, schema.__name__.removesuffix("Config").lower())
+    return start(config, out, overwrite=options["overwrite"], **shared)
+
+
+def _values(schema: type[BaseModel], config: Path | None, fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields of a config file, its paths seen from the working folder, and over them those that the user gave."""
+    if config is None:
+        return fields
+    from narfx.inputs.paths import relocate
+    from narfx.support.files import read_json
+    from narfx.training.recipe import without_schedule
+
+    read = read_json(config)
+    if not isinstance(read, dict):
+        raise UsageError(f"{config} is not a JSON object", where=str(config), kind="bad_config")
+    if "schedule" in fields:  # it wins over the epochs and rates that a run's config.json holds
+        read = without_schedule(read)
+    read = {key: value for key, value in read.items() if key not in fields}
+    return {**read, **relocate(schema, read, Path.cwd(), start=config.parent), **fields}
+
+
+def _check_resume(options: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
+    """Refuse options that a resumed run would ignore."""
+    named = [*(f"--{key}" for key in ("config", "overwrite") if options[key]), *fields]
+    if named:
+        raise UsageError(
+            f"--resume takes everything from the run in --out: leave out {', '.join(named)}",
+            where="--resume",
+            kind="resume_options",
+        )

@@ -1,0 +1,57 @@
+"""What every training needs before its first step: options, the task, and a network that fits it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from narfx.graph.checks import check_values
+from narfx.tasks.options import DataOptions, open_task
+from narfx.tasks.task import Task
+from narfx.training.checks import check_batches, outputs
+from narfx.training.recipe import Recipe
+
+__all__ = ["TrainingOptions", "fit_to_task", "task_of"]
+
+Shape = tuple[int, int, int]
+
+
+class TrainingOptions(Recipe, DataOptions):
+    """A recipe and the data that it is applied to."""
+
+
+def task_of(
+    options: TrainingOptions, input: Shape, *, seed: int, device: torch.device, relative_to: Path | None = None
+) -> Task:
+    """The task of a training, for networks of this ``input`` (C, H, W); ``seed`` decides the parts of the data.
+
+    Raises:
+        UsageError: The data or an option is wrong, or the device has no bfloat16.
+    """
+    return open_task(
+        options,
+        input,
+        seed=seed,
+        device=device,
+        label_smoothing=options.label_smoothing,
+        relative_to=relative_to,
+        precision=options.compute_precision(device),
+    )
+
+
+def fit_to_task(network: nn.Module, task: Task, input: Shape, device: torch.device) -> int:
+    """Move a network to its device and try it on the task; the number of its outputs.
+
+    The task's head is made for this network.
+
+    Raises:
+        UsageError: A weight is not finite, or the outputs or the size of a training batch do not fit.
+    """
+    check_values(network)
+    network.to(device)
+    size = outputs(network, input, device)
+    task.check(size)
+    check_batches(network, input, device, min(task.batch_size, len(task.data.train)))
+    return size

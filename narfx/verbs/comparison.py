@@ -1,0 +1,195 @@
+"""A comparison before its first training: which networks, on which data, all of it checked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import Field, PositiveInt, model_validator
+
+from narfx.compiler.open import DEFAULT_INPUT
+from narfx.data.pairs import Pairs
+from narfx.errors import UsageError
+from narfx.inputs.model_ref import default_input
+from narfx.inputs.paths import find
+from narfx.support.devices import pick_device
+from narfx.support.path_fields import NamedPath, UserPath
+from narfx.tasks.options import face_options
+from narfx.tasks.task import Task
+from narfx.training.start import TrainingOptions, fit_to_task, task_of
+from narfx.verbs.contenders import Contender, Entrant, open_contender
+from narfx.verbs.face_pairs import open_pairs
+from narfx.verbs.start import SEEN, Placed, open_target
+
+__all__ = ["CompareConfig", "Comparison", "prepare"]
+
+Shape = tuple[int, int, int]
+
+
+class CompareConfig(TrainingOptions):
+    """A comparison by one recipe.
+
+    ``target`` and the ``further`` ones are each an ``arch.json``, or ``NAME=arch.json``; ``names`` are what the results
+    call them. ``outputs`` is ``keep``, ``auto`` (as many as the data have classes) or a number (the length of an
+    embedding). ``input`` replaces the architectures' own input. ``init`` is ``scratch``, or ``inherit``: every network
+    starts from the ``weights`` of the base. ``verify`` names pairs of faces (with the list ``pairs``, in ``folds``) on
+    which every trained network is verified.
+    """
+
+    target: NamedPath
+    further: tuple[NamedPath, ...] = ()
+    names: tuple[str, ...] = ()
+    weights: UserPath | None = None
+    init: Literal["inherit", "scratch"] = "scratch"
+    outputs: Literal["keep", "auto"] | PositiveInt = "keep"
+    input: Shape | None = None
+    verify: UserPath | None = None
+    pairs: UserPath | None = None
+    folds: int | None = None
+    seeds: int = Field(default=3, ge=1)
+    randoms: int = Field(default=8, ge=0)
+    seed: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> CompareConfig:
+        if self.outputs == "auto" and self.task == "faces":
+            raise ValueError("--outputs auto is for classes: give the length of an embedding as a number")
+        if self.outputs != "keep" and self.init == "inherit":
+            raise ValueError("--outputs gives the networks a new last layer, which no weights fit: use --init scratch")
+        if self.verify is not None and self.task != "faces":
+            raise ValueError("--verify belongs to --task faces")
+        if self.verify is None and (self.pairs is not None or self.folds is not None):
+            raise ValueError("--pairs and --folds belong to --verify, which names the images of the pairs")
+        return self
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The networks to compare and what trains them.
+
+    ``tasks`` has one task for each input shape, ``sizes`` the number of outputs of each contender. ``verified`` are the
+    pairs of faces and their folds, if there are any.
+    """
+
+    config: CompareConfig
+    device: torch.device
+    targets: tuple[Placed, ...]
+    contenders: tuple[Contender, ...]
+    tasks: Mapping[Shape, Task]
+    sizes: tuple[int, ...]
+    verified: tuple[Pairs, int] | None
+    notes: tuple[str, ...]
+
+
+def prepare(config: CompareConfig, *, device: str = "auto", relative_to: Path | None = None) -> Comparison:
+    """Trace every base, draw the random vectors, load the data, and check that they fit; nothing is written.
+
+    ``target`` and ``further`` are paths here, and ``names`` their names, if there are any.
+
+    Raises:
+        UsageError: A target, the weights, the data or an option is wrong.
+    """
+    place = pick_device(device)
+    if config.init == "inherit" and config.weights is None:
+        raise UsageError(
+            "--init inherit starts every network from the weights of the base: name them with --weights",
+            where="--weights",
+            kind="missing_option",
+        )
+    targets = _targets(config, relative_to)
+    tasks: dict[Shape, Task] = {}
+    contenders = tuple(
+        _open(config, target, name, tasks, place, relative_to)
+        for target, name in zip(targets, config.names or ("refined",), strict=True)
+    )
+    if config.init == "inherit" and len({contender.base_of for contender in contenders}) > 1:
+        raise UsageError(
+            "--init inherit starts from the weights of one base, and these architectures have several bases: compare "
+            "architectures of one base, or use --init scratch",
+            where="--init",
+            kind="several_bases",
+        )
+    verified = _pairs(config, contenders, relative_to)
+    notes = _notes(config, contenders, tasks)
+    sizes = tuple(_check(contender, tasks[contender.traced.input], place) for contender in contenders)
+    return Comparison(config, place, targets, contenders, tasks, sizes, verified, notes)
+
+
+def _targets(config: CompareConfig, start: Path | None) -> tuple[Placed, ...]:
+    paths = (config.target, *config.further)
+    names = config.names or ("refined",)
+    if len(names) != len(paths):
+        raise UsageError(
+            f"there are {len(paths)} architectures and {len(names)} names", where="names", kind="bad_config"
+        )
+    found = []
+    for path in paths:
+        target = open_target(path, start)
+        if target is None:
+            raise UsageError(f"compare takes an arch.json, not {path!r}", where=path, kind="not_an_architecture")
+        found.append(target)
+    return tuple(found)
+
+
+def _open(
+    config: CompareConfig, target: Placed, name: str, tasks: dict[Shape, Task], device: torch.device, start: Path | None
+) -> Contender:
+    """Open one architecture; ``tasks`` gets the task of its input, where it does not have it yet."""
+    architecture, place = target
+
+    def task(shape: Shape) -> Task:
+        if shape not in tasks:
+            tasks[shape] = task_of(config, shape, seed=config.seed, device=device, relative_to=start)
+        return tasks[shape]
+
+    wanted = None if isinstance(config.outputs, str) else config.outputs
+    if config.outputs == "auto":
+        shape = config.input or architecture.input or default_input(architecture.model, relative_to=place)
+        wanted = len(task(shape or DEFAULT_INPUT).data.classes)
+    contender = open_contender(
+        architecture,
+        name,
+        randoms=config.randoms,
+        seed=config.seed,
+        place=place,
+        weights=None if config.weights is None else str(find(config.weights, start)),
+        outputs=wanted,
+        input=config.input,
+    )
+    task(contender.traced.input)
+    return contender
+
+
+def _pairs(config: CompareConfig, contenders: tuple[Contender, ...], start: Path | None) -> tuple[Pairs, int] | None:
+    if config.verify is None:
+        return None
+    repeat_grey = face_options(config.task_options).grey == "repeat"
+    source = str(find(config.verify, start))
+    listed = None if config.pairs is None else str(find(config.pairs, start))
+    channels = sorted({contender.traced.input[0] for contender in contenders})
+    return [open_pairs(source, listed, config.folds, depth, repeat_grey) for depth in channels][-1]
+
+
+def _notes(config: CompareConfig, contenders: tuple[Contender, ...], tasks: Mapping[Shape, Task]) -> tuple[str, ...]:
+    notes = [note for contender in contenders for note in contender.traced.notes]
+    for task in tasks.values():
+        notes += task.data.notes
+    if config.init == "inherit":
+        notes.insert(0, f"weights: {contenders[0].weights}")
+        if any(task.data.test is None and task.data.val_from_train for task in tasks.values()):
+            notes.append(SEEN)
+    return tuple(dict.fromkeys(notes))
+
+
+def _check(contender: Contender, task: Task, device: torch.device) -> int:
+    """Try the base on its task; the number of its outputs."""
+    network = Entrant("base", contender, contender.traced.space.base).network()
+    try:
+        return fit_to_task(network, task, contender.traced.input, device)
+    except UsageError as error:
+        if error.kind != "too_few_outputs":
+            raise
+        raise UsageError(f"{error}, or give --outputs auto", where=error.where, kind=error.kind) from error

@@ -1,0 +1,66 @@
+"""How every training begins: the architecture that a user names, and a run directory that holds its own copy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from narfx.inputs.paths import find, named_paths, relocated
+from narfx.runs.folder import RunFolder
+from narfx.space.architecture import Architecture
+from narfx.training.start import TrainingOptions
+
+__all__ = ["SEEN", "Placed", "create_run", "open_target"]
+
+SEEN = (
+    "warning: validation images are held out of the training part, and the weights it starts from may have been "
+    "trained on them; --val-data names other images"
+)
+
+
+class Placed(NamedTuple):
+    """An architecture and the folder at which its paths start."""
+
+    architecture: Architecture
+    place: Path
+
+
+def open_target(target: str, start: Path | None) -> Placed | None:
+    """The architecture that ``target`` names; ``None`` where it is a model reference.
+
+    Raises:
+        UsageError: There is no such file, or it is malformed.
+    """
+    if not target.endswith(".json"):
+        return None
+    path = find(target, start)
+    return Placed(Architecture.load(path), path.parent)
+
+
+def create_run(
+    config: TrainingOptions, out: Path, targets: Sequence[Placed], start: Path | None, *, overwrite: bool
+) -> RunFolder:
+    """Make a run directory that holds its configuration and a copy of each architecture, so that it can be moved.
+
+    Args:
+        config: Its paths start at ``start``; in the run they start at the run.
+        out: The run directory.
+        targets: The architectures that ``target``, then ``further``, name.
+        start: The folder at which the configuration's paths start.
+        overwrite: Whether a folder that is not empty is replaced.
+
+    Raises:
+        UsageError: ``out`` may not be replaced, or holds a file that is read.
+    """
+    inputs, files = named_paths(config, start), dict[str, Any]()
+    names = ["target.json", *(f"target-{number}.json" for number in range(2, len(targets) + 1))]
+    for name, (architecture, place) in zip(names, targets, strict=False):
+        inputs += named_paths(architecture, place)
+        files[name] = relocated(architecture, out, start=place).model_dump(mode="json", exclude_none=True)
+    values = relocated(config, out, start=start).model_dump(mode="json")
+    if targets:
+        values["target"] = names[0]
+    if len(targets) > 1:
+        values["further"] = names[1:]
+    return RunFolder.create(out, values, overwrite=overwrite, inputs=inputs, files=files)
