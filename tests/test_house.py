@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import pkgutil
+import re
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -129,6 +130,14 @@ def test_no_module_is_shadowed_by_a_name_of_its_package() -> None:
                 assert getattr(package, module.name) is whole
                 seen += 1
     assert seen > 100
+
+
+def test_the_page_of_the_rooms_has_exactly_these_in_this_order() -> None:
+    page = (ROOT / "docs" / "rooms.md").read_text()
+    rows = re.findall(r"^\| `(\w+)` \|", page, re.MULTILINE)
+    drawing = page.split("```")[1]
+    assert rows == rooms()[::-1]
+    assert set(rows) <= set(re.findall(r"\w+", drawing))
 
 
 def test_every_room_has_its_folder_of_tests() -> None:
