@@ -38,7 +38,7 @@ lint: $(DEV) ## Lint, format, types, and which room imports from which
 	$(BIN)/lint-imports
 
 clean: ## Remove caches and build leftovers
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache .grimp_cache
 	find narfx/ passes tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
 
 distclean: clean ## Remove the virtual environment too

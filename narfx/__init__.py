@@ -5,7 +5,7 @@ operators, and an ordinary network with a proven ONNX file comes out.
 """
 
 from narfx import (
-    _startup,  # noqa: F401 (first of all, it heeds Ctrl-C while torch is imported)
+    _startup,  # noqa: F401 (first of all: it answers a missing narfx/passes, and Ctrl-C while torch is imported)
     search,
 )
 from narfx._version import __version__

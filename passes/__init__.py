@@ -5,6 +5,9 @@ its records and options in the constructor and has one call, a GraphModule in, t
 it runs in ``torch.fx.passes.infra.pass_manager.PassManager``. A pass knows nothing of a search.
 """
 
+if __name__ != "narfx.passes":  # found by the path of a checkout: each class would exist twice
+    raise ImportError(f"import narfx.passes, not {__name__}: the folder passes/ is the package narfx.passes")
+
 from narfx.passes.base import Pass
 from narfx.passes.blocks import find_blocks
 from narfx.passes.insert_dispatch import InsertDispatch

@@ -1,5 +1,5 @@
 """The command line."""
 
-from narfx.cli.app import app, main
+from narfx.cli.app import main
 
-__all__ = ["app", "main"]
+__all__ = ["main"]

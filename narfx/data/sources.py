@@ -12,16 +12,12 @@ from narfx.data.arrays import Source, read_npz
 from narfx.data.factories import read_factory
 from narfx.data.folders import read_folder
 from narfx.data.parts import ArrayPart, Shape
+from narfx.data.registry import find_reader, register_source, source_forms
 from narfx.data.stored import read_tar
 from narfx.errors import UsageError
 from narfx.inputs.data_ref import DataRef
 
-__all__ = ["FORMS", "read_source"]
-
-FORMS = (
-    "digits, a folder of images, a .tar of one, a file .npz, torchvision:NAME:ROOT with NAME of cifar10, cifar100, "
-    "mnist, fashion_mnist, or package.module:factory or file.py:factory of your own"
-)
+__all__ = ["read_source"]
 
 
 class _Known(NamedTuple):
@@ -46,7 +42,7 @@ def read_source(source: str, shape: Shape, limit: int) -> Source:
     """Read the parts of ``source``; images themselves may be read later.
 
     Args:
-        source: One of the forms that ``FORMS`` lists.
+        source: One of the forms that :func:`narfx.data.registry.source_forms` lists.
         shape: The network's input (C, H, W), which a user's own data sets are fitted to at once.
         limit: How many bytes of fitted images may be kept in memory.
 
@@ -62,33 +58,33 @@ def read_source(source: str, shape: Shape, limit: int) -> Source:
 
 def _read(source: str, shape: Shape, limit: int) -> Source:
     if not source:
-        raise UsageError(f"no data source is given: data are read from {FORMS}", kind="unknown_source")
+        raise UsageError(f"no data source is given: data are read from {source_forms()}", kind="unknown_source")
     ref = DataRef.parse(source)
-    if ref.kind == "digits":
-        return _digits()
-    if ref.kind == "torchvision":
-        return _torchvision(ref)
-    return _from_path(source) if ref.kind == "path" else read_factory(ref, shape, limit)
+    if ref.kind == "path":
+        return _from_path(ref, shape, limit)
+    read = find_reader(ref.kind) or read_factory
+    return read(ref, shape, limit)
 
 
-def _from_path(source: str) -> Source:
-    path = Path(source)
+def _from_path(ref: DataRef, shape: Shape, limit: int) -> Source:
+    source, path = ref.place, Path(ref.place)
     if path.is_dir():
         return read_folder(path)
-    readers = {".npz": read_npz, ".tar": read_tar}
-    if (suffix := path.suffix.lower()) in readers:
+    if (read := find_reader(path.suffix.lower())) is not None:
         if not path.is_file():
             raise UsageError(f"there is no file {source}", where=source, kind="missing_data")
-        return readers[suffix](path)
+        return read(ref, shape, limit)
     if path.is_file():
-        how = f"name its factory, {source}:factory" if path.suffix == ".py" else f"data are read from {FORMS}"
+        how = f"name its factory, {source}:factory" if path.suffix == ".py" else f"data are read from {source_forms()}"
         raise UsageError(f"{source} is no data source: {how}", where=source, kind="unknown_source")
     if "/" in source or "\\" in source or path.suffix:
         raise UsageError(f"there is no file or folder {source}", where=source, kind="missing_data")
-    raise UsageError(f"unknown data source {source!r}: data are read from {FORMS}", where=source, kind="unknown_source")
+    raise UsageError(
+        f"unknown data source {source!r}: data are read from {source_forms()}", where=source, kind="unknown_source"
+    )
 
 
-def _digits() -> Source:
+def _digits(*_: Any) -> Source:
     """scikit-learn's 1797 handwritten digits, 8x8 grey from 0 to 16, scaled to 0..255.
 
     They come without parts. The fifth, tenth, ... image of each class is the test part, whatever the seed.
@@ -112,7 +108,7 @@ def _digits() -> Source:
     )
 
 
-def _torchvision(ref: DataRef) -> Source:
+def _torchvision(ref: DataRef, *_: Any) -> Source:
     source, name, root = str(ref), ref.name, ref.place
     if name not in _TORCHVISION or not root:
         raise UsageError(
@@ -153,3 +149,11 @@ def _torchvision(ref: DataRef) -> Source:
 def _torchvision_part(data_set: Any) -> ArrayPart:
     images = np.asarray(data_set.data)
     return ArrayPart(images[..., None] if images.ndim == 3 else images, np.asarray(data_set.targets, dtype=np.int64))
+
+
+register_source("digits", _digits, form="digits", takes_path=False)
+register_source(".tar", lambda ref, *_: read_tar(Path(ref.place)), form="a .tar of one")
+register_source(".npz", lambda ref, *_: read_npz(Path(ref.place)), form="an .npz file")
+register_source(
+    "torchvision", _torchvision, form=f"torchvision:NAME:ROOT (NAME: {', '.join(_TORCHVISION)})", takes_name=True
+)

@@ -1,7 +1,8 @@
 """A data source as a user writes it, read into its parts: the one place that knows the grammar.
 
 =======================  ====================================================================
-``digits``               scikit-learn's digits
+``SCHEME:PATH``          any scheme that :func:`narfx.data.registry.register_source` was given
+``digits``               scikit-learn's digits: a scheme without a path
 ``torchvision:NAME:ROOT``  a torchvision data set stored in the folder ROOT
 ``file.py:factory``      a callable in that file
 ``package.module:factory``  the same in an importable module
@@ -15,32 +16,53 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import NamedTuple
 
-__all__ = ["DataRef"]
+__all__ = ["KINDS", "DataRef", "add_scheme", "remove_scheme"]
+
+KINDS = ("file", "module", "path")
+"""The kinds of sources that need no scheme."""
+
+
+class _Scheme(NamedTuple):
+    takes_name: bool
+    takes_path: bool
+
+
+_SCHEMES: dict[str, _Scheme] = {}
+
+
+def add_scheme(scheme: str, *, takes_name: bool, takes_path: bool) -> None:
+    """Make ``SCHEME``, ``SCHEME:PATH`` or ``SCHEME:NAME:PATH`` a source; what reads it: :mod:`narfx.data.registry`."""
+    _SCHEMES[scheme] = _Scheme(takes_name, takes_path)
+
+
+def remove_scheme(scheme: str) -> None:
+    """Undo :func:`add_scheme`; a scheme that does not exist is no error."""
+    _SCHEMES.pop(scheme, None)
 
 
 @dataclass(frozen=True)
 class DataRef:
     """The parts of a data source; ``str`` gives its text.
 
-    ``place`` is a path, except for ``module`` (the dotted module) and ``digits`` (empty). ``name`` is the factory, or
-    the name of torchvision's data set.
+    ``kind`` is one of ``KINDS`` or a registered scheme. ``place`` is a path, except for ``module`` (the dotted module);
+    it is empty for a scheme without a path, such as ``digits``. ``name`` is the factory, or the name of a data set in
+    ``SCHEME:NAME:PATH``.
     """
 
-    kind: Literal["digits", "torchvision", "file", "module", "path"]
+    kind: str
     place: str = ""
     name: str = ""
 
     @classmethod
     def parse(cls, text: str, relative_to: Path | None = None) -> DataRef:
         """Read a source; ``relative_to`` is a folder in which a folder of images is looked for first."""
-        if text == "digits":
-            return cls("digits")
-        head, _, rest = text.partition(":")
-        if head == "torchvision":
-            name, _, root = rest.partition(":")
-            return cls("torchvision", root, name)
+        head, colon, rest = text.partition(":")
+        scheme = _SCHEMES.get(head)
+        if scheme is not None and (scheme.takes_path or not colon):
+            name, _, place = rest.partition(":") if scheme.takes_name else ("", "", rest)
+            return cls(head, place, name)
         if any((folder / text).is_dir() for folder in (relative_to or Path(), Path())):
             return cls("path", text)
         place, _, name = text.rpartition(":")
@@ -51,9 +73,9 @@ class DataRef:
         return cls("path", text)
 
     def __str__(self) -> str:
-        if self.kind == "torchvision":
-            return ":".join(part for part in ("torchvision", self.name, self.place) if part)
-        return f"{self.place}:{self.name}" if self.name else self.place or self.kind
+        if self.kind not in KINDS:
+            return ":".join(part for part in (self.kind, self.name, self.place) if part)
+        return f"{self.place}:{self.name}" if self.name else self.place
 
     @property
     def path(self) -> str | None:

@@ -24,6 +24,7 @@ from types import ModuleType
 from typing import Any
 
 from narfx.errors import NarfxError, UsageError
+from narfx.graph.source import is_model_code
 from narfx.support.devices import absent_device
 
 __all__ = [
@@ -103,8 +104,6 @@ def _version(package: str) -> str:
 
 def _line(error: BaseException) -> str | None:
     """``file:line`` of the user's code that raised; where none of it is theirs, of a library's, but not of torch's."""
-    from narfx.graph.source import is_model_code  # it imports torch
-
     if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
         return f"{_short(error.filename)}:{error.lineno}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from narfx.errors import UsageError
 from narfx.graph.copying import copy_module
+from narfx.graph.cost import measure
 from narfx.inputs.user_code import user_code
 from narfx.operators.geometry import conv_cost
 from narfx.operators.record import Operator
@@ -181,8 +182,6 @@ def _examine(operator: Operator, site: Site) -> None:
 
 @lru_cache(maxsize=4096)
 def _measured(operator: Operator, site: Site) -> tuple[tuple[str, float], ...]:
-    from narfx.graph.cost import measure  # it traces, and so stands above the passes, which build operators
-
     # In a container, so that a forward that fx cannot trace becomes a leaf instead of an error.
     cost = _without_values(operator, site, lambda module: measure(nn.Sequential(module), site.input_shape))
     return tuple(cost.items())

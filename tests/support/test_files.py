@@ -9,7 +9,15 @@ from pathlib import Path
 import pytest
 
 from narfx.errors import UsageError
-from narfx.support.files import check_output, output_folder, read_json, write_bytes, write_json, write_text
+from narfx.support.files import (
+    check_output,
+    output_folder,
+    read_json,
+    replace_folder,
+    write_bytes,
+    write_json,
+    write_text,
+)
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -92,3 +100,11 @@ def test_an_empty_folder_is_free(tmp_path: Path) -> None:
     check_output(tmp_path / "out", overwrite=True)
     with pytest.raises(UsageError, match="add --overwrite"):
         check_output(tmp_path / "out", overwrite=False)
+
+
+def test_replacing_a_folder_puts_the_old_one_back_when_it_fails(tmp_path: Path) -> None:
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "mine").write_text("precious")
+    with pytest.raises(FileNotFoundError):
+        replace_folder(tmp_path / "not-there", tmp_path / "old")
+    assert (tmp_path / "old" / "mine").read_text() == "precious"

@@ -15,18 +15,13 @@ import numpy as np
 import pytest
 import torch
 from sample_faces import NET, people, write_bin
-from torch import nn
 
 from narfx.cli.app import app
 from narfx.cli.console import run_app
-from narfx.errors import UsageError
-from narfx.inputs.outputs import load_with_outputs
 from narfx.inputs.weights import read_weights
 from narfx.runs.folder import RunFolder, read_events
 from narfx.search import SearchConfig
 from narfx.search import run as search
-from narfx.tasks.precision import Precision
-from narfx.verbs.compare import CompareConfig
 from narfx.verbs.train import TrainConfig, resume_train, train
 
 Run = Callable[..., tuple[int, Any, str]]
@@ -187,28 +182,6 @@ def test_another_input_keeps_the_architecture(run: Run) -> None:
     assert (code, told["error"]["kind"]) == (2, "fingerprint") and not Path("x").exists()
 
 
-def test_outputs_of_any_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """By an argument of the factory, else by a fresh last layer, else a refusal."""
-    monkeypatch.chdir(tmp_path)
-    Path("net.py").write_text(
-        "from torch import nn\n"
-        "def plain(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.ReLU(), nn.Linear(5, 3, bias=False))\n"
-        "def ends_in_norm(): return nn.Sequential(nn.Flatten(), nn.Linear(64, 5), nn.BatchNorm1d(5))\n"
-        "def convolved(): return nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten())\n"
-    )
-    images = torch.zeros(2, 1, 8, 8)
-    for reference, words in ((MODEL, "num_classes=7"), ("net.py:plain", "3, replaced by one of 7")):
-        model, note = load_with_outputs(reference, 7, (1, 8, 8))
-        assert model(images).shape == (2, 7) and words in note
-    model, note = load_with_outputs("narfx:lresnet10e_ir?size=16&width=2", 7, (3, 16, 16))
-    assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 7) and "embedding=7" in note
-    assert load_with_outputs(MODEL, 10, (1, 8, 8))[1] == ""
-    for factory in ("ends_in_norm", "convolved"):
-        with pytest.raises(UsageError, match="cannot be given 7 outputs") as caught:
-            load_with_outputs(f"net.py:{factory}", 7, (1, 8, 8))
-        assert caught.value.kind == "outputs"
-
-
 @pytest.mark.parametrize(
     ("arguments", "kind", "words"),
     [
@@ -230,17 +203,6 @@ def test_what_a_user_can_get_wrong(run: Run, arguments: list[str], kind: str, wo
     code, result, err = run("compare", *arguments, "--data", "four.npz", "--out", "x")
     assert (code, result["error"]["kind"]) == (2, kind), result
     assert words in result["error"]["message"] and "Traceback" not in err and not Path("x").exists()
-
-
-def test_schedules() -> None:
-    """The paper's, of which what is given beside them wins."""
-    assert CompareConfig(target="a.json", schedule="train").model_dump().items() >= {
-        "epochs": 35, "t0": 5, "tmult": 2, "lr": 0.1, "lr_min": 1e-4
-    }.items()  # fmt: skip
-    config = SearchConfig.model_validate({"model": MODEL, "schedule": "search", "lr": 0.02})
-    assert (config.epochs, config.t0, config.tmult, config.lr, config.lr_min) == (150, 10, 2, 0.02, 1e-4)
-    assert SearchConfig.model_validate(config.model_dump()) == config
-    assert (SearchConfig(model=MODEL).epochs, SearchConfig(model=MODEL).lr) == (30, 0.05)
 
 
 def test_a_schedule_wins_over_a_config_file_and_options_over_both(run: Run) -> None:
@@ -294,23 +256,6 @@ def test_bfloat16_on_a_cpu(run: Run, tmp_path: Path) -> None:
         device="cpu",
     )  # fmt: skip
     assert 0 <= found["accuracy"] <= 1
-
-
-def test_precision() -> None:
-    """What goes in and out is float32; the rounding in between is bfloat16's; memory is ordered as asked."""
-    seen: list[torch.Tensor] = []
-    conv = nn.Conv2d(3, 4, 3, bias=False)
-    conv.register_forward_hook(lambda _, given, output: seen.extend((*given, output)))
-    images = torch.rand(2, 3, 8, 8)
-    for precision, dtype in (("fp32", torch.float32), ("bf16", torch.bfloat16)):
-        for last in (True, False):
-            numbers = Precision(precision, last)  # type: ignore[arg-type]
-            assert numbers.train(conv, images).dtype == torch.float32
-            given, output = seen[-2:]
-            assert output.dtype == dtype
-            assert given.is_contiguous(memory_format=torch.channels_last) == last
-    with pytest.raises(UsageError, match="bfloat16"):
-        Precision("bf16", device_type="meta")
 
 
 def test_an_evaluation_in_bfloat16(run: Run) -> None:

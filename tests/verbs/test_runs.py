@@ -1,4 +1,4 @@
-"""What runs read and write: paths, inputs that must not be lost, weights that networks start from."""
+"""Runs of train and compare: paths, inputs that must not be lost, weights that networks start from."""
 
 from __future__ import annotations
 
@@ -12,9 +12,6 @@ import torch
 from narfx.errors import NarfxError, RunError, UsageError
 from narfx.inputs.model_ref import load_model
 from narfx.inputs.weights import read_weights, write_weights
-from narfx.runs.folder import RunFolder, read_events
-from narfx.support.files import replace_folder
-from narfx.training.recipe import sgdr
 from narfx.verbs.compare import CompareConfig, compare, resume_compare
 from narfx.verbs.train import TrainConfig, resume_train, train
 
@@ -78,14 +75,6 @@ def test_overwrite_does_not_remove_what_the_command_reads(here: Path) -> None:
     assert (here / "run" / "arch.json").is_file() and (here / "run" / "weights.safetensors").is_file()
 
 
-def test_replacing_a_folder_puts_the_old_one_back_when_it_fails(tmp_path: Path) -> None:
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "mine").write_text("precious")
-    with pytest.raises(FileNotFoundError):
-        replace_folder(tmp_path / "not-there", tmp_path / "old")
-    assert (tmp_path / "old" / "mine").read_text() == "precious"
-
-
 @pytest.mark.parametrize("epochs", [1, 3])
 def test_a_training_that_diverges_ends_with_its_own_exit_code(here: Path, epochs: int) -> None:
     config = TrainConfig(target="arch.json", data="d.npz", epochs=epochs, lr=1e30, batch_size=5000, init="scratch")
@@ -122,26 +111,3 @@ def test_what_a_network_cannot_train_on_is_said_first(here: Path) -> None:
         with pytest.raises(NarfxError) as caught:
             train(config, "run")
         assert caught.value.kind == kind and not (here / "run").exists()
-
-
-def test_events_are_valid_json_and_time_goes_on(tmp_path: Path) -> None:
-    folder = RunFolder.create(tmp_path / "run", {})
-    folder.event("one", value=float("nan"), nested=[1.0, {"x": float("inf")}])
-    folder.save({"epoch": 1})
-    folder.event("two")
-    with (tmp_path / "run" / "events.jsonl").open("a") as stream:
-        stream.write('{"event": "cut sh')
-    again = RunFolder.open(tmp_path / "run")
-    assert again.load() == {"epoch": 1}
-    again.event("three")
-    one, three = read_events(tmp_path / "run")
-    assert (one["event"], one["value"], one["nested"]) == ("one", None, [1.0, {"x": None}])
-    assert three["event"] == "three" and three["seconds"] >= one["seconds"]
-
-
-def test_sgdr_restarts() -> None:
-    """The NAR paper's schedule: T0 = 10, Tmult = 2 restarts at 10, 30 and 70 epochs."""
-    rates = [sgdr(t, 0.1, 1e-4, 10, 2) for t in range(150)]
-    assert [t for t in range(1, 150) if rates[t] > rates[t - 1]] == [10, 30, 70]
-    assert rates[0] == rates[10] == rates[30] == rates[70] == 0.1
-    assert abs(sgdr(9.9999, 0.1, 1e-4, 10, 2) - 1e-4) < 1e-6
