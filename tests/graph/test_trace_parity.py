@@ -86,7 +86,7 @@ def test_a_trace_that_computes_something_else_is_an_error(trace: Trace, forward:
 def test_what_a_model_keeps_from_call_to_call_is_an_error(trace: Trace, forward: str) -> None:
     code, report = trace(forward)
     assert (code, report["error"]["kind"]) == (5, "trace_differs")
-    assert "keeps something from call to call" in report["error"]["message"]
+    assert "keeps state outside its buffers from call to call" in report["error"]["message"]
 
 
 def test_a_comparison_leaves_the_model_as_it_was() -> None:
@@ -130,7 +130,7 @@ def test_a_model_that_fails_on_random_images_is_noted(trace: Trace) -> None:
     assert report["notes"] == []
     code, report = trace("x = self.conv(x)\nif isinstance(x, torch.Tensor):\n    raise ValueError('no')\nreturn x")
     assert code == 0
-    assert report["notes"] == ["the trace was not compared with the model, which fails on random images: no"]
+    assert report["notes"] == ["the trace was not compared: the model fails on random images (no)"]
 
 
 def test_numbers_that_are_none_are_no_difference(trace: Trace) -> None:
@@ -166,5 +166,5 @@ def test_an_export_that_fails_names_the_opaque_part(
     error = json.loads(out)["error"]
     assert (error["kind"], error["where"]) == ("onnx_export", "part")
     assert "cannot export part (Part), which stayed opaque" in error["message"]
-    assert error["message"].endswith("write it without a branch on values, as with torch.where")
+    assert error["message"].endswith("write it without a branch on values, for example with torch.where")
     assert len(err.strip().splitlines()) == 1
