@@ -1,6 +1,6 @@
-"""Paths that files name: taken from that file's folder where they lead somewhere there, else from the working folder.
+"""Paths inside files: relative to the folder of that file if they exist there, otherwise to the working folder.
 
-A run moves with its directory: what its config names is stored as seen from the run, and no absolute path is needed.
+So a run can be moved with its folder: the paths in its config are relative to the run.
 """
 
 from __future__ import annotations
@@ -15,42 +15,42 @@ __all__ = ["find", "find_source", "move", "move_model", "move_operators", "move_
 
 
 def find(path: str, folder: Path | None) -> Path:
-    """Where a path that a file in ``folder`` names leads."""
+    """Resolve a path that is written in a file in ``folder``."""
     there = Path(os.path.normpath((folder or Path()).resolve() / path))
     return there if there.exists() else Path(path)
 
 
 def move(path: str, folder: Path, *, start: Path | None = None) -> str:
-    """A path, so far seen from ``start``, as a file in ``folder`` names it."""
+    """A path relative to ``start``, rewritten relative to ``folder``."""
     return os.path.relpath(find(path, start).resolve(), folder.resolve())
 
 
 def move_model(reference: str, folder: Path, *, start: Path | None = None) -> str:
-    """The same for a model reference or an ``arch.json``."""
+    """:func:`move` for a model reference or the path of an ``arch.json``."""
     if reference.endswith(".json"):
         return move(reference, folder, start=start)
     return str(ModelRef.parse(reference).beside(folder, relative_to=start))
 
 
 def move_operators(files: Iterable[str], folder: Path, *, start: Path | None = None) -> tuple[str, ...]:
-    """The same for files of operators."""
+    """:func:`move` for operator files."""
     return tuple(move(file, folder, start=start) for file in files)
 
 
 def move_source(source: str, folder: Path, *, start: Path | None = None) -> str:
-    """The same for the path in a data source; what is no path stays."""
+    """:func:`move` for the path in a data source; a source without a path stays the same."""
     head, path, tail = _split(source, start)
     return source if path is None else f"{head}{move(path, folder, start=start)}{tail}"
 
 
 def find_source(source: str, folder: Path | None) -> str:
-    """A data source that a file in ``folder`` names, with the path in it found."""
+    """A data source that is written in a file in ``folder``, with its path resolved."""
     head, path, tail = _split(source, folder)
     return source if path is None else f"{head}{find(path, folder)}{tail}"
 
 
 def _split(source: str, folder: Path | None) -> tuple[str, str | None, str]:
-    """What stands before the path in a source, the path, and what stands behind it."""
+    """(text before the path, path or ``None``, text after it) of a data source."""
     if find(source, folder).exists():
         return "", source, ""
     head, _, rest = source.partition(":")
