@@ -328,7 +328,7 @@ def test_weights_of_several_kinds_of_numbers_are_named() -> None:
     ],
 )
 def test_a_device_that_is_not_here_is_no_control_flow(forward: Callable[[Any, Tensor], Tensor]) -> None:
-    assert "asks for a device that is not here" in str(refused(chain(forward), "no_device"))
+    assert "needs a device that this machine does not have" in str(refused(chain(forward), "no_device"))
 
 
 def test_only_parts_that_may_be_refined_are_proposed() -> None:

@@ -80,7 +80,7 @@ def test_what_needs_values_says_so(place: Path, capfd: pytest.CaptureFixture[str
     error = report["error"]
     assert (code, error["code"], error["kind"]) == (2, 2, "weights_on_meta"), error
     assert error["where"] in ("0.weight", "1.weight")
-    assert "0.weight lies on the meta device" in error["message"]
+    assert "0.weight is on the meta device" in error["message"]
     assert "build the model on the CPU" in error["message"]
     assert sorted(path.name for path in place.iterdir()) == ["arch.json", "net.py", "net.safetensors"]
 
