@@ -41,9 +41,9 @@ class Pass(ABC):
             error.add_note(f"in the pass {name}")
             raise
         if self.in_place and result is not given:
-            raise TypeError(f"{name} is declared in_place but returned another GraphModule")
+            raise TypeError(f"{name} is declared in place but returned another GraphModule")
         if not self.in_place and result is given and modified:
-            raise TypeError(f"{name} is not declared in_place but changed the given GraphModule")
+            raise TypeError(f"{name} is declared functional (not in place) but changed the given GraphModule")
         if modified:
             result.graph.lint()
             if not self.swaps_only:

@@ -140,7 +140,7 @@ def _read(graph_module: GraphModule, node: Node, targets: dict[tuple[Any, ...], 
     for name, value in (("weight", weight), ("bias", bias)):
         if name == "weight" or value is not None:
             if not isinstance(value, Node) or value.op != "get_attr":
-                return f"its {name} is computed, not an unchanged parameter"
+                return f"its {name} is computed, not a parameter"
             if _parameter(graph_module, str(value.target)) is None:
                 return f"its {name} {value.target} is not a parameter"
     options = []

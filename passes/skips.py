@@ -119,7 +119,8 @@ class _Finder:
         self.shapes, self.path, self.first = shapes, path, 0 if from_input else 1
         self.outputs = [path.source, *(node.output for node in path.nodes)]
         self.names = ["", *(self._name(node.conv) for node in path.nodes)]
-        self.names[0] = f"the input of {self.names[1]}"
+        # This text is a part of skip signatures, and so of fingerprints in files: do not change it.
+        self.names[0] = f"what feeds {self.names[1]}"
         self.home = dict.fromkeys(path.before, 0)
         self.home |= {node: index for index, here in enumerate(path.nodes, 1) for node in here.nodes}
         self.overwritten = {node: reason for node in self.outputs if (reason := self._overwritten(node))}

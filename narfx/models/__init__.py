@@ -1,8 +1,7 @@
-"""The base networks that narfx brings along, by the name behind ``narfx:``.
+"""The base networks of narfx, by the name after ``narfx:``.
 
-A further base is one entry here: a factory whose arguments all have defaults (``num_classes`` and ``in_channels`` among
-them where they make sense, and ``size`` where a network is made for one height and width of the image) and the shape of
-one sample that the defaults are made for.
+To add a base, add one entry: a factory whose arguments all have defaults, and the shape of one sample for these
+defaults. Usual arguments are ``num_classes`` and ``in_channels``, and ``size`` if the network needs one image size.
 """
 
 from __future__ import annotations
@@ -22,14 +21,14 @@ __all__ = ["MODELS", "ModelEntry"]
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A base network: what builds it, and the (channels, height, width) of one sample by default."""
+    """A base network: its factory, and the default (channels, height, width) of one sample."""
 
     factory: Callable[..., nn.Module]
     input_shape: tuple[int, int, int]
 
     @property
     def summary(self) -> str:
-        """The first line of the factory's documentation."""
+        """The first line of the factory's docstring."""
         return (inspect.getdoc(self.factory) or "").partition("\n")[0]
 
 

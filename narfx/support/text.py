@@ -1,4 +1,4 @@
-"""Small words of messages: what a value is, and how many of a thing there are."""
+"""Helpers for messages: an article with a type's name, and counts with a plural."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ __all__ = ["article", "count"]
 
 
 def article(value: object) -> str:
-    """What a value is, as ``a str``; ``None`` is itself."""
+    """The type of a value with its article, for example ``a str``; ``None`` for ``None``."""
     kind = type(value).__name__
     return "None" if value is None else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 

@@ -422,7 +422,7 @@ def test_the_newest_opset_of_the_hint_can_be_had(tmp_path: Path) -> None:
     network = net(lambda x, y: y.mean((2, 3)))
     with pytest.raises(UsageError) as caught:
         narfx.export(network, tmp_path / "out", input=SHAPE, opset=99)
-    found = re.search(r"ask for one from (\d+) to (\d+)", str(caught.value))
+    found = re.search(r"choose one from (\d+) to (\d+)", str(caught.value))
     assert found is not None
     lowest, newest = map(int, found.groups())
     for opset in (lowest, newest):
@@ -526,8 +526,8 @@ class Clash(nn.Module):
         (None, {"output_names": ["input"]}, "name_clash", "--output-name", "input, which is the name of the input"),
         (None, {"output_names": ["conv.weight"]}, "name_clash", "--output-name", "the name of a weight"),
         (None, {"input_name": "norm.running_mean"}, "name_clash", "--input-name", "the name of a weight"),
-        (None, {"input_name": ""}, "malformed_name", "--input-name", "'' is no name for the input"),
-        (None, {"output_names": ["a b"]}, "malformed_name", "--output-name", "'a b' is no name"),
+        (None, {"input_name": ""}, "malformed_name", "--input-name", "'' is not a valid name for the input"),
+        (None, {"output_names": ["a b"]}, "malformed_name", "--output-name", "'a b' is not a valid name"),
         (lambda x, y: [y, y + 1], {"output_names": ["a", "a"]}, "name_clash", "--output-name", "another output"),
         (lambda x, y: {"a": [y], "a_0": y}, {}, "name_clash", "--output-name", "an output cannot be named a_0"),
         (lambda x, y: {"input": y}, {}, "name_clash", "--output-name", "the name of the input"),
@@ -554,7 +554,7 @@ def test_a_name_that_cannot_be_had_is_refused(
 
 def test_a_default_name_that_a_parameter_has_gives_way_to_an_option(tmp_path: Path) -> None:
     network = trace_graph(settled(Clash())).graph_module
-    with pytest.raises(UsageError, match="choose another by --input-name") as caught:
+    with pytest.raises(UsageError, match="choose another with --input-name") as caught:
         narfx.export(network, tmp_path / "out", input=SHAPE)
     assert caught.value.kind == "name_clash"
     assert export_onnx(network, SHAPE, tmp_path / "model.onnx", input_name="image").input_name == "image"

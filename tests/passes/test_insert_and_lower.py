@@ -346,7 +346,7 @@ def test_what_an_export_may_not_hold_is_named() -> None:
     net = Supernet(found)
     lowered = narfx.lower(net, (1, 0))
     assert verify_lowered(lowered) == []
-    assert any("body.0 is Dispatch of narfx" in problem for problem in verify_lowered(net.graph_module))
+    assert any("body.0 is a Dispatch of narfx" in problem for problem in verify_lowered(net.graph_module))
     part(lowered, "body").train()
     assert "body is in training mode: call eval() first" in verify_lowered(lowered)
     lowered.eval()

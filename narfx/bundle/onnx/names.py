@@ -90,13 +90,13 @@ def check_names(input_name: str, outputs: Sequence[str], weights: Collection[str
     ):
         if not name or re.search(r"\s", name) or not name.isprintable():
             raise UsageError(
-                f"{name!r} cannot be the name of {what}: a name is not empty, has no space and is printable",
+                f"{name!r} is not a valid name for {what}: a name must not be empty or contain spaces",
                 where=option,
                 kind="malformed_name",
             )
         if name in taken:
             raise UsageError(
-                f"{what} cannot be named {name}, because {taken[name]} has that name: choose another with {option}",
+                f"{what} cannot be named {name}, which is the name of {taken[name]}: choose another with {option}",
                 where=option,
                 kind="name_clash",
             )
