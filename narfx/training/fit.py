@@ -109,6 +109,7 @@ def fit(
                 }
             )
     network.eval()
+    task.precision.release(network)
     check_diverged(network)
     metrics: dict[str, Any] = {
         "epochs": recipe.epochs,

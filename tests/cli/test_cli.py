@@ -203,7 +203,7 @@ def test_a_full_disk(run: Run, tmp_path: Path) -> None:
     """No file may grow over 16 KiB, so the first checkpoint does not fit; the same run goes on once there is room."""
     limited = (
         "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384)); "
-        "from narfx.cli import app; from narfx.console import run_app; sys.exit(run_app(app))"
+        "from narfx.cli.app import app; from narfx.cli.console import run_app; sys.exit(run_app(app))"
     )
     arguments = ["search", "net.py", "--input", "1,8,8", "--data", "digits", "--out", "r", *QUICK, "--json"]
     done = subprocess.run([sys.executable, "-c", limited, *arguments], capture_output=True, text=True, check=False)

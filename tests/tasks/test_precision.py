@@ -1,0 +1,53 @@
+"""The order of memory: what channels-last must not change, and must not crash."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from narfx.tasks.precision import Precision
+
+STEP = """
+import sys, torch
+from torch import nn
+from narfx.tasks.precision import Precision
+channels, size, arrange = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3] == "arranged"
+torch.manual_seed(0)
+net = nn.Sequential(nn.Conv2d(3, channels, 3, padding=1), nn.Conv2d(channels, 24, 1, 2))
+precision = Precision(channels_last=arrange)
+precision.arrange(net)
+images = torch.randn(4, 3, size, size)
+for _ in range(3):
+    precision.train(net, images).square().mean().backward()
+print([round(p.grad.double().norm().item(), 6) for p in net.parameters()])
+"""
+
+
+@pytest.mark.parametrize(("channels", "size"), [(12, 112), (8, 224), (15, 56)])
+def test_a_strided_1x1_convolution_of_few_channels_trains_and_is_right(channels: int, size: int) -> None:
+    """In channels-last its backward pass ends the process on some CPUs (exit code -11)."""
+    told = []
+    for order in ("arranged", "plain"):
+        command = [sys.executable, "-c", STEP, str(channels), str(size), order]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        told.append(torch.tensor(json.loads(done.stdout)))
+    torch.testing.assert_close(*told, rtol=1e-4, atol=1e-6)
+
+
+def test_arrange_changes_no_value_and_leaves_nothing_when_released() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 24, 1, 2), nn.Conv2d(24, 24, 1, 2))
+    x = torch.randn(2, 3, 16, 16)
+    before = net(x)
+    precision = Precision()
+    for _ in range(2):
+        precision.arrange(net)
+    assert [len(part._forward_pre_hooks) for part in net] == [0, 1, 0]
+    torch.testing.assert_close(precision.train(net, x), before)
+    precision.release(net)
+    assert not any(part._forward_pre_hooks for part in net)
