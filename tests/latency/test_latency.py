@@ -276,7 +276,7 @@ HERE = '"setting": {"onnxruntime": "1", "cpu": "c"}'
     (f'{{"tables": [{{{HERE}, "operators": {{"a": -1}}}}]}}', "malformed_latency", "tables.0.operators.a: "),
     (f'{{"tables": [{{{HERE}, "operators": {{"a": "1"}}}}]}}', "malformed_latency", "valid number (found '1')"),
     (f'{{"tables": [{{{HERE}, "networks": {{"a": true}}}}]}}', "malformed_latency", "valid number (found True)"),
-    (f'{{"tables": [{{{HERE}}}, {{{HERE}}}]}}', "malformed_latency", "two tables are of one setting (threads 1, batch"),
+    (f'{{"tables": [{{{HERE}}}, {{{HERE}}}]}}', "malformed_latency", "two tables have one setting (threads 1, batch"),
     ('{"tables": [{"setting": {"onnxruntime": "1", "cpu": "c", "threads": 0}}]}', "malformed_latency", "threads: "),
     (f'{{"tables": [{{{HERE}, "operators": {{"a": NaN}}}}]}}', "malformed_json", "NaN"),
 ])  # fmt: skip
