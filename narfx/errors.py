@@ -1,8 +1,8 @@
-"""The exceptions a user can cause, one for each exit code of the command line.
+"""The errors a user can cause, one class for each exit code of the command line.
 
-A message is one sentence or two that say what is wrong, where, and how to mend it. ``kind`` is a short, stable
-reason code for programs; ``where`` names the file, the site or the slot; ``details`` are further plain values for
-programs, such as the reason code of every convolution that is no site.
+A message is one or two sentences: what is wrong, where, and how to fix it. ``kind`` is a short, stable reason code for
+programs. ``where`` names the file, the site or the slot. ``details`` holds further plain values for programs, for
+example the reason code of every convolution that is not a site.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ __all__ = [
 
 
 class NarfxError(Exception):
-    """Base of every error that narfx raises on purpose; exit code 1 if nothing more exact fits."""
+    """Base class of every error that narfx raises on purpose (exit code 1 if no subclass fits)."""
 
     exit_code = 1
     default_kind = "internal"
@@ -49,7 +49,7 @@ class UsageError(NarfxError):
 
 
 class NothingToRefineError(NarfxError):
-    """No site of the model can be refined, or a trace is partial where a whole one was asked for (exit code 3)."""
+    """No site of the model can be refined, or a trace is partial but ``--strict`` was given (exit code 3)."""
 
     exit_code = 3
     default_kind = "nothing_to_refine"
@@ -63,21 +63,21 @@ class InfeasibleBudgetError(NarfxError):
 
 
 class ParityError(NarfxError):
-    """A traced or exported network does not compute what its source computes (exit code 5)."""
+    """A traced or exported network does not compute the same values as its source (exit code 5)."""
 
     exit_code = 5
     default_kind = "parity"
 
 
 class RunError(NarfxError):
-    """A run could not go on; its last good state is kept (exit code 7)."""
+    """A run had to stop; its last good state is kept (exit code 7)."""
 
     exit_code = 7
     default_kind = "run_failed"
 
 
 class InterruptedRunError(NarfxError):
-    """A run was interrupted: exit code 75 where a checkpoint resumes it, 130 where there is none."""
+    """A run was interrupted: exit code 75 if a checkpoint can resume it, 130 if there is none."""
 
     default_kind = "interrupted"
 

@@ -1,8 +1,8 @@
-"""Graph passes, one a file.
+"""Graph passes, one per file.
 
-An analysis is a function: a GraphModule in, records out. A rewrite is a :class:`~narfx.passes.base.Pass`: it takes
-its records and options in the constructor and has one call, a GraphModule in, torch's own ``PassResult`` out, so that
-it runs in ``torch.fx.passes.infra.pass_manager.PassManager``. A pass knows nothing of a search.
+An analysis is a function: a GraphModule in, records out. A rewrite is a :class:`~narfx.passes.base.Pass`: it takes its
+records and options in the constructor; its call takes a GraphModule and returns torch's own ``PassResult``, so it runs
+in ``torch.fx.passes.infra.pass_manager.PassManager``. A pass does not depend on a search.
 """
 
 if __name__ != "narfx.passes":  # found by the path of a checkout: each class would exist twice

@@ -1,4 +1,4 @@
-"""What every rewrite pass has in common."""
+"""The base class of all rewrite passes."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["Pass"]
 class Pass(ABC):
     """A rewrite: GraphModule in, ``PassResult(graph_module, modified)`` out.
 
-    A subclass says whether it works ``in_place`` and implements ``rewrite``. Calling the pass checks that it kept its
-    word, lints and recompiles once if anything was modified, and adds the pass's name to an error as a note, so that
-    the error keeps its type. A pass that swaps modules and leaves every node as it is says so by ``swaps_only``: then
-    the code is that of before, and need not be compiled again (for a large graph, as long as a trace takes).
+    A subclass declares whether it works ``in_place`` and implements ``rewrite``. A call checks that declaration, then
+    lints and recompiles once if anything was modified. An error keeps its type and gets the pass's name as a note. A
+    pass that only swaps modules and changes no node sets ``swaps_only``: its code stays the same, so it is not compiled
+    again (which takes as long as a trace for a large graph).
     """
 
     in_place: ClassVar[bool]
@@ -25,10 +25,14 @@ class Pass(ABC):
 
     @abstractmethod
     def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
-        """Return the rewritten GraphModule and whether anything was changed."""
+        """Return the rewritten GraphModule and whether anything changed."""
 
     def __call__(self, graph_module: GraphModule | PassResult) -> PassResult:
-        """Run the pass on a GraphModule, or on what another pass returned."""
+        """Run the pass on a GraphModule or on the result of another pass.
+
+        Raises:
+            TypeError: The pass did not keep its declaration ``in_place``.
+        """
         given = graph_module.graph_module if isinstance(graph_module, PassResult) else graph_module
         name = type(self).__name__
         try:
@@ -39,7 +43,7 @@ class Pass(ABC):
         if self.in_place and result is not given:
             raise TypeError(f"{name} is declared in place but returned another GraphModule")
         if not self.in_place and result is given and modified:
-            raise TypeError(f"{name} is declared functional but changed the GraphModule that it was given")
+            raise TypeError(f"{name} is declared functional (not in place) but changed the given GraphModule")
         if modified:
             result.graph.lint()
             if not self.swaps_only:

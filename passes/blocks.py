@@ -1,11 +1,11 @@
-"""Residual blocks, found from the graph alone: no name of a module is read.
+"""Find residual blocks in the graph; module names are not used.
 
-A residual add has two tensors of the network as operands. Its block is what lies between the add and the node where
-its branches part: the add's immediate dominator in the data-flow graph. It is a block only if it has a single exit,
-that is, nothing inside it is read from outside. Blocks may nest; callers take the innermost.
+A residual add has two tensors of the network as operands. Its block is the region between the add and the node where
+its branches split: the add's immediate dominator in the data-flow graph. The region is a block only if it has a single
+exit, that is, no node outside reads a node inside, except the add. Blocks may nest; callers use the innermost.
 
-What does not depend on the network's input (a parameter that scales a branch, a constant) is no data flow: it is no
-operand of a residual add and no second way into a block.
+A value that does not depend on the network's input (a parameter that scales a branch, a constant) is not data flow. It
+counts neither as an operand of a residual add nor as a second entry of a block.
 """
 
 from __future__ import annotations
@@ -25,7 +25,13 @@ _ADD_METHODS = {"add", "add_"}
 
 @dataclass(frozen=True)
 class Block:
-    """A single-entry single-exit region: ``nodes`` holds the add, but not the ``entry``, where its branches part."""
+    """A single-entry single-exit region.
+
+    Attributes:
+        entry: The node where the branches split; not in ``nodes``.
+        add: The residual add, where they join.
+        nodes: All nodes of the region, the add included.
+    """
 
     entry: Node
     add: Node
@@ -33,7 +39,7 @@ class Block:
 
 
 def find_blocks(graph_module: GraphModule) -> list[Block]:
-    """All residual blocks, the smaller ones first (so that a nested block stands before the one around it)."""
+    """All residual blocks, smaller ones first, so that a nested block comes before the block around it."""
     graph = graph_module.graph
     flow = nx.DiGraph()
     root = "root"
@@ -55,7 +61,7 @@ def find_blocks(graph_module: GraphModule) -> list[Block]:
 
 
 def is_residual_add(node: Node) -> bool:
-    """Whether a node adds two tensors, in place or not."""
+    """Whether a node adds two nodes, in place or not."""
     adds = (node.op == "call_function" and node.target in _ADD_FUNCTIONS) or (
         node.op == "call_method" and node.target in _ADD_METHODS
     )
@@ -63,7 +69,7 @@ def is_residual_add(node: Node) -> bool:
 
 
 def _between(flow: nx.DiGraph, entry: Node, exit_: Node) -> set[Node]:
-    """The nodes on the paths from ``entry`` (left out) to ``exit_`` (kept); every path back from it meets the entry."""
+    """The nodes on the paths from ``entry`` (excluded) to ``exit_`` (included); ``entry`` must dominate ``exit_``."""
     inside, waiting = {exit_}, [exit_]
     while waiting:
         for source in flow.predecessors(waiting.pop()):

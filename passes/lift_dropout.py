@@ -1,8 +1,8 @@
-"""Make modules of functional dropouts, so that a traced network follows its mode.
+"""Replace functional dropouts by modules, so that a traced network follows its training mode.
 
-``F.dropout(x, p, training=self.training)`` is traced with the mode of the trace in it. Where a trace in the other mode
-has the same call with the other value, the call is ``nn.Dropout(p)`` and becomes that: a module without parameters
-under a name that the model does not use. Restoring writes the call again, with the mode that was baked in.
+A trace of ``F.dropout(x, p, training=self.training)`` bakes in the mode of the trace. If a trace in the other mode has
+the same call with the other value, the call is replaced by ``nn.Dropout(p)``, a module without parameters under an
+unused name. Restoring writes the original call again, with the mode that was baked in.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from narfx.passes.base import Pass
 __all__ = ["LIFTED_DROPOUT", "LiftDropout", "RestoreDropout"]
 
 LIFTED_DROPOUT = "narfx_lifted_dropout"
-"""The attribute in which a module keeps the function and arguments of the call that it was made of."""
+"""The attribute in which a module keeps the function and arguments of the call that it replaced."""
 _INPUT = "the input"
 
 _MODULES: dict[object, type[nn.Module]] = {
@@ -34,7 +34,7 @@ _MODULES: dict[object, type[nn.Module]] = {
 
 
 class LiftDropout(Pass):
-    """In place. ``other`` is the graph of the same model in the other mode."""
+    """Replace functional dropouts by modules, in place; ``other`` is the graph of the same model in the other mode."""
 
     in_place: ClassVar[bool] = True
 
@@ -42,7 +42,7 @@ class LiftDropout(Pass):
         self.modes = {node.name: _mode(node) for node in other.nodes if _mode(node) is not None}
 
     def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
-        """Replace each dropout whose mode is another one in the other graph."""
+        """Replace each dropout that has another mode in the other graph."""
         modified = False
         for node in graph_module.graph.nodes:
             mode = _mode(node)
@@ -55,7 +55,7 @@ class LiftDropout(Pass):
                 module, LIFTED_DROPOUT, (node.target, *(map_arg(given, _name) for given in (node.args, node.kwargs)))
             )
             graph_module.add_submodule(name, module)
-            # The node itself goes on to call the module, so that its name, place and line stay.
+            # The same node calls the module, so its name, place and source line stay.
             node.args, node.kwargs = (options["input"],), {}
             node.op, node.target = "call_module", name
             modified = True
@@ -63,12 +63,12 @@ class LiftDropout(Pass):
 
 
 class RestoreDropout(Pass):
-    """In place. Undo the lifting where the module is still the dropout that was made of the call."""
+    """Undo :class:`LiftDropout`, in place, where the module is still the dropout that replaced the call."""
 
     in_place: ClassVar[bool] = True
 
     def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
-        """Write the original calls again, and take their modules out."""
+        """Write the original calls again and remove their modules."""
         modified = False
         for node in graph_module.graph.nodes:
             if node.op != "call_module":
@@ -89,7 +89,7 @@ class RestoreDropout(Pass):
 
 
 def _name(_: Node) -> str:
-    """What stands for the one node in a call's arguments, which belongs to one graph and would not survive its copy."""
+    """The placeholder for the input node in stored arguments; a node belongs to one graph and cannot be copied."""
     return _INPUT
 
 
@@ -106,11 +106,11 @@ def _options(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
 
 
 def _mode(node: Node) -> bool | None:
-    """The mode that is baked into a dropout that a module could stand for; ``None`` for any other node."""
+    """The mode that is baked into a dropout that a module can replace; ``None`` for any other node."""
     if node.op != "call_function" or node.target not in _MODULES:
         return None
     options = _options(node.args, node.kwargs)
     if any(isinstance(options.get(key), Node) for key in ("p", "inplace")):
-        return None  # computed: no module holds that
+        return None  # computed: a module cannot hold it
     mode = options.get("training", True)
     return mode if isinstance(mode, bool) else None

@@ -1,10 +1,9 @@
-"""Convolutions that a model writes as ``torch.nn.functional.conv2d``: which can be modules, and making them so.
+"""Replace calls of ``torch.nn.functional.conv2d`` by modules, and undo that.
 
-A call whose weight (and bias) is a parameter of the model, read as it is, computes what an ``nn.Conv2d`` with that
-parameter computes. Lifting puts such a module beside the parameter, which both then hold, and calls it; restoring
-makes the original call again where the module is still that convolution, and where an operator took its place drops
-the parameter that nothing reads any more. The module itself holds what its calls were: what stands in ``node.meta``
-does not outlive a pickle.
+A call whose weight and bias are unchanged parameters of the model computes the same as an ``nn.Conv2d`` with these
+parameters. Lifting adds such a module next to the parameter, which both share, and calls it. Restoring writes the
+original call again if the module is still that convolution; if an operator replaced it, the parameter that nothing
+reads any more is deleted. The module stores the original calls, because ``node.meta`` is lost in a pickle.
 """
 
 from __future__ import annotations
@@ -38,7 +37,7 @@ _ARGUMENTS = ("input", "weight", "bias", "stride", "padding", "dilation", "group
 
 @dataclass(frozen=True)
 class _Read:
-    """A node in the arguments of a call that was lifted: the path of a parameter, or none for the input."""
+    """A node in the arguments of a lifted call: the path of a parameter, or an empty path for the input."""
 
     path: str
     name: str
@@ -46,13 +45,20 @@ class _Read:
     meta: Mapping[str, Any] = field(default_factory=dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        # What else stands there need not pickle, and fx itself takes no node's meta along.
+        # Other entries of meta may not pickle, and fx does not pickle a node's meta itself.
         return {**vars(self), "meta": {key: text for key, text in self.meta.items() if key == "stack_trace"}}
 
 
 @dataclass(frozen=True)
 class FunctionalConv:
-    """What one call of ``conv2d`` says: the paths of its parameters, its geometry, and where its module would be."""
+    """A call of ``conv2d`` that can be a module.
+
+    Attributes:
+        target: The path of the module.
+        weight: The path of its weight.
+        bias: The path of its bias, if any.
+        options: stride, padding, dilation and groups, as (name, value) pairs.
+    """
 
     target: str
     weight: str
@@ -77,7 +83,7 @@ class FunctionalConv:
 
 @dataclass(frozen=True)
 class _Call:
-    """One call as the model wrote it, without nodes; ``name`` is the node's."""
+    """One call as the model wrote it, without nodes; ``name`` is the name of its node."""
 
     name: str
     function: Any
@@ -87,22 +93,22 @@ class _Call:
 
 @dataclass(frozen=True)
 class Lifted:
-    """What a module was lifted from: its convolution, and its calls in the order of the graph."""
+    """The origin of a lifted module: its convolution, and its calls in graph order."""
 
     conv: FunctionalConv
     calls: tuple[_Call, ...]
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Lifted:
-        return self  # nothing in it is ever changed
+        return self  # it is immutable
 
     def call_of(self, node: Node, index: int) -> _Call:
-        """The call that a node stands for; a graph that was pickled has names of its own."""
+        """The original call of a node; found by name, or by index, because a pickled graph may have other names."""
         named = [call for call in self.calls if call.name == node.name]
         return named[0] if named else self.calls[min(index, len(self.calls) - 1)]
 
 
 def lifted_calls(graph_module: GraphModule) -> dict[str, Lifted]:
-    """What the modules of a graph were lifted from, by target; operators beside the convolution change nothing."""
+    """The origins of all lifted modules of a graph, by target; also inside a dispatch node."""
     found = {}
     for target in dict.fromkeys(str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"):
         module = graph_module.get_submodule(target)
@@ -123,7 +129,7 @@ def keep_lifted(graph_module: GraphModule, conv: nn.Module, dispatch: Dispatch) 
 
 
 def read_functional(graph_module: GraphModule) -> dict[Node, FunctionalConv | str]:
-    """Each call of ``conv2d`` that can be a module, and for each other one the reason why not.
+    """Each call of ``conv2d`` with its module, or the reason why it cannot be a module.
 
     Calls with the same parameters and the same geometry are one module, called several times.
     """
@@ -136,11 +142,11 @@ def read_functional(graph_module: GraphModule) -> dict[Node, FunctionalConv | st
     refused: dict[Node, FunctionalConv | str] = {}
     for node, conv in found.items():
         if isinstance(conv, FunctionalConv):
-            # A parameter with two geometries, or that something else reads, would not follow a swap.
+            # A parameter that is used with another geometry, or read elsewhere, would not follow a swap.
             readers = (read for path in (conv.weight, conv.bias) for read in reads.get(path, ()))
             others = [str(user) for read in readers for user in read.users if found.get(user) != conv]
             if others:
-                refused[node] = f"{conv.weight} is used by {min(others)} too, which a swap would not reach"
+                refused[node] = f"{conv.weight} is also used by {min(others)}, which a swap would not change"
     return found | refused
 
 
@@ -148,11 +154,11 @@ def _read(graph_module: GraphModule, node: Node, targets: dict[tuple[Any, ...], 
     values: dict[str, Any] = {**dict(zip(_ARGUMENTS, node.args, strict=False)), **node.kwargs}
     weight, bias = values.get("weight"), values.get("bias")
     if not isinstance(values.get("input"), Node):
-        return "its input is no tensor of the graph"
+        return "its input is not a tensor of the graph"
     for name, value in (("weight", weight), ("bias", bias)):
         if name == "weight" or value is not None:
             if not isinstance(value, Node) or value.op != "get_attr":
-                return f"its {name} is computed, not a parameter read as it is"
+                return f"its {name} is computed, not a parameter"
             if _parameter(graph_module, str(value.target)) is None:
                 return f"its {name} {value.target} is not a parameter"
     options = []
@@ -178,7 +184,7 @@ def _parameter(graph_module: GraphModule, path: str) -> nn.Parameter | None:
 
 
 def _reads(graph_module: GraphModule) -> dict[str | None, list[Node]]:
-    """The nodes that read each attribute of the model."""
+    """The nodes that read each attribute of the model, by path."""
     reads: dict[str | None, list[Node]] = {}
     for node in graph_module.graph.nodes:
         if node.op == "get_attr":
@@ -187,7 +193,7 @@ def _reads(graph_module: GraphModule) -> dict[str | None, list[Node]]:
 
 
 class LiftFunctional(Pass):
-    """In place. ``targets`` are those of the calls to lift, as ``read_functional`` names them."""
+    """Replace functional convolutions by modules, in place; ``targets`` as :func:`read_functional` names them."""
 
     in_place: ClassVar[bool] = True
 
@@ -195,7 +201,7 @@ class LiftFunctional(Pass):
         self.targets = frozenset(targets)
 
     def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
-        """Replace the calls by calls of modules that hold the same parameters."""
+        """Replace the calls by calls of modules that share the same parameters."""
         lifted = {
             node: conv
             for node, conv in read_functional(graph_module).items()
@@ -213,7 +219,7 @@ class LiftFunctional(Pass):
         for node, conv in lifted.items():
             source = node.args[0] if node.args else node.kwargs["input"]
             reads = list(node.all_input_nodes)
-            # The node itself goes on to call the module, so that its name, place and line stay.
+            # The same node calls the module, so its name, place and source line stay.
             node.args, node.kwargs = (source,), {}
             node.op, node.target = "call_module", conv.target
             for read in reads:
@@ -223,10 +229,10 @@ class LiftFunctional(Pass):
 
 
 class RestoreFunctional(Pass):
-    """In place. Undo the lifting where the module is still the convolution; drop what nothing reads any more.
+    """Undo :class:`LiftFunctional`, in place, where the module is still the convolution; delete unused parameters.
 
-    ``lifted`` says what was lifted, by target, where another module may stand by now; without it that is read from
-    the modules of the graph.
+    ``lifted`` holds the origins by target, for graphs in which other modules may have replaced the convolutions; by
+    default they are read from the modules of the graph.
     """
 
     in_place: ClassVar[bool] = True
@@ -235,7 +241,7 @@ class RestoreFunctional(Pass):
         self.lifted = lifted
 
     def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
-        """Write the original calls again, and delete the parameters of those that an operator replaced."""
+        """Write the original calls again, and delete the parameters of calls that an operator replaced."""
         graph = graph_module.graph
         lifted = lifted_calls(graph_module) if self.lifted is None else self.lifted
         calls: dict[str, list[Node]] = {}
@@ -250,7 +256,7 @@ class RestoreFunctional(Pass):
             if getattr(module, _LIFTED, None) is None:
                 continue
             for path, parameter in ((record.conv.weight, module.weight), (record.conv.bias, module.bias)):
-                if path is not None:  # the same parameter, unless someone has assigned others to the module
+                if path is not None:  # the same parameter, unless another one was assigned to the module
                     owner, _, attribute = path.rpartition(".")
                     setattr(graph_module.get_submodule(owner), attribute, parameter)
             for index, node in enumerate(nodes):
@@ -276,7 +282,10 @@ def _drop(graph_module: GraphModule, conv: FunctionalConv, reads: Collection[str
 
 
 def _restore(node: Node, call: _Call, read: dict[str, Node], taken: set[str]) -> None:
-    """Make a node the call that it was; ``read`` holds the nodes made so far that read a parameter, ``taken`` names."""
+    """Turn a node back into its original call.
+
+    ``read`` holds the nodes made so far that read a parameter, by path; ``taken`` the node names in use.
+    """
     graph = node.graph
     (source,) = node.all_input_nodes
     with graph.inserting_before(node):
@@ -287,7 +296,7 @@ def _restore(node: Node, call: _Call, read: dict[str, Node], taken: set[str]) ->
 
 
 def _frozen(arguments: Any) -> Any:
-    """The arguments of a call without nodes, which belong to one graph and would not survive its copy."""
+    """The arguments of a call with records instead of nodes, because a node belongs to one graph."""
 
     def freeze(node: Node) -> Any:
         return (
@@ -298,7 +307,7 @@ def _frozen(arguments: Any) -> Any:
 
 
 def _thawed(arguments: Any, source: Any, graph: Graph, read: dict[str, Node], taken: set[str]) -> Any:
-    """The arguments again."""
+    """The arguments of a call with nodes instead of records; the reverse of :func:`_frozen`."""
 
     def thaw(argument: Any) -> Any:
         if not isinstance(argument, _Read):
@@ -309,7 +318,7 @@ def _thawed(arguments: Any, source: Any, graph: Graph, read: dict[str, Node], ta
             node = graph.create_node("get_attr", argument.path, name=argument.name, type_expr=argument.type)
             node.meta = dict(argument.meta)
             if argument.name not in taken:
-                node.name = argument.name  # torch gives no name out twice, not even that of a node that was erased
+                node.name = argument.name  # torch never gives out a name twice, even after its node was erased
             taken.add(node.name)
             read[argument.path] = node
         return read[argument.path]

@@ -1,10 +1,10 @@
-"""The main path of a traced graph: its convolutions in order, and the residual adds that stand on it.
+"""Find the main path of a traced graph: its convolutions in order, and the residual adds on it.
 
-Each node of the graph has one node behind it on the way to the input. Where several tensors meet, that is the last
-node that all ways from the input pass, except at a residual add whose one branch is a shortcut (nothing, or at most
-one 1x1 convolution) and whose other branch holds the convolutions: there the way goes on along the convolutions. So
-a shortcut's projection is on no main path, nor is what gates a map (squeeze and excitation), and convolutions side by
-side whose maps are concatenated are on none either. Names are never read.
+Each node has one predecessor on the main path. Where several tensors join, the predecessor is the last node that all
+paths from the input pass (the immediate dominator). A residual add is the exception: if one branch is a shortcut (no
+convolution, or one 1x1 convolution) and the other branch has the convolutions, the main path follows the convolutions.
+So three things are not on the main path: the projection of a shortcut, a gate (squeeze and excitation), and parallel
+convolutions whose outputs are concatenated. Module names are not used.
 """
 
 from __future__ import annotations
@@ -35,7 +35,15 @@ _POOLS = {_F.max_pool2d, _F.avg_pool2d, torch.max_pool2d}
 
 @dataclass(frozen=True)
 class ResidualAdd:
-    """An add on the main path: ``entry`` is where its branches part, ``branch`` what lies on the shortcut."""
+    """An add on the main path.
+
+    Attributes:
+        add: The add.
+        main: Its operand on the main path.
+        shortcut: Its other operand.
+        entry: The node where the two branches split.
+        branch: The nodes of the shortcut, in graph order.
+    """
 
     add: Node
     main: Node
@@ -48,9 +56,12 @@ class ResidualAdd:
 class PathNode:
     """A convolution of the main path, with the normalisation and activation that follow.
 
-    ``place`` is the convolution or the normalisation behind it, ``adds`` are the residual adds behind that, in order,
-    ``output`` is the tensor that the next step of the path reads, and ``nodes`` all of the path up to the next
-    convolution.
+    Attributes:
+        conv: The convolution.
+        place: The normalisation after it, or the convolution itself if there is none.
+        adds: The residual adds after ``place``, in order.
+        output: The node that the next part of the path reads.
+        nodes: All nodes of the path from ``conv`` to the next convolution (excluded).
     """
 
     conv: Node
@@ -62,9 +73,13 @@ class PathNode:
 
 @dataclass(frozen=True)
 class MainPath:
-    """``nodes`` are counted from 1; ``source`` is what feeds the first, and ``before`` all of the path up to it.
+    """The main path of a graph.
 
-    ``other_adds`` are residual adds that belong to no node: they stand before the first, or beside the path.
+    Attributes:
+        source: The graph node that feeds the first path node; it is node 0.
+        before: All nodes of the path before the first path node.
+        nodes: The path nodes; the first is node 1.
+        other_adds: Residual adds before node 1 or not on the path.
     """
 
     source: Node
@@ -74,14 +89,13 @@ class MainPath:
 
 
 def find_main_path(graph_module: GraphModule, *, include_first: bool = False) -> MainPath:
-    """Find the one path from input to output that holds the network's convolutions.
+    """Find the single path from input to output that has the network's convolutions.
 
-    The network's first convolution, its stem, is left out as it is of the sites: it belongs to what feeds node 1,
-    unless ``include_first``.
+    The network's first convolution, its stem, is not a path node unless ``include_first``; it belongs to node 0.
 
     Raises:
-        UsageError: There is no such path (``kind="no_main_path"``): it holds no convolution beside the stem, or more
-            convolutions lie side by side than on it.
+        UsageError: There is no such path (``kind="no_main_path"``): no convolution except the stem is on it, or more
+            convolutions are on parallel branches than on the path.
     """
     ways = _Ways(graph_module)
     chain = ways.to_output()
@@ -90,8 +104,8 @@ def find_main_path(graph_module: GraphModule, *, include_first: bool = False) ->
     if len(beside) > len(convs):
         meeting = ways.first_meeting
         raise UsageError(
-            f"it has no one main path for skips: {len(beside)} of its convolutions lie on branches side by side that "
-            f"meet at {meeting}, and only {len(convs)} on one path",
+            f"the network has no single main path for skips: {len(beside)} of its convolutions are on parallel "
+            f"branches that join at {meeting}, and only {len(convs)} on one path; leave out --search-skips",
             where=meeting,
             kind="no_main_path",
         )
@@ -100,9 +114,9 @@ def find_main_path(graph_module: GraphModule, *, include_first: bool = False) ->
         stem, convs = convs[0], convs[1:]
     if not convs:
         raise UsageError(
-            "it has no one main path for skips: no convolution"
-            + (" beside the first" if stem is not None else "")
-            + " lies on the way from its input to its output",
+            "the network has no single main path for skips: no convolution"
+            + (" except the first" if stem is not None else "")
+            + " is on the path from its input to its output; leave out --search-skips",
             kind="no_main_path",
         )
     entries = {add.entry for add in ways.adds.values()}
@@ -126,7 +140,7 @@ def _is_output(node: Node) -> bool:
 
 
 def _path_node(ways: _Ways, nodes: list[Node], entries: set[Node]) -> PathNode:
-    """The node of the convolution that ``nodes`` begin with."""
+    """The path node of the convolution ``nodes[0]``."""
     conv, *behind = nodes
     place, normalised = conv, False
     for node in behind:
@@ -151,7 +165,7 @@ def _path_node(ways: _Ways, nodes: list[Node], entries: set[Node]) -> PathNode:
 
 
 class _Ways:
-    """For each node the next one on its way back to the input."""
+    """For each node its predecessor on the main path."""
 
     def __init__(self, graph_module: GraphModule) -> None:
         self.modules = dict(graph_module.named_modules())
@@ -169,7 +183,7 @@ class _Ways:
         self._output = next(node for node in graph_module.graph.nodes if node.op == "output")
 
     def to_output(self) -> list[Node]:
-        """The main path from the input on, without the output node itself."""
+        """The main path from input to output, without the output node itself."""
         chain, node = [], self._parent.get(self._output)
         while node is not None:
             if not _is_output(node):
@@ -180,7 +194,7 @@ class _Ways:
     def _take(self, node: Node) -> None:
         inputs = [source for source in node.all_input_nodes if source in self._depth]
         if node.op != "placeholder" and (not inputs or _is_size(node)):
-            return  # a constant, a read of a parameter, a shape and what is computed from it: no data flow
+            return  # not data flow: a constant, a read of a parameter, a shape and values computed from it
         if self.first_conv is None and self.is_conv(node):
             self.first_conv = node
         parent = self._meet(inputs)
@@ -198,7 +212,7 @@ class _Ways:
         self._depth[node] = 0 if parent is None else self._depth[parent] + 1
 
     def _meet(self, nodes: Iterable[Node]) -> Node | None:
-        """The last node that all ways from the input to these pass."""
+        """The last node that all paths from the input to these nodes pass, or ``None``."""
         met: Node | None = None
         for index, node in enumerate(nodes):
             other: Node | None = node
@@ -213,7 +227,7 @@ class _Ways:
         return met
 
     def _between(self, entry: Node, exit_: Node) -> list[Node]:
-        """The nodes on the ways from ``entry`` (left out) to ``exit_`` (kept), in no order."""
+        """The nodes on the paths from ``entry`` (excluded) to ``exit_`` (included), unordered."""
         found, waiting = {entry: None}, [exit_]
         while waiting:
             node = waiting.pop()
@@ -223,7 +237,7 @@ class _Ways:
         return list(found)[1:]
 
     def _residual(self, add: Node, operands: list[Node], entry: Node) -> ResidualAdd | None:
-        """The add as one of a shortcut and a main branch, if exactly one of its branches is a shortcut."""
+        """The residual add, if exactly one of its branches is a shortcut; otherwise ``None``."""
         branches = [self._between(entry, operand) for operand in operands]
         convs = [[node for node in branch if self.is_conv(node)] for branch in branches]
         short = [len(found) <= 1 and all(map(self._is_pointwise, found)) for found in convs]
@@ -261,7 +275,7 @@ class _Ways:
         )
 
     def is_passive(self, node: Node) -> bool:
-        """Whether a node hands its input on: in eval mode what comes out is what went in."""
+        """Whether a node returns its input unchanged in eval mode (identity, dropout)."""
         return self._calls(node, (nn.Identity, nn.modules.dropout._DropoutNd)) or _function(node, {"dropout"})
 
     def is_pool(self, node: Node) -> bool:
@@ -281,7 +295,7 @@ def _is_size(node: Node) -> bool:
 
 
 def _function(node: Node, names: set[str]) -> bool:
-    """Whether a node calls a function or a method of one of these names."""
+    """Whether a node calls a function or a method with one of these names."""
     target: str | Callable[..., object] = node.target
     if node.op == "call_function":
         return getattr(target, "__name__", "") in names

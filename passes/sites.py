@@ -1,4 +1,4 @@
-"""The convolutions of a traced graph: which may be refined, and why the others may not."""
+"""Find the sites of a traced graph: the convolutions that can be refined, and the reason for each other one."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def find_sites(
     kernels: Collection[int] = (3,),
     include_first: bool = False,
 ) -> tuple[list[Site], list[Skipped]]:
-    """Read the convolution calls in graph order.
+    """Find all convolution calls, in graph order.
 
     Args:
         graph_module: A trace in which every convolution module is a leaf.
-        shapes: The output shape of each node for a batch of samples, batch axis first.
+        shapes: The output shape of each node, batch axis first.
         kernels: The square kernel sizes that make a site.
         include_first: Whether the network's first convolution may be a site.
 
     Returns:
-        The sites (every call of a convolution that may be refined), and each other convolution with its reason.
+        The sites (one for each call of a convolution that can be refined), and each other convolution with the reason.
     """
     modules = dict(graph_module.named_modules())
     homes, called = _homes(graph_module), call_targets(graph_module)
@@ -55,7 +55,7 @@ def find_sites(
                 first = first or node.name
                 code, reason = "functional_call", f"a functional call: {call}"
                 if kind := _integers(graph_module, node):
-                    code, reason = "dtype", f"its weight is computed from {kind}, not floating point"
+                    code, reason = "dtype", f"its weight is computed from {kind}, which is not floating point"
                 skipped[node.name] = Skipped(node.name, code, reason, source_line(node))
                 continue
             target, module = call.target, call.module(graph_module)
@@ -73,13 +73,16 @@ def find_sites(
         if not code and others:
             code, reason = (
                 "shared_weight",
-                f"its weights are used by {others[0] or 'the model'} too, which no swap reaches",
+                f"its weights are also used by {others[0] or 'the model'}, which a swap would not change",
             )
         around = next((path for path in accumulate(target.split(".")[:-1], "{}.{}".format) if path in called), None)
         if not code and isinstance(modules.get(around or ""), nn.modules.conv._ConvNd):
-            code, reason = "shared_weight", f"its weights are used by the calls of {around} too, which no swap reaches"
+            code, reason = (
+                "shared_weight",
+                f"its weights are also used by the calls of {around}, which a swap would not change",
+            )
         if not code and around:
-            code, reason = "opaque", f"it may be used inside {around} too, which is opaque"
+            code, reason = "opaque", f"it may also be used inside {around}, which is opaque"
         if code:
             skipped.setdefault(target, Skipped(target, code, reason, source_line(node)))
         else:
@@ -90,7 +93,7 @@ def find_sites(
 
 
 def _refusal(module: nn.Module, kernels: Collection[int], *, is_first: bool) -> tuple[str, str]:
-    """A reason code and a sentence, or two empty strings where the module makes a site."""
+    """A reason code and a sentence, or two empty strings if the module is a site."""
     known = type(module).__name__
     if not isinstance(module, nn.Conv2d):
         return "not_conv2d", f"a {known}, not a Conv2d"
@@ -98,12 +101,12 @@ def _refusal(module: nn.Module, kernels: Collection[int], *, is_first: bool) -> 
     if weight is not None and not weight.is_floating_point():
         return "dtype", f"its weight is {weight.dtype}, not floating point"
     if any(getattr(type(module), name) is not getattr(nn.Conv2d, name) for name in ("forward", "_conv_forward")):
-        return "subclass", f"a {known}, a subclass of Conv2d with a forward of its own"
+        return "subclass", f"a {known}, a subclass of Conv2d with its own forward"
     if "forward" in vars(module) or "_conv_forward" in vars(module):
-        return "subclass", "a forward of its own was assigned to it, which a swap would lose"
+        return "subclass", "its forward was replaced on the instance, which a swap would lose"
     parametrized = nn.utils.parametrize.is_parametrized(module, "weight")
     if module._forward_hooks or module._forward_pre_hooks or not (parametrized or "weight" in module._parameters):
-        return "hooks", "it carries forward hooks (or an old weight_norm or spectral_norm), which a swap would lose"
+        return "hooks", "it has forward hooks (or an old weight_norm or spectral_norm), which a swap would lose"
     height, width = pair(module.kernel_size)
     if height != width or height not in kernels:
         return "kernel", f"its kernel is {height}x{width}"
@@ -115,26 +118,26 @@ def _refusal(module: nn.Module, kernels: Collection[int], *, is_first: bool) -> 
 
 
 def _integers(graph_module: GraphModule, node: Node) -> str:
-    """A parameter or buffer of whole numbers that a call's weight is computed from, and its type; else nothing."""
+    """The integer parameter or buffer from which a call's weight is computed, with its dtype; empty if none."""
     waiting = [value for value in (*node.args[1:2], node.kwargs.get("weight")) if isinstance(value, Node)]
     seen = set(waiting)
     while waiting:
         source = waiting.pop()
         if source.op in ("placeholder", "call_module"):
-            return ""  # it depends on the image, as the weights of an expert do
+            return ""  # it depends on the image, like the weights of a mixture of experts
         if source.op == "get_attr":
             owner, _, attribute = str(source.target).rpartition(".")
             value = getattr(graph_module.get_submodule(owner), attribute)
             if isinstance(value, Tensor) and value.ndim == 4 and not value.is_floating_point():
                 return f"{source.target}, which is {value.dtype}"
-        if source.target is not getattr:  # of the image it may read the type, which decides no value
+        if source.target is not getattr:  # a getattr reads only properties such as the dtype
             waiting += [other for other in source.all_input_nodes if other not in seen]
             seen.update(source.all_input_nodes)
     return ""
 
 
 def _homes(graph_module: GraphModule) -> dict[int, set[str]]:
-    """Where each parameter is used: the modules that hold it (a leaf's parts too), and the places the graph reads."""
+    """The users of each parameter: the modules that hold it (also parts of leaves), and reads in the graph."""
     homes: dict[int, set[str]] = {}
     for name, module in graph_module.named_modules(remove_duplicate=False):
         for parameter in module.parameters(recurse=False):
@@ -184,7 +187,7 @@ def _sample(shape: tuple[int, ...]) -> tuple[int, int, int]:
 
 
 def _add_uncalled(graph_module: GraphModule, skipped: dict[str, Skipped], calls: Mapping[str, int]) -> None:
-    """Convolutions inside a leaf: the graph calls the leaf, and nobody sees what is in it."""
+    """Add the convolutions inside leaves, which the graph does not show, with the reason ``opaque``."""
     for leaf in call_targets(graph_module):
         for name, module in graph_module.get_submodule(leaf).named_modules(prefix=leaf):
             if isinstance(module, nn.modules.conv._ConvNd) and name not in calls:
@@ -193,5 +196,5 @@ def _add_uncalled(graph_module: GraphModule, skipped: dict[str, Skipped], calls:
             elif name not in calls and leaf not in calls and not type(module).__module__.startswith("torch."):
                 for path, value in module.named_parameters(prefix=name, recurse=False):
                     if is_kernel(value):
-                        reason = f"a functional call with it may be inside {leaf}, which is opaque"
+                        reason = f"{leaf}, which is opaque, may call a functional convolution with it"
                         skipped.setdefault(path, Skipped(path, "opaque", reason, ""))

@@ -1,9 +1,9 @@
-"""The possible skips of a network: which pairs (t, j) of its main path may be joined by an add, and why others not.
+"""Find the possible skips of a network: which pairs (t, j) of its main path an add can join, and why others cannot.
 
-The output of node t may be added at node j where t <= j - 2, as in ENAS (Pham et al., arXiv 1802.03268) and in NAR
-(arXiv 1905.02341, section 3.2). It is added where the base's own add behind node j stands, or else behind node j's
-normalisation; where shapes differ it goes through a 1x1 convolution, with the stride that makes the map fit, and
-BatchNorm. The base's own residual adds are its base skips; one that cannot be taken out stays as it is, with a reason.
+The output of node t can be added at node j if t <= j - 2, as in ENAS (Pham et al., arXiv 1802.03268) and in NAR
+(arXiv 1905.02341, section 3.2). It is added at the base's own add after node j, or, if there is none, after node j's
+normalisation. If shapes differ, it goes through a 1x1 convolution, with the stride that makes the map fit, and
+BatchNorm. The base's own residual adds are its base skips; one that cannot be removed stays, with a reason.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _FRESH = (nn.modules.conv._ConvNd, nn.modules.batchnorm._NormBase, nn.GroupNorm,
 
 @dataclass(frozen=True)
 class Projection:
-    """A 1x1 convolution with BatchNorm."""
+    """A 1x1 convolution with BatchNorm; ``stride`` is (height, width)."""
 
     in_channels: int
     out_channels: int
@@ -40,10 +40,15 @@ class Projection:
 
 @dataclass(frozen=True)
 class SkipCandidate:
-    """A possible skip: the node that it reads, and what lies on it.
+    """A possible skip.
 
-    ``branch`` holds the nodes of a base skip's own shortcut in graph order, ``projection`` what the supernet adds.
-    ``params`` and ``macs`` (of one sample) are the cost of either.
+    Attributes:
+        skip: The pair (t, j).
+        source: The name of the graph node that it reads.
+        projection: The convolution that the supernet adds, if shapes differ.
+        branch: The names of the nodes of a base skip's own shortcut, in graph order.
+        params: Parameters of the projection or of the branch.
+        macs: MACs of the same for one sample.
     """
 
     skip: Skip
@@ -56,10 +61,9 @@ class SkipCandidate:
 
 @dataclass(frozen=True)
 class Junction:
-    """A place where skips to one node are added, as the names of graph nodes.
+    """A place where skips to one node are added; ``at`` and ``main`` are names of graph nodes.
 
-    A gate stands behind ``at``, or in the place of ``at`` where that is the base's own add (of ``main`` and a
-    shortcut).
+    A gate is inserted after ``at``; if ``at`` is the base's own add (of ``main`` and a shortcut), the gate replaces it.
     """
 
     at: str
@@ -69,9 +73,13 @@ class Junction:
 
 @dataclass(frozen=True)
 class SkipDomain:
-    """The nodes by name (node 0 first), the places with their skips, and what is not possible and why.
+    """The possible skips of a network.
 
-    ``fixed`` are the residual adds of the base that stay as they are.
+    Attributes:
+        nodes: The names of the main path's nodes, node 0 first.
+        junctions: The places with their skips.
+        impossible: The reason for each pair (t, j) that is not possible.
+        fixed: The residual adds of the base that cannot be removed.
     """
 
     nodes: tuple[str, ...]
@@ -94,11 +102,11 @@ def find_skips(
     Args:
         graph_module: A trace in which every convolution module is a leaf.
         shapes: The output shape of each node for a batch of samples, batch axis first.
-        include_first: Whether the network's first convolution is node 1; else it belongs to node 0.
-        from_input: Whether skips may start at node 0; without it, they start at node 1 as the paper counts them.
+        include_first: Whether the network's first convolution is node 1; otherwise it belongs to node 0.
+        from_input: Whether skips may start at node 0; otherwise they start at node 1, as in the paper.
 
     Raises:
-        UsageError: The network has no one main path.
+        UsageError: The network has no single main path.
     """
     return _Finder(graph_module, shapes, find_main_path(graph_module, include_first=include_first), from_input).domain()
 
@@ -111,6 +119,7 @@ class _Finder:
         self.shapes, self.path, self.first = shapes, path, 0 if from_input else 1
         self.outputs = [path.source, *(node.output for node in path.nodes)]
         self.names = ["", *(self._name(node.conv) for node in path.nodes)]
+        # This text is a part of skip signatures, and so of fingerprints in files: do not change it.
         self.names[0] = f"what feeds {self.names[1]}"
         self.home = dict.fromkeys(path.before, 0)
         self.home |= {node: index for index, here in enumerate(path.nodes, 1) for node in here.nodes}
@@ -121,12 +130,12 @@ class _Finder:
     def domain(self) -> SkipDomain:
         for add in self.path.other_adds:
             before = add.add in self.home
-            self._fix(add, "it stands before node 1" if before else "it is not on the main path")
+            self._fix(add, "it is before node 1" if before else "it is not on the main path")
         junctions = [junction for j, node in enumerate(self.path.nodes, 1) for junction in self._junctions(j, node)]
         return SkipDomain(tuple(self.names), tuple(junctions), self.impossible, tuple(self.fixed))
 
     def _junctions(self, j: int, node: PathNode) -> list[Junction]:
-        """One for each base skip to node j; the last holds the other skips too."""
+        """One junction for each base skip to node j; the last one also has the other skips."""
         junctions, taken = [], set[tuple[int, int]]()
         at, main = node.place, None
         for add in node.adds:
@@ -139,7 +148,7 @@ class _Finder:
             else:
                 self._fix(add, reason)
                 if not again and self.first <= pair[0] <= j - 2:
-                    self.impossible[pair] = f"the base has it, and it stays as it is: {reason}"
+                    self.impossible[pair] = f"it is a skip of the base that cannot be removed: {reason}"
             at, main = add.add, junctions[-1].main if reason is None else None
         others = []
         for t in range(self.first, j - 1):
@@ -158,7 +167,7 @@ class _Finder:
 
     def _fix(self, add: ResidualAdd, reason: str) -> None:
         where = source_line(add.add)
-        self.fixed.append(Skipped(add.add.name, "base_skip", f"a residual add that stays as it is: {reason}", where))
+        self.fixed.append(Skipped(add.add.name, "base_skip", f"a residual add that cannot be removed: {reason}", where))
 
     def _base(self, add: ResidualAdd, pair: tuple[int, int]) -> SkipCandidate:
         modules = [(node, self.modules[str(node.target)]) for node in add.branch if node.op == "call_module"]
@@ -173,7 +182,7 @@ class _Finder:
         return SkipCandidate(skip, add.entry.name, None, tuple(node.name for node in add.branch), params, macs)
 
     def _name(self, conv: Node) -> str:
-        """The name of a site: the module path, with ``@n`` behind it for the calls after the first."""
+        """The name of a site: the module path, with the suffix ``@n`` for calls after the first."""
         if conv.op != "call_module":
             return conv.name
         occurrence = self.calls[str(conv.target)].index(conv)
@@ -183,15 +192,15 @@ class _Finder:
         return f"{self.names[pair[0]]} -> {self.names[pair[1]]}"
 
     def _stays(self, add: ResidualAdd, pair: tuple[int, int], again: bool) -> str | None:
-        """Why a residual add of the base cannot be opened and closed, or ``None``."""
+        """The reason why a residual add of the base cannot be opened and closed, or ``None``."""
         t, j = pair
         if t > j - 2:
-            return f"it goes around node {j} alone, and a skip (t, j) has t <= j - 2"
+            return f"it skips only node {j}, but a skip (t, j) needs t <= j - 2"
         if t < self.first:
             return "skips from node 0 are switched off"
         if again:
-            return f"the base adds the same skip ({t}, {j}) before"
-        operands = (*add.add.args, *add.add.kwargs.values())  # which of them has a name does not matter
+            return f"the base has another add for the same skip ({t}, {j})"
+        operands = (*add.add.args, *add.add.kwargs.values())  # positional or keyword does not matter
         if operands not in ((add.main, add.shortcut), (add.shortcut, add.main)):
             return "it does more than add two tensors"
         shape = self.shapes.get(add.add)
@@ -199,7 +208,7 @@ class _Finder:
             return "its operands differ in shape"
         changed = self._overwritten(add.add) or _writes(add.add, add.main) or _writes(add.add, add.shortcut)
         if _writes(add.add, add.shortcut) or (changed and not self._own(add.main)):
-            return "without it an operation in place would overwrite what is read elsewhere too"
+            return "without it an in-place operation would overwrite a tensor that is also read elsewhere"
         inside = {*add.branch, add.add}
         for node in add.branch:
             if node.op == "call_module":
@@ -207,15 +216,15 @@ class _Finder:
                 if not isinstance(self.modules[target], _PLAIN):
                     return f"{target} on its shortcut is a {type(self.modules[target]).__name__}"
                 if len(self.calls[target]) > 1 or target in self.reads or self._shared(target):
-                    return f"{target} on its shortcut is used elsewhere too"
+                    return f"{target} on its shortcut is also used elsewhere"
             if any(source not in inside and source is not add.entry for source in node.all_input_nodes):
                 return "its shortcut reads a parameter or another tensor"
             if any(user not in inside for user in node.users):
-                return "its shortcut is read elsewhere too"
+                return "its shortcut is also read elsewhere"
         return None
 
     def _shared(self, target: str) -> bool:
-        """Whether a parameter of a module is held by another one too."""
+        """Whether another module holds a parameter of this module."""
         own = {id(parameter) for parameter in self.modules[target].parameters()}
         return any(
             id(parameter) in own
@@ -225,7 +234,7 @@ class _Finder:
         )
 
     def _own(self, node: Node) -> bool:
-        """Whether a tensor is made by a convolution or a norm and read at one place only."""
+        """Whether a tensor is made by a convolution or a norm and read by one node only."""
         while len(node.users) == 1 and node.op == "call_module":
             module = self.modules[str(node.target)]
             if isinstance(module, _FRESH):
@@ -236,7 +245,7 @@ class _Finder:
         return False
 
     def _overwritten(self, node: Node) -> str:
-        """The name of what overwrites a tensor in place, or an empty string."""
+        """The name of the node that overwrites a tensor in place, or an empty string."""
         for user in node.users:
             module = self.modules.get(str(user.target)) if user.op == "call_module" else None
             if getattr(module, "inplace", False) or _writes(user, node):
@@ -246,21 +255,21 @@ class _Finder:
         return ""
 
     def _other(self, pair: tuple[int, int], at: Node) -> SkipCandidate | str:
-        """A skip that the base does not have, or why there can be none."""
+        """A skip that the base does not have, or the reason why it is not possible."""
         source = self.outputs[pair[0]]
         if source in self.overwritten:
             return f"{self.overwritten[source]} overwrites the output of node {pair[0]} in place"
         given, wanted = self.shapes.get(source, ()), self.shapes.get(at, ())
         if len(given) != 4 or len(wanted) != 4:
-            return "one of its ends is no map of channels, height and width"
+            return "one of its ends is not a map of channels, height and width"
         if given == wanted:
             return SkipCandidate(Skip(*pair, signature=self._signature(pair)), source.name)
         sizes = f"{given[2]}x{given[3]} to {wanted[2]}x{wanted[3]}"
         if wanted[2] > given[2] or wanted[3] > given[3]:
-            return f"the map grows, from {sizes}"
+            return f"the map would grow from {sizes}"
         height, width = (ceil(old / new) for old, new in zip(given[2:], wanted[2:], strict=True))
         if (ceil(given[2] / height), ceil(given[3] / width)) != wanted[2:]:
-            return f"no stride takes a map from {sizes}"
+            return f"no stride maps {sizes}"
         weights = given[1] * wanted[1]
         return SkipCandidate(
             Skip(
@@ -275,7 +284,7 @@ class _Finder:
 
 
 def _writes(user: Node, tensor: Node) -> bool:
-    """Whether a call writes into one of its operands."""
+    """Whether a call writes into its operand ``tensor``."""
     if user.kwargs.get("inplace", False) is True:
         return True
     if (user.args[0] if user.args else user.kwargs.get("input")) is not tensor:

@@ -1,4 +1,4 @@
-"""What a lowered graph must satisfy before it is exported."""
+"""The rules that a lowered graph must satisfy before it is exported."""
 
 from __future__ import annotations
 
@@ -16,15 +16,20 @@ __all__ = ["verify_lowered"]
 def verify_lowered(graph_module: GraphModule, unused: Collection[str] = ()) -> list[str]:
     """The rules that a graph breaks, one sentence each; an empty list for a lowered graph in eval mode.
 
-    ``unused`` are the state-dict keys that the user's model holds and its graph does not use (``Traced.dropped``):
-    such parts are kept on purpose, and no fault.
+    ``unused`` are the state-dict keys of the user's model that its graph does not use (``Traced.dropped``). Such parts
+    are kept on purpose and are not reported.
     """
     problems = [
-        f"{name or 'the root'} is {type(module).__name__} of {type(module).__module__}, which no export may hold"
+        f"{name or 'the root'} is a {type(module).__name__} of {type(module).__module__}, which an exported network "
+        "must not contain: lower the network first"
         for name, module in graph_module.named_modules()
         if type(module).__module__.split(".")[0] == "narfx" and not _is_model(module)
     ]
-    problems += [f"{name or 'the root'} is in training mode" for name, m in graph_module.named_modules() if m.training]
+    problems += [
+        f"{name or 'the root'} is in training mode: call eval() first"
+        for name, m in graph_module.named_modules()
+        if m.training
+    ]
     called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
     read = {str(node.target).rpartition(".")[0] for node in graph_module.graph.nodes if node.op == "get_attr"}
     kept = _kept(graph_module, frozenset(unused))
@@ -36,7 +41,7 @@ def verify_lowered(graph_module: GraphModule, unused: Collection[str] = ()) -> l
     ]
     problems += [f"{name} is not called by the graph" for name in orphans]
     problems += [
-        f"{key} is read by nothing"
+        f"{key} is not read by the graph"
         for key in sorted(_unread(graph_module).difference(unused))
         if key.rpartition(".")[0] not in orphans
     ]
@@ -48,14 +53,14 @@ def verify_lowered(graph_module: GraphModule, unused: Collection[str] = ()) -> l
 
 
 def _unread(graph_module: GraphModule) -> set[str]:
-    """The keys that no node uses, by that name or another."""
+    """The keys of tensors that no node uses under any of their names."""
     state, idle = graph_module.state_dict(keep_vars=True), unused_keys(graph_module)
     used = {id(value) for key, value in state.items() if key not in idle}
     return {key for key in idle if id(state[key]) not in used}
 
 
 def _is_model(module: nn.Module) -> bool:
-    """A layer of one of the base models that narfx ships is the user's module, not the compiler's."""
+    """Whether a module is a layer of narfx's own base models, which counts as a user's module."""
     return type(module).__module__.startswith("narfx.models.")
 
 

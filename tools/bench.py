@@ -63,7 +63,7 @@ OPERATORS = (*DEFAULT_OPERATORS, "conv5x5", "dwsep5x5")
 
 @dataclass(frozen=True)
 class Ratio:
-    """The time of something over that of its baseline: median and quartiles over rounds, milliseconds beside them."""
+    """A time relative to its baseline: median and quartiles over rounds, and the times in milliseconds."""
 
     name: str
     median: float
@@ -74,7 +74,7 @@ class Ratio:
 
     @property
     def kept(self) -> bool | None:
-        """Whether the promise is kept; ``None`` where there is none."""
+        """Whether the ratio is within its bound; ``None`` if it has none."""
         return None if self.bound is None else self.median <= self.bound
 
     def to_json(self) -> dict[str, Any]:
@@ -225,7 +225,7 @@ def set_vector_ratio(plain: nn.Module, net: Supernet, rounds: int) -> Ratio:
 
 
 def operator_ratios(site: str, operators: Sequence[str], rounds: int) -> list[dict[str, Any]]:
-    """The latency in onnxruntime of each operator with the BatchNorm and ReLU behind it, over the base's, batch 1."""
+    """The onnxruntime latency of each operator, followed by BatchNorm and ReLU, relative to the base's; batch 1."""
     channels, out, size, stride = SITES[site]
     conv = nn.Conv2d(channels, out, 3, stride, padding=1, bias=False)
     model = nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU()).eval()
@@ -260,7 +260,7 @@ def _session(path: Path, x: np.ndarray) -> Callable[[], object]:
 
 
 def environment() -> dict[str, Any]:
-    """What a ratio may depend on."""
+    """The environment that a ratio may depend on: versions and machine."""
     import onnxruntime
 
     return {
@@ -314,7 +314,7 @@ def show(result: dict[str, Any]) -> None:
         table.add_row(row["name"], *_numbers(row), promise, kept, _times(row))
     console.print(table)
     console.print(
-        "\nonnxruntime, batch 1, the operator with the BatchNorm and ReLU behind it, over the base convolution\n"
+        "\nonnxruntime, batch 1, the operator followed by BatchNorm and ReLU, relative to the base convolution\n"
     )
     table = Table(box=box.MARKDOWN)
     for name in ("site", "operator", "latency ratio", "quartiles", "MACs ratio", "for information, ms"):

@@ -118,7 +118,7 @@ def where(error: BaseException) -> str:
 
 
 def survey(model: str, group: str, onnx: bool, limit: float, memory: float) -> Row:
-    """One model's row; a process that runs too long or dies has its row as far as it came."""
+    """One model's row; if its process runs too long or dies, the row has the results up to then."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOAD)
     receive, send = context.Pipe(duplex=False)
@@ -152,7 +152,7 @@ def read_rows(path: Path) -> list[Row]:
 
 
 def append(path: Path, row: Row) -> None:
-    """Write one row behind the others."""
+    """Append one row to the file."""
     text = path.read_text() if path.exists() else ""
     with path.open("a") as stream:
         stream.write(("" if not text or text.endswith("\n") else "\n") + json.dumps(row, allow_nan=False) + "\n")
@@ -179,7 +179,7 @@ def group_of(model: str) -> str:
 
 
 def environment() -> dict[str, str]:
-    """What a row may depend on."""
+    """The versions that a row may depend on."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {"python": sys.version.split()[0]}

@@ -126,7 +126,7 @@ def outputs(network: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def equal(ours: list[Tensor], theirs: list[Tensor]) -> bool:
-    """Bit for bit; what is not a number equals nothing."""
+    """Whether tensors are bit-identical; NaN equals nothing."""
     return len(ours) == len(theirs) and all(map(torch.equal, ours, theirs))
 
 
@@ -149,7 +149,7 @@ def keys_differ(base: nn.Module, network: nn.Module) -> list[str]:
 
 
 def cost(subject: nn.Module, shape: Shape, vector: Any) -> Row:
-    """What the passes cost: with the weights, and on the meta device, where only the work on the graph is left."""
+    """The time of the passes: with the weights, and on the meta device, where only the graph work remains."""
     found = times(subject, shape, vector)
     try:
         graph = times(copy_to_meta(subject), shape, vector)
@@ -186,7 +186,7 @@ def times(subject: nn.Module, shape: Shape, vector: Any) -> Row:
 
 
 def timed(into: list[float], call: Callable[[], Any]) -> Any:
-    """What a call gives; its processor seconds are appended."""
+    """The result of a call; its CPU seconds are appended."""
     gc.collect()
     start = time.process_time()
     result = call()

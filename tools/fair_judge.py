@@ -2,7 +2,7 @@
 
 A search believes the rewards that sub-networks earn with shared weights. This tool measures what that belief is
 worth: Kendall's tau between those rewards and the accuracy of the same architectures trained stand-alone from
-scratch, once with one BatchNorm behind each site (``shared``) and once with one for each operator (``separate``). The
+scratch, once with one BatchNorm after each site (``shared``) and once with one for each operator (``separate``). The
 vectors are drawn uniformly from the space, and the supernets are trained on uniform random vectors, so that no
 strategy takes part. Everything that was trained is kept in the output folder, and a second call goes on from there.
 
@@ -159,7 +159,7 @@ class Measurement:
         return {"quick": quick.tolist(), "quick_all": [quick.mean(axis=0).round(12).tolist()], "proper": [proper]}
 
     def _supernet(self, norms: Norms, seed: int, folder: RunFolder) -> Supernet:
-        """The search's own warm-up on uniform random vectors (NAR-PreTrain), from scratch, and nothing behind it."""
+        """Train from scratch on uniform random vectors: only the search's warm-up (NAR-PreTrain)."""
         config = self.config
         net = Supernet(self.traced, separate_norms=norms == "separate")
         reinitialise(net, seed)
@@ -318,9 +318,9 @@ def open_folder(out: Path, config: Config) -> None:
         differs = [key for key in values if key not in MAY_CHANGE and old[key] != values[key]]
         if differs:
             shown = ", ".join(f"{key} was {old[key]!r} and is {values[key]!r}" for key in differs)
-            raise UsageError(f"{out} holds another measurement ({shown}): choose another --out", kind="other_config")
+            raise UsageError(f"{out} has another measurement ({shown}): choose another --out", kind="other_config")
     elif out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UsageError(f"{out} exists and holds no measurement: choose another --out", kind="output_exists")
+        raise UsageError(f"{out} exists but has no measurement: choose another --out", kind="output_exists")
     out.mkdir(parents=True, exist_ok=True)
     write_json(kept, values)
 

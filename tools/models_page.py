@@ -36,7 +36,7 @@ def table() -> str:
 
 
 def _plain(value: object) -> str:
-    """A default as it is written behind the question mark of a reference."""
+    """A default as it is written after the question mark of a reference."""
     return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 

@@ -1,8 +1,9 @@
-"""The bundle that ``apply`` writes, and the proof that ``check`` repeats from its files alone.
+"""The bundle that ``apply`` writes, and ``check``, which proves it again from its files alone.
 
-A bundle holds ``arch.json``, ``model.py`` (readable source, torch only where the graph holds only torch),
-``model.safetensors``, ``model.onnx`` and ``report.json``. None of the first three needs narfx to load. Files of
-operators are copied to ``operators/``, and where there can be no ``model.py`` the file of the base to ``base/``.
+A bundle holds ``arch.json``, ``model.py`` (readable source; it imports only torch if the graph holds only torch
+modules), ``model.safetensors``, ``model.onnx`` and ``report.json``. Source, weights and ONNX file load without narfx.
+Operator files are copied to ``operators/``. If ``model.py`` cannot be written, the file of the base model is copied to
+``base/``.
 """
 
 from __future__ import annotations
@@ -60,25 +61,26 @@ def apply(
     output_names: Sequence[str] | None = None,
     seed: int = 0,
 ) -> dict[str, Any]:
-    """Lower an architecture and write its bundle, proven.
+    """Lower an architecture, write its bundle and prove the ONNX file.
 
     Args:
-        architecture: An :class:`Architecture`, or the path of an ``arch.json`` (whose folder relative paths start at).
-        folder: Where the bundle goes.
-        weights: A state dict with the base's keys or the lowered network's.
-        relative_to: The folder that relative paths of an ``Architecture`` object start at.
-        overwrite: Whether a folder that is not empty is replaced as a whole.
-        opset: The ONNX opset, at least 13; without it, the one that torch writes by itself.
+        architecture: An :class:`Architecture`, or the path of an ``arch.json`` (relative paths in it start at its
+            folder).
+        folder: The folder to write.
+        weights: A file with a state dict that has the keys of the base or of the lowered network.
+        relative_to: The folder at which relative paths of an ``Architecture`` object start.
+        overwrite: Whether to replace a folder that is not empty.
+        opset: The ONNX opset, at least 13; default: the one that torch's exporter writes.
         input_name: The name of the ONNX file's input.
-        output_names: Those of its outputs; see :func:`narfx.bundle.onnx.names.output_names` for the names without it.
-        seed: Decides the values of a model that is built without weights.
+        output_names: The names of its outputs; default: see :func:`narfx.bundle.onnx.names.output_names`.
+        seed: Seed of the initial weights if the model is built without weights.
 
     Returns:
-        The report: parameters and MACs before and after, where the weights come from, parity, the files.
+        The report: parameters and MACs before and after, the origin of the weights, parity, and the files.
 
     Raises:
         UsageError: The architecture, its model, the weights or the folder is wrong; nothing was written.
-        ParityError: The ONNX file does not compute what the network computes; the bundle lies in ``FOLDER.failed``.
+        ParityError: The ONNX file does not compute what the network computes; the bundle is in ``FOLDER.failed``.
     """
     folder, given = Path(folder), list[Path]()
     if not isinstance(architecture, Architecture):
@@ -96,7 +98,7 @@ def apply(
     complete = traced.architecture(
         architecture.check(traced.space),
         weights=WEIGHTS,
-        # What was measured with other weights says nothing of these.
+        # Metrics measured with other weights do not hold for these.
         metrics=architecture.metrics if weights is None else {},
         preprocessing=architecture.preprocessing,
         seed=architecture.seed,
@@ -127,23 +129,39 @@ def export(
     input_name: str = "input",
     output_names: Sequence[str] | None = None,
 ) -> dict[str, Any]:
-    """Write the bundle of a lowered network and prove its ONNX file; ``apply`` says more of the arguments.
+    """Write the bundle of a lowered network and prove its ONNX file.
 
-    What is no GraphModule, and weights that are not finite, are refused as a ``UsageError`` before anything is written.
-    The network itself is not changed: a copy on the CPU, in eval mode, is what is written, in float32 whatever kind
-    of floating number the network has. Parity is measured twice, on the file itself and on a second export whose
-    BatchNorm statistics are random, because fresh statistics would hide a wrong fusion; the worse of both is reported.
+    The network itself is not changed. A copy is written: on the CPU, in eval mode, and in float32 for every
+    floating-point type. Parity is measured twice and the worse result is reported: on the file itself, and on a second
+    export with random BatchNorm statistics, because fresh statistics would hide a wrong fusion.
+
+    Args:
+        network: A lowered network, as :func:`narfx.lower` returns it.
+        folder: The folder to write.
+        input: (channels, height, width) of one sample; default: the architecture's, or the traced input shape.
+        architecture: Written to ``arch.json`` and into the metadata of the ONNX file.
+        lowered: The record of the lowering, from which the report takes the base's cost and the origin of the weights.
+        overwrite: Whether to replace a folder that is not empty.
+        opset: See :func:`apply`.
+        input_name: See :func:`apply`.
+        output_names: See :func:`apply`.
+
+    Returns:
+        The report, as :func:`apply` returns it.
 
     Raises:
-        UsageError: No input shape is known, a weight is complex or quantised, a name or the opset cannot be had, or the
-            folder may not be written.
+        UsageError: ``network`` is not a GraphModule, the input shape is not known, a weight is complex, quantised or
+            not finite, a name or the opset is not possible, or the folder may not be written. Nothing was written.
         ParityError: See :func:`apply`; its ``where`` is the first node that differs.
     """
     check_graph(network)
     folder = Path(folder)
     shape = input or (architecture.input if architecture is not None else None) or network.meta.get("input_shape")
     if shape is None:
-        raise UsageError("the export needs one sample's shape: input=(channels, height, width)", kind="input_shape")
+        raise UsageError(
+            "the input shape is not known: give export the shape of one sample, input=(channels, height, width)",
+            kind="input_shape",
+        )
     check_output(folder, overwrite=overwrite)
     network = _plain_copy(network)
     check_finite(network)
@@ -190,7 +208,7 @@ def export(
 
 
 def _carry(architecture: Architecture, folder: Path, work: Path) -> Architecture:
-    """Take the user's own files along: those of operators, and without ``model.py`` that of the base."""
+    """Copy the user's files into the bundle: operator files and, if there is no ``model.py``, the base's file."""
     files = carry_operators(architecture.operator_files, folder, work)
     model = architecture.model if (work / SOURCE).exists() else carry_model(architecture.model, folder, work)
     return architecture.model_copy(update={"operator_files": files, "model": model})
@@ -199,22 +217,35 @@ def _carry(architecture: Architecture, folder: Path, work: Path) -> Architecture
 def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
     """Prove a bundle again from its files: costs, metadata, the ONNX checker, and parity at three batch sizes.
 
-    ``seed`` decides the random images.
+    Args:
+        folder: The bundle.
+        seed: Seed of the random images.
+
+    Returns:
+        Costs, the architecture, opset and names of the ONNX file, parity, and the folder.
 
     Raises:
         UsageError: A file of the bundle is missing or malformed.
-        ParityError: The files do not belong together, or the ONNX file computes something else; then its ``where`` is
-            the first node that differs.
+        ParityError: The files do not belong together, or the ONNX file computes other values; in the second case
+            ``where`` is the first node that differs.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", where=str(folder), kind="missing_folder")
     for name in (ARCH, WEIGHTS, ONNX):
         if not (folder / name).is_file():
-            raise UsageError(f"{folder} is no bundle: it has no {name}", where=str(folder / name), kind="missing_file")
+            raise UsageError(
+                f"{folder} is not a bundle: it has no {name}; narfx apply writes bundles",
+                where=str(folder / name),
+                kind="missing_file",
+            )
     architecture = Architecture.load(folder / ARCH)
     if architecture.input is None:
-        raise UsageError(f"{folder / ARCH} does not say the input shape", where=str(folder / ARCH), kind="input_shape")
+        raise UsageError(
+            f'{folder / ARCH} has no input shape: add "input": [channels, height, width]',
+            where=str(folder / ARCH),
+            kind="input_shape",
+        )
     network: nn.Module
     if (folder / SOURCE).is_file():
         network = load_model(str((folder / SOURCE).absolute()))
@@ -249,7 +280,7 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
 
 
 def _compare_report(file: OnnxFile, folder: Path) -> None:
-    """What the report says of the file, where there is a report: that it is this file's."""
+    """Check that ``report.json``, if there is one, describes this ONNX file."""
     if not (folder / REPORT).is_file():
         return
     report = read_json(folder / REPORT)
@@ -264,27 +295,27 @@ def _compare_report(file: OnnxFile, folder: Path) -> None:
 
 
 def _plain_copy(network: fx.GraphModule) -> fx.GraphModule:
-    """A copy on the CPU, in float32 and eval mode, of what the graph uses.
+    """A copy, on the CPU, in float32 and eval mode, of the parts that the graph uses.
 
-    Integers and truth values (an index, a mask, a weight that forward makes floats of) stay what they are.
+    Integer and boolean tensors (an index, a mask, a weight that forward converts to floats) keep their type.
 
     Raises:
-        UsageError: A weight is complex, quantised or without values, or what stands among the weights is no tensor.
+        UsageError: A weight is complex, quantised or without values, or an entry of the state dict is not a tensor.
     """
     plain: fx.GraphModule = copy_module(network)
     drop_unused(plain)
     for name, value in plain.state_dict(keep_vars=True).items():
         if not isinstance(value, torch.Tensor):
             kind = str(value) if isinstance(value, torch.dtype) else f"a {type(value).__name__}"
-            why = f"is {kind}, no tensor, which torch exports no more than its own quantised layers"
+            why = f"is {kind}, not a tensor; torch cannot export it"
         elif value.is_quantized:
-            why = f"is quantised ({value.dtype}), and torch does not export what it has quantised itself"
+            why = f"is quantised ({value.dtype}); torch cannot export tensors that it has quantised"
         elif value.is_complex():
-            why = f"is {value.dtype}, and ONNX computes with real numbers: hold two real tensors in its place"
+            why = f"is {value.dtype}, but ONNX has only real numbers: store two real tensors instead"
         else:
             continue
-        mend = "" if why.endswith("place") else ": export the float model, and quantise the ONNX file"
-        raise UsageError(f"{name} {why}{mend}", where=name, kind="weights_not_float")
+        cure = "" if why.endswith("instead") else ": export the float model, and quantise the ONNX file"
+        raise UsageError(f"{name} {why}{cure}", where=name, kind="weights_not_float")
     check_values(plain)
     return plain.to(device="cpu", dtype=torch.float32).eval()
 
@@ -292,7 +323,7 @@ def _plain_copy(network: fx.GraphModule) -> fx.GraphModule:
 def _write_source(
     network: fx.GraphModule, path: Path, architecture: Architecture | None, shape: tuple[int, int, int]
 ) -> str | None:
-    """Write ``model.py`` after running it once; returns why there is none where it cannot be written."""
+    """Write ``model.py`` after running it once; returns ``None``, or the reason why it cannot be written."""
     described = "x".join(map(str, shape))
     title = f"A network lowered by narfx for inputs of {described}."
     if architecture is not None:
@@ -304,13 +335,13 @@ def _write_source(
     try:
         source = generate(network, title, shape)
         scope: dict[str, Any] = {"__name__": "narfx_generated"}
-        exec(compile(source, str(path), "exec"), scope)  # what is written is what was just tried
+        exec(compile(source, str(path), "exec"), scope)  # run the source before it is written
         rebuilt = scope["Model"]().eval()
         rebuilt.load_state_dict(network.state_dict())
         x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
             if not all(map(torch.equal, tensors(rebuilt(x.clone())), tensors(network(x.clone())))):
-                raise CodegenError("the generated source computes something else")
+                raise CodegenError("the generated source computes other values")
     except CodegenError as error:
         return f"no model.py: {error}"
     except Exception as error:

@@ -1,8 +1,8 @@
 """A traced network as one readable Python file that imports only what the network itself needs.
 
-Each module of the graph is written as a call of its constructor. Whether a constructor call is right is not guessed:
-the module it makes must have the same parameters, buffers and plain attributes as the one it stands for, and the
-whole file is run once and must load the network's weights and give the network's output.
+Each module of the graph is written as a call of its constructor. Every constructor call is verified: the module it
+makes must have the same parameters, buffers and plain attributes as the original. The whole file is then run once; it
+must load the network's weights and give the network's output.
 """
 
 from __future__ import annotations
@@ -30,7 +30,12 @@ class CodegenError(Exception):
 
 
 def generate(graph_module: fx.GraphModule, title: str, input_shape: tuple[int, int, int]) -> str:
-    """The source of a module with one class, ``Model``, whose state-dict keys are the graph module's.
+    """The source of a Python file with one class, ``Model``, that has the state-dict keys of the graph module.
+
+    Args:
+        graph_module: The network to write.
+        title: The first line of the file's docstring.
+        input_shape: (channels, height, width) of one sample, written as ``INPUT_SHAPE``.
 
     Raises:
         CodegenError: A module cannot be rebuilt from its class and attributes.
@@ -40,7 +45,7 @@ def generate(graph_module: fx.GraphModule, title: str, input_shape: tuple[int, i
     lines += [f"        put(self, {name!r}, self.get_parameter({first!r}))" for name, first in _tied(graph_module)]
     graph = copy.deepcopy(graph_module.graph)
     for node in graph.nodes:
-        node.type = None  # an annotation may name what only the user's own file imports
+        node.type = None  # an annotation may use a name that only the user's file imports
     body = graph.python_code("self")
     for name, value in sorted(body.globals.items()):
         if re.search(rf"\b{re.escape(name)}\b", body.src):
@@ -49,12 +54,12 @@ def generate(graph_module: fx.GraphModule, title: str, input_shape: tuple[int, i
     ordered = sorted(imports, key=lambda line: (line.startswith("from"), line))
     needed = sorted({line.split()[1].split(".")[0] for line in imports} - {"torch"} - sys.stdlib_module_names)
     needs = "it needs only torch" if not needed else f"it needs torch and {', '.join(needed)}"
-    title = " ".join(title.split()).replace("\\", "/").replace('"', "'")  # it cannot end the docstring that it opens
+    title = " ".join(title.split()).replace("\\", "/").replace('"', "'")  # no quote may end the docstring early
     return "\n".join(
         [
             f'"""{title}',
             "",
-            f"Written by narfx; {needs}. Load the weights that lie beside it with",
+            f"Written by narfx; {needs}. Load the weights in the same folder with",
             '``Model().load_state_dict(safetensors.torch.load_file("model.safetensors"))``.',
             '"""',
             "",
@@ -88,7 +93,7 @@ def generate(graph_module: fx.GraphModule, title: str, input_shape: tuple[int, i
 
 
 def _targets(graph_module: fx.GraphModule) -> list[str]:
-    """What the graph calls or reads, in the order of the network's parts; parts of a called module come with it."""
+    """The paths that the graph calls or reads, in the network's own order, without parts of called modules."""
     called = dict.fromkeys(str(n.target) for n in graph_module.graph.nodes if n.op == "call_module")
     read = dict.fromkeys(str(n.target) for n in graph_module.graph.nodes if n.op == "get_attr")
     alone = [name for name in read if not any(name.startswith(f"{target}.") for target in called)]
@@ -97,7 +102,7 @@ def _targets(graph_module: fx.GraphModule) -> list[str]:
 
 
 def _tied(graph_module: fx.GraphModule) -> list[tuple[str, str]]:
-    """The further names of each parameter that has several, with its first name."""
+    """(other name, first name) for each further name of a parameter that has several names."""
     first = {id(parameter): name for name, parameter in graph_module.named_parameters()}
     named = graph_module.named_parameters(remove_duplicate=False)
     return [(name, first[id(parameter)]) for name, parameter in named if first[id(parameter)] != name]
@@ -115,10 +120,10 @@ def _entry(graph_module: fx.GraphModule, name: str, imports: set[str]) -> str:
             return f"nn.Parameter({filled}, requires_grad={value.requires_grad})"
         if name not in graph_module.state_dict():
             if value.numel() > 64:
-                raise CodegenError(f"{name} is a large buffer that the state dict does not hold")
+                raise CodegenError(f"{name} is a large buffer that is not in the state dict")
             return f"torch.tensor({_literal(value.tolist())}, dtype={value.dtype}), persistent=False"
         return filled.replace("empty", "zeros")
-    raise CodegenError(f"{name} is a {type(value).__name__}, which cannot be written down")
+    raise CodegenError(f"{name} is a {type(value).__name__}, which cannot be written as source")
 
 
 def _constructor(module: nn.Module, name: str, imports: set[str]) -> str:
@@ -140,7 +145,7 @@ def _constructor(module: nn.Module, name: str, imports: set[str]) -> str:
             f"{name} ({kind.__name__}) cannot be built from its attributes: {type(error).__name__}: {error}"
         ) from error
     if not _same(module, rebuilt):
-        raise CodegenError(f"{name} ({kind.__name__}) holds state that its constructor does not give")
+        raise CodegenError(f"{name} ({kind.__name__}) holds state that its constructor does not set")
     if getattr(nn, kind.__name__, None) is kind:
         prefix = "nn."
     else:
@@ -150,7 +155,7 @@ def _constructor(module: nn.Module, name: str, imports: set[str]) -> str:
 
 
 def _written(kind: type[nn.Module], arguments: dict[str, Any]) -> str:
-    """Arguments as a person writes them: those without a default by position, as long as none is left out."""
+    """Arguments as a person writes them: required ones by position, as long as none is left out."""
     texts, by_position = [], True
     for name, parameter in list(inspect.signature(kind.__init__).parameters.items())[1:]:
         by_position &= name in arguments and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
@@ -161,7 +166,7 @@ def _written(kind: type[nn.Module], arguments: dict[str, Any]) -> str:
 
 
 def _arguments(module: nn.Module) -> dict[str, Any]:
-    """Constructor arguments read off attributes of the same name, those at their default left out."""
+    """Constructor arguments, read from attributes of the same name; those at their default are left out."""
     arguments: dict[str, Any] = {}
     for name, parameter in inspect.signature(type(module).__init__).parameters.items():
         if name in ("self", "device", "dtype") or parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -175,7 +180,7 @@ def _arguments(module: nn.Module) -> dict[str, Any]:
             continue
         same = type(value) is type(parameter.default) and value == parameter.default
         if isinstance(module, nn.modules.conv._ConvNd) and isinstance(value, tuple):
-            same = set(value) == {parameter.default}  # a convolution makes a pair of a number, a pool keeps it
+            same = set(value) == {parameter.default}  # a convolution turns a number into a pair, a pool keeps it
         if not same:
             arguments[name] = value
     return arguments
@@ -194,7 +199,7 @@ def _literal(value: Any) -> str:
 
 
 def _same(module: nn.Module, rebuilt: nn.Module) -> bool:
-    """Equal tensors' names and shapes, and equal plain attributes, all the way down."""
+    """Whether names and shapes of all tensors and all plain attributes are equal, in all submodules."""
     parts, others = dict(module.named_modules()), dict(rebuilt.named_modules())
     if parts.keys() != others.keys():
         return False
@@ -231,6 +236,6 @@ def _import(name: str, value: Any) -> str:
 
 
 def _importable(module: str) -> bool:
-    """Whether any Python would find the module: not one that stands only in ``sys.modules``, as a model file does."""
+    """Whether any Python can import the module; a model file, which is only in ``sys.modules``, is not importable."""
     name = module.partition(".")[0]
     return name != "__main__" and any(finder.find_spec(name, None) is not None for finder in sys.meta_path)

@@ -1,4 +1,4 @@
-"""Sources that are arrays: an ``.npz`` file, or a mapping with the same keys."""
+"""Sources made of arrays: an ``.npz`` file, or a mapping with the same keys."""
 
 from __future__ import annotations
 
@@ -21,10 +21,17 @@ _KEYS = ("x_train", "y_train", "x_val", "y_val", "x_test", "y_test", "class_name
 
 @dataclass(frozen=True)
 class Source:
-    """What a source holds. ``named`` is false where the classes are only the numbers of the labels.
+    """The content of a source.
 
-    ``statistics`` are the published mean and standard deviation of a known set; ``augment`` is the augmentation that
-    suits it.
+    Attributes:
+        classes: The names of the classes.
+        train: The training part.
+        val: The validation part, if the source has one.
+        test: The test part, if the source has one.
+        named: Whether the classes have names; otherwise ``classes`` are the numbers of the labels.
+        statistics: Published mean and standard deviation by channel, for images in [0, 1], if known.
+        augment: The augmentation that suits the images.
+        notes: Sentences on how the parts were made.
     """
 
     classes: tuple[str, ...]
@@ -38,24 +45,26 @@ class Source:
 
 
 def read_npz(path: Path) -> Source:
-    """An ``.npz`` with ``x_train`` and ``y_train``, and as it likes ``x_test``, ``x_val`` and ``class_names``.
+    """Read an ``.npz`` with ``x_train`` and ``y_train``, or with ``images`` and ``identity``.
 
-    Or one with ``images`` and ``identity``, see :func:`from_arrays`.
+    The parts ``test`` and ``val`` and ``class_names`` are optional; see :func:`from_arrays`.
 
     Raises:
-        UsageError: The file is no ``.npz``, needs pickle, or its arrays are not as :func:`from_arrays` wants them.
+        UsageError: The file is not an ``.npz``, needs pickle, or has wrong arrays (see :func:`from_arrays`).
     """
     where = str(path)
     try:
-        # numpy leaves a file open that it opened itself and found to be no zip.
+        # np.load(path) would leave the file open if it is not a zip file.
         with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
             arrays = {key: _array(file, key, where) for key in _KEYS if key in file.files}
             keys = file.files
     except (UsageError, OSError, MemoryError):
         raise
-    except Exception as error:  # a broken zip, a broken header and a plain .npy each raise their own kind
+    except Exception as error:  # a broken zip, a broken header and a plain .npy raise different exceptions
         raise UsageError(
-            f"{where} is no .npz of arrays, or a damaged one: write it with numpy.savez", where=where, kind="bad_npz"
+            f"{where} is not an .npz of arrays, or it is damaged: write it with numpy.savez",
+            where=where,
+            kind="bad_npz",
         ) from error
     return from_arrays(arrays, where, keys)
 
@@ -67,7 +76,7 @@ def _array(file: Any, key: str, where: str) -> NDArray[Any]:
         if "allow_pickle" not in str(error):
             raise
         raise UsageError(
-            f"{key} is an array of pickled Python objects, which are not read: save plain numbers or strings",
+            f"{key} is an array of pickled Python objects, which narfx does not read: save plain numbers or strings",
             where=where,
             kind="pickled_array",
         ) from error
@@ -77,8 +86,13 @@ def _array(file: Any, key: str, where: str) -> NDArray[Any]:
 def from_arrays(arrays: Mapping[str, Any], where: str, keys: list[str] | None = None) -> Source:
     """A source of arrays or tensors: images uint8 ``(N, H, W)`` or ``(N, H, W, C)``, labels integers ``(N,)``.
 
-    Where it has no ``x_train``, ``images`` (also ``(N, C, H, W)``) are its training part, and ``identity`` (N,), whole
-    numbers or names of any kind, gives a class to each.
+    Without ``x_train``, ``images`` (also ``(N, C, H, W)``) are the training part, and ``identity`` (N,), integers or
+    names, gives the class of each.
+
+    Args:
+        arrays: The arrays by key.
+        where: The name of the source, for messages.
+        keys: All keys of the source, for messages; default: those of ``arrays``.
 
     Raises:
         UsageError: A key is missing, an array has another shape or type, a label is negative, or a class is empty.
@@ -101,7 +115,7 @@ def _identities(arrays: Mapping[str, Any], where: str, keys: list[str]) -> Sourc
     images, people = _plain(arrays["images"]), _plain(arrays["identity"])
     if people.ndim != 1 or people.dtype.kind not in "iuUS":
         raise UsageError(
-            f"identity is {people.dtype} of shape {people.shape}: one whole number or name an image is read",
+            f"identity is {people.dtype} of shape {people.shape}: it must have one integer or name for each image",
             where=where,
             kind="label_dtype",
         )
@@ -119,8 +133,8 @@ def _identities(arrays: Mapping[str, Any], where: str, keys: list[str]) -> Sourc
 def _missing(key: str, where: str, keys: list[str]) -> UsageError:
     found = ", ".join(keys) or "nothing"
     return UsageError(
-        f"{key} is missing: x_train, y_train and, if there are any, x_test, y_test are read, or images and identity; "
-        f"found {found}",
+        f"{key} is missing: give x_train and y_train (optional: x_test and y_test), or images and identity; found "
+        f"{found}",
         where=where,
         kind="missing_key",
     )
@@ -134,13 +148,13 @@ def _part(arrays: Mapping[str, Any], x: str, y: str, where: str, keys: list[str]
             raise _missing(key, where, keys)
     images, labels = _plain(arrays[x]), _plain(arrays[y])
     if images.dtype != np.uint8:
-        raise UsageError(f"{x} is {images.dtype}: uint8 from 0 to 255 is read", where=where, kind="image_dtype")
+        raise UsageError(f"{x} is {images.dtype}: images must be uint8, from 0 to 255", where=where, kind="image_dtype")
     if images.ndim not in (3, 4) or 0 in images.shape[1:]:
         raise UsageError(
-            f"{x} has the shape {images.shape}: (N, H, W) or (N, H, W, C) is read", where=where, kind="image_shape"
+            f"{x} has the shape {images.shape}: it must be (N, H, W) or (N, H, W, C)", where=where, kind="image_shape"
         )
     if len(images) == 0:
-        raise UsageError(f"{x} holds no images", where=where, kind="empty_data")
+        raise UsageError(f"{x} has no images: give at least one", where=where, kind="empty_data")
     return ArrayPart(images[..., None] if images.ndim == 3 else images, _labels(labels, y, len(images), where))
 
 
@@ -150,19 +164,25 @@ def _plain(value: Any) -> NDArray[Any]:
 
 def _labels(labels: NDArray[Any], key: str, count: int, where: str) -> IntArray:
     if labels.dtype.kind not in "iu":
-        raise UsageError(f"{key} is {labels.dtype}: labels are integers 0, 1, 2, ...", where=where, kind="label_dtype")
+        raise UsageError(
+            f"{key} is {labels.dtype}: labels must be integers 0, 1, 2, ...", where=where, kind="label_dtype"
+        )
     if labels.shape not in ((count,), (count, 1)):
         raise UsageError(
-            f"{key} has the shape {labels.shape} where there are {count} images: it must be ({count},)",
+            f"{key} has the shape {labels.shape} for {count} images: it must be ({count},)",
             where=where,
             kind="label_shape",
         )
     if labels.min() < 0:
         raise UsageError(
-            f"{key} holds the label {labels.min()}: labels are 0, 1, 2, ...", where=where, kind="label_range"
+            f"{key} has the label {labels.min()}: labels must be 0, 1, 2, ...", where=where, kind="label_range"
         )
     if labels.max() > np.iinfo(np.int32).max:
-        raise UsageError(f"{key} holds the label {labels.max()}, which is no class", where=where, kind="label_range")
+        raise UsageError(
+            f"{key} has the label {labels.max()}, which is too large: labels must be 0, 1, 2, ...",
+            where=where,
+            kind="label_range",
+        )
     return labels.reshape(-1).astype(np.int64)
 
 
@@ -170,13 +190,15 @@ def _names(value: Any, where: str) -> tuple[str, ...]:
     names = np.asarray(value)
     if names.ndim != 1 or names.dtype.kind not in "US" or len(set(names.tolist())) != len(names):
         raise UsageError(
-            "class_names must be one row of distinct strings, one for each class", where=where, kind="class_names"
+            "class_names must be a one-dimensional array of distinct strings, one for each class",
+            where=where,
+            kind="class_names",
         )
     return tuple(name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names.tolist())
 
 
 def number_classes(labels: IntArray, names: tuple[str, ...] | None, where: str) -> tuple[str, ...]:
-    """The classes of a training part; without names they are called by their numbers.
+    """The class names of a training part; without ``names`` they are the numbers of the labels.
 
     Raises:
         UsageError: A label has no name, or a class has no training image.
@@ -184,7 +206,7 @@ def number_classes(labels: IntArray, names: tuple[str, ...] | None, where: str) 
     present = np.unique(labels)
     if names is not None and present[-1] >= len(names):
         raise UsageError(
-            f"there are {len(names)} class names, but the labels go up to {present[-1]}",
+            f"there are {len(names)} class names, but the labels go up to {present[-1]}: give a name for each class",
             where=where,
             kind="class_names",
         )
@@ -193,7 +215,7 @@ def number_classes(labels: IntArray, names: tuple[str, ...] | None, where: str) 
         gap = int(np.argmax(np.append(present, -1) != np.arange(len(present) + 1)))
         called = "" if names is None else f" ({names[gap]})"
         raise UsageError(
-            f"class {gap}{called} of {count} has no training image: number the classes 0, 1, 2, ... without a gap",
+            f"class {gap}{called} of {count} has no training image: number the classes 0, 1, 2, ... without gaps",
             where=where,
             kind="class_without_images",
         )

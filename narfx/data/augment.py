@@ -1,6 +1,6 @@
-"""Augmentation of whole batches of uint8 images, where they live.
+"""Augmentation of whole batches of uint8 images, on their device.
 
-The random draws are made on the CPU from an explicit generator, so that a GPU sees the same images as a CPU.
+Random numbers are drawn on the CPU from an explicit generator, so a GPU gets the same images as a CPU.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ def check_augmentation(name: str) -> None:
     """
     if name not in AUGMENTATIONS:
         raise UsageError(
-            f"unknown augmentation {name!r}: there are {', '.join(AUGMENTATIONS)}", where="--augment",
+            f"unknown augmentation {name!r}: choose from {', '.join(AUGMENTATIONS)}", where="--augment",
             kind="unknown_augmentation",
         )  # fmt: skip
 
 
 def augment_images(images: torch.Tensor, name: str, generator: torch.Generator) -> torch.Tensor:
-    """Augment uint8 ``(B, C, H, W)``; every sample has draws of its own."""
+    """Augment uint8 ``(B, C, H, W)``; every sample gets its own random draws."""
     if "crop" in name:
         images = _crop(images, generator)
     if "flip" in name:
@@ -38,13 +38,13 @@ def augment_images(images: torch.Tensor, name: str, generator: torch.Generator) 
 
 
 def _crop(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Pad each border with black by an eighth of the side (4 pixels of 32), and cut the old size out anywhere."""
+    """Pad each border with black by an eighth of the side (4 of 32 pixels), and crop to the old size at random."""
     batch, _, height, width = images.shape
     down, across = height // 8, width // 8
     top = torch.randint(2 * down + 1, (batch,), generator=generator).to(images.device)
     left = torch.randint(2 * across + 1, (batch,), generator=generator).to(images.device)
     padded = functional.pad(images, (across, across, down, down))
-    # All possible crops as one view without a copy; indexing copies the one that each sample drew.
+    # All possible crops as one view without a copy; indexing copies only the chosen one of each sample.
     crops = padded.unfold(2, height, 1).unfold(3, width, 1)
     return crops[torch.arange(batch, device=images.device), :, top, left]
 

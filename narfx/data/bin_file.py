@@ -1,9 +1,9 @@
-"""InsightFace's ``.bin`` of verification pairs: a pickle, read so that nothing in it can run.
+"""InsightFace's ``.bin`` of verification pairs: a pickle, read in a way that cannot run code.
 
-The file is a pickle of (2 N encoded images, N flags "same person"), often written by Python 2. Two walls stand before
-it. The opcodes are scanned first, against the few that such a file needs: no dictionaries, no instances, no extension
-codes, and no index of the memo beyond the file's own length, which would cost memory at will. Then an unpickler
-resolves names to constructors of its own alone: not one object of numpy's or Python's that the file names is reached.
+The file is a pickle of (2 N encoded images, N flags "same person"), often written by Python 2. It is guarded twice.
+First the opcodes are scanned: only the few that such a file needs are allowed (no dictionaries, instances or extension
+codes), and no memo index beyond the file's length, which could exhaust memory. Then an unpickler resolves all names to
+constructors in this module, so the file cannot reach any object of numpy or Python.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from narfx.errors import UsageError
 
 __all__ = ["read_bin"]
 
-# How an opcode's argument is stored: of so many bytes, as so many lines, or behind a count of so many bytes.
+# How an opcode's argument is stored: a fixed number of bytes, a number of lines, or a length field of n bytes first.
 _FIXED = {
     **dict.fromkeys(b"(.012N]aelt)Rb\x85\x86\x87\x88\x89\x93\x94", 0),
     **dict.fromkeys(b"Khq\x80", 1),
@@ -36,14 +36,17 @@ _NUMBERS = ("b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8")
 
 
 class _RefusedError(Exception):
-    """What a file of pairs never needs; the text says what it was."""
+    """The file has something that no file of pairs needs; the text names it."""
 
 
 def read_bin(path: Path) -> tuple[list[bytes], list[bool]]:
-    """The encoded images of a ``.bin``, two a pair, and whether each pair shows one person.
+    """Read a ``.bin`` of pairs; no code in it is ever run.
+
+    Returns:
+        The encoded images, two for each pair, and for each pair whether it shows one person.
 
     Raises:
-        UsageError: The file is missing, cut short, holds something else, or asks for code to be run; none is.
+        UsageError: The file is missing, truncated, not a file of pairs, or tries to run code.
     """
     try:
         content = path.read_bytes()
@@ -56,13 +59,13 @@ def read_bin(path: Path) -> tuple[list[bytes], list[bool]]:
         value = _Unpickler(content).load()
     except _RefusedError as error:
         raise UsageError(
-            f"{path} holds {error}, which no file of pairs needs: nothing of it was run or read",
+            f"{path} contains {error}, which no file of pairs needs: it may be an attack and was not read",
             where=str(path),
             kind="hostile_pickle",
         ) from error
-    except Exception as error:  # a damaged pickle raises whatever its last opcode met
+    except Exception as error:  # a damaged pickle can raise any exception
         raise UsageError(
-            f"{path} is no .bin of pairs, or it is cut short: a pickle of (encoded images, flags) is read",
+            f"{path} is not a .bin of pairs, or it is truncated: it must be a pickle of (encoded images, flags)",
             where=str(path),
             kind="bad_bin",
         ) from error
@@ -70,10 +73,10 @@ def read_bin(path: Path) -> tuple[list[bytes], list[bool]]:
 
 
 def _scan(content: bytes) -> None:
-    """Walk over all opcodes without obeying one.
+    """Walk over all opcodes without executing any.
 
     Raises:
-        _RefusedError: An opcode that is not in the tables, or an index of the memo that the file cannot need.
+        _RefusedError: An opcode is not in the tables, or a memo index is larger than the file can need.
         ValueError: The pickle does not end.
     """
     position, steps, end = 0, 0, len(content)
@@ -93,7 +96,7 @@ def _scan(content: bytes) -> None:
         if opcode in _PUTS:
             index = int(content[start:position]) if opcode == ord("p") else _little(content[start:position])
             if index > steps:
-                raise _RefusedError(f"an entry {index} of the memo after {steps} opcodes")
+                raise _RefusedError(f"the memo index {index} after {steps} opcodes")
         if opcode == ord("."):
             return
     raise ValueError("the pickle has no end")
@@ -104,17 +107,17 @@ def _little(number: bytes) -> int:
 
 
 class _Name:
-    """A name that may stand in the file as an argument, and can neither be called nor changed."""
+    """A name that the file may use as an argument; it cannot be called or changed."""
 
     __slots__ = ()
 
     def __setstate__(self, state: object) -> None:
         # Without this method BUILD would set any attribute.
-        raise _RefusedError("a state for something that has none")
+        raise _RefusedError("a state for an object that has none")
 
 
 class _Constructor(_Name):
-    """A name that may be called; what is called is a function of this file."""
+    """A name that the file may call; the call runs a function of this module."""
 
     __slots__ = ("_make",)
 
@@ -126,7 +129,7 @@ class _Constructor(_Name):
 
 
 class _DType:
-    """A number type: one of numpy's booleans and integers."""
+    """A dtype: one of numpy's booleans and integers."""
 
     def __init__(self, name: Any, *_: Any) -> None:
         text = _text(name)
@@ -139,7 +142,7 @@ class _DType:
 
 
 class _Array:
-    """A numpy array of bytes or booleans; its content is the file's own, not copied."""
+    """A numpy array of bytes or booleans; its content is not copied from the file."""
 
     def __init__(self) -> None:
         self.shape: tuple[int, ...] = (0,)
@@ -155,7 +158,7 @@ class _Array:
         sizes = [int(size) for size in shape]
         most = len(content) if isinstance(content, (bytes, bytearray)) else -1
         if len(sizes) > 4 or any(not 0 <= size <= most for size in sizes) or math.prod(sizes) != most:
-            raise ValueError("an array whose shape is not that of its content")
+            raise ValueError("an array whose shape does not match its content")
         self.shape, self.content = tuple(sizes), content
         return self
 
@@ -166,13 +169,13 @@ def _text(value: Any) -> str:
 
 def _scalar(kind: Any, content: Any) -> int | bool:
     if not isinstance(kind, _DType) or not isinstance(content, bytes):
-        raise ValueError("a number without a type or a content")
+        raise ValueError("a number without a dtype or content")
     value: int | bool = np.frombuffer(content, np.dtype(kind.order + kind.name), count=1)[0].item()
     return value
 
 
 class _Unpickler(pickle.Unpickler):
-    """Names lead to constructors of this file, and what these make in all is no larger than the file."""
+    """An unpickler that resolves names to constructors of this module and limits their output to the file's size."""
 
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content), fix_imports=False, encoding="bytes")
@@ -190,39 +193,39 @@ class _Unpickler(pickle.Unpickler):
         }
 
     def find_class(self, module: str, name: str) -> Any:
-        """The stand-in for a name; ``_RefusedError`` for all that has none."""
+        """The constructor for a name; ``_RefusedError`` for any other name."""
         found = self._names.get((module, name))
         if found is None:
             raise _RefusedError(f"the name {module[:60]}.{name[:60]}".encode("ascii", "backslashreplace").decode())
         return found
 
     def _encode(self, text: Any, encoding: Any) -> bytes:
-        """How Python 3 writes bytes for Python 2; repeated from the memo, it could fill any memory."""
+        """Bytes as Python 3 writes them for Python 2; limited, because a repeated call could exhaust memory."""
         self._left -= len(text)
         if self._left < 0 or _text(encoding) not in ("latin1", "latin-1"):
-            raise _RefusedError("texts that are encoded again and again, or otherwise than images are")
+            raise _RefusedError("texts that are encoded repeatedly, or not as latin-1")
         return str(text).encode("latin-1")
 
 
 def _checked(value: Any, path: Path) -> tuple[list[bytes], list[bool]]:
     def wrong(what: str) -> UsageError:
         return UsageError(
-            f"{path} {what}: a .bin holds two encoded images a pair and one flag", where=str(path), kind="bad_bin"
+            f"{path} {what}: a .bin has two encoded images and one flag for each pair", where=str(path), kind="bad_bin"
         )
 
     if not isinstance(value, (tuple, list)) or len(value) != 2:
-        raise wrong("holds no pair of images and flags")
+        raise wrong("is not a pair (images, flags)")
     images, flags = value
     if isinstance(flags, _Array):
         flags = list(flags.content)
     if not isinstance(images, (list, tuple)) or not isinstance(flags, (list, tuple)):
-        raise wrong("holds no lists of images and flags")
+        raise wrong("has no lists of images and flags")
     if any(not isinstance(flag, int) or flag not in (0, 1) for flag in flags):
         raise wrong("has a flag that is neither true nor false")
     encoded = [image.content if isinstance(image, _Array) and len(image.shape) == 1 else image for image in images]
     if any(not isinstance(image, (bytes, bytearray)) for image in encoded):
-        raise wrong("has an image that is no byte string")
+        raise wrong("has an image that is not a byte string")
     if len(encoded) != 2 * len(flags) or not flags:
         raise wrong(f"has {len(encoded)} images and {len(flags)} flags")
-    once = {id(image): bytes(image) for image in encoded}  # one image may stand in many pairs
+    once = {id(image): bytes(image) for image in encoded}  # one image may be in many pairs
     return [once[id(image)] for image in encoded], [bool(flag) for flag in flags]

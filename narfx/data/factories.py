@@ -1,4 +1,4 @@
-"""A source made by the user's own code: ``package.module:factory`` or ``file.py:factory``."""
+"""Sources from the user's own code: ``package.module:factory`` or ``file.py:factory``."""
 
 from __future__ import annotations
 
@@ -19,32 +19,40 @@ __all__ = ["read_factory"]
 
 
 def read_factory(ref: DataRef, shape: Shape, limit: int) -> Source:
-    """Call the factory that a source of kind ``file`` or ``module`` names and read what it returns.
+    """Call the factory that a source of kind ``file`` or ``module`` names and read its result.
 
-    That is a mapping with the keys of an ``.npz`` source, or a pair (train, test or ``None``) of map-style data sets
-    that yield (image, label). Data sets are read once from end to end, because only their items tell their labels;
-    fitted images that take no more than ``limit`` bytes are kept, others are read again when needed.
+    The result is a mapping with the keys of an ``.npz`` source, or a pair (train, test or ``None``) of map-style data
+    sets that yield (image, label). Data sets are read once completely, because only their items have the labels.
+
+    Args:
+        ref: The reference to the factory, a callable without arguments.
+        shape: The network's input (C, H, W).
+        limit: Fitted images are kept if they need at most this many bytes; otherwise they are read again when needed.
 
     Raises:
         UsageError: The code cannot be imported, fails, or returns something else.
     """
     source, place, name, is_file = str(ref), ref.place, ref.name, ref.kind == "file"
     if is_file and not Path(place).is_file():
-        raise UsageError(f"there is no file {place}", where=source, kind="missing_data")
+        raise UsageError(f"there is no file {place}: check the path", where=source, kind="missing_data")
     with importable(Path(place).resolve().parent if is_file else Path.cwd(), siblings=is_file):
         with user_code(f"cannot import {place}", where=source, kind="import_failed"):
             module = execute_file(Path(place)) if is_file else import_module(place)
         factory = attribute(module, name, place)
         if not callable(factory):
-            raise UsageError(f"{name} in {place} cannot be called", where=source, kind="factory_not_callable")
+            raise UsageError(
+                f"{name} in {place} cannot be called: name a function without arguments",
+                where=source,
+                kind="factory_not_callable",
+            )
         with user_code(f"{name} in {place} failed", where=source, kind="factory_failed"):
             result = factory()
         if isinstance(result, Mapping):
             return from_arrays(result, source)
         if not isinstance(result, (tuple, list)) or len(result) != 2:
             raise UsageError(
-                f"{name} returns {_kind(result)}: a mapping of arrays x_train, y_train, x_test, y_test or a pair of "
-                "data sets (train, test) is read",
+                f"{name} returns {_kind(result)}: it must return a mapping of arrays x_train, y_train, x_test, y_test, "
+                "or a pair of data sets (train, test)",
                 where=source,
                 kind="factory_result",
             )
@@ -60,14 +68,14 @@ def _from_data_sets(train: Any, test: Any, source: str, shape: Shape, limit: int
     for name, part in sets.items():
         if not (hasattr(part, "__getitem__") and hasattr(part, "__len__")) or isinstance(part, (str, dict)):
             raise UsageError(
-                f"the {name} part is {_kind(part)}: a data set with a length and items (image, label) is read",
+                f"the {name} part is {_kind(part)}: it must be a data set with a length and items (image, label)",
                 where=source,
                 kind="factory_result",
             )
         if len(part) == 0:
-            raise UsageError(f"the {name} part holds no images", where=source, kind="empty_data")
+            raise UsageError(f"the {name} part has no images", where=source, kind="empty_data")
     if "train" not in sets:
-        raise UsageError("the train part is None", where=source, kind="factory_result")
+        raise UsageError("the train part is None: return a data set", where=source, kind="factory_result")
     small = sum(map(len, sets.values())) * int(np.prod(shape)) <= limit
     parts = {name: _read_items(part, name, source, shape, small) for name, part in sets.items()}
     names = _class_names(train)
@@ -76,7 +84,7 @@ def _from_data_sets(train: Any, test: Any, source: str, shape: Shape, limit: int
 
 
 def _class_names(data_set: Any) -> tuple[str, ...] | None:
-    """Torchvision's convention: an attribute ``classes``."""
+    """The class names in the attribute ``classes``, torchvision's convention."""
     names = getattr(data_set, "classes", None)
     if isinstance(names, (list, tuple)) and names and all(isinstance(name, str) for name in names):
         return tuple(names)
@@ -114,7 +122,7 @@ def _label(value: Any) -> int:
     if isinstance(value, (torch.Tensor, np.ndarray)):
         value = value.item()
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
-        raise ValueError(f"its label is {value!r}, where an integer 0, 1, 2, ... is read")
+        raise ValueError(f"its label is {value!r}: labels must be integers 0, 1, 2, ...")
     if not 0 <= value <= np.iinfo(np.int32).max:
-        raise ValueError(f"its label is {value}: labels are 0, 1, 2, ...")
+        raise ValueError(f"its label is {value}: labels must be 0, 1, 2, ...")
     return int(value)

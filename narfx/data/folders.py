@@ -1,4 +1,4 @@
-"""An image folder as a source: a folder a class, in parts or in one."""
+"""Image folders as sources: one folder for each class, with or without parts."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ _PARTS = ("train", "val", "test")
 
 
 def read_folder(root: Path) -> Source:
-    """``ROOT/train/CLASS/*.jpg`` with ``ROOT/val`` and ``ROOT/test`` where there are any, or ``ROOT/CLASS/*.jpg``.
+    """Read ``ROOT/train/CLASS/*.jpg`` with optional ``ROOT/val`` and ``ROOT/test``, or ``ROOT/CLASS/*.jpg``.
 
-    Classes are the names of the folders in the order of their characters, as torchvision's ``ImageFolder`` numbers
-    them. Without ``train`` all images are the training part, and there is no test part.
+    The classes are the sorted names of the folders, as in torchvision's ``ImageFolder``. Without ``train`` all images
+    are the training part, and there is no test part.
 
     Raises:
-        UsageError: No class folder, a class folder without images, or parts whose classes differ.
+        UsageError: There is no class folder, a class folder has no images, or the classes of the parts differ.
     """
     folders = set(_folders(root))
-    # A folder "train" that holds images and no folders is a class of trains, if other classes stand beside it.
+    # A folder "train" with images and without subfolders is a class of trains, if there are other classes.
     if "train" not in folders or not (_folders(root / "train") or folders <= set(_PARTS)):
         if folders and folders <= {"val", "test"}:
             raise UsageError(
-                f"{root} has no folder train beside {' and '.join(sorted(folders))}",
+                f"{root} has {' and '.join(sorted(folders))}, but no folder train: add one",
                 where=str(root),
                 kind="no_train_part",
             )
@@ -65,9 +65,9 @@ def _images(folder: Path) -> list[Path]:
 def _part(root: Path) -> FilePart:
     classes = _folders(root)
     if not classes:
-        what = "images but no folders of classes" if _images(root) else "no images"
+        what = "images but no class folders" if _images(root) else "no images"
         raise UsageError(
-            f"{root} holds {what}: one folder a class is read, such as {root}/cat/1.jpg",
+            f"{root} has {what}: make one folder for each class, for example {root}/cat/1.jpg",
             where=str(root),
             kind="empty_data",
         )
@@ -77,7 +77,7 @@ def _part(root: Path) -> FilePart:
         images = _images(root / name)
         if not images:
             raise UsageError(
-                f"the class folder {root / name} holds no image ({', '.join(sorted(SUFFIXES))}): fill or remove it",
+                f"the class folder {root / name} has no image ({', '.join(sorted(SUFFIXES))}): fill or remove it",
                 where=str(root / name),
                 kind="class_without_images",
             )
@@ -90,8 +90,10 @@ def _agree(train: list[str], other: list[str], where: Path) -> None:
     if train == other:
         return
     extra, lacking = sorted(set(other) - set(train)), sorted(set(train) - set(other))
-    told = [f"{', '.join(extra[:5])} only there"] if extra else []
-    told += [f"{', '.join(lacking[:5])} only in train"] if lacking else []
+    found = [f"{', '.join(extra[:5])} only in {where.name}"] if extra else []
+    found += [f"{', '.join(lacking[:5])} only in train"] if lacking else []
     raise UsageError(
-        f"the classes of {where} differ from those of train: {'; '.join(told)}", where=str(where), kind="classes_differ"
+        f"the classes of {where} differ from those of train ({'; '.join(found)}): give all parts the same classes",
+        where=str(where),
+        kind="classes_differ",
     )

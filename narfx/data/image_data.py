@@ -1,6 +1,6 @@
-"""Image data for classification: from a source to normalised batches, each step fixed by a seed.
+"""Image data for classification: from a source to normalised batches; a seed decides every random step.
 
-The validation part comes out of the training part, never out of the test part, or from a source of its own.
+The validation part is split off the training part, or comes from its own source; it is never part of the test part.
 """
 
 from __future__ import annotations
@@ -31,9 +31,18 @@ _MEMORY = 2 * 1024**3
 class ImageData:
     """A data set fitted to a network.
 
-    ``mean`` and ``std`` are per channel of the network, for images in [0, 1]. ``notes`` say in words what was done to
-    the data. ``val_from_train`` is true where validation images were split off the training part, which weights
-    trained elsewhere may have seen. ``augment`` is the augmentation that suits the images.
+    Attributes:
+        name: The source.
+        classes: The names of the classes.
+        mean: Mean of each channel of the network, for images in [0, 1].
+        std: Standard deviation of each channel of the network, for images in [0, 1].
+        train: The training part.
+        val: The validation part.
+        test: The test part, if there is one.
+        notes: Sentences on what was done to the data.
+        val_from_train: Whether the validation images were split off the training part; weights that were trained
+            elsewhere may have seen them.
+        augment: The augmentation that suits the images.
     """
 
     name: str
@@ -49,7 +58,7 @@ class ImageData:
 
     @property
     def short_name(self) -> str:
-        """The source without folders: what a file may hold that goes elsewhere."""
+        """The source without folders, for files that leave this machine."""
         return ":".join(Path(part).name or part for part in self.name.split(":"))
 
 
@@ -58,29 +67,34 @@ def load_data(
     val_data: str | None = None, val_fraction: float = 0.1, device: str | torch.device = "cpu", memory: int = _MEMORY,
     repeat_grey: bool = True, normalise: Normalisation | None = None,
 ) -> ImageData:  # fmt: skip
-    """Read ``source``, take the fraction of its training part, split validation off, fit the images to the network.
+    """Read ``source``, take a fraction of its training part, split off validation, and fit images to the network.
 
-    Sources: ``digits`` (scikit-learn's); a folder ``ROOT/train/CLASS/*`` with ``ROOT/val`` and ``ROOT/test`` where
-    there are any, or ``ROOT/CLASS/*``; a ``.tar`` of that; an ``.npz`` with ``x_train, y_train, x_test, y_test``
-    (uint8, channels last), or with ``images`` and ``identity``;
-    ``torchvision:NAME:ROOT``; ``package.module:factory`` or ``file.py:factory``, a callable without arguments that
-    returns a mapping with the keys of the ``.npz``, or a pair (train, test) of data sets of (image, label).
+    Sources:
+
+    - ``digits`` (scikit-learn's);
+    - a folder ``ROOT/train/CLASS/*`` with optional ``ROOT/val`` and ``ROOT/test``, or ``ROOT/CLASS/*``;
+    - a ``.tar`` of ``CLASS/*``;
+    - an ``.npz`` with ``x_train, y_train, x_test, y_test`` (uint8, channels last), or with ``images`` and ``identity``;
+    - ``torchvision:NAME:ROOT``;
+    - ``package.module:factory`` or ``file.py:factory``, a callable without arguments that returns a mapping with the
+      keys of the ``.npz``, or a pair (train, test) of data sets of (image, label).
 
     Args:
         source: One of the forms above.
-        input_shape: The network's (C, H, W). Images are resized to H and W (antialiased bilinear, the aspect ratio
-            is not kept); grey is repeated to C channels, colour becomes luminance where C is 1.
+        input_shape: The network's (C, H, W). Images are resized to H and W (antialiased bilinear, without keeping the
+            aspect ratio). Grey images are repeated to C channels; colour becomes luminance if C is 1.
         seed: Decides the subset and the validation part.
-        fraction: The share of the training part that is used, by class; one tenth is the NAR paper's proxy.
-        val_data: A source whose training part, or folder of classes, is the validation part.
-        val_fraction: The share of each class that is held out where the source has no validation part.
-        device: Where images live that fit in memory, and where batches are made.
-        memory: How many bytes of uint8 images, all parts together, are kept in memory; more are read for each batch.
-        repeat_grey: Whether a network of several channels takes grey images.
-        normalise: The mean and standard deviation, where they are not those of the data.
+        fraction: The share of the training part to use, stratified by class; one tenth is the NAR paper's proxy.
+        val_data: A source whose training part is the validation part.
+        val_fraction: The share of each class that is held out if there is no validation part.
+        device: The device of batches, and of all images if they fit in memory.
+        memory: Images are kept in memory if they need at most this many bytes as uint8, all parts together; otherwise
+            they are read for each batch.
+        repeat_grey: Whether a network with several channels accepts grey images.
+        normalise: Mean and standard deviation to use instead of those of the data.
 
     Raises:
-        UsageError: An argument, the source or what it holds is not as it should be.
+        UsageError: An argument, the source or its content is wrong.
     """
     _check_arguments(source, input_shape, seed, fraction, val_data, val_fraction)
     place = torch.device(device)
@@ -93,12 +107,13 @@ def load_data(
     labels, notes = found.train.labels, []
     chosen = subset(labels, fraction, seed, least=2 if held is None else 1)
     if len(chosen) < len(labels):
-        notes.append(f"training part: {len(chosen)} of {len(labels)} images, by class, seed {seed}")
+        notes.append(f"training part: {len(chosen)} of {len(labels)} images, stratified by class, seed {seed}")
     if held is None:
         chosen, out = hold_out(labels, chosen, val_fraction, seed, found.classes, source)
         val = make_split(found.train, out, input_shape, place, in_memory)
         notes.append(
-            f"validation: {100 * val_fraction:g} % of the training part, {len(out)} images, by class, seed {seed}"
+            f"validation: {100 * val_fraction:g} % of the training part, {len(out)} images, stratified by class, "
+            f"seed {seed}"
         )
     else:
         val = _whole(held, input_shape, place, in_memory)
@@ -108,7 +123,7 @@ def load_data(
     mean, std, note = (*normalise, "") if normalise is not None else normalisation(found, train, input_shape)
     notes += [*found.notes, *_fitting(parts, input_shape), *([note] if note else [])]
     if not in_memory:
-        notes.append("images are read for each batch, they are too many to be kept in memory")
+        notes.append("images are read for each batch, because they do not fit in the memory limit")
     return ImageData(
         source, found.classes, mean, std, train, val, test, tuple(notes), held is None, found.augment
     )  # fmt: skip
@@ -118,29 +133,35 @@ def _check_arguments(
     source: str, shape: Shape, seed: int, fraction: float, val_data: str | None, val_fraction: float
 ) -> None:
     if len(shape) != 3 or min(shape) < 1:
-        raise UsageError(f"the input {shape} is not (channels, height, width)", where="--input", kind="input_shape")
+        raise UsageError(
+            f"the input is {shape}: it must be (channels, height, width), three positive integers",
+            where="--input",
+            kind="input_shape",
+        )
     if seed < 0:
-        raise UsageError(f"the seed is {seed}: seeds are 0, 1, 2, ...", where="--seed", kind="seed")
+        raise UsageError(f"the seed is {seed}: it must be 0, 1, 2, ...", where="--seed", kind="seed")
     if not 0 < fraction <= 1:
         raise UsageError(
-            f"the data fraction is {fraction}: it is above 0 and at most 1", where="--data-fraction", kind="fraction"
+            f"the data fraction is {fraction}: it must be above 0 and at most 1",
+            where="--data-fraction",
+            kind="fraction",
         )
     if not 0 < val_fraction < 1:
         raise UsageError(
-            f"the validation fraction is {val_fraction}: it lies between 0 and 1",
+            f"the validation fraction is {val_fraction}: it must be between 0 and 1",
             where="--val-fraction",
             kind="fraction",
         )
     if val_data == source:
         raise UsageError(
-            "the validation data are the training data: name other data, or leave --val-data out to hold some out",
+            "the validation data are the training data: name other data, or leave out --val-data to split some off",
             where="--val-data",
             kind="validation_is_training",
         )
 
 
 def _validation_source(found: Source, val_data: str | None, shape: Shape, memory: int) -> Part | None:
-    """The validation part that the user or the source gives; ``None`` where it has to come out of the training part."""
+    """The validation part of the user or of the source; ``None`` if it must be split off the training part."""
     for part, name in ((found.val, "validation"), (found.test, "test")):
         if part is not None:
             _check_labels(part, found.classes, name)
@@ -150,11 +171,11 @@ def _validation_source(found: Source, val_data: str | None, shape: Shape, memory
     if found.named and other.named and found.classes != other.classes:
         extra = [name for name in other.classes if name not in found.classes]
         lacking = [name for name in found.classes if name not in other.classes]
-        told = [f"{', '.join(extra[:5])} only there"] if extra else []
-        told += [f"{', '.join(lacking[:5])} only in the training data"] if lacking else []
+        listed = [f"{', '.join(extra[:5])} only in the validation data"] if extra else []
+        listed += [f"{', '.join(lacking[:5])} only in the training data"] if lacking else []
         raise UsageError(
-            f"the classes of {val_data} differ from those of the training data: "
-            f"{'; '.join(told) or 'they stand in another order'}",
+            f"the classes of {val_data} differ from those of the training data "
+            f"({'; '.join(listed) or 'they have another order'}): give both the same classes",
             where=val_data,
             kind="classes_differ",
         )
@@ -166,7 +187,8 @@ def _check_labels(part: Part, classes: tuple[str, ...], name: str) -> None:
     unknown = np.setdiff1d(part.labels, np.arange(len(classes)))
     if len(unknown):
         raise UsageError(
-            f"the {name} part has the label {unknown[0]}, but the training part only 0 to {len(classes) - 1}",
+            f"the {name} part has the label {unknown[0]}, but the training part only 0 to {len(classes) - 1}: remove "
+            "these images, or add the class to the training part",
             where=name,
             kind="classes_differ",
         )
@@ -177,7 +199,10 @@ def _whole(part: Part, shape: Shape, device: torch.device, in_memory: bool) -> S
 
 
 def normalisation(found: Source, train: Split, shape: Shape) -> tuple[tuple[float, ...], tuple[float, ...], str]:
-    """Mean and standard deviation by channel: published ones, else those of the training part; and which, in words."""
+    """Mean and standard deviation of each channel for images in [0, 1], and a note on where they come from.
+
+    Published values are used if there are any, otherwise those of the training part.
+    """
     if found.statistics is not None:
         mean, std = found.statistics
         if len(mean) in (1, shape[0]):
@@ -188,7 +213,7 @@ def normalisation(found: Source, train: Split, shape: Shape) -> tuple[tuple[floa
 
 
 def _fitting(parts: Sequence[Part], shape: Shape) -> list[str]:
-    """What was done to the images, in words."""
+    """Notes on what was done to the images."""
     channels, height, width = shape
     notes = []
     sizes = sorted({size for part in parts for size in part.sizes})
@@ -211,12 +236,12 @@ def batches(
 
     Args:
         split: A part of ``data``.
-        batch_size: Images in a batch.
-        data: Whose mean and standard deviation normalise.
-        seed: Shuffles and augments; the order is the split's own without one.
+        batch_size: Images per batch.
+        data: Its mean and standard deviation normalise the images.
+        seed: Seed of shuffling and augmentation; without it the split's own order is kept.
         augment: ``none``, ``crop``, ``flip`` or ``crop-flip``; all but ``none`` need a seed.
-        drop_last: Leave a last batch out that is smaller than ``batch_size``.
-        limit: At most so many images.
+        drop_last: Whether to leave out a last batch that is smaller than ``batch_size``.
+        limit: The largest number of images.
 
     Raises:
         UsageError: The augmentation is unknown, or the batch size is below 1.
@@ -233,10 +258,12 @@ def ordered_batches(
     split: Split, order: torch.Tensor, batch_size: int, *, data: ImageData, augment: str = "none",
     generator: torch.Generator | None = None, drop_last: bool = False,
 ) -> Iterator[Batch]:  # fmt: skip
-    """As :func:`batches`, over the indices ``order`` of the split."""
+    """As :func:`batches`, over the given indices ``order`` of the split."""
     check_augmentation(augment)
     if batch_size < 1:
-        raise UsageError(f"the batch size is {batch_size}: it is at least 1", where="--batch-size", kind="batch_size")
+        raise UsageError(
+            f"the batch size is {batch_size}: it must be at least 1", where="--batch-size", kind="batch_size"
+        )
     if augment != "none" and generator is None:
         raise ValueError(f"the augmentation {augment!r} needs a seed")
     chunks = [chunk for chunk in torch.split(order, batch_size) if len(chunk)]
@@ -256,5 +283,5 @@ def _prepared(
             )
         if generator is not None:
             images = augment_images(images, augment, generator)
-        # The order of the memory must not depend on the augmentation: kernels and their rounding follow it.
+        # The memory order must not depend on the augmentation, because kernels and their rounding depend on it.
         yield images.float().contiguous().sub_(mean).div_(std), split.labels[indices].to(images.device)

@@ -1,4 +1,4 @@
-"""Pairs of faces to verify: InsightFace's ``.bin``, or an image folder and a list such as LFW's ``pairs.txt``."""
+"""Pairs of faces for verification: InsightFace's ``.bin``, or an image folder and a list like LFW's ``pairs.txt``."""
 
 from __future__ import annotations
 
@@ -19,10 +19,15 @@ __all__ = ["Pairs", "read_pairs"]
 
 @dataclass(frozen=True)
 class Pairs:
-    """Pairs of images in the order of their folds.
+    """P pairs of images in the order of their folds.
 
-    ``first`` and ``second`` (P,) are indices into ``images``, ``same`` (P,) says which show one person, and ``folds``
-    is the number of folds that the list itself names, if it does.
+    Attributes:
+        name: The name of the list.
+        images: All distinct images.
+        first: (P,) indices into ``images``.
+        second: (P,) indices into ``images``.
+        same: (P,) whether a pair shows one person.
+        folds: The number of folds, if the list states it.
     """
 
     name: str
@@ -34,12 +39,16 @@ class Pairs:
 
 
 def read_pairs(source: str, listed: str | None = None) -> Pairs:
-    """The pairs of a ``.bin``, or of a folder of images and the list ``listed`` (``pairs.txt`` in it without one).
+    """Read the pairs of a ``.bin``, or of a folder of images and a list.
 
-    A list has lines ``NAME I J`` (one person) and ``NAME I OTHER J`` (two), where image I of NAME is the file
-    ``NAME/NAME_000I`` with any suffix of an image; or lines ``PATH PATH 0`` and ``PATH PATH 1``. LFW's list begins with
-    the line ``FOLDS PAIRS`` and has, for each fold, PAIRS lines of one person and as many of two; its development
-    lists begin with ``PAIRS`` alone.
+    A list has lines ``NAME I J`` (one person) and ``NAME I OTHER J`` (two persons), where image I of NAME is the file
+    ``NAME/NAME_000I`` with any image suffix; or lines ``PATH PATH 0`` and ``PATH PATH 1``. LFW's list begins with the
+    line ``FOLDS PAIRS`` and has, for each fold, PAIRS lines of one person and as many of two persons. LFW's
+    development lists begin with ``PAIRS`` alone.
+
+    Args:
+        source: The ``.bin`` or the folder.
+        listed: The list; default: ``pairs.txt`` in the folder.
 
     Raises:
         UsageError: The file, the folder or the list is missing or malformed, or an image is missing.
@@ -47,11 +56,13 @@ def read_pairs(source: str, listed: str | None = None) -> Pairs:
     path = Path(source)
     if path.suffix.lower() == ".bin":
         if listed is not None:
-            raise UsageError(f"{source} holds its own pairs: leave out --pairs", where="--pairs", kind="two_lists")
+            raise UsageError(f"{source} has its own pairs: leave out --pairs", where="--pairs", kind="two_lists")
         return _from_bin(path)
     if not path.is_dir():
         raise UsageError(
-            f"{source} is neither a folder of images nor a .bin of pairs", where=source, kind="missing_data"
+            f"{source} is neither a folder of images nor a .bin of pairs: check the path",
+            where=source,
+            kind="missing_data",
         )
     return _from_folder(path, Path(listed) if listed is not None else path / "pairs.txt")
 
@@ -72,7 +83,9 @@ def _from_folder(root: Path, listed: Path) -> Pairs:
             f"there is no list of pairs {listed}: name it with --pairs", where=str(listed), kind="missing_file"
         ) from error
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {listed} as text", where=str(listed), kind="unreadable") from error
+        raise UsageError(
+            f"cannot read {listed} as text: it must be a UTF-8 file", where=str(listed), kind="unreadable"
+        ) from error
     folds, each, rows = _header(lines)
     parsed = [_row(line, number, listed) for number, line in enumerate(rows, len(lines) - len(rows) + 1)]
     _check_blocks([same for _, _, same in parsed], folds, each, listed)
@@ -80,7 +93,8 @@ def _from_folder(root: Path, listed: Path) -> Pairs:
     ends = [(files.index(first), files.index(second)) for first, second, _ in parsed]
     if files.missing:
         raise UsageError(
-            f"{listed} names {len(files.missing)} images that are not in {root}, such as {files.missing[0]}",
+            f"{listed} names {len(files.missing)} images that are not in {root}, for example {files.missing[0]}: check "
+            "folder and list",
             where=str(listed),
             kind="missing_image",
         )
@@ -91,7 +105,7 @@ def _from_folder(root: Path, listed: Path) -> Pairs:
 
 
 def _header(lines: list[str]) -> tuple[int | None, int | None, list[str]]:
-    """(folds, pairs of a kind in each, the other lines); both are ``None`` where the first line is a pair already."""
+    """(folds, pairs of each kind per fold, other lines); both numbers are ``None`` if the first line is a pair."""
     numbers = lines[0].split() if lines else []
     if not numbers or len(numbers) > 2 or not all(number.isdecimal() for number in numbers):
         return None, None, lines
@@ -99,7 +113,7 @@ def _header(lines: list[str]) -> tuple[int | None, int | None, list[str]]:
 
 
 def _row(line: str, number: int, listed: Path) -> tuple[str, str, bool]:
-    """(image, image, one person), an image as its path without the suffix, or with it."""
+    """(image, image, one person); an image is a path with or without suffix."""
     words = line.split("\t") if "\t" in line else line.split()
     if len(words) == 3 and words[1].isdecimal() and words[2].isdecimal():
         return _lfw(words[0], words[1]), _lfw(words[0], words[2]), True
@@ -108,7 +122,7 @@ def _row(line: str, number: int, listed: Path) -> tuple[str, str, bool]:
     if len(words) == 3 and words[2] in ("0", "1"):
         return words[0], words[1], words[2] == "1"
     raise UsageError(
-        f"line {number} of {listed} is no pair: NAME I J, NAME I OTHER J or PATH PATH 0|1 is read",
+        f"line {number} of {listed} is not a pair: write NAME I J, NAME I OTHER J, or PATH PATH 0|1",
         where=f"{listed}:{number}",
         kind="bad_pairs",
     )
@@ -119,14 +133,14 @@ def _lfw(name: str, number: str) -> str:
 
 
 def _check_blocks(same: list[bool], folds: int | None, each: int | None, listed: Path) -> None:
-    """Refuse a list that does not hold what its first line says, fold by fold."""
+    """Refuse a list whose lines do not match the numbers in its first line."""
     if not same:
-        raise UsageError(f"{listed} holds no pairs", where=str(listed), kind="bad_pairs")
+        raise UsageError(f"{listed} has no pairs: add lines NAME I J", where=str(listed), kind="bad_pairs")
     if each is not None and same != ([True] * each + [False] * each) * (1 if folds is None else folds):
-        told = f"{each} pairs of one person, then {each} of two"
+        stated = f"{each} pairs of one person, then {each} of two"
         raise UsageError(
-            f"the first line of {listed} promises {told}{'' if folds is None else f', {folds} times'}; it holds "
-            f"{len(same)} pairs, {sum(same)} of one person: it is cut short, or in another order",
+            f"the first line of {listed} states {stated}{'' if folds is None else f', {folds} times'}, but it has "
+            f"{len(same)} pairs, {sum(same)} of one person: it is truncated, or in another order",
             where=str(listed),
             kind="bad_pairs",
         )
@@ -151,7 +165,7 @@ class _Files:
     def _find(self, name: str) -> Path | None:
         path = self.root / name
         if ".." in Path(name).parts or Path(name).is_absolute():
-            return None  # a list names images of its folder
+            return None  # a list may name only images in its folder
         if path.suffix.lower() in SUFFIXES:
             return path if path.is_file() else None
         return next((found for suffix in sorted(SUFFIXES) if (found := Path(f"{path}{suffix}")).is_file()), None)

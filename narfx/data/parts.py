@@ -1,7 +1,7 @@
-"""Parts of a data set as they are at their source: labels, and images that are read, fitted and counted on demand.
+"""Parts of a data set at their source: labels, and images that are read and fitted on demand.
 
-Every reader hands out uint8 images ``(B, c, H, W)`` of the network's height and width. ``c`` is the network's number of
-channels, or 1 where the images are grey and still have to be repeated (a third of the memory until then).
+Every reader returns uint8 images ``(B, c, H, W)`` with the network's height and width. ``c`` is the network's number of
+channels, or 1 for grey images that are repeated later (which saves two thirds of the memory).
 """
 
 from __future__ import annotations
@@ -44,13 +44,19 @@ IntArray = NDArray[np.int64]
 Shape = tuple[int, int, int]
 
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
-# Pillow has readers that start other programs (EPS goes to Ghostscript); data get none of them, whatever their suffix.
+# Some of Pillow's readers start other programs (Ghostscript for EPS); they are never used, whatever the suffix.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
 _PROBES = 64
 
 
 class Part(Protocol):
-    """One part of a source: ``labels`` (N,), the images' ``channels`` and the ``sizes`` (height, width) seen there."""
+    """One part of a source.
+
+    Attributes:
+        labels: (N,) class numbers.
+        channels: The number of channels of the images.
+        sizes: The (height, width) values that were seen.
+    """
 
     labels: IntArray
     channels: int
@@ -62,34 +68,36 @@ class Part(Protocol):
 
 
 def check_channels(have: int, want: int, where: str, *, repeat_grey: bool = True) -> None:
-    """Refuse images that cannot be brought to the network's channels.
+    """Refuse images that cannot be converted to the network's channels.
+
+    Possible are the same number, grey images that are repeated (if ``repeat_grey``), and colour images for a network
+    with one channel.
 
     Raises:
-        UsageError: Neither the same number, nor grey to be repeated (if it may), nor colour for a network of one
-            channel.
+        UsageError: The number of channels does not fit.
     """
     if have == 1 < want and not repeat_grey:
         raise UsageError(
-            f"the images are grey and the network takes {want} channels: give images in colour, or repeat the grey "
-            "ones with --task-option grey=repeat",
+            f"the images are grey, but the network takes {want} channels: give colour images, or repeat the grey "
+            "channel with --task-option grey=repeat",
             where=where,
             kind="grey_images",
         )
     if have not in (1, want) and (have, want) != (3, 1):
         raise UsageError(
-            f"the images have {have} channels and the network takes {want}: give images of {want} channels, or grey "
-            "ones (an array of images has its channels last: N, H, W, C)",
+            f"the images have {have} channels, but the network takes {want}: give images of {want} channels, or grey "
+            "images (arrays have the channels last: N, H, W, C)",
             where=where,
             kind="channels",
         )
 
 
 def fit(images: torch.Tensor, shape: Shape) -> torch.Tensor:
-    """Bring uint8 ``(B, c, h, w)`` to H and W (antialiased bilinear), and colour to luminance where C is 1."""
+    """Resize uint8 ``(B, c, h, w)`` to H and W (antialiased bilinear), and convert colour to luminance if C is 1."""
     channels, height, width = shape
     if images.shape[1] == 3 and channels == 1:
         red, green, blue = images.int().unbind(1)
-        # ITU-R 601 in 16 bit fixed point, as Pillow has it, so that files and arrays give the same grey.
+        # ITU-R 601 in 16-bit fixed point, as in Pillow, so that files and arrays give the same grey.
         images = ((19595 * red + 38470 * green + 7471 * blue + 32768) >> 16).to(torch.uint8).unsqueeze(1)
     if images.shape[2:] != (height, width):
         images = functional.interpolate(images, (height, width), mode="bilinear", antialias=True)
@@ -97,7 +105,7 @@ def fit(images: torch.Tensor, shape: Shape) -> torch.Tensor:
 
 
 class ArrayPart:
-    """Images in one array, uint8 ``(N, H, W, C)``; ``channels`` and ``sizes`` where they were others at the source."""
+    """Images in one array, uint8 ``(N, H, W, C)``; ``channels`` and ``sizes`` if those of the source were different."""
 
     def __init__(
         self, images: NDArray[np.uint8], labels: IntArray, channels: int | None = None,
@@ -114,7 +122,7 @@ class ArrayPart:
 
 
 class FilePart:
-    """Image files, decoded by threads. ``channels`` and ``sizes`` come from the headers of a few of them."""
+    """Image files, decoded by threads; ``channels`` and ``sizes`` are read from the headers of a few files."""
 
     def __init__(self, paths: Sequence[Path], labels: IntArray) -> None:
         self.paths, self.labels = paths, labels
@@ -123,12 +131,12 @@ class FilePart:
         self.sizes = tuple(sorted({size for _, size in probed}))
 
     def read(self, indices: IntArray, shape: Shape) -> torch.Tensor:
-        """See :class:`Part`; grey files among coloured ones are repeated here."""
+        """See :class:`Part`; grey files among colour files are repeated here."""
         return torch.cat(in_threads(lambda index: decode(self.paths[index], shape), indices.tolist()))
 
 
 class ItemPart:
-    """Items of the user's own data set, read one after the other because its code may not bear threads.
+    """Items of the user's own data set, read one by one, because its code may not be thread-safe.
 
     ``image`` maps an index to a uint8 image ``(1, c, h, w)``.
     """
@@ -139,7 +147,7 @@ class ItemPart:
         self._image, self.labels, self.channels, self.sizes = image, labels, channels, sizes
 
     def read(self, indices: IntArray, shape: Shape) -> torch.Tensor:
-        """See :class:`Part`; grey images among coloured ones are repeated here."""
+        """See :class:`Part`; grey images among colour images are repeated here."""
         return torch.cat([fit(self._image(i), shape).expand(-1, shape[0], -1, -1) for i in indices.tolist()])
 
 
@@ -149,17 +157,17 @@ def _threads() -> ThreadPoolExecutor:
 
 
 def in_threads(read: Callable[[int], torch.Tensor], indices: Sequence[int]) -> list[torch.Tensor]:
-    """What ``read`` gives for each index, in order; images are decoded outside Python's lock."""
+    """The result of ``read`` for each index, in order; images are decoded without Python's global lock."""
     return list(_threads().map(read, indices))
 
 
 def probes(count: int) -> range:
-    """Which of ``count`` images are looked at for their channels and sizes."""
+    """The indices of the images whose channels and sizes are read, of ``count`` images."""
     return range(0, count, max(count // _PROBES, 1))
 
 
 def unreadable(path: Path | str, error: Exception) -> UsageError:
-    """The error of an image that cannot be decoded."""
+    """The error for an image that cannot be decoded."""
     cause = " ".join(str(error).split()) or type(error).__name__
     return UsageError(
         f"{path} cannot be decoded as an image ({cause}): replace or remove it",
@@ -172,15 +180,15 @@ def _header(path: Path) -> tuple[str, tuple[int, int]]:
     try:
         with Image.open(path, formats=FORMATS) as image:
             return image.mode, (image.height, image.width)
-    except Exception as error:  # Pillow's formats raise whatever their parsers meet
+    except Exception as error:  # Pillow's parsers can raise any exception
         raise unreadable(path, error) from error
 
 
 def decode(path: Path, shape: Shape) -> torch.Tensor:
-    """One file as uint8 ``(1, c, H, W)``: three channels where the network has three, else grey.
+    """One file as uint8 ``(1, c, H, W)``: three channels if the network has three, otherwise grey.
 
     Raises:
-        UsageError: The file is not an image that Pillow reads, is cut short, or has more than 16 bits a channel.
+        UsageError: Pillow cannot read the file, it is truncated, or it has more than 16 bits per channel.
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
@@ -194,26 +202,26 @@ def from_pil(image: Image.Image, shape: Shape) -> torch.Tensor:
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise ValueError(f"its pixels have 32 bits (mode {image.mode}), where 8 or 16 bits a channel are read")
+        raise ValueError(f"its pixels have 32 bits (mode {image.mode}): save it with 8 or 16 bits per channel")
     if "transparency" in image.info:
         image = image.convert("RGBA")
     channels, height, width = shape
     image = image.convert("RGB" if channels == 3 else "L")
     if image.size != (width, height):
-        # Pillow's resize leaves Python's lock and has no threads of its own; it agrees with ``fit`` to a level or two.
+        # Pillow's resize releases Python's lock and starts no threads; it agrees with ``fit`` to one or two levels.
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))
     return pixels.view(1, height, width, -1).permute(0, 3, 1, 2)
 
 
 def image_of(value: Any, shape: Shape) -> torch.Tensor:
-    """What a user's data set yields as an image, as uint8 ``(1, c, h, w)``.
+    """An image of a user's data set, as uint8 ``(1, c, h, w)``.
 
-    A Pillow image, a uint8 array ``(h, w)`` or ``(h, w, c)``, or a tensor ``(h, w)`` or ``(c, h, w)`` that is uint8 or
-    a float in [0, 1].
+    ``value`` is a Pillow image, a uint8 array ``(h, w)`` or ``(h, w, c)``, or a tensor ``(h, w)`` or ``(c, h, w)`` that
+    is uint8 or a float in [0, 1].
 
     Raises:
-        ValueError: It is something else; the text says what.
+        ValueError: It is something else; the message says what.
     """
     if isinstance(value, Image.Image):
         return from_pil(value, shape)

@@ -1,4 +1,4 @@
-"""A proxy task: so many identities with so many images each, some of each held out, drawn so that it can be repeated.
+"""Draw a proxy task: a number of identities with a number of images each, some held out; the draw is repeatable.
 
 The NAR paper (arXiv 1905.02341) searches on 4000 identities of 40 images, 4 of each held out for validation.
 """
@@ -29,7 +29,7 @@ RECORD = "proxy.json"
 
 @dataclass(frozen=True)
 class _Drawn:
-    """One identity: its name, and the indices of its images in the source, ascending."""
+    """One identity: its name, and the ascending indices of its images in the source."""
 
     name: str
     train: IntArray
@@ -46,27 +46,28 @@ def build_proxy(
     seed: int = 0,
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Draw a proxy task from the training part of ``source`` and write it where every command can read it.
+    """Draw a proxy task from the training part of ``source`` and write it as a data source for every command.
 
-    A folder gets ``train/NAME``, ``val/NAME`` (files are copied as they are, arrays become PNG) and ``proxy.json``; an
-    ``.npz`` (of a source of arrays) gets ``x_train``, ``y_train``, ``x_val``, ``y_val`` and ``class_names``, and its
-    ``proxy.json`` lies beside it under its name. The record lists every image. The draws of one identity depend on the
-    seed and its name alone.
+    A folder gets ``train/NAME``, ``val/NAME`` (files are copied unchanged, arrays become PNG) and ``proxy.json``. An
+    ``.npz`` (only for a source of arrays) gets ``x_train``, ``y_train``, ``x_val``, ``y_val`` and ``class_names``; its
+    record is a ``.json`` file with the same name. The record lists every image. The images drawn for one identity
+    depend only on the seed and its name.
 
     Args:
         source: An image folder of identities, a ``.tar`` of one, or arrays.
-        out: A folder, or a file ``.npz``.
-        identities: How many of those that have enough images.
-        images: Of each, training and validation together.
-        held_out: Of these, for validation; a tenth without it, at least one.
-        seed: Of the draws.
-        overwrite: Whether what stands at ``out`` is replaced.
+        out: A folder, or an ``.npz`` file.
+        identities: How many identities to draw, of those with enough images.
+        images: Images per identity, training and validation together.
+        held_out: How many of these are for validation; default: a tenth, at least one.
+        seed: Seed of the draws.
+        overwrite: Whether to replace an existing ``out``.
 
     Returns:
         ``{"identities", "train", "val", "seed", "enough", "files"}``; ``enough`` identities had ``images`` images.
 
     Raises:
-        UsageError: Too few identities have so many images, an argument is out of range, or ``out`` may not be written.
+        UsageError: Too few identities have that many images, an argument is out of range, or ``out`` may not be
+            written.
     """
     out = Path(out)
     held_out = max(images // 10, 1) if held_out is None else held_out
@@ -95,10 +96,12 @@ def build_proxy(
 def _check_numbers(identities: int, images: int, held_out: int) -> None:
     for option, value, least in (("--identities", identities, 2), ("--images", images, 2), ("--held-out", held_out, 1)):
         if value < least:
-            raise UsageError(f"{option} is {value}: it is at least {least}", where=option, kind="proxy_size")
+            raise UsageError(f"{option} is {value}: it must be at least {least}", where=option, kind="proxy_size")
     if held_out >= images:
         raise UsageError(
-            f"{held_out} of {images} images held out leave none to train on", where="--held-out", kind="proxy_size"
+            f"holding out {held_out} of {images} images leaves none for training: lower --held-out",
+            where="--held-out",
+            kind="proxy_size",
         )
 
 
@@ -110,8 +113,8 @@ def _draw(
     enough = np.flatnonzero(counts >= images)
     if len(enough) < identities:
         raise UsageError(
-            f"{len(enough)} of the {len(counts)} identities in {source} have at least {images} images, and "
-            f"{identities} are asked for: lower --identities or --images",
+            f"only {len(enough)} of the {len(counts)} identities in {source} have at least {images} images, but "
+            f"--identities is {identities}: lower --identities or --images",
             where=source,
             kind="too_few_identities",
         )
@@ -129,7 +132,9 @@ def _write_arrays(
 ) -> dict[str, str]:
     if not isinstance(found.train, ArrayPart):
         raise UsageError(
-            f"{source} holds image files, which become a folder: name one with --out", where="--out", kind="proxy_form"
+            f"{source} has image files, so the proxy is a folder: name a folder with --out",
+            where="--out",
+            kind="proxy_form",
         )
     beside = out.with_suffix(".json")
     for path in (out, beside):
@@ -173,7 +178,7 @@ def _write_folder(
 
 
 def _files(found: Source, source: str) -> tuple[Callable[[int], str], Callable[[int], bytes]]:
-    """The name and the content of the file of an image, by its index in the source."""
+    """Two functions of an image's index in the source: the name of its file, and the content."""
     part = found.train
     if isinstance(part, ArrayPart):
         return (lambda index: f"{index:06d}.png"), (lambda index: _png(part, index))
@@ -184,9 +189,9 @@ def _files(found: Source, source: str) -> tuple[Callable[[int], str], Callable[[
         names, read = [PurePosixPath(name).name for name in part.names], part.content
     else:
         raise UsageError(
-            f"{source} is code: a proxy is drawn from a folder, a .tar or arrays", where=source, kind="proxy_form"
+            f"{source} is code: draw a proxy from a folder, a .tar or arrays", where=source, kind="proxy_form"
         )
-    # Folders within a folder may repeat a name.
+    # A class folder with subfolders may contain a name twice.
     taken = len({(int(label), name) for label, name in zip(part.labels, names, strict=True)}) < len(names)
     return (lambda index: f"{index:06d}_{names[index]}" if taken else names[index]), read
 
@@ -198,9 +203,11 @@ def _png(part: ArrayPart, index: int) -> bytes:
 
 
 def _check_names(names: list[str], source: str) -> None:
-    """Refuse names of identities, which may come from a file, that would lead out of the folder."""
+    """Refuse names of identities that are not plain folder names; names from a file could leave the folder."""
     for name in names:
         if name in ("", ".", "..") or "/" in name or "\\" in name or "\0" in name or name.startswith("."):
             raise UsageError(
-                f"{source} has an identity {name!a}, which is no name for a folder", where=source, kind="identity_name"
+                f"{source} has an identity {name!a}, which cannot be the name of a folder: rename it",
+                where=source,
+                kind="identity_name",
             )

@@ -1,4 +1,4 @@
-"""From a source as the user writes it to its parts: the bundled digits, torchvision's sets, and who reads the rest."""
+"""Read a data source as the user writes it: the bundled digits, torchvision's sets, and all other forms."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["read_source"]
 
 
 class _Known(NamedTuple):
-    """A set of torchvision's: its class, its folder in the root, published statistics of the training part."""
+    """A data set of torchvision: its class, its folder in the root, published statistics of the training part."""
 
     title: str
     folder: str
@@ -39,15 +39,15 @@ _TORCHVISION = {
 
 
 def read_source(source: str, shape: Shape, limit: int) -> Source:
-    """Read the parts of ``source``; images themselves may be read later.
+    """Read the parts of ``source``; the images may be read later.
 
     Args:
         source: One of the forms that :func:`narfx.data.registry.source_forms` lists.
-        shape: The network's input (C, H, W), which a user's own data sets are fitted to at once.
+        shape: The network's input (C, H, W), to which images of a user's own data sets are fitted at once.
         limit: How many bytes of fitted images may be kept in memory.
 
     Raises:
-        UsageError: The source has no known form, is not there, or does not hold what it should.
+        UsageError: The source has no known form, does not exist, or has wrong content.
     """
     try:
         return _read(source, shape, limit)
@@ -58,7 +58,7 @@ def read_source(source: str, shape: Shape, limit: int) -> Source:
 
 def _read(source: str, shape: Shape, limit: int) -> Source:
     if not source:
-        raise UsageError(f"no data source is given: data are read from {source_forms()}", kind="unknown_source")
+        raise UsageError(f"the data source is empty: give {source_forms()}", kind="unknown_source")
     ref = DataRef.parse(source)
     if ref.kind == "path":
         return _from_path(ref, shape, limit)
@@ -72,22 +72,20 @@ def _from_path(ref: DataRef, shape: Shape, limit: int) -> Source:
         return read_folder(path)
     if (read := find_reader(path.suffix.lower())) is not None:
         if not path.is_file():
-            raise UsageError(f"there is no file {source}", where=source, kind="missing_data")
+            raise UsageError(f"there is no file {source}: check the path", where=source, kind="missing_data")
         return read(ref, shape, limit)
     if path.is_file():
-        how = f"name its factory, {source}:factory" if path.suffix == ".py" else f"data are read from {source_forms()}"
-        raise UsageError(f"{source} is no data source: {how}", where=source, kind="unknown_source")
+        how = f"name its factory, {source}:factory" if path.suffix == ".py" else f"give {source_forms()}"
+        raise UsageError(f"{source} is not a data source: {how}", where=source, kind="unknown_source")
     if "/" in source or "\\" in source or path.suffix:
-        raise UsageError(f"there is no file or folder {source}", where=source, kind="missing_data")
-    raise UsageError(
-        f"unknown data source {source!r}: data are read from {source_forms()}", where=source, kind="unknown_source"
-    )
+        raise UsageError(f"there is no file or folder {source}: check the path", where=source, kind="missing_data")
+    raise UsageError(f"unknown data source {source!r}: give {source_forms()}", where=source, kind="unknown_source")
 
 
 def _digits(*_: Any) -> Source:
     """scikit-learn's 1797 handwritten digits, 8x8 grey from 0 to 16, scaled to 0..255.
 
-    They come without parts. The fifth, tenth, ... image of each class is the test part, whatever the seed.
+    The set has no parts. Every fifth image of each class is the test part, independent of the seed.
     """
     from sklearn.datasets import load_digits
 
@@ -112,15 +110,15 @@ def _torchvision(ref: DataRef, *_: Any) -> Source:
     source, name, root = str(ref), ref.name, ref.place
     if name not in _TORCHVISION or not root:
         raise UsageError(
-            f"cannot read {source!r}: write torchvision:NAME:ROOT with NAME of {', '.join(_TORCHVISION)} and ROOT the "
-            "folder that holds the set",
+            f"cannot read {source!r}: write torchvision:NAME:ROOT, where NAME is one of {', '.join(_TORCHVISION)} and "
+            "ROOT is the folder of the data set",
             where=source,
             kind="unknown_source",
         )
     known = _TORCHVISION[name]
     try:
         from torchvision import datasets
-    except Exception as error:  # a torchvision made for another torch raises RuntimeError at its import
+    except Exception as error:  # a torchvision built for another torch raises RuntimeError on import
         raise UsageError(
             f"torchvision cannot be imported ({error}): install torch and torchvision of one release",
             where=source,
@@ -133,7 +131,8 @@ def _torchvision(ref: DataRef, *_: Any) -> Source:
             train, test = (getattr(datasets, known.title)(root, train=part, download=False) for part in (True, False))
     except Exception as error:
         raise UsageError(
-            f"{root} does not hold {known.title}, whole, in {known.folder} as torchvision stores it",
+            f"{root} does not contain the complete {known.title} in {known.folder}, as torchvision stores it: download "
+            "it there first (narfx downloads nothing)",
             where=source,
             kind="missing_data",
         ) from error

@@ -1,4 +1,4 @@
-"""Stratified draws from a training part, and the parts that batches are made of: in memory, or read when needed."""
+"""Stratified draws from a training part, and splits: images in memory, or read when needed."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ class Split(Protocol):
     def __len__(self) -> int: ...
 
     def images(self, indices: torch.Tensor) -> torch.Tensor:
-        """The images at ``indices`` as uint8 ``(B, C, H, W)``, fitted to the network, where the split lives."""
+        """The images at ``indices`` as uint8 ``(B, C, H, W)``, fitted to the network, on the split's device."""
         ...
 
 
 class MemorySplit:
-    """Images kept as one uint8 tensor on a device; grey ones are repeated when they are handed out."""
+    """Images kept as one uint8 tensor on a device; grey images are repeated when they are read."""
 
     def __init__(self, images: torch.Tensor, labels: torch.Tensor, channels: int) -> None:
         self._images, self.labels, self._channels = images, labels, channels
@@ -78,7 +78,7 @@ def make_split(part: Part, indices: IntArray, shape: Shape, device: torch.device
 
 
 def stream(split: Split, chunks: Sequence[torch.Tensor]) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """(indices, images) of each chunk; what is read from its source is read ahead, in the same order."""
+    """(indices, images) of each chunk, in order; images that are read from their source are read ahead."""
     if not isinstance(split, LazySplit):
         for chunk in chunks:
             yield chunk, split.images(chunk)
@@ -93,16 +93,16 @@ def stream(split: Split, chunks: Sequence[torch.Tensor]) -> Iterator[tuple[torch
 
 
 def _by_class(labels: IntArray, indices: IntArray, seed: tuple[int, int]) -> Iterator[IntArray]:
-    """The members of each class in a random order that is the same for one seed."""
+    """The members of each class, in a random order that depends on the seed."""
     rng = np.random.default_rng(seed)
     for label in np.unique(labels[indices]):
         yield rng.permutation(indices[labels[indices] == label])
 
 
 def subset(labels: IntArray, fraction: float, seed: int, least: int) -> IntArray:
-    """Indices of a stratified subset, ascending; a smaller fraction of one seed lies within a larger one.
+    """Ascending indices of a stratified subset; with one seed, a smaller fraction is a subset of a larger one.
 
-    Every class keeps at least ``least`` images, or all it has.
+    Every class keeps at least ``least`` images, or all that it has.
     """
     everything = np.arange(len(labels), dtype=np.int64)
     if fraction == 1.0:
@@ -114,7 +114,7 @@ def subset(labels: IntArray, fraction: float, seed: int, least: int) -> IntArray
 def hold_out(
     labels: IntArray, indices: IntArray, fraction: float, seed: int, classes: tuple[str, ...], where: str
 ) -> tuple[IntArray, IntArray]:
-    """Part ``indices`` into (kept, held out), both ascending, with ``fraction`` of each class held out.
+    """Split ``indices`` into (kept, held out), both ascending; ``fraction`` of each class is held out.
 
     Raises:
         UsageError: A class has fewer than two images, one to keep and one to hold out.
@@ -124,8 +124,8 @@ def hold_out(
         if len(group) < 2:
             name = classes[int(labels[group[0]])]
             raise UsageError(
-                f"class {name} has a single training image, so that none can be held out for validation: give it more, "
-                "or a validation set with --val-data",
+                f"class {name} has a single training image, so none can be held out for validation: add images, or "
+                "give a validation set with --val-data",
                 where=where,
                 kind="too_few_images",
             )
@@ -135,7 +135,7 @@ def hold_out(
 
 
 def spread(labels: IntArray, count: int) -> IntArray:
-    """Indices of ``count`` images, as even over the classes as these allow, in one fixed random order."""
+    """Indices of ``count`` images, spread as evenly as possible over the classes, in a fixed random order."""
     everything = np.arange(len(labels), dtype=np.int64)
     ranked = [(rank, index) for group in _by_class(labels, everything, (0, 3)) for rank, index in enumerate(group)]
     ranked.sort(key=lambda pair: pair[0])
@@ -144,10 +144,10 @@ def spread(labels: IntArray, count: int) -> IntArray:
 
 
 def statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...], int]:
-    """Mean and standard deviation of each channel in [0, 1], and of how many images.
+    """Mean and standard deviation of each channel for images in [0, 1], and the number of images used.
 
-    They are exact for images in memory, and of 4096 images spread over the classes for others. A channel without any
-    variation counts as having one level of 255, so that it can be divided by.
+    All images are used if they are in memory, otherwise 4096 images spread over the classes. The standard deviation is
+    at least 1/255, so that it can be a divisor.
     """
     indices = (
         np.arange(len(split)) if isinstance(split, MemorySplit) else spread(split.labels.numpy(), _STATISTICS_IMAGES)
@@ -157,7 +157,7 @@ def statistics(split: Split) -> tuple[tuple[float, ...], tuple[float, ...], int]
         images = split.images(chunk)
         levels = torch.stack([torch.bincount(one.flatten(), minlength=256) for one in images.unbind(1)]).cpu()
         counts = levels if len(counts) == 0 else counts + levels
-    # Counted levels are whole numbers: the sums depend neither on the order of images nor on the device.
+    # Counts of levels are integers, so the sums depend neither on the order of images nor on the device.
     weights = counts.double() / counts.sum(1, keepdim=True)
     level = torch.arange(256, dtype=torch.float64) / 255
     mean = weights @ level

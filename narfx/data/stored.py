@@ -1,4 +1,4 @@
-"""Encoded images inside another file (a ``.tar``, a ``.bin``) as a part of a data set."""
+"""Encoded images inside another file (``.tar``, ``.bin``) as a part of a data set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["StoredPart", "read_tar"]
 
 
 class StoredPart:
-    """Images decoded by threads from what ``content`` gives for an index; ``names`` say which, in messages."""
+    """Images decoded by threads; ``content`` returns the encoded image of an index, ``names`` are for messages."""
 
     def __init__(self, content: Callable[[int], bytes], names: Sequence[str], labels: IntArray) -> None:
         self.content, self.names, self.labels = content, names, labels
@@ -29,14 +29,14 @@ class StoredPart:
         self.sizes = tuple(sorted({size for _, size in probed}))
 
     def read(self, indices: IntArray, shape: Shape) -> torch.Tensor:
-        """See :class:`narfx.data.parts.Part`; grey images among coloured ones are repeated here."""
+        """See :class:`narfx.data.parts.Part`; grey images among colour images are repeated here."""
         return torch.cat(in_threads(lambda index: self._decode(index, shape), indices.tolist()))
 
     def _header(self, index: int) -> tuple[str, tuple[int, int]]:
         try:
             with Image.open(io.BytesIO(self.content(index)), formats=FORMATS) as image:
                 return image.mode, (image.height, image.width)
-        except Exception as error:  # Pillow's formats raise whatever their parsers meet
+        except Exception as error:  # Pillow's parsers can raise any exception
             raise unreadable(self.names[index], error) from error
 
     def _decode(self, index: int, shape: Shape) -> torch.Tensor:
@@ -48,17 +48,17 @@ class StoredPart:
 
 
 def read_tar(path: Path) -> Source:
-    """A plain ``.tar`` of ``ANY/FOLDERS/CLASS/*.jpg`` as a source without parts, read where it lies, never unpacked.
+    """Read an uncompressed ``.tar`` of ``ANY/FOLDERS/CLASS/*.jpg`` as a source without parts; it is never unpacked.
 
     Raises:
-        UsageError: It is compressed, damaged, or not one folder a class.
+        UsageError: It is compressed, damaged, or does not have one folder for each class.
     """
     try:
         with tarfile.open(path, "r:") as archive:
             members = [member for member in archive if member.isreg() and not member.issparse()]
     except (tarfile.TarError, EOFError, ValueError) as error:
         raise UsageError(
-            f"{path} is no plain .tar, or a damaged one ({error}): unpack it and name the folder",
+            f"{path} is not an uncompressed .tar, or it is damaged ({error}): unpack it and name the folder",
             where=str(path),
             kind="bad_tar",
         ) from error
@@ -70,7 +70,8 @@ def read_tar(path: Path) -> Source:
     classes = [folder.name for folder in folders]
     if not images or {"", ".."} & set(classes) or len(set(classes)) < len(classes):
         raise UsageError(
-            f"{path} is not one folder of images a class: {len(images)} images in {len(folders)} folders",
+            f"{path} has {len(images)} images in {len(folders)} folders: it must have one folder with its own name for "
+            "each class",
             where=str(path),
             kind="empty_data",
         )

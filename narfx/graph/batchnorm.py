@@ -1,8 +1,8 @@
-"""BatchNorm statistics that belong to the sub-network that is evaluated.
+"""BatchNorm statistics of the sub-network that is evaluated.
 
-Weights that many sub-networks share see many distributions, so running averages kept over a search belong to none of
-them. A quick reward uses the statistics of its own batch (as in TDeVries' ENAS and in LANA); a proper evaluation
-recalibrates: it averages the statistics over training images, and the result is what the lowered network ships with.
+Sub-networks that share weights produce different distributions, so running averages kept during a search are right for
+none of them. A quick reward uses the statistics of its own batch (as in TDeVries' ENAS and in LANA). A final evaluation
+recalibrates: it averages the statistics over training images, and the lowered network keeps that result.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _norms(module: nn.Module) -> list[_Norm]:
 
 @contextmanager
 def batch_statistics(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode in which every BatchNorm uses its batch's statistics and none keeps them."""
+    """Eval mode in which every BatchNorm uses the statistics of its batch and does not store them."""
     modes = {part: part.training for part in module.modules()}
     tracking = {norm: norm.track_running_stats for norm in _norms(module)}
     module.eval()
@@ -43,8 +43,8 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
 def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
     """Replace the running statistics by the plain average over ``batches``, each (N, C, H, W), normalised.
 
-    Only norms that the forward pass reaches are touched: those of operators that are not selected keep theirs. Modes
-    are restored; everything but BatchNorm runs in eval mode.
+    BatchNorms that the forward pass does not reach (in operators that are not selected) keep their statistics.
+    Everything except BatchNorm runs in eval mode; modes are restored afterwards.
     """
     modes = {part: part.training for part in module.modules()}
     norms = [norm for norm in _norms(module) if norm.track_running_stats]

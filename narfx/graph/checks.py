@@ -1,4 +1,4 @@
-"""Whether a network's weights are numbers that can be computed with."""
+"""Check that the weights of a network have finite values."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ __all__ = ["check_finite", "check_values"]
 
 
 def check_finite(network: nn.Module) -> None:
-    """Raise ``UsageError`` (``kind="weights_not_finite"``) that names the first weights with NaN or infinite values.
+    """Check that weights contain no NaN or Inf.
 
-    An infinity is wrong in a parameter and in the statistics of a norm; in another buffer it may be a mask's.
+    Inf is wrong in a parameter and in the statistics of a norm; in another buffer it may be part of a mask.
+
+    Raises:
+        UsageError: A weight is not finite (``kind="weights_not_finite"``); ``where`` is the first one.
     """
     for path, module in network.named_modules():
         held = isinstance(module, nn.modules.batchnorm._NormBase)
@@ -22,15 +25,14 @@ def check_finite(network: nn.Module) -> None:
                 if tensor is not None and tensor.is_floating_point() and not _numbers(tensor, infinite):
                     key = f"{path}.{name}" if path else name
                     raise UsageError(
-                        f"{key} holds NaN or infinite values, of which nothing can be proven: give the model weights "
-                        "without them, as those of an earlier checkpoint",
+                        f"{key} contains NaN or Inf; narfx needs finite weights (try an earlier checkpoint)",
                         where=key,
                         kind="weights_not_finite",
                     )
 
 
 def _numbers(tensor: Tensor, infinite: bool) -> bool:
-    """Whether no value is NaN, or infinite unless that is allowed; a tensor without values has none."""
+    """Whether no value is NaN (or infinite, unless ``infinite`` allows that); true for a tensor without values."""
     if tensor.is_meta or not tensor.numel():
         return True
     wrong = torch.isnan(tensor) if infinite else ~torch.isfinite(tensor)
@@ -38,15 +40,18 @@ def _numbers(tensor: Tensor, infinite: bool) -> bool:
 
 
 def check_values(network: nn.Module) -> None:
-    """Raise ``UsageError`` (``kind="weights_on_meta"``) where a weight lies on the meta device.
+    """Check that no weight is on the meta device.
 
-    Such a network can be traced and lowered, but not computed, trained or written.
+    A network on the meta device can be traced and lowered, but not run, trained or written.
+
+    Raises:
+        UsageError: A weight is on the meta device (``kind="weights_on_meta"``); ``where`` is the first one.
     """
     for name, tensor in (*network.named_parameters(), *network.named_buffers()):
         if tensor.is_meta:
             raise UsageError(
-                f"{name} lies on the meta device, where a tensor has a shape and no values, which is enough for a "
-                "trace alone: build the model on the CPU, without torch.device('meta')",
+                f"{name} is on the meta device, where tensors have no values, so the network can only be traced: "
+                "build the model on the CPU, without torch.device('meta')",
                 where=name,
                 kind="weights_on_meta",
             )

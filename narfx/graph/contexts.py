@@ -1,4 +1,4 @@
-"""The contexts that decide how torch computes and that torch.fx does not record: gradients, and autocast."""
+"""The contexts that change how torch computes and that torch.fx does not record: gradient mode and autocast."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ __all__ = ["Context", "current_context", "describe_change"]
 
 
 class Context(NamedTuple):
-    """Whether gradients are on, and the kind of number of autocast on each device where it is on."""
+    """Whether gradients are on, and for CPU and CUDA the dtype of autocast (``None`` if autocast is off)."""
 
     gradients: bool
     autocast: tuple[torch.dtype | None, ...]
 
 
 def current_context() -> Context:
-    """The contexts at this line."""
+    """The contexts that are active now."""
     return Context(
         torch.is_grad_enabled(),
         tuple(
@@ -28,7 +28,7 @@ def current_context() -> Context:
 
 
 def describe_change(before: Context, after: Context) -> str:
-    """In words what a module changes."""
+    """A clause on what a module changes, for messages."""
     said = []
     if before.gradients != after.gradients:
         said.append(f"it turns gradients {'on' if after.gradients else 'off'}")

@@ -1,8 +1,8 @@
-"""Copies of modules: of all that they hold, or of their structure around the same parameters.
+"""Copies of modules: complete, of the structure around the same parameters, or on the meta device.
 
-:func:`copy.deepcopy` takes a module apart through the protocol of pickle, a dozen dictionaries a layer; for a network
-of thousands of layers that costs more than tracing it. What every ``nn.Module`` is made of is copied here directly,
-and only what is left goes to ``deepcopy``.
+:func:`copy.deepcopy` uses the pickle protocol, with a dozen dictionaries for each layer; for thousands of layers that
+takes longer than tracing. The standard parts of an ``nn.Module`` are copied here directly, and only the rest goes
+to ``deepcopy``.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ _ATOMS = frozenset(
 
 _DICTS = (dict, OrderedDict)
 
-# Those of convolutions only fill in what old checkpoints lack.
+# __setstate__ of convolutions only adds attributes that old checkpoints lack.
 _PLAIN = (nn.Module.__setstate__, nn.modules.conv._ConvNd.__setstate__)
 
 
 def copy_module(module: M, memo: Memo | None = None) -> M:
-    """A deep copy, also of a module with a computed tensor in it (an old ``weight_norm``), which torch refuses.
+    """A deep copy; also of a module that holds a computed tensor (an old ``weight_norm``), which torch refuses.
 
-    ``memo`` is that of :func:`copy.deepcopy`: what it holds stands in the copy for the object of that id.
+    ``memo`` is as in :func:`copy.deepcopy`: it maps the id of an object to the object that replaces it in the copy.
     """
     copied: M = _copy_any(module, {} if memo is None else memo)
     return copied
 
 
 def copy_structure(module: M) -> M:
-    """A copy with modules and buffers of its own and the original's parameters: its size is that of the graph."""
+    """A copy with its own modules and buffers that shares the original's parameters, so it needs little memory."""
     return copy_module(module, {id(parameter): parameter for parameter in module.parameters()})
 
 
 def copy_to_meta(module: M) -> M:
-    """A copy whose tensors have shapes but no values."""
+    """A copy on the meta device: its tensors have shapes but no values."""
     memo: Memo = {
         id(parameter): nn.Parameter(_like(parameter), parameter.requires_grad) for parameter in module.parameters()
     }
@@ -80,7 +80,7 @@ def _copy_any(value: Any, memo: Memo) -> Any:
         if all(type(entry) in _ATOMS for entry in value):
             return value
         entries = [_copy_any(entry, memo) for entry in value]
-        return memo.setdefault(id(value), tuple(entries))  # it may hold itself, by way of a list
+        return memo.setdefault(id(value), tuple(entries))  # a tuple may contain itself through a list
     if kind is list:
         listed: list[Any] = memo.setdefault(id(value), [])
         listed += [_copy_any(entry, memo) for entry in value]
@@ -88,13 +88,13 @@ def _copy_any(value: Any, memo: Memo) -> Any:
     if isinstance(value, nn.Module):
         return _copy_part(value, memo)
     if isinstance(value, Tensor) and value.grad_fn is not None:
-        # Its value does not matter: a computed tensor is computed anew before each use.
+        # Its value does not matter: a computed tensor is recomputed before each use.
         return memo.setdefault(id(value), value.detach().clone())
     return copy.deepcopy(value, memo)
 
 
 def _keep_names(module: nn.Module, copied: nn.Module, memo: Memo) -> None:
-    """Another name of a part that the graph uses, which torch's own copy leaves out, in its place in the order."""
+    """Add further names of a part, which torch's own copy of a GraphModule leaves out, at their place in the order."""
     for kind in ("_modules", "_parameters", "_buffers"):
         own = copied.__dict__[kind]
         for name, value in module.__dict__[kind].items():
@@ -111,7 +111,7 @@ def _copy_part(module: nn.Module, memo: Memo) -> nn.Module:
         or kind.__getstate__ is not nn.Module.__getstate__
         or kind.__setstate__ not in _PLAIN
     ):
-        # It has a way of its own: that finds its parts, copied already, in the memo.
+        # The class has its own way of copying; it finds its parts, already copied, in the memo.
         for child in module.children():
             _copy_any(child, memo)
         whole: nn.Module = copy.deepcopy(module, memo)
@@ -121,7 +121,7 @@ def _copy_part(module: nn.Module, memo: Memo) -> nn.Module:
     copied = memo[id(module)] = kind.__new__(kind)
     own = copied.__dict__
     for key, value in module.__dict__.items():
-        # Most attributes are numbers, and most dictionaries the empty ones of hooks: a call each would cost the most.
+        # Most attributes are numbers or empty dictionaries of hooks: a function call for each would dominate the time.
         of = type(value)
         own[key] = value if of in _ATOMS else of() if of in _DICTS and not value else _copy_any(value, memo)
     return copied

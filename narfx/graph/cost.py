@@ -1,7 +1,7 @@
-"""What a network costs: parameters, and multiply-accumulates (MACs) of one sample.
+"""The cost of a network: parameters, and multiply-accumulates (MACs) of one sample.
 
-MACs count convolutions and linear layers only; normalisation, activation, pooling and adds count zero. This is what
-the NAR paper prints as FLOPs; FLOPs in the usual sense are twice as many.
+MACs count convolutions and linear layers only; normalisation, activation, pooling and adds count zero. The NAR paper
+(arXiv 1905.02341) prints this number as FLOPs; FLOPs in the usual sense are twice as many.
 """
 
 from __future__ import annotations
@@ -37,11 +37,10 @@ class GraphCost:
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a graph on one sample and keeps each node's output shape, and the MACs.
+    """Runs a graph on one sample and records each node's output shape, and the MACs.
 
-    A traced graph is run to learn shapes, so what is known of common layers is not computed: torch takes longer to
-    run a normalisation without data than a small one with data. What must run is copied to ``device`` first, in eval
-    mode, so that the network itself is neither moved nor changed.
+    Shapes of common layers are computed by formula, because torch is slow on the meta device. Other modules run as a
+    copy on ``device`` in eval mode, so the network itself is neither moved nor changed.
     """
 
     def __init__(self, graph_module: nn.Module, graph: fx.Graph, device: str) -> None:
@@ -65,7 +64,7 @@ class _Recorder(fx.Interpreter):
         module: nn.Module = self.fetch_attr(target)
         if not args and "input" in kwargs and type(module).__module__.startswith("torch.nn."):
             args, kwargs = (kwargs["input"],), {name: value for name, value in kwargs.items() if name != "input"}
-        hooked = module._forward_hooks or module._forward_pre_hooks  # a hook may change what a layer gives
+        hooked = module._forward_hooks or module._forward_pre_hooks  # a hook may change the output
         if len(args) == 1 and isinstance(args[0], Tensor) and args[0].is_meta and not hooked:
             if _keeps_shape(module, args[0]):
                 return args[0]
@@ -75,7 +74,7 @@ class _Recorder(fx.Interpreter):
                 return output
             weight = module._parameters.get("weight") if isinstance(module, nn.modules.conv._ConvNd) else None
             if weight is not None and weight.is_floating_point() and weight.dtype != args[0].dtype:
-                raise TypeError("without values torch does not compare kinds of numbers")
+                raise TypeError("the meta device does not check dtypes: run on the CPU")
         if target not in self.copies:
             self.copies[target] = self.copied(module)
         if type(module).__module__.startswith("torch.nn."):
@@ -83,12 +82,12 @@ class _Recorder(fx.Interpreter):
         before = self.macs
         with _Calls() as calls:
             result = self.copies[target](*args, **kwargs)
-        # Its layers count by their size where they compute by something that is no call of torch's functions.
+        # Layers inside that do not call torch's functions were counted by hooks; take the larger count.
         self.macs = before + max(self.macs - before, calls.macs)
         return result
 
     def copied(self, module: nn.Module) -> nn.Module:
-        """A copy that counts its MACs."""
+        """A copy on the device, in eval mode, with hooks that count MACs."""
         copied = (copy_to_meta(module) if self.device == "meta" else copy_module(module).to(self.device)).eval()
         for part in copied.modules():
             if isinstance(part, (nn.modules.conv._ConvNd, nn.Linear)):
@@ -99,7 +98,7 @@ class _Recorder(fx.Interpreter):
         if target in _ELEMENTWISE and len(args) == 2 and not kwargs and _alike(*args):
             return args[0]
         if isinstance(target, FunctionType) and not target.__module__.startswith("torch."):
-            with _Calls() as calls:  # a function that the user has kept whole, by torch.fx.wrap
+            with _Calls() as calls:  # a function that the user keeps opaque with torch.fx.wrap
                 result = super().call_function(target, args, kwargs)
             self.macs += calls.macs
             return result
@@ -108,11 +107,11 @@ class _Recorder(fx.Interpreter):
         return result
 
     def heard(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """A forward hook: counts one call, whose input may be named."""
+        """Forward hook: count one call; the input may be a keyword argument."""
         self.count(module, args or (kwargs["input"],), output)
 
     def count(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Add the MACs of one call."""
+        """Add the MACs of one call of a convolution or linear layer."""
         if isinstance(module, nn.Linear):
             self.macs += math.prod(output.shape[:-1]) * module.weight.numel()
         elif isinstance(module, nn.modules.conv._ConvTransposeNd):
@@ -122,7 +121,7 @@ class _Recorder(fx.Interpreter):
 
 
 class _Calls(TorchFunctionMode):
-    """Counts the MACs of what the block calls: the functions, which torch's own layers call too."""
+    """Counts the MACs of all torch functions that the block calls; torch's own layers call them too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -135,7 +134,7 @@ class _Calls(TorchFunctionMode):
 
 
 def _macs_of_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
-    """The MACs of a convolution or a linear layer that is written as a function; 0 for any other call."""
+    """The MACs of a functional convolution or linear layer; 0 for any other call."""
     source, weight = (
         kwargs.get(name, args[i] if i < len(args) else None) for i, name in enumerate(("input", "weight"))
     )
@@ -146,7 +145,7 @@ def _macs_of_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], 
     if function in (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d):
         return source[0, 0].numel() * weight.numel()
     if function is nn.functional.linear:
-        return result.numel() // weight.shape[0] * weight.numel()  # windows of one sample may lie along the batch axis
+        return result.numel() // weight.shape[0] * weight.numel()  # windows of one sample may be on the batch axis
     return 0
 
 
@@ -164,13 +163,13 @@ def _keeps_shape(module: nn.Module, x: Tensor) -> bool:
 
 
 def _alike(a: Any, b: Any) -> bool:
-    """Two tensors without values whose sum is of the same shape and kind as both."""
+    """Whether two meta tensors have the same shape and dtype, so that their sum has them too."""
     both = isinstance(a, Tensor) and isinstance(b, Tensor)
     return both and a.is_meta and b.is_meta and a.shape == b.shape and a.dtype == b.dtype
 
 
 def _conv_output(conv: nn.Conv2d, x: Tensor) -> tuple[int, ...] | None:
-    """The output shape, or ``None`` for what only torch can judge (or refuse)."""
+    """The output shape, or ``None`` if torch has to compute (or refuse) it."""
     if x.ndim != 4 or x.shape[1] != conv.in_channels or conv.padding_mode != "zeros" or x.dtype != conv.weight.dtype:
         return None
     if conv.padding == "same":
@@ -186,12 +185,13 @@ def _conv_output(conv: nn.Conv2d, x: Tensor) -> tuple[int, ...] | None:
 
 
 def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) -> GraphCost:
-    """Run the graph on the meta device (nothing is computed) for one sample of ``input_shape``.
+    """Run the graph on the meta device (nothing is computed) for one sample of ``input_shape`` (C, H, W).
 
-    A graph that the meta device cannot run, because a leaf looks at values, runs on the CPU on zeros instead.
+    If the meta device cannot run the graph, because a leaf reads values, it runs on the CPU on zeros.
 
     Raises:
-        UsageError: The network does not accept an input of this shape.
+        UsageError: The network does not accept this input shape, has integer or mixed dtypes, or needs a device that
+            does not exist here.
     """
     try:
         recorder = _run(graph_module, input_shape, "meta")
@@ -202,22 +202,24 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
             for name, parameter in graph_module.named_parameters():
                 if not parameter.is_floating_point():
                     raise UsageError(
-                        f"the model does not compute: {name} is {parameter.dtype}, and narfx refines networks of "
-                        "floating-point weights",
+                        f"the model cannot run: {name} is {parameter.dtype}, but narfx refines networks with "
+                        "floating-point weights: give it the float model",
                         where=name,
                         kind="weights_not_float",
                     ) from error
             absent = absent_device(error)
             if absent is not None:
-                raise UsageError(f"the model asks for a device that is not here: {absent}", kind="no_device") from error
+                raise UsageError(
+                    f"the model needs a device that this machine does not have: {absent}", kind="no_device"
+                ) from error
             kinds: dict[torch.dtype, str] = {}
             for name, parameter in graph_module.named_parameters():
                 kinds.setdefault(parameter.dtype, name)
             if len(kinds) > 1 and "type" in str(error):
                 raise UsageError(
-                    f"the model does not compute: its weights are of several kinds of numbers "
-                    f"({', '.join(f'{name} is {kind}' for kind, name in kinds.items())}); give them one, as with "
-                    f"model.float() ({first_line(error)})",
+                    f"the model cannot run: its weights have several dtypes "
+                    f"({', '.join(f'{name} is {kind}' for kind, name in kinds.items())}); convert them to one, for "
+                    f"example with model.float() ({first_line(error)})",
                     where=list(kinds.values())[-1],
                     kind="mixed_dtypes",
                 ) from error
@@ -235,7 +237,7 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
 
 
 def _parameters(graph_module: fx.GraphModule) -> int:
-    """The numbers that the graph computes with; a head that it does not call is not deployed."""
+    """The number of parameters that the graph uses; a head that it does not call is not counted."""
     idle = unused_keys(graph_module)
     named = graph_module.named_parameters(remove_duplicate=False)
     return sum({id(value): value.numel() for name, value in named if name not in idle}.values())

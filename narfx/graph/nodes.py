@@ -1,4 +1,4 @@
-"""Small questions about the nodes and modules of a graph that several rooms ask."""
+"""Small functions on the nodes and modules of a graph, used by several packages."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ M = TypeVar("M", bound=nn.Module)
 
 
 def tensors(output: Any) -> list[Tensor]:
-    """The tensors in what a network returns (a tensor, or tuples, lists and dictionaries of them), in one order."""
+    """The tensors in a network's output (a tensor, or tuples, lists and dictionaries of them), in a fixed order."""
     return [leaf for leaf in pytree.tree_leaves(output) if isinstance(leaf, Tensor)]
 
 
 def free_name(graph_module: GraphModule, name: str, owner: str = "") -> str:
-    """The path of an attribute ``name`` of ``owner`` that is not taken: ``name``, else ``name_1``, ``name_2``, ..."""
+    """A free attribute path in the submodule ``owner``: ``name``, or else ``name_1``, ``name_2``, ..."""
     home = graph_module.get_submodule(owner)
     tried, count = name, 0
     while hasattr(home, tried):
@@ -31,13 +31,13 @@ def free_name(graph_module: GraphModule, name: str, owner: str = "") -> str:
 
 
 def pair(value: Any) -> tuple[int, int]:
-    """A geometry of two axes, of which torch takes one number for both, also where somebody set it later."""
+    """(height, width) of a geometry option such as ``stride``, which may be one number for both axes."""
     first, *rest = value if isinstance(value, (tuple, list)) else (value,)
     return int(first), int(rest[0] if rest else first)
 
 
 def source_line(node: Node) -> str:
-    """``file:line`` of the user's code that made a node, as far as the trace recorded it."""
+    """``file:line`` of the model's code that made a node; empty if the trace did not record it."""
     own = ""
     for line in (node.stack_trace or "").splitlines():
         head, _, rest = line.strip().partition('", line ')
@@ -56,6 +56,6 @@ def call_targets(graph_module: GraphModule) -> dict[str, list[Node]]:
 
 
 def is_kernel(parameter: nn.Parameter) -> bool:
-    """Whether a convolution may be made with it; a scale of channels, (1, C, 1, 1), is none."""
+    """Whether a parameter may be a convolution's weight; a channel scale (1, C, 1, 1) is not."""
     shape = parameter.shape
     return len(shape) == 4 and not (shape[0] == 1 and shape[2:] == (1, 1))

@@ -1,4 +1,4 @@
-"""Which file and line of a stack belongs to the model, and not to torch or to narfx."""
+"""Find the file and line of the model's own code in a stack, as opposed to torch's and narfx's code."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _OWN = {str(Path(__file__).with_name(name)) for name in ("tracer.py", "tracing.p
 
 @cache
 def is_model_code(file: str) -> bool:
-    """Whether a line of this file says something about the model to its author (torchvision's files do)."""
+    """Whether a file is code of the model (torchvision's files are), not of torch or of narfx's tracer."""
     return not file.startswith((_TORCH, "<")) and file not in _OWN
 
 
 def model_stack(outermost: CodeType) -> str:
-    """The lines of the model's own code that are being run, inside a call of ``outermost``, as in a traceback."""
+    """The lines of the model's code on the current stack, inside a call of ``outermost``, formatted as a traceback."""
     lines: list[str] = []
     frame = sys._getframe(1)
     while frame is not None and frame.f_code is not outermost:
@@ -37,7 +37,7 @@ def model_stack(outermost: CodeType) -> str:
 
 
 def users_line(error: BaseException) -> str:
-    """``file:line`` of the last frame of an error that is the model's own code."""
+    """``file:line`` of the innermost frame of an error that is in the model's code."""
     own, frame = "an unknown line", error.__traceback__
     while frame is not None:
         file = frame.tb_frame.f_code.co_filename
@@ -49,7 +49,7 @@ def users_line(error: BaseException) -> str:
 
 @cache
 def mentions_training(function: object) -> bool:
-    """Whether the code of a function, or of one of the model's functions that it names, speaks of ``training``."""
+    """Whether the code of a function, or of a function of the model that it names, reads ``training``."""
     code = getattr(function, "__code__", None)
     if code is None or not is_model_code(code.co_filename):
         return code is not None and "training" in code.co_names
@@ -57,7 +57,7 @@ def mentions_training(function: object) -> bool:
 
 
 def _speaks(code: CodeType, scope: dict[str, object], seen: set[CodeType]) -> bool:
-    # getattr(self, "training") has the word among its constants.
+    # getattr(self, "training") has the name among its constants.
     if "training" in code.co_names or ("getattr" in code.co_names and "training" in code.co_consts):
         return True
     inner = [constant for constant in code.co_consts if isinstance(constant, CodeType)]

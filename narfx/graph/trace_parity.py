@@ -1,8 +1,7 @@
-"""Whether a trace computes what its model computes: both run on the same random images, in eval mode, twice.
+"""Compare a trace with its model: both run on the same random images, in eval mode, on two batches.
 
-Torch.fx records what is done to the tensors that it follows. What a model's code does beside that (it asks for the
-type of a tensor, enters a context such as ``torch.autocast``, draws a constant) is lost without a word, so that only
-a comparison tells.
+torch.fx records only operations on the tensors that it traces. Other effects of a model's code (a test of a tensor's
+type, a context such as ``torch.autocast``, a random constant) are lost silently, so only a comparison finds them.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ Mark = tuple[tuple[torch.Size, float, float], ...]
 
 @dataclass(frozen=True)
 class _Run:
-    """The tensors that a network gave, and a mark of what each call of a module gave on the way."""
+    """The output tensors of a network, and a mark (shape and sums) of the output of each module call."""
 
     outputs: list[Tensor]
     marks: dict[tuple[str, int], Mark]
@@ -41,24 +40,30 @@ class _Run:
 def compare_trace(
     model: nn.Module, graph_module: fx.GraphModule, input_shape: tuple[int, int, int], *, seed: int = 0
 ) -> list[str]:
-    """Run both on two small batches of random images and compare outputs, and what the called modules give on the way.
+    """Run both on two small batches of random images and compare their outputs and those of the called modules.
 
-    Neither is changed, and the global generators stay as they are. Two tensors are alike where their largest absolute
-    difference is at most 1e-5 of the largest absolute value, or, of less exact numbers, eight times their precision.
+    Neither is changed, and the global random generators keep their state. Two tensors are equal if their largest
+    absolute difference is at most 1e-5 of the largest absolute value, or 8 epsilon of a less precise dtype.
+
+    Args:
+        model: The model.
+        graph_module: Its trace.
+        input_shape: (channels, height, width) of one sample.
+        seed: Seed of the images.
 
     Returns:
-        Sentences on what could not be compared: a model that fails, has no values, or is random in eval mode.
+        Notes on why nothing was compared: the model fails, has no values, or is random in eval mode.
 
     Raises:
-        ParityError: They differ; ``where`` is the line of the first call that does (kind ``trace_differs``).
+        ParityError: They differ (``kind="trace_differs"``); ``where`` is the source line of the first call that does.
     """
     if any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()]):
-        return ["the trace was not compared with the model, whose weights have no values"]
+        return ["the trace was not compared with the model, because the model's weights have no values"]
     batches, targets = _images(model, input_shape, seed), _targets(graph_module)
     try:
         eager = _runs(model, batches, targets, derive(seed, "fidelity"))
     except Exception as error:
-        return [f"the trace was not compared with the model, which fails on random images: {first_line(error)}"]
+        return [f"the trace was not compared: the model fails on random images ({first_line(error)})"]
     name = type(model).__name__
     try:
         traced = _runs(graph_module, batches, targets, derive(seed, "fidelity"))
@@ -71,23 +76,23 @@ def compare_trace(
     again = _runs(model, batches, targets, derive(seed, "fidelity", "again"))
     if _first_difference(eager[0], again[0], targets) is not None:
         return [
-            f"{name} is random in eval mode, so its trace could not be compared with it: a number that forward draws "
-            "without asking a tensor of the network may be a constant of the trace"
+            f"the trace was not compared: {name} is random in eval mode; a random number that forward draws "
+            "independently of the network's tensors may be a constant of the trace"
         ]
     what, node = found
     where = source_line(node) if node is not None else ""
-    mend = (
-        "torch.fx does not see what forward does beside its tensors, such as isinstance(x, torch.Tensor) or a "
-        "context: write that part without it"
+    cure = (
+        "torch.fx records only operations on tensors, not for example isinstance(x, torch.Tensor) or a context: "
+        "write that part of forward without it"
     )
     if first is None:
-        mend = (
-            "only the second batch shows it, so forward keeps something from call to call beside its buffers, which "
-            "no graph does: write that part without it"
+        cure = (
+            "only the second batch differs, so forward keeps state outside its buffers from call to call, which a "
+            "graph cannot do: write that part of forward without it"
         )
     raise ParityError(
         f"the trace of {name} does not compute what the model computes: {what}{f' at {where}' if where else ''}; "
-        f"{mend}",
+        f"{cure}",
         where=where or name,
         kind="trace_differs",
     )
@@ -109,7 +114,7 @@ def _targets(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
 
 
 def _runs(network: nn.Module, batches: list[Tensor], targets: dict[str, fx.Node], seed: int) -> list[_Run]:
-    """What one copy gives for one batch after the other: a state that it keeps shows at the second."""
+    """Run one copy on all batches in turn; a state that it keeps shows on the second batch."""
     copied = copy_module(network).eval()
     marks: dict[tuple[str, int], Mark] = {}
     parts = dict(copied.named_modules())
@@ -142,23 +147,23 @@ def _tensors(output: Any) -> list[Tensor]:
 
 
 def _first_difference(one: _Run, other: _Run, targets: dict[str, fx.Node]) -> tuple[str, fx.Node | None] | None:
-    """In words the first difference, and its node where a called module gives it; ``None`` where they are alike."""
+    """The first difference as a clause, with its node if it is at a called module; ``None`` if there is none."""
     loose = max((_tolerance(t) for t in one.outputs), default=TOLERANCE)
     for (name, call), mark in other.marks.items():  # in the order of the graph
         theirs = one.marks.get((name, call))
         if theirs is not None and not _marks_alike(theirs, mark, loose):
-            return f"it differs first in what {name} gives, or in what it is given,", targets[name]
+            return f"first mismatch at {name} (input or output)", targets[name]
     if len(one.outputs) != len(other.outputs):
-        return f"it gives {len(other.outputs)} tensors where the model gives {len(one.outputs)}", None
+        return f"it returns {len(other.outputs)} tensors, the model {len(one.outputs)}", None
     for index, (a, b) in enumerate(zip(one.outputs, other.outputs, strict=True)):
         if not _alike(a, b):
-            return f"output {index} differs, behind all the modules that it calls", None
+            return f"output {index} differs, but no called module does", None
     return None
 
 
 def _marks_alike(one: Mark, other: Mark, tolerance: float) -> bool:
     def near(a: float, b: float, scale: float) -> bool:
-        return a == b or not abs(a - b) > tolerance * scale  # what is not a number is like itself
+        return a == b or not abs(a - b) > tolerance * scale  # NaN equals NaN
 
     return len(one) == len(other) and all(
         shape == shape_b and near(total, total_b, size) and near(size, size_b, size)

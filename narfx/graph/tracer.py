@@ -1,4 +1,4 @@
-"""torch.fx's tracer with narfx's leaves: which modules stay one call, by rule or because a trace of them fails."""
+"""torch.fx's tracer with narfx's leaves: modules that stay one call, by rule or because they cannot be traced."""
 
 from __future__ import annotations
 
@@ -21,13 +21,17 @@ __all__ = ["Tracer", "forward_hooks", "trace_once"]
 
 
 class Tracer(fx.Tracer):
-    """fx's tracer with our leaves, which it adds to; ``added`` says that this try did, so that there must be another.
+    """fx's tracer with narfx's leaves.
 
-    ``failed`` is the innermost of torch's own containers in which a trace failed, where no module of the user's is
-    around it; ``notes`` says by place which contexts (``torch.no_grad``) the trace does not keep.
+    Attributes:
+        leaves: The modules that stay opaque, by path; the tracer adds to it.
+        added: Whether this trace added a leaf, so that the model must be traced again.
+        failed: The innermost torch container in which tracing failed, if no module of the user encloses it.
+        notes: Contexts (``torch.no_grad``) and buffer assignments that the trace does not keep.
+        contexts: The modules on the current stack, with the contexts at their call.
     """
 
-    # A buffer that is computed with is read by the graph, not baked in: it stays in the state dict.
+    # The graph reads buffers instead of baking them in, so they stay in the state dict.
     proxy_buffer_attributes = True
 
     def __init__(self, leaves: dict[str, Skipped]) -> None:
@@ -40,7 +44,7 @@ class Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Whether ``m`` stays one call."""
         if type(m).__call__ is not nn.Module.__call__ and not type(m).__module__.startswith("torch."):
-            # What its own __call__ does is traced around the call, and a leaf would do it a second time.
+            # Its own __call__ is traced around the call, and a leaf would run it a second time.
             return module_qualified_name in self.leaves
         return (
             isinstance(m, nn.modules.conv._ConvNd)
@@ -54,7 +58,7 @@ class Tracer(fx.Tracer):
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
-        """Trace through ``m``, record a call of it, or do that because its forward cannot be traced."""
+        """Trace through ``m``, or record one call of it if it is a leaf or cannot be traced."""
         depth, known = len(self.module_stack), len(self.contexts)
         self.contexts.append((m, current_context()))
         try:
@@ -77,13 +81,13 @@ class Tracer(fx.Tracer):
         return self.create_proxy("call_module", path, args, kwargs)
 
     def create_arg(self, a: Any) -> Argument:
-        """What a call or the output is given; an ``OrderedDict`` stays one, of which fx would make a plain dict."""
+        """An argument of a call or of the output; an ``OrderedDict`` is kept, which fx would turn into a dict."""
         if type(a) is OrderedDict:
             return self.create_proxy("call_function", OrderedDict, (list(a.items()),), {}).node
         return super().create_arg(a)
 
     def create_proxy(self, *args: Any, **kwargs: Any) -> fx.Proxy:
-        """A node that knows the model's lines; torch's own record formats its own frames too, at ten times the time."""
+        """A node with the model's source lines; torch's own record includes its frames and takes ten times as long."""
         proxy = super().create_proxy(*args, **kwargs)
         proxy.node.stack_trace = model_stack(trace_once.__code__)
         if current_context() != self.contexts[0][1]:
@@ -91,7 +95,7 @@ class Tracer(fx.Tracer):
         return proxy
 
     def _leave_context(self, node: fx.Node) -> None:
-        """A node inside a context that the trace does not keep: its module stays whole, or a note says so."""
+        """For a node inside a context that the trace does not keep: make its module a leaf, or add a note."""
         inner = [*(context for _, context in self.contexts[1:]), current_context()]
         module, before, after = [(m, a, b) for (m, a), b in zip(self.contexts, inner, strict=True) if a != b][-1]
         path = self.submodule_paths.get(module, "") if module is not None and self.submodule_paths else ""
@@ -102,12 +106,16 @@ class Tracer(fx.Tracer):
         else:
             self.notes.setdefault(
                 (path, what),
-                f"{path or name} ({where}): {what}, which the trace does not keep; put that part into a submodule of "
-                "its own, or say it of its tensors (detach(), requires_grad_(False))",
+                f"{path or name} ({where}): {what}, which the trace does not keep; put that part into its own "
+                "submodule, or change its tensors instead (detach(), requires_grad_(False))",
             )
 
     def keep_buffers(self, training: bool) -> None:
-        """A module whose forward assigns a buffer of its own stays whole: a trace makes no assignment."""
+        """Make modules whose forward assigns a buffer leaves, because a graph cannot assign.
+
+        Raises:
+            UsageError: The model itself does so in eval mode.
+        """
         for path, module in self.root.named_modules():
             for name, value in module._buffers.items():
                 if not isinstance(value, fx.Proxy):
@@ -115,7 +123,7 @@ class Tracer(fx.Tracer):
                 where = source_line(value.node)
                 if training:
                     note = f"{path or 'the model'} ({where}): forward assigns the buffer {name} in training mode"
-                    self.notes[path, name] = f"{note}, and the trace, which holds eval mode, does not"
+                    self.notes[path, name] = f"{note}; the trace holds eval mode and does not do that"
                 elif path and not _is_container(module):
                     self._add_leaf(
                         path,
@@ -126,7 +134,7 @@ class Tracer(fx.Tracer):
                 else:
                     raise UsageError(
                         f"the forward of {type(self.root).__name__} assigns the buffer {name} at {where}, which a "
-                        "trace does not keep: do that in a submodule of its own, or in training mode only",
+                        "trace does not keep: do that in its own submodule, or in training mode only",
                         where=where,
                         kind="buffer_assigned",
                     )
@@ -141,22 +149,22 @@ def _asks_training(module: nn.Module) -> bool:
 
 
 def _holds_kernels(module: nn.Module) -> bool:
-    """Whether a convolution may be in it: a module, or a parameter that a functional call convolves with."""
+    """Whether a module may contain a convolution, as a submodule or as a parameter for a functional call."""
     return any(isinstance(part, nn.modules.conv._ConvNd) for part in module.modules()) or any(
         is_kernel(parameter) for parameter in module.parameters()
     )
 
 
 def trace_once(tracer: Tracer, model: nn.Module, concrete: dict[str, Any] | None) -> fx.Graph:
-    """The graph of ``model``, its optional arguments bound to ``concrete``; lines are recorded inside this call."""
+    """The graph of ``model`` with its optional arguments set to ``concrete``; source lines are recorded inside it."""
     return tracer.trace(model, concrete)
 
 
 def _is_container(module: nn.Module) -> bool:
-    """Making ``nn.Sequential`` a leaf would hide half of any network."""
+    """Whether a module is one of torch's own, such as ``nn.Sequential``; as a leaf it would hide half of a network."""
     return type(module).__module__.startswith("torch.nn.modules")
 
 
 def forward_hooks(module: nn.Module) -> list[Callable[..., Any]]:
-    """The forward hooks of a module: a trace would hand them its stand-ins for tensors, which they may keep."""
+    """The forward hooks of a module; a trace would call them with proxies instead of tensors."""
     return [*module._forward_pre_hooks.values(), *module._forward_hooks.values()]

@@ -1,10 +1,9 @@
-"""From an ``nn.Module`` to a graph: ``torch.fx`` with declared leaves, and leaves where a trace fails.
+"""From an ``nn.Module`` to a graph: ``torch.fx`` with fixed leaves, and leaves for modules that cannot be traced.
 
-Convolutions stay modules, whatever class they are of, and so does what carries forward hooks: they run when the network
-does, on tensors, as the user meant them. A module whose ``forward`` asks ``self.training`` and holds no
-convolution stays a leaf too, because a trace would bake the answer in. Where a submodule cannot be traced, it becomes
-a leaf, and so do others that fail behind it; then the trace starts again, because a forward that failed half way may
-have left its mark. A few tries do, however many modules fail.
+Leaves by rule: convolutions of every class; modules with forward hooks, so that the hooks run on tensors when the
+network runs; and modules whose ``forward`` reads ``self.training`` and that contain no convolution, because a trace
+would bake the mode in. A submodule that cannot be traced becomes a leaf, and so do later ones in the same try. Then
+tracing starts again on a new copy, because a forward that failed may have changed its module. A few tries are enough.
 """
 
 from __future__ import annotations
@@ -33,10 +32,14 @@ _MAX_TRIES = 20
 
 @dataclass
 class GraphTrace:
-    """A graph that shares nothing with the model it came from, and what it leaves opaque or bakes in.
+    """A graph that shares nothing with its model.
 
-    ``source`` is the copy of the model whose parameters the graph holds, and what the graph does not use besides.
-    ``drawn`` names the random generators that a forward has drawn from while it was traced.
+    Attributes:
+        graph_module: The graph.
+        source: The copy of the model whose parameters the graph holds, including parts that the graph does not use.
+        opaque: The modules that stay one call, with the reason.
+        notes: Sentences on what the trace does not keep.
+        drawn: The random generators that the forward used while it was traced.
     """
 
     graph_module: fx.GraphModule
@@ -49,28 +52,32 @@ class GraphTrace:
 def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = False) -> GraphTrace:
     """Trace ``model``, in eval mode unless ``training``; the model itself is not changed.
 
-    With ``copied`` the model is a copy already, whose parameters the graph may take.
+    Args:
+        model: The model.
+        training: Whether to trace in training mode.
+        copied: Whether the model is already a copy, whose parameters the graph may share.
 
     Raises:
-        UsageError: The model takes no or several tensors, carries hooks that a trace would lose, cannot be copied, or
-            cannot be traced; the message names the module and the line.
+        UsageError: The model does not take exactly one tensor, has forward hooks itself, cannot be copied, or cannot
+            be traced; the message names the module and the line.
     """
     _refuse_kinds(model)
     concrete = _bound_defaults(model)
     if model._forward_hooks or model._forward_pre_hooks:
         raise UsageError(
-            f"{type(model).__name__} carries forward hooks on the model itself, which a trace would lose: "
-            "remove them, or wrap the model in a module",
+            f"{type(model).__name__} has forward hooks on the model itself, which a trace would lose: remove them, or "
+            "wrap the model in a module",
             kind="root_hooks",
         )
     leaves: dict[str, Skipped] = {}
     for _ in range(_MAX_TRIES):
         try:
-            # A forward that failed half way may have left its mark on the modules: each try has a copy of its own.
+            # A forward that failed may have changed its modules, so each try gets its own copy.
             tried = copy_structure(model) if copied else copy_module(model)
         except Exception as error:
             raise UsageError(
-                f"{type(model).__name__} cannot be copied ({type(error).__name__}: {first_line(error)})",
+                f"{type(model).__name__} cannot be copied ({type(error).__name__}: {first_line(error)}): make "
+                "copy.deepcopy(model) work",
                 kind="not_copyable",
             ) from error
         tried.train(training)
@@ -88,14 +95,14 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
                     break
     else:
         raise UsageError(
-            f"torch.fx cannot trace {type(model).__name__}: after {_MAX_TRIES} tries, and with {len(leaves)} parts "
-            f"left opaque, another one fails ({next(reversed(leaves))})",
+            f"torch.fx cannot trace {type(model).__name__}: after {_MAX_TRIES} tries, with {len(leaves)} opaque "
+            f"parts, another one fails ({next(reversed(leaves))}); rewrite its forward without control flow on values",
             where=next(reversed(leaves)),
             kind="untraceable",
         )
     _refuse_clashes(tried, graph)
     graph_module = fx.GraphModule(tried, graph, type(model).__name__)
-    # The graph remembers the class of its tracer for unpickling; a user who unpickles it need not have narfx.
+    # The graph stores the class of its tracer for unpickling; unpickling must not need narfx.
     graph._tracer_cls = graph_module._tracer_cls = None
     _keep_buffer_persistence(tried, graph_module)
     graph_module.train(training)
@@ -104,15 +111,15 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
     notes = [*tracer.notes.values()]
     if generators and not training:
         notes.append(
-            f"forward draws random numbers ({', '.join(generators)}) in eval mode, and the trace holds those of one "
-            "draw: draw them like a tensor of the network (torch.randn_like), or in a submodule whose forward asks "
-            "self.training and holds no convolution"
+            f"forward draws random numbers ({', '.join(generators)}) in eval mode, and the trace keeps those of one "
+            "draw as constants: draw them with torch.randn_like of a tensor of the network, or in a submodule without "
+            "convolutions whose forward reads self.training"
         )
     return GraphTrace(graph_module, tried, [*opaque, *_hooked(graph_module)], notes, generators)
 
 
 def _hooked(graph_module: fx.GraphModule) -> list[Skipped]:
-    """What is a leaf for its forward hooks alone, with the line of the first."""
+    """The modules that are leaves only because of their forward hooks, with the source line of the first hook."""
     plain, found = fx.Tracer(), dict[str, Skipped]()
     for node in graph_module.graph.nodes:
         module = graph_module.get_submodule(str(node.target)) if node.op == "call_module" else None
@@ -121,8 +128,8 @@ def _hooked(graph_module: fx.GraphModule) -> list[Skipped]:
             continue
         code = getattr(hooks[0], "__code__", None)
         reason = (
-            f"{type(module).__name__} carries forward hooks and stays opaque: a trace would run them on its stand-ins "
-            "for tensors; remove them, and what is inside can be refined"
+            f"{type(module).__name__} has forward hooks and stays opaque, because a trace would run them on proxies; "
+            "remove the hooks to refine what is inside"
         )
         where = f"{code.co_filename}:{code.co_firstlineno}" if code is not None else ""
         found[str(node.target)] = Skipped(str(node.target), "untraceable", reason, where)
@@ -130,19 +137,21 @@ def _hooked(graph_module: fx.GraphModule) -> list[Skipped]:
 
 
 def _give_up(model: nn.Module, failed: nn.Module | None, error: Exception) -> NoReturn:
-    """Say what cannot be traced: the root, or one of torch's containers where nothing but the root is around it."""
+    """Raise the error for a model that cannot be traced; it names the root or the failing torch container."""
     names = {id(module): name for name, module in model.named_modules()}
     name, where = names.get(id(failed), ""), users_line(error)
     absent = absent_device(error)
     if absent is not None:
         raise UsageError(
-            f"the model asks for a device that is not here, at {where}: {absent}", where=where, kind="no_device"
+            f"the model needs a device that this machine does not have, at {where}: {absent}",
+            where=where,
+            kind="no_device",
         ) from error
     parts = [part for part, child in model.named_children() if _convolutions(child) > 1]
-    choice = f"; or refine one part, as MODEL#{parts[0]} (of {', '.join(parts)})" if parts and not name else ""
+    choice = f"; or refine one part (MODEL#{parts[0]}; parts: {', '.join(parts)})" if parts and not name else ""
     raise UsageError(
         f"torch.fx cannot trace {name or 'the model'} ({type(model if failed is None else failed).__name__}) "
-        f"at {where}: {first_line(error)}; keep data-dependent control flow in a submodule of its own{choice}",
+        f"at {where}: {first_line(error)}; move data-dependent control flow into its own submodule{choice}",
         where=name or where,
         kind="untraceable",
     ) from error
@@ -153,38 +162,38 @@ def _convolutions(module: nn.Module) -> int:
 
 
 def _refuse_kinds(model: nn.Module) -> None:
-    """What torch itself cannot trace or copy, said before it says so in its own words."""
+    """Refuse modules that torch cannot trace or copy: TorchScript, wrappers, and lazy modules."""
     if isinstance(model, torch.jit.ScriptModule):
         raise UsageError(
-            f"{type(model).__name__} is a TorchScript module, which torch.fx cannot trace: give the module that it was "
-            "made from",
+            f"{type(model).__name__} is a TorchScript module, which torch.fx cannot trace: give the module from which "
+            "it was made",
             kind="scripted",
         )
     inner = next((name for name in ("_orig_mod", "module") if isinstance(getattr(model, name, None), nn.Module)), None)
     if inner is not None and type(model).__module__.startswith("torch."):
         raise UsageError(
             f"{type(model).__name__} is a wrapper around the model: give narfx the module inside it (model.{inner}, or "
-            f"MODEL#{inner} in a reference), and wrap what comes out",
+            f"MODEL#{inner} in a reference), and wrap the result",
             where=inner,
             kind="wrapped",
         )
     for name, parameter in model.named_parameters():
         if nn.parameter.is_lazy(parameter):
             raise UsageError(
-                f"{name} has no shape yet: run the model once on an image, which makes its lazy layers",
+                f"{name} has no shape yet: run the model once on an image to initialise its lazy layers",
                 where=name,
                 kind="uninitialised",
             )
 
 
 def _bound_defaults(model: nn.Module) -> dict[str, Any] | None:
-    """The optional arguments of ``forward`` with their defaults; one required tensor is what narfx refines."""
+    """The optional arguments of ``forward`` with their defaults; there must be exactly one required argument."""
     parameters = list(inspect.signature(model.forward).parameters.values())
     required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     if len(required) != 1 and not (not required and any(p.kind is p.VAR_POSITIONAL for p in parameters)):
         raise UsageError(
             f"{type(model).__name__}.forward takes {len(required)} required inputs ({', '.join(required) or 'none'}); "
-            "narfx refines networks of one tensor: wrap the model in a module that fills in the others",
+            "narfx refines networks with one input tensor: wrap the model in a module that fills in the others",
             where=type(model).__name__,
             kind="inputs",
         )
@@ -193,15 +202,12 @@ def _bound_defaults(model: nn.Module) -> dict[str, Any] | None:
 
 
 def _refuse_clashes(model: nn.Module, graph: fx.Graph) -> None:
-    """A part of the model with the name of something that torch's GraphModule has itself cannot be put into one.
-
-    Nor can one whose name torch cannot write into the code of the graph.
-    """
+    """Refuse names of parts that a GraphModule cannot hold: its own attributes, and names that are not valid code."""
     taken = {name for name in dir(fx.GraphModule) if not hasattr(nn.Module, name)} | {"meta"}
     used = {str(node.target).partition(".")[0] for node in graph.nodes if node.op in ("call_module", "get_attr")}
     for name in sorted(taken & used):
         raise UsageError(
-            f"{type(model).__name__} has a part named {name}, a name that torch.fx needs for itself: rename it",
+            f"{type(model).__name__} has a part named {name}, which torch.fx uses itself: rename it",
             where=name,
             kind="name_clash",
         )
@@ -209,18 +215,18 @@ def _refuse_clashes(model: nn.Module, graph: fx.Graph) -> None:
         for name in target.split("."):
             if iskeyword(name) or not name.isprintable() or set('"\\') & set(name):
                 raise UsageError(
-                    f"{type(model).__name__} has a part named {name!r} ({target!r}), and torch.fx writes Python code "
-                    "in which a keyword, a quotation mark or a backslash cannot stand for a part: rename it",
+                    f"{type(model).__name__} has a part named {name!r} ({target!r}), which torch.fx cannot write as "
+                    "Python code (a keyword, a quotation mark or a backslash): rename it",
                     where=target,
                     kind="name_clash",
                 )
     for node in graph.nodes:
-        if node.name == "self":  # what a part of this name gives, in code in which self is the network
+        if node.name == "self":  # the output of a part named self; in the generated code self is the network
             node._rename("self_")
 
 
 def _keep_buffer_persistence(model: nn.Module, graph_module: fx.GraphModule) -> None:
-    """Fx makes every buffer that it copies persistent, and a tensor that forward makes a buffer: keys too many."""
+    """Undo that fx makes every buffer persistent and registers tensors of forward as buffers: both add keys."""
     theirs = dict(model.named_modules(remove_duplicate=False))
     for name, copied in graph_module.named_modules():
         own = theirs.get(name)

@@ -1,7 +1,7 @@
-"""What a model holds and its graph does not use: auxiliary heads in eval mode, a parameter that no forward reads.
+"""Parts of a model that its graph does not use: auxiliary heads in eval mode, parameters that no forward reads.
 
-A trace keeps such parts, uncalled, so that checkpoints of the model load into every network made of it. What is
-deployed goes without them: they are no part of its cost, and of no bundle.
+A trace keeps such parts without calling them, so that checkpoints of the model still load. They are not counted in the
+cost, and not written into a bundle.
 """
 
 from __future__ import annotations
@@ -12,10 +12,10 @@ __all__ = ["drop_unused", "keep_unused", "unused_keys"]
 
 
 def keep_unused(graph_module: fx.GraphModule, source: nn.Module) -> list[str]:
-    """Put what only ``source`` holds into the graph module, in place, as the same objects.
+    """Add the parts that only ``source`` has to the graph module, in place, as the same objects.
 
     Returns:
-        The keys of ``source``'s state dict that the graph does not use, other names of what it uses left out.
+        The keys of ``source``'s state dict that the graph does not use, without further names of tensors in use.
     """
     held, state = graph_module.state_dict(keep_vars=True), source.state_dict(keep_vars=True)
     keys = [key for key in state if key not in held]
@@ -26,7 +26,7 @@ def keep_unused(graph_module: fx.GraphModule, source: nn.Module) -> list[str]:
         for parent in parents:
             theirs = theirs.get_submodule(parent)
             if parent not in ours._modules:
-                if not hasattr(ours, parent):  # a GraphModule has names of its own
+                if not hasattr(ours, parent):  # the name may be an attribute of GraphModule
                     ours.add_module(parent, theirs)
                 break
             ours = ours.get_submodule(parent)
@@ -46,7 +46,7 @@ def unused_keys(graph_module: fx.GraphModule) -> set[str]:
 
 
 def drop_unused(graph_module: fx.GraphModule) -> None:
-    """Take from the graph module, in place, what its graph does not use."""
+    """Remove from the graph module, in place, the parts that its graph does not use."""
     used = _used(graph_module)
     _prune(graph_module, "", used, {path for target in used for path in _paths(target)})
 

@@ -1,18 +1,18 @@
-"""A reference to a model, as a user writes it, and the module that it names.
+"""Model references: the text with which a user names a model, and the module that it builds.
 
 ===========================  ==========================================================================
-``file.py``                  ``model`` in that file, else its only module class that builds without arguments
+``file.py``                  ``model`` in that file, or else its only module class that needs no arguments
 ``file.py:factory``          a callable in that file that returns a module, or a module
 ``package.module:factory``   the same in an importable module; the working directory is searched first
 ``torchvision:NAME``         a torchvision model without weights
-``timm:NAME``                a timm model without weights, where timm is installed
+``timm:NAME``                a timm model without weights, if timm is installed
 ``narfx:NAME``               an entry of :data:`narfx.models.MODELS`
 ===========================  ==========================================================================
 
-Each form takes arguments for the factory: ``torchvision:resnet18?num_classes=10&norm_layer=...``; a value is read as
-a Python literal where it is one, else as text. ``#PART`` behind it names one submodule of the model, to be refined for
-itself: ``torchvision:fasterrcnn_resnet50_fpn#backbone``. Nothing is ever downloaded. A model file is the user's own
-code: it is run, and what it prints goes to standard error.
+Each form takes arguments for the factory: ``torchvision:resnet18?num_classes=10&norm_layer=...``. A value is read as a
+Python literal if possible, otherwise as text. A suffix ``#PART`` selects one submodule of the model:
+``torchvision:fasterrcnn_resnet50_fpn#backbone``. Nothing is ever downloaded. A model file is the user's own code: it
+is executed, and its output goes to standard error.
 """
 
 from __future__ import annotations
@@ -60,8 +60,12 @@ _FORMS = "file.py, file.py:factory, package.module:factory, torchvision:NAME, ti
 class ModelRef:
     """A parsed reference; ``str`` gives its canonical text, which parses to an equal reference.
 
-    ``kind`` is ``file``, ``module``, ``torchvision``, ``timm`` or ``narfx``; ``name`` is the path, the dotted module
-    or the model's name.
+    Attributes:
+        kind: ``file``, ``module``, ``torchvision``, ``timm`` or ``narfx``.
+        name: The path, the dotted module, or the model's name.
+        factory: The name in that file or module, if given.
+        arguments: The arguments of the factory.
+        part: The path of the selected submodule, if any.
     """
 
     kind: str
@@ -72,16 +76,16 @@ class ModelRef:
 
     @classmethod
     def parse(cls, text: str) -> ModelRef:
-        """Read one of the forms above.
+        """Parse one of the forms above.
 
         Raises:
-            UsageError: The text has none of them, or its arguments are not ``name=value`` joined by ``&``.
+            UsageError: The text has no known form, or its arguments are not ``name=value`` joined by ``&``.
         """
         whole, sharp, part = text.strip().partition("#")
         if sharp:
             if not _dotted(part, numbers=True):
                 raise UsageError(
-                    f"cannot read the part of {text!r}: write the path of a submodule behind #, as in #backbone",
+                    f"cannot read the part in {text!r}: write the path of a submodule after #, for example #backbone",
                     where=text,
                     kind="model_reference",
                 )
@@ -110,10 +114,10 @@ class ModelRef:
         return (f"{head}?{pairs}" if pairs else head) + (f"#{self.part}" if self.part else "")
 
     def beside(self, folder: Path, *, relative_to: Path | None = None) -> ModelRef:
-        """The same reference as a file in ``folder`` names it: a model file by its path from there.
+        """The same reference for a file in ``folder``: the path of a model file becomes relative to ``folder``.
 
         Raises:
-            UsageError: There is no such model file.
+            UsageError: The model file does not exist.
         """
         if self.kind != "file":
             return self
@@ -122,15 +126,15 @@ class ModelRef:
 
 
 def load_model(ref: str | ModelRef, *, relative_to: Path | None = None, seed: int | None = None) -> nn.Module:
-    """The module that ``ref`` names, freshly built.
+    """Build the module that ``ref`` names.
 
     Args:
         ref: A reference, or its text.
-        relative_to: A folder (that of an ``arch.json``) in which a relative path is looked for first.
-        seed: Where given, torch's initial weights follow from it and the global generator is left as it was.
+        relative_to: A folder (of an ``arch.json``) in which a relative path is searched first.
+        seed: If given, it decides torch's initial weights, and torch's global generator keeps its state.
 
     Raises:
-        UsageError: The reference cannot be read, or what it names is missing, fails or is no module.
+        UsageError: The reference cannot be read, or its target is missing, fails, or is not a module.
     """
     ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
     with contextlib.redirect_stdout(sys.stderr), _seeded(seed):
@@ -144,13 +148,13 @@ def load_model(ref: str | ModelRef, *, relative_to: Path | None = None, seed: in
 
 
 def default_input(ref: str | ModelRef, *, relative_to: Path | None = None) -> Shape | None:
-    """(channels, height, width) of one sample where the model's origin states it, else ``None``.
+    """(channels, height, width) of one sample if the model's origin states it, otherwise ``None``.
 
-    narfx's own models know it, as do timm's; torchvision's classifiers take 3x224x224 (Inception 3x299x299); a file
-    may hold a line ``INPUT_SHAPE = (3, 32, 32)``, which is read without running the file.
+    Models of narfx and timm state it. torchvision's classifiers take 3x224x224 (Inception 3x299x299). A file may
+    contain a line ``INPUT_SHAPE = (3, 32, 32)``, which is read without running the file.
 
     Raises:
-        UsageError: The reference cannot be read, or names no model of its origin.
+        UsageError: The reference cannot be read, or its origin has no such model.
     """
     ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
     if ref.kind == "file":
@@ -171,7 +175,7 @@ def _part(model: nn.Module, ref: ModelRef) -> nn.Module:
         names = [name for name, _ in model.named_modules() if name]
         close = close_names(ref.part, names) or [name for name, _ in model.named_children()][:6]
         raise UsageError(
-            f"{type(model).__name__} has no part {ref.part}; it has {', '.join(close) or 'none'}",
+            f"{type(model).__name__} has no part {ref.part}; parts are {', '.join(close) or 'none'}",
             where=str(ref),
             kind="unknown_part",
         ) from error
@@ -191,7 +195,7 @@ def _load_module(ref: ModelRef) -> nn.Module:
     with importable(Path.cwd()):
         entry = attribute(import_module(ref.name), ref.factory, ref.name)
         built = _build(entry, ref, f"{ref.name}:{ref.factory}")
-        # A network that stands ready in an imported package is the user's: narfx works on a copy.
+        # A module that already exists in an imported package belongs to the user: work on a copy.
         with user_code(f"{ref} cannot be copied", where=str(ref), kind="factory_failed"):
             return copy.deepcopy(built) if built is entry else built
 
@@ -213,11 +217,11 @@ def _find(name: str, relative_to: Path | None) -> Path:
             return folder / name
     looked = " or ".join(dict.fromkeys(str(folder) for folder in folders))
     place = "" if Path(name).is_absolute() else f" in {looked}"
-    raise UsageError(f"there is no model file {name}{place}", where=name, kind="missing_file")
+    raise UsageError(f"there is no model file {name}{place}: check the path", where=name, kind="missing_file")
 
 
 def _only_candidate(module: ModuleType, ref: ModelRef) -> str:
-    """The name in a model file that stands for the model when the reference gives none."""
+    """The name of the model in a model file, for a reference without a factory name."""
     entry = getattr(module, "model", None)
     if isinstance(entry, nn.Module) or (callable(entry) and not missing_arguments(entry, ref.arguments)):
         return "model"
@@ -236,7 +240,7 @@ def _only_candidate(module: ModuleType, ref: ModelRef) -> str:
     if buildable:
         choices = ", ".join(f"{ref.name}:{name}" for name in buildable)
         raise UsageError(
-            f"{ref.name} holds several models: say which with {choices}, or give one the name model",
+            f"{ref.name} has several models: choose one of {choices}, or name one of them model",
             where=ref.name,
             kind="several_models",
         )
@@ -244,40 +248,40 @@ def _only_candidate(module: ModuleType, ref: ModelRef) -> str:
     lacks = {name: missing_arguments(value, ref.arguments) for name, value in named.items()}
     wants = "; ".join(f"{name} needs {', '.join(lack)}" for name, lack in lacks.items() if lack)
     raise UsageError(
-        f"{ref.name} holds no model: define model (a module, or a function without arguments that returns one), or "
-        f"one module class that builds without arguments" + (f" ({wants})" if wants else ""),
+        f"{ref.name} has no model: define model (a module, or a function without arguments that returns one), or "
+        f"one module class that needs no arguments" + (f" ({wants})" if wants else ""),
         where=ref.name,
         kind="no_model",
     )
 
 
 def _build(factory: Any, ref: ModelRef, label: str, **fixed: Any) -> nn.Module:
-    """Call ``factory`` with the reference's arguments; a module is taken as it is."""
+    """Call ``factory`` with the reference's arguments; a module is returned as it is."""
     if isinstance(factory, nn.Module):
         if ref.arguments:
             raise UsageError(
-                f"{label} is a module that is already built and takes no arguments ({', '.join(ref.arguments)}): "
-                "name a function or a class",
+                f"{label} is already built, so it takes no arguments ({', '.join(ref.arguments)}): name a function or "
+                "a class instead",
                 where=label,
                 kind="model_arguments",
             )
         return factory
     if not callable(factory):
         raise UsageError(
-            f"{label} is {article(factory)}, neither a module nor a function that returns one",
+            f"{label} is {article(factory)}: name a module, or a function that returns one",
             where=label,
             kind="factory_not_callable",
         )
     built = call(factory, {**ref.arguments, **fixed}, label, locate=ref.kind not in ZOOS)
     if not isinstance(built, nn.Module):
         raise UsageError(
-            f"{label} returned {article(built)}, not a torch.nn.Module", where=label, kind="factory_result"
+            f"{label} returned {article(built)}: it must return a torch.nn.Module", where=label, kind="factory_result"
         )
     return built
 
 
 def _stated_input(name: str, relative_to: Path | None) -> Shape | None:
-    """The value of a line ``INPUT_SHAPE = (C, H, W)`` in a model file; what is wrong with the file shows on loading."""
+    """The value of a line ``INPUT_SHAPE = (C, H, W)`` in a model file; errors in the file are reported on loading."""
     try:
         body = ast.parse(_find(name, relative_to).read_bytes()).body
     except (UsageError, SyntaxError, ValueError, OSError):
@@ -293,7 +297,7 @@ def _stated_input(name: str, relative_to: Path | None) -> Shape | None:
 
 
 def _shape(expression: ast.expr) -> Shape | None:
-    """Three positive integers written out as a tuple, else ``None``."""
+    """The value of a literal tuple of three positive integers, otherwise ``None``."""
     try:
         value = ast.literal_eval(expression)
     except ValueError:
@@ -309,13 +313,15 @@ def _parse_arguments(text: str, whole: str) -> dict[str, Any]:
         name = name.strip()
         if not equals or not name.isidentifier():
             raise UsageError(
-                f"cannot read the argument {pair!r} in {whole!r}: write name=value, several with & between, as in "
+                f"cannot read the argument {pair!r} in {whole!r}: write name=value, separated by &, for example "
                 "torchvision:resnet18?num_classes=10",
                 where=whole,
                 kind="model_arguments",
             )
         if name in arguments:
-            raise UsageError(f"{whole!r} gives the argument {name!r} twice", where=whole, kind="model_arguments")
+            raise UsageError(
+                f"{whole!r} gives the argument {name!r} twice: remove one", where=whole, kind="model_arguments"
+            )
         arguments[name] = _read_value(value)
     return arguments
 
@@ -325,7 +331,7 @@ def _read_value(text: str) -> Any:
     try:
         return ast.literal_eval(text)
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        # Left as text, "false" would count as true.
+        # As text, "false" would be true.
         return {"true": True, "false": False}.get(text, text)
 
 

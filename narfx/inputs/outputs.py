@@ -1,4 +1,4 @@
-"""A base network with another number of outputs: for data with other classes, or an embedding of another length."""
+"""Build a base network with another number of outputs, for data with other classes or another embedding length."""
 
 from __future__ import annotations
 
@@ -21,20 +21,23 @@ _ARGUMENTS = ("num_classes", "embedding", "classes", "n_classes", "num_outputs")
 def load_with_outputs(
     reference: str, outputs: int, input: Shape, *, relative_to: Path | None = None, seed: int = 0
 ) -> tuple[nn.Module, str]:
-    """The model that ``reference`` names with so many outputs, and in words how it came by them.
+    """The model that ``reference`` names, with ``outputs`` outputs.
 
-    A model that has them already is taken as it is. Else it is built anew with ``num_classes`` or another usual
-    argument; where its factory takes none, its last linear layer is replaced by a fresh one.
+    A model that already has that many is returned as it is. Otherwise it is built again with ``num_classes`` or
+    another usual argument. If its factory takes none of these, its last linear layer is replaced by a new one.
 
     Args:
         reference: See :func:`narfx.inputs.model_ref.load_model`.
         outputs: The length of one sample's output.
         input: One sample's shape (C, H, W).
         relative_to: The folder at which paths in the reference start.
-        seed: Of initial weights.
+        seed: Seed of the initial weights.
+
+    Returns:
+        The model, and a note on what was changed (empty if nothing was).
 
     Raises:
-        UsageError: The reference is wrong, or the model cannot be given so many outputs.
+        UsageError: The reference is wrong, or the model cannot have that many outputs.
     """
     model = load_model(reference, relative_to=relative_to, seed=seed)
     if _outputs(model, input) == outputs:
@@ -52,13 +55,13 @@ def load_with_outputs(
 
 
 def _outputs(model: nn.Module, input: Shape) -> int | None:
-    """The length of one sample's output; ``None`` where it is no tensor (N, outputs)."""
+    """The length of one sample's output; ``None`` if the output is not a tensor (N, outputs)."""
     modes = {part: part.training for part in model.modules()}
     model.eval()
     try:
         with torch.inference_mode():
             output = model(torch.zeros(1, *input))
-    except Exception:  # the user's own code: what is wrong with it shows when it is traced
+    except Exception:  # the user's code: its errors are reported when it is traced
         return None
     finally:
         for part, mode in modes.items():
@@ -86,10 +89,11 @@ def _replace_last_linear(model: nn.Module, reference: str, outputs: int, input: 
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, fresh)
         if _outputs(model, input) == outputs:
-            return f"its last linear layer, {name}, replaced by one of {outputs} outputs"
+            return f"its last linear layer, {name}, replaced by a new one with {outputs} outputs"
     raise UsageError(
-        f"{reference} cannot be given {outputs} outputs: its factory takes none of {', '.join(_ARGUMENTS)}, and "
-        + (f"its last linear layer, {called[-1]}, is not its output" if called else "it has no linear layer"),
+        f"{reference} cannot have {outputs} outputs: its factory has none of the arguments {', '.join(_ARGUMENTS)}, "
+        + (f"and its last linear layer, {called[-1]}, is not its output" if called else "and it has no linear layer")
+        + "; add such an argument to the factory",
         where=reference,
         kind="outputs",
     )

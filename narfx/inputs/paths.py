@@ -1,4 +1,4 @@
-"""Paths that files name: taken from that file's folder where they lead somewhere there, else from the working folder.
+"""Paths inside files: relative to the folder of that file if they exist there, otherwise to the working folder.
 
 A run can be moved with its directory: its configuration holds paths relative to the run, and no absolute path is
 needed. Which fields are paths is marked in the configurations (:mod:`narfx.support.path_fields`); here they are found,
@@ -27,13 +27,13 @@ _NAMED = re.compile(r"([\w.+-][\w .+-]*)=(.+\.json)")
 
 
 def find(path: str, folder: Path | None) -> Path:
-    """Where a path leads that a file in ``folder`` names."""
+    """Resolve a path that is written in a file in ``folder``."""
     there = Path(os.path.normpath((folder or Path()).resolve() / path))
     return there if there.exists() else Path(path)
 
 
 def find_source(source: str, folder: Path | None) -> str:
-    """A data source that a file in ``folder`` names, with the path in it found."""
+    """A data source that is written in a file in ``folder``, with its path resolved."""
     ref = DataRef.parse(source, folder)
     return source if ref.path is None else str(ref.at(str(find(ref.path, folder))))
 

@@ -1,7 +1,7 @@
-"""Running code that belongs to the user: a model file, a factory in a package of theirs.
+"""Run the user's own code: a model file, or a factory in one of the user's packages.
 
-Whatever goes wrong in there becomes one sentence with the line it came from. The modules that a file finds beside
-itself (its siblings) are importable while it runs, and a later file that has a sibling of the same name gets its own.
+Every error in it becomes one sentence with the line where it was raised. While a file runs, it can import modules from
+its own folder (its siblings). A later file with a sibling of the same name gets its own sibling.
 """
 
 from __future__ import annotations
@@ -48,19 +48,22 @@ _running: list[str] = []
 
 
 def running() -> str | None:
-    """The name of the module that a file of the user's is just being run as."""
+    """The module name of the user's file that is running now, or ``None``."""
     return _running[-1] if _running else None
 
 
 @contextmanager
 def user_code(what: str, *, where: str, kind: str, locate: bool = True) -> Iterator[None]:
-    """Turn whatever the block raises into a :class:`UsageError` that begins with ``what``.
+    """Turn every error that the block raises into a :class:`UsageError` that begins with ``what``.
 
     Args:
         what: What could not be done, as the start of a sentence.
-        where: What to point at where no line of the user's code can be named.
+        where: The ``where`` of the error if no line of the user's code is known.
         kind: The reason code.
         locate: Whether to name the line of the user's code that raised.
+
+    Raises:
+        UsageError: The block raised. A :class:`NarfxError` passes unchanged.
     """
     try:
         yield
@@ -74,22 +77,22 @@ def user_code(what: str, *, where: str, kind: str, locate: bool = True) -> Itera
         absent = absent_device(error)
         if absent is not None:
             raise UsageError(
-                f"{what}{f' ({line})' if line else ''}: it asks for a device that is not here: {absent}",
+                f"{what}{f' ({line})' if line else ''}: it needs a device that this machine does not have: {absent}",
                 where=line or where,
                 kind="no_device",
             ) from error
         message = f"{what}: {type(error).__name__}" + (f" at {line}" if line else "") + (f": {text}" if text else "")
         if isinstance(error, ModuleNotFoundError):
-            message += f"; install {error.name}, or put it where this file can import it"
+            message += f"; install {error.name}, or put it into the folder of this file"
         raise UsageError(message, where=line or where, kind=kind) from error
 
 
 def pair_error(error: BaseException) -> UsageError:
-    """What to say when torchvision cannot be imported because it was built for another torch."""
+    """The error for a torchvision that cannot be imported because it was built for another torch."""
     found = " and ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision"))
     return UsageError(
-        f"{found} do not fit each other ({' '.join(str(error).split())[:200]}): install both in one command from one "
-        "index, as in pip install --upgrade torch torchvision",
+        f"{found} do not match ({' '.join(str(error).split())[:200]}): install both in one command from one index, "
+        "for example pip install --upgrade torch torchvision",
         where="torchvision",
         kind="torch_torchvision_mismatch",
     )
@@ -103,7 +106,7 @@ def _version(package: str) -> str:
 
 
 def _line(error: BaseException) -> str | None:
-    """``file:line`` of the user's code that raised; where none of it is theirs, of a library's, but not of torch's."""
+    """``file:line`` of the user's code that raised, otherwise of a library other than torch, otherwise ``None``."""
     if isinstance(error, SyntaxError) and error.filename and not error.filename.startswith("<"):
         return f"{_short(error.filename)}:{error.lineno}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if not f.filename.startswith("<")]
@@ -126,8 +129,8 @@ def _short(filename: str) -> str:
 def importable(folder: Path, *, siblings: bool = False) -> Iterator[None]:
     """Put ``folder`` first on ``sys.path`` for the block and restore the path after it.
 
-    With ``siblings``, modules that were found in an earlier such block, and only through its folder, are forgotten
-    first, so that ``import layers`` beside one model file never gives the ``layers`` of another.
+    With ``siblings``, modules that an earlier such block could import only from its own folder are removed from
+    ``sys.modules`` first. So ``import layers`` in one model file never gives the ``layers`` of another.
     """
     for name in list(sys.modules) if siblings else []:
         if name.partition(".")[0] in _siblings:
@@ -153,9 +156,9 @@ def _only_in(folder: Path, name: str, path: list[str]) -> bool:
 
 
 def execute_file(path: Path) -> ModuleType:
-    """Run a file as a module of a private name, which stays in ``sys.modules`` for pickles and dataclasses.
+    """Run a file as a module with a private name, which stays in ``sys.modules`` for pickles and dataclasses.
 
-    The file is compiled anew each time, never taken from a cache of bytecode. Its exceptions are not translated.
+    The file is compiled each time, never read from a bytecode cache. Its exceptions pass unchanged.
     """
     name = f"_narfx_user_{next(_numbers)}_{path.stem}"
     loader = SourceFileLoader(name, str(path))
@@ -187,8 +190,8 @@ def import_module(name: str) -> ModuleType:
         missing = error.__cause__
         if isinstance(missing, ModuleNotFoundError) and f"{name}.".startswith(f"{missing.name}."):
             raise UsageError(
-                f"there is no module {missing.name!r}: neither the working directory nor the installed packages "
-                "hold it",
+                f"there is no module {missing.name!r} in the working directory or the installed packages: check the "
+                "name, or install it",
                 where=name,
                 kind="missing_module",
             ) from missing
@@ -196,10 +199,10 @@ def import_module(name: str) -> ModuleType:
 
 
 def attribute(module: ModuleType, name: str, label: str) -> Any:
-    """The value of a (dotted) name in a module that the user knows as ``label``.
+    """The value of a (dotted) name in a module; ``label`` names the module in messages.
 
     Raises:
-        UsageError: There is none; the message names what comes close.
+        UsageError: The module has no such name; the message suggests similar ones.
     """
     try:
         return attrgetter(name)(module)
@@ -211,12 +214,12 @@ def attribute(module: ModuleType, name: str, label: str) -> Any:
 
 
 def close_names(name: str, names: Iterable[str]) -> list[str]:
-    """At most three of ``names`` that look like ``name``."""
+    """At most three of ``names`` that are similar to ``name``."""
     return difflib.get_close_matches(name, list(names), n=3)
 
 
 def call(factory: Callable[..., Any], arguments: Mapping[str, Any], label: str, *, locate: bool = True) -> Any:
-    """Call what the user knows as ``label``.
+    """Call ``factory``; ``label`` names it in messages.
 
     Raises:
         UsageError: It needs other arguments, or it raised.
@@ -225,7 +228,7 @@ def call(factory: Callable[..., Any], arguments: Mapping[str, Any], label: str, 
     if missing:
         example = "&".join(f"{name}=..." for name in missing)
         raise UsageError(
-            f"{label} needs {', '.join(missing)}: write {label}?{example}, or give them defaults",
+            f"{label} needs {', '.join(missing)}: write {label}?{example}, or define defaults",
             where=label,
             kind="factory_arguments",
         )
@@ -241,7 +244,7 @@ def call(factory: Callable[..., Any], arguments: Mapping[str, Any], label: str, 
 
 
 def missing_arguments(factory: Callable[..., Any], given: Iterable[str]) -> list[str]:
-    """The names of the arguments that a call of ``factory`` with those ``given`` still lacks."""
+    """The names of required arguments of ``factory`` that are not among those ``given``."""
     given = set(given)
     return [
         p.name
@@ -255,5 +258,5 @@ def missing_arguments(factory: Callable[..., Any], given: Iterable[str]) -> list
 def _parameters(factory: Callable[..., Any]) -> list[inspect.Parameter]:
     try:
         return list(inspect.signature(factory).parameters.values())
-    except (TypeError, ValueError):  # a callable written in C may have no signature: the call itself will tell
+    except (TypeError, ValueError):  # a C function may have no signature: the call itself checks the arguments
         return [inspect.Parameter("arguments", inspect.Parameter.VAR_KEYWORD)]

@@ -1,4 +1,4 @@
-"""Python files of the user's that a bundle takes along, so that it is proven from its own files wherever it lies."""
+"""Copy the user's Python files into a bundle, so that it can be checked from its own files in any place."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["carry_model", "carry_operators"]
 
 
 def carry_operators(files: Iterable[str], start: Path, bundle: Path) -> tuple[str, ...]:
-    """Copy files of operators, named as seen from ``start``, into ``bundle``; their names as seen from there."""
+    """Copy operator files, with paths relative to ``start``, into ``bundle``; returns their paths relative to it."""
     places: dict[Path, str] = {}
     names = []
     for file in files:
         found = find(file, start).resolve()
-        # Files of one folder stay together, and those of another cannot take their place.
+        # Files of one folder stay together; files of another folder cannot overwrite them.
         place = places.setdefault(found.parent, f"operators/{len(places)}" if places else "operators")
         _copy(found, bundle / place)
         names.append(f"{place}/{found.name}")
@@ -29,7 +29,7 @@ def carry_operators(files: Iterable[str], start: Path, bundle: Path) -> tuple[st
 
 
 def carry_model(reference: str, start: Path, bundle: Path) -> str:
-    """The same for the file of a model reference, which goes to ``base/``; any other reference stays."""
+    """Copy the file of a model reference to ``base/`` and return the new reference; others stay the same."""
     ref = ModelRef.parse(reference)
     if ref.kind != "file":
         return reference
@@ -39,7 +39,7 @@ def carry_model(reference: str, start: Path, bundle: Path) -> str:
 
 
 def _copy(file: Path, target: Path) -> None:
-    """Copy a file and what it imports from its own folder, and what that imports; a package goes as a whole."""
+    """Copy a file and everything that it imports from its own folder, recursively; packages are copied whole."""
     home, waiting, done = file.parent, [file], set[Path]()
     while waiting:
         path = waiting.pop()
@@ -57,7 +57,7 @@ def _copy(file: Path, target: Path) -> None:
 
 
 def _imports(path: Path) -> set[str]:
-    """The first names of what a file imports, anywhere in it."""
+    """The top-level names of all modules that a file imports."""
     found: set[str] = set()
     for node in ast.walk(ast.parse(path.read_bytes())):
         if isinstance(node, ast.Import):

@@ -1,7 +1,7 @@
-"""Weights from a file into a model: a state dict with the model's keys, and nothing that could run code.
+"""Load weights from a file into a model, without running code from the file.
 
-Read are safetensors, and what ``torch.load(weights_only=True)`` accepts. Two habits of checkpoints are undone: the
-state dict lies under ``state_dict``, ``model_state_dict`` or ``model``, and every key has the prefix of a wrapper
+The file is a safetensors file, or one that ``torch.load(weights_only=True)`` accepts. Two habits of checkpoints are
+undone: a state dict under ``state_dict``, ``model_state_dict`` or ``model``, and keys with the prefix of a wrapper
 (``module.`` of DataParallel, ``_orig_mod.`` of torch.compile).
 """
 
@@ -26,14 +26,14 @@ _PREFIXES = ("module.", "_orig_mod.")
 
 
 def apply_weights(model: nn.Module, path: Path | str) -> str | None:
-    """Load the state dict in ``path`` into ``model``, all of it or nothing.
+    """Load the state dict in ``path`` into ``model``, completely or not at all.
 
     Returns:
-        What was undone on the way (``"taken from 'state_dict', prefix 'module.' removed"``), ``None`` if nothing was.
+        A note on what was undone (``"taken from 'state_dict', prefix 'module.' removed"``), ``None`` if nothing was.
 
     Raises:
         UsageError: The file is missing, cannot be read without running code, does not have the model's keys and
-            shapes, or holds a value that is not finite.
+            shapes, or contains NaN or Inf.
     """
     state, entry = read_weights(path)
     prefix = load_state(model, state, source=str(path))
@@ -43,14 +43,17 @@ def apply_weights(model: nn.Module, path: Path | str) -> str | None:
 
 
 def read_weights(path: Path | str) -> tuple[dict[str, Tensor], str | None]:
-    """The tensors in a file by name, on the CPU, and the entry of the file that they were taken from, if any.
+    """Read the tensors in a file.
+
+    Returns:
+        The tensors by name, on the CPU, and the entry of the file that contained them, if any.
 
     Raises:
-        UsageError: The file is missing or cannot be read, or it is no state dict.
+        UsageError: The file is missing, cannot be read, or is not a state dict.
     """
     path = Path(path)
     if not path.is_file():
-        raise UsageError(f"there is no weights file {path}", where=str(path), kind="missing_file")
+        raise UsageError(f"there is no weights file {path}: check the path", where=str(path), kind="missing_file")
     content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     entries = content if isinstance(content, Mapping) else {}
     entry = next((name for name in _ENTRIES if isinstance(entries.get(name), Mapping)), None)
@@ -64,20 +67,20 @@ def read_weights(path: Path | str) -> tuple[dict[str, Tensor], str | None]:
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> str | None:
-    """Load ``state`` into ``model`` after checking that it is exactly what the model wants.
+    """Load ``state`` into ``model`` after checking keys, shapes, types and values.
 
     Three kinds of keys may be missing: ``num_batches_tracked``, which old checkpoints lack, another name of a
-    parameter that is given already (tied weights), and what a traced graph does not use. ``source`` is how the user
-    knows the weights.
+    parameter that is present (tied weights), and keys that a traced graph does not use. ``source`` names the weights
+    in messages.
 
     Returns:
-        The prefix of a wrapper that was taken off every key, ``None`` if there was none.
+        The wrapper prefix that was removed from every key, ``None`` if there was none.
 
     Raises:
-        UsageError: Keys or shapes differ, a kind of number differs, a value is not finite, or the model is on the meta
-            device.
+        UsageError: Keys or shapes differ, integers and floats are mixed up, a value is NaN or Inf, or the model is on
+            the meta device.
     """
-    check_values(model)  # torch would load nothing into such a model, and only warn
+    check_values(model)  # torch would load nothing into a model on the meta device, and only warn
     own = model.state_dict(keep_vars=True)
     prefix = _wrapper(state, own)
     state = {key.removeprefix(prefix): value for key, value in state.items()} if prefix else state
@@ -93,26 +96,26 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) ->
         if key in state and state[key].shape != own[key].shape
     ]
     faults = [("missing", missing), ("not in the model", unexpected), ("of another shape", shapes)]
-    told = [f"{len(keys)} {what} ({_few(keys)})" for what, keys in faults if keys]
-    if told:
+    found = [f"{len(keys)} {what} ({_few(keys)})" for what, keys in faults if keys]
+    if found:
         raise UsageError(
-            f"the weights in {source} do not fit this model, by their keys: {', '.join(told)}; save them from the "
-            "model that is given here",
+            f"the weights in {source} do not fit this model, by their keys: {', '.join(found)}; use weights that were "
+            "saved from this model",
             where=source,
             kind="weights_mismatch",
         )
     kinds = [key for key in state if state[key].is_floating_point() != own[key].is_floating_point()]
     if kinds:
         raise UsageError(
-            f"the weights in {source} mix up integers and floats at {_few(kinds)}: save the state dict of the float "
-            "model",
+            f"the weights in {source} have integers where the model has floats, or the reverse, at {_few(kinds)}: save "
+            "the state dict of the float model",
             where=source,
             kind="weights_mismatch",
         )
     infinite = [key for key, tensor in state.items() if not bool(torch.isfinite(tensor).all())]
     if infinite:
         raise UsageError(
-            f"the weights in {source} hold NaN or infinite values at {_few(infinite)}: take an earlier checkpoint",
+            f"the weights in {source} contain NaN or Inf at {_few(infinite)}: use an earlier checkpoint",
             where=source,
             kind="weights_not_finite",
         )
@@ -121,14 +124,14 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) ->
 
 
 def _wrapper(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
-    """The prefix that all keys have and none of the model's own keys explains."""
+    """The wrapper prefix that all keys have, if no key is a key of the model itself."""
     if any(key in own for key in state):
         return None
     return next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in state)), None)
 
 
 def write_weights(network: nn.Module, path: Path) -> None:
-    """Write a state dict as safetensors, whole or not at all; tied weights stand under each of their keys."""
+    """Write a state dict as safetensors, atomically; tied weights are written under each of their keys."""
     from safetensors.torch import save
 
     state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in network.state_dict().items()}
@@ -149,12 +152,14 @@ def _read_safetensors(path: Path) -> object:
 def _read_torch(path: Path) -> object:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old storage classes and of TorchScript: not the user's to mend here
+            warnings.simplefilter(
+                "ignore"
+            )  # about old storage classes and TorchScript, which the user cannot change here
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
         raise UsageError(
-            f"{path} does not load with weights_only=True ({type(error).__name__}): narfx runs no pickled code, so "
-            "save model.state_dict() alone, by safetensors or torch.save",
+            f"{path} does not load with weights_only=True ({type(error).__name__}), and narfx runs no pickled code: "
+            "save model.state_dict() alone, with safetensors or torch.save",
             where=str(path),
             kind="weights_unreadable",
         ) from error
@@ -162,7 +167,7 @@ def _read_torch(path: Path) -> object:
 
 def _not_a_state_dict(path: Path, why: str) -> UsageError:
     return UsageError(
-        f"{path} is no state dict, {why}: save model.state_dict()", where=str(path), kind="weights_unreadable"
+        f"{path} is not a state dict, {why}: save model.state_dict()", where=str(path), kind="weights_unreadable"
     )
 
 

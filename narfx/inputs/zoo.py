@@ -1,7 +1,7 @@
-"""The collections of models that a reference can name: torchvision's, timm's and narfx's own.
+"""The model collections that a reference can name: torchvision, timm and narfx.
 
-A collection is a function from a model's name to a :class:`ZooModel`. torchvision and timm are imported only here and
-only when they are asked for; their models are built without weights, so that nothing is ever downloaded.
+A collection is a function from a model's name to a :class:`ZooModel`. torchvision and timm are imported only when a
+reference names them. Models are always built without weights, so nothing is ever downloaded.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from narfx.models import MODELS
 
 __all__ = ["ZOOS", "ZooModel", "find_model", "without_weights"]
 
-# Each of these would fetch weights, or read a checkpoint that narfx has not checked.
+# Each of these would download weights, or read a checkpoint that narfx has not checked.
 _WEIGHT_ARGUMENTS = frozenset(
     {
         "checkpoint_path",
@@ -33,7 +33,13 @@ _WEIGHT_ARGUMENTS = frozenset(
 
 @dataclass(frozen=True)
 class ZooModel:
-    """What builds a model, the arguments that are not the user's to choose, and the shape of one sample if known."""
+    """A model of a collection.
+
+    Attributes:
+        factory: Builds the model.
+        fixed: Arguments that the user cannot choose.
+        input_shape: (channels, height, width) of one sample, if known.
+    """
 
     factory: Callable[..., Any]
     fixed: Mapping[str, Any] = field(default_factory=dict)
@@ -46,12 +52,12 @@ def _asks_for_weights(argument: str, value: object) -> bool:
 
 
 def without_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments without those that are about weights: a collection is always called so that it brings none."""
+    """The arguments without those about weights: a collection is always called without them."""
     return {argument: value for argument, value in arguments.items() if argument not in _WEIGHT_ARGUMENTS}
 
 
 def find_model(zoo: str, name: str, arguments: Mapping[str, Any] | None = None) -> ZooModel:
-    """The model ``name`` of the collection ``zoo``, for a call with these arguments.
+    """The model ``name`` of the collection ``zoo``, to be called with these arguments.
 
     Raises:
         UsageError: The collection is not installed or has no such model, or an argument asks for weights.
@@ -60,7 +66,7 @@ def find_model(zoo: str, name: str, arguments: Mapping[str, Any] | None = None) 
     if named:
         raise UsageError(
             f"{zoo}:{name} asks for {', '.join(named)}, but narfx downloads nothing: save the weights to a file and "
-            "give it with --weights",
+            "pass it with --weights",
             where=f"{zoo}:{name}",
             kind="model_arguments",
         )
@@ -91,7 +97,7 @@ def _timm(name: str) -> ZooModel:
         import timm  # type: ignore[import-not-found, unused-ignore]
     except Exception as error:
         raise _unusable("timm", "run pip install timm", error) from error
-    # is_model knows the names with a tag behind a dot, and refuses those that would be fetched from a hub.
+    # is_model accepts names with a tag after a dot, and refuses names that would be downloaded from a hub.
     if not timm.is_model(name):
         _check_name("timm", name, timm.list_models())
     config = timm.get_pretrained_cfg(name)
@@ -101,7 +107,7 @@ def _timm(name: str) -> ZooModel:
 
 
 def _unusable(package: str, cure: str, error: Exception) -> UsageError:
-    """A package that is absent, or that torch refuses to load because it was built for another torch."""
+    """The error for a package that is not installed, or that was built for another torch."""
     if not isinstance(error, ModuleNotFoundError):
         return pair_error(error)
     return UsageError(

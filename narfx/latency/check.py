@@ -1,4 +1,4 @@
-"""The additive prediction of latency against whole networks: random vectors, lowered, exported and timed in turn."""
+"""Check the additive latency prediction on whole networks: random vectors are lowered, exported and timed in turn."""
 
 from __future__ import annotations
 
@@ -28,9 +28,15 @@ _DRAWS = 100
 
 @dataclass(frozen=True)
 class LatencyCheck:
-    """Predicted and measured milliseconds of some vectors, the base's first, and how well they agree.
+    """Predicted and measured latency of some vectors, and how well they agree.
 
-    The error and the correlations are of the random vectors alone: the base's prediction is itself a measurement.
+    Error and correlations use only the random vectors, because the prediction for the base is itself a measurement.
+
+    Attributes:
+        setting: The setting of the measurement.
+        vectors: The base's vector first, then the random ones.
+        predicted: Milliseconds per call.
+        measured: Milliseconds per call.
     """
 
     setting: Setting
@@ -40,13 +46,13 @@ class LatencyCheck:
 
     @property
     def error(self) -> float:
-        """The mean absolute error of the random vectors' predictions, as a share of what was measured."""
+        """The mean absolute error of the random vectors' predictions, relative to the measured latency."""
         predicted, measured = np.array(self.predicted[1:]), np.array(self.measured[1:])
         return float(np.mean(np.abs(predicted - measured) / measured))
 
     @property
     def correlations(self) -> dict[str, float | None]:
-        """Kendall's tau-b and Spearman's rho; ``None`` where fewer than two values differ."""
+        """Kendall's tau-b and Spearman's rho; ``None`` if all predictions or all measurements are equal."""
         from scipy import stats
 
         predicted, measured = self.predicted[1:], self.measured[1:]
@@ -71,27 +77,27 @@ class LatencyCheck:
 def check_latency(
     traced: Traced, setting: Setting, *, vectors: int = 8, seed: int = 0, reporter: Reporter | None = None
 ) -> LatencyCheck:
-    """Measure the base and ``vectors`` different random vectors whole, and set the predictions beside them.
+    """Measure the base and ``vectors`` different random vectors as whole networks, and compare with the predictions.
 
     Args:
         traced: A trace with the metric ``latency``.
-        setting: What that was measured with; threads, batch and provider are taken from it.
+        setting: The setting of that metric; its threads, batch and provider are used.
         vectors: How many random vectors, uniform over the legal ones within the space's budget; all others than the
-            base where there are fewer. Each is exported, which takes seconds.
-        seed: Of the draws.
-        reporter: Told how far the exports are.
+            base if there are fewer. Each is exported, which takes seconds.
+        seed: Seed of the draws.
+        reporter: Gets the progress of the exports.
 
     Raises:
-        UsageError: Fewer than two vectors are asked for, or latency is no metric of the space.
+        UsageError: ``vectors`` is less than 2, or the space has no metric ``latency``.
         RunError: A network cannot be exported or run.
     """
     if vectors < 2:
         raise UsageError(
-            f"a check takes at least 2 vectors, not {vectors}", where="--latency-check", kind="latency_check"
+            f"--latency-check is {vectors}: it must be at least 2", where="--latency-check", kind="latency_check"
         )
     space, reporter = traced.space, reporter or Silent()
     if "latency" not in space.metrics:
-        raise UsageError("no latency is known here: measure it with --latency", kind="latency_missing")
+        raise UsageError("the space has no latency: measure it with --latency", kind="latency_missing")
     here = Setting.here(setting.threads, setting.batch, setting.provider)
     rng, sampler = numpy_generator(seed, "latency check"), FeasibleSampler(space)
     chosen: dict[Vector, None] = {space.base: None}

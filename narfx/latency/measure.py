@@ -1,4 +1,4 @@
-"""What is timed for a space: its operators at their sites, the base network, and one uniform network an operator."""
+"""Time a space: its operators at their sites, the base network, and one uniform network for each operator."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ ROUNDS = 200
 
 
 def geometry(site: AnySite, operator: str) -> tuple[str, str]:
-    """What a latency depends on at a site: all of its signature but the name."""
+    """The key of a probe: the site's signature without its name, and the operator."""
     return site.signature().removeprefix(f"{site.name} "), operator
 
 
 def probes(space: SearchSpace) -> dict[tuple[str, str], Probe]:
-    """The probes of a space's legal operators by ``geometry``: each geometry's once.
+    """The probes of a space's legal operators, one for each ``geometry``.
 
     Raises:
-        UsageError: A site is no convolution, and narfx cannot time what stands there.
+        UsageError: A site is not a convolution, which is all that narfx can time.
     """
     found: dict[tuple[str, str], Probe] = {}
     for slot in space.slots:
@@ -58,9 +58,10 @@ def probes(space: SearchSpace) -> dict[tuple[str, str], Probe]:
 
 
 def networks(traced: Traced, known: Mapping[tuple[str, str], Probe]) -> dict[str, tuple[str, Vector]]:
-    """The networks that are timed whole, by operator: the base, and for each operator that has it wherever it may be.
+    """The networks that are timed whole, by operator: the base, and one uniform network for each operator.
 
-    Each comes with a key: a hash of the base's graph and shapes and of what was swapped, weights left aside.
+    A uniform network uses its operator at every slot where it is legal. The key of a network is a hash of the base's
+    graph and shapes and of the swapped operators, without weights.
     """
     space, graph = traced.space, _graph_text(traced)
 
@@ -79,21 +80,21 @@ def networks(traced: Traced, known: Mapping[tuple[str, str], Probe]) -> dict[str
 
 
 def open_network(network: nn.Module, traced: Traced, setting: Setting, path: Path) -> Call:
-    """Export a network to ``path`` and make it ready to be timed."""
+    """Export a network to ``path`` and open it in onnxruntime for timing."""
     export_onnx(_plain_copy(network), traced.input, path)
     return open_call(path, traced.input, batch=setting.batch, threads=setting.threads, provider=setting.provider)
 
 
 def measure(traced: Traced, wanted: Mapping[str, Probe | Vector], setting: Setting) -> LatencyTable:
-    """Time probes and whole networks, in turn, and take the medians.
+    """Time probes and whole networks in turn, and take the medians in milliseconds.
 
     Args:
-        traced: Whose networks are timed.
-        wanted: A probe, or the vector of a network, by key.
+        traced: The trace whose networks are timed.
+        wanted: A probe, or the vector of a whole network, by key.
         setting: Threads, batch and provider.
 
     Raises:
-        UsageError: The provider is not there.
+        UsageError: onnxruntime does not have the provider.
         RunError: A network cannot be exported, or onnxruntime cannot run it.
     """
     some = {key: each for key, each in wanted.items() if isinstance(each, Probe)}
@@ -110,14 +111,14 @@ def measure(traced: Traced, wanted: Mapping[str, Probe | Vector], setting: Setti
 
     return LatencyTable(
         setting=setting,
-        # Round by round, so that what slows a round down slows both sides of the difference.
+        # The difference is taken round by round, so a slow round affects both sides.
         operators={key: median(taken[key] - taken[each.context]) for key, each in some.items()},
         networks={key: median(taken[key]) for key in wanted if key not in some},
     )
 
 
 def _open_probes(some: Mapping[str, Probe], setting: Setting) -> Iterator[tuple[str, Call]]:
-    """The probes by key, and what they are compared with by context."""
+    """The calls of the probes by key, and of the models without the operator by context."""
     models = {key: (each, each.model()) for key, each in some.items()}
     models |= {each.context: (each, each.without()) for each in some.values()}
     for key, (each, model) in models.items():
@@ -149,6 +150,6 @@ def _graph_text(traced: Traced) -> str:
 
 
 def _plain_copy(network: nn.Module) -> Any:
-    """On the CPU, in float32 and eval mode."""
+    """A copy on the CPU, in float32 and eval mode."""
     check_values(network)
     return copy.deepcopy(network).cpu().float().eval()

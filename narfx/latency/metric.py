@@ -1,9 +1,9 @@
 """Latency as a cost: a metric in milliseconds, additive over slots like parameters and MACs.
 
-Operators are timed at their sites, each as well as it can be by itself. What they cost inside the network differs a
-little (caches, fused adds), so for each operator the network that has it at every slot is timed whole too, and the
-operator's costs are shifted until the prediction for that network is what was measured. The base and the uniform
-networks are thus predicted as measured; how far all others are off, ``narfx.latency_check`` shows.
+Each operator is timed alone at each site. Inside a network it takes slightly longer or shorter (caches, fused adds). So
+for each operator, the network that has it at every slot is also timed whole, and the operator's costs are corrected so
+that the prediction for this network equals the measurement. The predictions for the base and these uniform networks
+are therefore measurements; :func:`narfx.latency.check.check_latency` shows the error for other vectors.
 """
 
 from __future__ import annotations
@@ -30,7 +30,15 @@ __all__ = ["LatencyOptions", "LatencyReport", "open_latency", "with_latency"]
 
 
 class LatencyOptions(BaseModel):
-    """Whether latency is a cost, and how it is measured."""
+    """Whether latency is a cost, and how to measure it.
+
+    Attributes:
+        latency: Whether latency is a metric of the space.
+        latency_file: A ``latency.json`` to read and extend; implies ``latency``.
+        threads: Threads of onnxruntime.
+        batch: Samples per call.
+        provider: Execution provider of onnxruntime.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,13 +49,20 @@ class LatencyOptions(BaseModel):
     provider: str = CPU_PROVIDER
 
     def wanted(self, budget: str = "none") -> bool:
-        """Whether these options, or a budget that bounds latency, ask for it."""
+        """Whether these options, or a budget that bounds latency, need the metric."""
         return self.latency or self.latency_file is not None or "latency" in bounded_metrics(budget)
 
 
 @dataclass(frozen=True)
 class LatencyReport:
-    """What was measured and what was taken from a file; ``notes`` says what a user should know."""
+    """The latencies of a trace.
+
+    Attributes:
+        table: The latencies.
+        measured: How many were measured now.
+        reused: How many came from the file.
+        notes: Notes for the user.
+    """
 
     table: LatencyTable
     measured: int
@@ -62,24 +77,27 @@ class LatencyReport:
 def open_latency(
     traced: Traced, options: LatencyOptions, *, relative_to: Path | None = None, measured: bool = False
 ) -> tuple[Traced, LatencyReport]:
-    """The trace with the metric ``latency``, from the file of the options and measured where that says nothing.
+    """Add the metric ``latency`` to a trace; latencies come from the file of the options, missing ones are measured.
 
-    What is measured is added to the file. A file of another machine is used as it is, and never added to.
+    New measurements are added to the file. A file from another machine is used but never extended.
 
     Args:
         traced: The trace; it is not changed.
-        options: The file, and what to measure with.
-        relative_to: The folder that a relative path starts at.
-        measured: Whether all must be in the file, so that nothing is measured a second time.
+        options: The file, and the setting of measurements.
+        relative_to: The folder at which a relative path starts.
+        measured: Whether all latencies must be in the file, so that nothing is measured again.
+
+    Returns:
+        The trace with the metric, and a report on where the latencies come from.
 
     Raises:
-        UsageError: The file is malformed, its entries are another machine's and some are missing, or the provider is
-            not there.
-        RunError: The network cannot be exported, or onnxruntime cannot run it.
+        UsageError: The file is malformed, lacks entries and may not be extended, or onnxruntime does not have the
+            provider.
+        RunError: A network cannot be exported, or onnxruntime cannot run it.
     """
     path = find(options.latency_file, relative_to) if options.latency_file is not None else None
     if path is not None and not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}", where=str(path), kind="missing_folder")
+        raise UsageError(f"there is no folder {path.parent}: make it first", where=str(path), kind="missing_folder")
     file = LatencyFile.load(path) if path is not None and path.exists() else LatencyFile()
     here = Setting.here(options.threads, options.batch, options.provider)
     table = file.table(here, str(path))
@@ -93,23 +111,23 @@ def open_latency(
     if table.setting != here or measured:
         raise UsageError(
             f"{path}, measured on {table.setting.machine}, lacks {len(missing)} of the {len(needed)} latencies of "
-            f"this network: {next(iter(missing))}{'; ...' if len(missing) > 1 else ''}; add them there, or give "
-            "another file",
+            f"this network: {next(iter(missing))}{'; ...' if len(missing) > 1 else ''}; measure them on that machine, "
+            "or give another file",
             where=str(path),
             kind="latency_missing",
         )
     check_provider(options.provider)
     table = table.with_entries(measure(traced, missing, here))
     if path is not None:
-        table = LatencyFile.add(path, table)  # measuring takes minutes, in which others may have added to the file
+        table = LatencyFile.add(path, table)  # other processes may have added to the file meanwhile
     return with_latency(traced, table), LatencyReport(table, len(missing), len(needed) - len(missing))
 
 
 def with_latency(traced: Traced, table: LatencyTable) -> Traced:
-    """The trace with the metric ``latency``: milliseconds of one call with the table's threads and batch.
+    """Add the metric ``latency`` to a trace: milliseconds of one call with the table's threads and batch.
 
-    The fixed part is what the base network takes beyond its base operators, not below 0; a note says so where they
-    take longer than it. Skips count nothing. The fingerprint stays.
+    The fixed part is the latency of the base network minus that of its base operators, at least 0; a note is added if
+    the operators take longer. Skips have latency 0. The fingerprint does not change.
 
     Raises:
         UsageError: The table lacks an entry.
@@ -126,8 +144,8 @@ def with_latency(traced: Traced, table: LatencyTable) -> Traced:
     for milliseconds, vector in whole:
         swapped = {index: entry for index, entry in enumerate(vector) if entry}
         predicted = fixed + sum(alone[index][entry] for index, entry in enumerate(vector))
-        # What is missing goes by the base operators' times; what is too much is taken from the operator's own, so
-        # that none becomes negative.
+        # A positive correction is shared in proportion to the base operators' times, a negative one in proportion to
+        # the operator's own, so that no cost becomes negative.
         parts = {i: base[i] if milliseconds > predicted else alone[i][entry] for i, entry in swapped.items()}
         for i, entry in swapped.items():
             share = parts[i] / sum(parts.values()) if any(parts.values()) else 1 / len(parts)
@@ -135,8 +153,8 @@ def with_latency(traced: Traced, table: LatencyTable) -> Traced:
     notes = list(traced.notes)
     if sum(base) > whole[0][0]:
         notes.append(
-            f"by themselves the base operators take {sum(base):.4g} ms, the whole base network {whole[0][0]:.4g} ms: "
-            "it is predicted too slow by the difference"
+            f"timed alone, the base operators take {sum(base):.4g} ms, but the whole base network "
+            f"{whole[0][0]:.4g} ms: its predicted latency is too high by the difference"
         )
     slots = [
         replace(slot, costs={**slot.costs, "latency": tuple(row)}) for slot, row in zip(space.slots, costs, strict=True)
@@ -146,13 +164,13 @@ def with_latency(traced: Traced, table: LatencyTable) -> Traced:
 
 
 def _needed(traced: Traced) -> dict[str, Probe | Vector]:
-    """All that must be known of a trace, by key."""
+    """All probes and whole networks that a trace needs, by key."""
     found = probes(traced.space)
     return {each.key: each for each in found.values()} | dict(networks(traced, found).values())
 
 
 def _alone(space: SearchSpace, table: LatencyTable) -> list[list[float]]:
-    """Each slot's costs by choice as its operators were timed by themselves; 0 without sites or where not legal."""
+    """Each slot's costs by choice, from the operators timed alone; 0 without sites or where a choice is not legal."""
     found = probes(space)
     return [
         [

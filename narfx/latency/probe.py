@@ -1,13 +1,13 @@
-"""A small ONNX model for one operator at one site, made so that it is timed as it runs inside a network.
+"""A small ONNX model for one operator at one site, built so that it is timed as inside a network.
 
-onnxruntime keeps feature maps in a layout of its own between convolutions, and fuses a BatchNorm and a ReLU into the
-convolution before them. An operator alone would pay for the change of layout at both ends, and find the processor's
-caches cold. So it stands behind a convolution and a separable convolution of its input's shape, with a bias (the
-BatchNorm, folded) and a ReLU behind it and a global average pool at the end; the same model without the operator is
-timed beside it and subtracted.
+onnxruntime keeps feature maps in its own memory layout between convolutions, and fuses a BatchNorm and a ReLU into the
+convolution before them. An operator alone would pay for the change of layout at both ends, with cold caches. So the
+model has a convolution and a separable convolution of the same input shape before the operator, and a ReLU and a global
+average pool after it; the operator has a bias (the folded BatchNorm). The same model without the operator is timed
+too, and its latency is subtracted.
 
-Operators that are made of plain ``torch.nn`` modules are written as ONNX directly, in milliseconds where torch's
-exporter takes seconds; any other module goes through the exporter.
+Operators made of plain ``torch.nn`` modules are written as ONNX directly, which takes milliseconds; torch's exporter
+takes seconds and is used for all other modules.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ _PAD_MODES = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}
 
 @dataclass(frozen=True)
 class Probe:
-    """An operator at a site, which has a bias: the key of its latency, and the models that are timed.
+    """An operator at a site (with a bias): the key of its latency, and the models that are timed.
 
-    ``key`` names the operator, the geometry, and a hash of the module's structure, so that a changed operator of the
-    same name is measured anew. What a ``forward`` of the user's computes beside its submodules is not seen by it.
+    ``key`` contains the operator's name, the geometry, and a hash of the module's structure, so that a changed operator
+    with the same name is measured again. The hash does not see code in a user's ``forward`` outside its submodules.
     """
 
     key: str
@@ -47,30 +47,30 @@ class Probe:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """One sample, channels first."""
+        """(channels, height, width) of one sample."""
         return self.site.input_shape
 
     @property
     def context(self) -> str:
-        """What stands around the operator, in words: the same for all that ``without`` gives the same model."""
+        """The key of :meth:`without`: equal for all probes with the same model around the operator."""
         return f"context {'x'.join(map(str, self.input_shape))} groups {self.site.groups}"
 
     def model(self) -> bytes:
-        """The ONNX model."""
+        """The ONNX model with the operator, serialised."""
         return _onnx(_built(self.site, self.operator), self.input_shape, self.site.groups)
 
     def without(self) -> bytes:
-        """The same without the operator."""
+        """The ONNX model without the operator, serialised."""
         return _onnx(nn.Identity(), self.input_shape, self.site.groups)
 
 
 def probe(site: Site, operator: str) -> Probe:
-    """The probe of an operator at a site; sites of one geometry give one key, with or without a bias."""
+    """The probe of an operator at a site; sites with the same geometry have the same key, with or without bias."""
     site = replace(site, bias=True)
     try:
         with torch.device("meta"):
             module = _built(site, operator)
-    except Exception:  # a builder of the user's may look at values
+    except Exception:  # a user's builder may read values
         module = _built(site, operator)
     geometry = site.signature().removeprefix(f"{site.name} {site.kind} ")
     structure = hashlib.sha256(repr(module).encode()).hexdigest()[:8]
@@ -84,7 +84,7 @@ def _built(site: Site, operator: str) -> nn.Module:
 
 
 def _convolution(site: Site) -> nn.Module:
-    """A convolution of the geometry of the site's own."""
+    """A convolution with the geometry of the site's own."""
     return nn.Conv2d(
         site.in_channels, site.out_channels, site.kernel, site.stride, site.padding, site.dilation, site.groups,
         site.bias, site.padding_mode,
@@ -112,7 +112,7 @@ def _onnx(operator: nn.Module, input_shape: tuple[int, int, int], groups: int) -
 
 
 class _NotPlainError(Exception):
-    """A module that the writer does not know."""
+    """The writer cannot write this module."""
 
 
 class _Writer:
@@ -126,7 +126,7 @@ class _Writer:
         self._end = "input"
 
     def model(self) -> bytes:
-        """The whole model, its batch axis free."""
+        """The serialised model, with a free batch axis."""
         from onnx import TensorProto, helper
 
         source = helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", *self._input_shape])
@@ -137,11 +137,11 @@ class _Writer:
         return content
 
     def add(self, module: nn.Module) -> None:
-        """Append a module; ``_NotPlainError`` where it holds one that is not known here."""
+        """Append a module; ``_NotPlainError`` if it has a part that cannot be written here."""
         self._end = self._add(module, self._end)
 
     def attempt(self, module: nn.Module) -> None:
-        """The same, but nothing stays appended where that fails."""
+        """As :meth:`add`, but nothing stays appended if it fails."""
         nodes, constants = len(self._nodes), len(self._constants)
         try:
             self.add(module)

@@ -1,4 +1,4 @@
-"""``latency.json``: what was timed, on which machine and with which settings, to be shared and used again."""
+"""``latency.json``: measured latencies with their machine and setting, to share and reuse."""
 
 from __future__ import annotations
 
@@ -20,7 +20,15 @@ Milliseconds = Annotated[float, Field(ge=0, allow_inf_nan=False, strict=True)]
 
 
 class Setting(BaseModel):
-    """What a latency depends on beside the network."""
+    """The setting of a measurement: all that a latency depends on except the network.
+
+    Attributes:
+        threads: Threads of onnxruntime.
+        batch: Samples per call.
+        provider: Execution provider of onnxruntime.
+        onnxruntime: Its version.
+        cpu: The name of the processor.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -41,7 +49,7 @@ class Setting(BaseModel):
 
     @property
     def machine(self) -> str:
-        """Where it was measured, in words."""
+        """The processor and the onnxruntime version, for messages."""
         return f"{self.cpu}, onnxruntime {self.onnxruntime}"
 
     def __str__(self) -> str:
@@ -49,9 +57,9 @@ class Setting(BaseModel):
 
 
 class LatencyTable(BaseModel):
-    """Milliseconds of one call of the whole batch, all measured with one setting.
+    """Latencies in milliseconds per call (of the whole batch), all measured with one setting.
 
-    ``operators`` has one entry for each operator and site geometry, ``networks`` one for each network timed whole.
+    ``operators`` has one entry for each operator and site geometry, ``networks`` one for each whole network.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,7 +72,7 @@ class LatencyTable(BaseModel):
         return key in self.operators or key in self.networks
 
     def with_entries(self, other: LatencyTable) -> LatencyTable:
-        """The table with another's entries too; where both have one, its own stays."""
+        """The table with the entries of another table added; its own entries win."""
         return LatencyTable(
             setting=self.setting,
             operators=dict(sorted((other.operators | self.operators).items())),
@@ -73,7 +81,7 @@ class LatencyTable(BaseModel):
 
 
 class LatencyFile(BaseModel):
-    """The tables of several settings."""
+    """The content of a ``latency.json``: one table for each setting."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -85,7 +93,7 @@ class LatencyFile(BaseModel):
     def _one_table_a_setting(cls, tables: tuple[LatencyTable, ...]) -> tuple[LatencyTable, ...]:
         for index, table in enumerate(tables):
             if any(table.setting == other.setting for other in tables[:index]):
-                raise ValueError(f"two tables are of one setting ({table.setting}, {table.setting.machine}): keep one")
+                raise ValueError(f"two tables have one setting ({table.setting}, {table.setting.machine}): keep one")
         return tables
 
     @classmethod
@@ -93,20 +101,20 @@ class LatencyFile(BaseModel):
         """Read and validate a file.
 
         Raises:
-            UsageError: No such file, not JSON, another version, or a value that the schema refuses.
+            UsageError: The file does not exist, is not JSON, has another version, or a value that the schema refuses.
         """
         value = read_json(Path(path))
         if not isinstance(value, dict):
             raise UsageError(
-                f"{path} is no latency file: it holds {_KINDS.get(type(value), 'null')} where an object with version "
-                "and tables belongs",
+                f"{path} is not a latency file: it has {_KINDS.get(type(value), 'null')} instead of an object with "
+                "version and tables",
                 where=str(path),
                 kind="malformed_latency",
             )
         version = value.get("version")
         if version is not None and (version != 1 or isinstance(version, bool)):
             raise UsageError(
-                f"{path} is a latency file of version {version!r}, and this narfx reads version 1: measure into "
+                f"{path} is a latency file of version {version!r}, but this narfx reads version 1: measure into "
                 "another file",
                 where=str(path),
                 kind="latency_version",
@@ -114,18 +122,18 @@ class LatencyFile(BaseModel):
         return validated(cls, value, str(path), kind="malformed_latency")
 
     def save(self, path: Path | str) -> None:
-        """Write the file whole or not at all."""
+        """Write the file atomically."""
         write_json(Path(path), self.model_dump(mode="json"))
 
     @classmethod
     def add(cls, path: Path | str, table: LatencyTable) -> LatencyTable:
-        """Add a table to a file, which other processes may add to at the same time.
+        """Add a table to a file; other processes may add to the same file at the same time.
 
         Returns:
-            The table of this setting as the file has it now: an entry that another process wrote before stays.
+            The table of this setting as it is in the file now; entries that another process wrote earlier win.
 
         Raises:
-            UsageError: What stands there is malformed, or the file cannot be written.
+            UsageError: The file is malformed or cannot be written.
         """
         path = Path(path)
         with locked(path):
@@ -136,13 +144,17 @@ class LatencyFile(BaseModel):
         return merged
 
     def table(self, here: Setting, where: str) -> LatencyTable:
-        """The table for this setting: this machine's own, else the only one that was measured so elsewhere.
+        """The table for this setting: of this machine, or else the only one from another machine.
 
-        An empty file gives an empty table of this machine.
+        An empty file gives an empty table for this machine.
+
+        Args:
+            here: The setting.
+            where: The path of the file, for messages.
 
         Raises:
-            UsageError: All tables are another machine's and none, or more than one, was measured with these threads,
-                batch and provider.
+            UsageError: All tables are from other machines, and none or several of them have these threads, batch and
+                provider.
         """
         for table in self.tables:
             if table.setting == here:
@@ -155,12 +167,12 @@ class LatencyFile(BaseModel):
         held = "; ".join(f"{table.setting} ({table.setting.machine})" for table in self.tables)
         raise UsageError(
             f"{where} was measured on other machines, and {'several of its tables are' if alike else 'no table is'} "
-            f"for {here}; it holds {held}: choose what it holds, or another file to measure into",
+            f"for {here}; it has {held}: use one of these settings, or measure into another file",
             where=where,
             kind="latency_setting",
         )
 
     def with_table(self, table: LatencyTable) -> LatencyFile:
-        """The file with this table in the place of the one of its setting."""
+        """The file with this table instead of the one with the same setting."""
         others = tuple(other for other in self.tables if other.setting != table.setting)
         return LatencyFile(tables=(*others, table))

@@ -1,4 +1,4 @@
-"""Latency in onnxruntime: several files measured in turn, in one process, so that they can be compared."""
+"""Measure latency in onnxruntime: several models are timed in turn in one process, so the results are comparable."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _FEWEST_ROUNDS = 10
 
 @dataclass(frozen=True)
 class Latency:
-    """The median time of one call in milliseconds, and what it was measured with."""
+    """The median time of one call in milliseconds, with its batch, threads and provider."""
 
     milliseconds: float
     batch: int
@@ -36,7 +36,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Call:
-    """A session of onnxruntime with the one input that it is timed on."""
+    """An onnxruntime session with its input, float32 (batch, C, H, W) by name."""
 
     session: Any
     feed: dict[str, NDArray[np.float32]]
@@ -57,13 +57,19 @@ def cpu_model() -> str:
 
 
 def check_provider(provider: str) -> None:
-    """Raise ``UsageError`` where onnxruntime has no such execution provider here."""
+    """Check that onnxruntime has this execution provider here.
+
+    Raises:
+        UsageError: It does not; the message lists those that it has.
+    """
     import onnxruntime
 
     known = onnxruntime.get_available_providers()
     if provider not in known:
         raise UsageError(
-            f"onnxruntime has no {provider!r} here: it has {', '.join(known)}", where="--provider", kind="provider"
+            f"onnxruntime here has no provider {provider!r}: choose from {', '.join(known)}",
+            where="--provider",
+            kind="provider",
         )
 
 
@@ -75,10 +81,10 @@ def open_call(
     threads: int = 1,
     provider: str = CPU_PROVIDER,
 ) -> Call:
-    """An ONNX model ready to run on ``batch`` samples of random values.
+    """Open an ONNX model (a path or its bytes) to run on ``batch`` samples of random values.
 
     Raises:
-        UsageError: The provider is not there, or onnxruntime fell back to another one.
+        UsageError: onnxruntime does not have the provider, or fell back to another one.
         RunError: onnxruntime cannot load the model.
     """
     import onnxruntime
@@ -87,18 +93,19 @@ def open_call(
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
     options.log_severity_level = 3
-    # The threads of one session would otherwise spin on into the turn of the next.
+    # Otherwise the threads of one session keep spinning while the next one is timed.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     try:
         source = model if isinstance(model, bytes) else str(model)
         session = onnxruntime.InferenceSession(source, options, providers=[provider])
-    except Exception as error:  # onnxruntime has a class of its own for each of its codes
+    except Exception as error:  # onnxruntime has an exception class for each error code
         raise RunError(
-            f"onnxruntime cannot load what is to be timed: {first_line(error)}", kind="onnxruntime"
+            f"onnxruntime cannot load the model to be timed: {first_line(error)}", kind="onnxruntime"
         ) from error
     if session.get_providers()[0] != provider:
         raise UsageError(
-            f"onnxruntime cannot use {provider} and fell back to {session.get_providers()[0]}",
+            f"onnxruntime cannot use {provider} and fell back to {session.get_providers()[0]}: choose that one, or "
+            "install what the provider needs",
             where="--provider",
             kind="provider",
         )
@@ -109,18 +116,21 @@ def open_call(
 def time_calls(
     calls: Mapping[str, Call], *, cpu_time: bool, rounds: int = 100, seconds: float = 60.0
 ) -> dict[str, NDArray[np.float64]]:
-    """Milliseconds of each call, round after round; in one round each call is timed once.
+    """Time all calls in rounds; in one round each call is timed once.
 
-    What slows the machine down for a while slows all calls alike. A call is made twice and timed the second time, so
-    that it finds the caches as a network that runs again and again does. The first tenth of the rounds warms up and
-    is not returned. Once ``seconds`` have passed no further round is begun behind the tenth.
+    So a temporary slow-down of the machine affects all calls alike. A call runs twice and only the second run is
+    timed, so that caches are warm. The first tenth of the rounds is warm-up and is not returned. After ``seconds``, and
+    at least 10 rounds, no further round starts.
 
     Args:
-        calls: What is timed, by name.
-        cpu_time: Count the time of the calling thread alone, which other processes do not enter. It is the elapsed
-            time of a call on an idle machine, where the call stays in this thread.
-        rounds: How many rounds, the warm-up among them.
-        seconds: A limit for all rounds together.
+        calls: The calls, by name.
+        cpu_time: Whether to measure the CPU time of the calling thread, without other processes. It equals the elapsed
+            time on an idle machine if the call does all its work in this thread.
+        rounds: The number of rounds, including the warm-up.
+        seconds: The limit for all rounds together.
+
+    Returns:
+        Milliseconds of each timed run, by name.
     """
     clock = time.thread_time if cpu_time else time.perf_counter
     taken: dict[str, list[float]] = {name: [] for name in calls}
@@ -145,9 +155,21 @@ def measure_latency(
     provider: str = CPU_PROVIDER,
     rounds: int = 100,
 ) -> dict[str, Latency]:
-    """Time each file once a round, round after round, and take each one's median.
+    """Time ONNX files in rounds (see :func:`time_calls`) and return each one's median.
 
-    With one thread on the CPU the time is that of the thread itself, with more it is the time that passes.
+    With one thread on the CPU this is the CPU time of the thread, otherwise the elapsed time.
+
+    Args:
+        files: The ONNX files, by name.
+        input_shape: (channels, height, width) of one sample.
+        batch: Samples per call.
+        threads: Threads of onnxruntime.
+        provider: Execution provider of onnxruntime.
+        rounds: The number of rounds.
+
+    Raises:
+        UsageError: onnxruntime does not have the provider.
+        RunError: onnxruntime cannot load a file.
     """
     calls = {
         name: open_call(path, input_shape, batch=batch, threads=threads, provider=provider)

@@ -1,9 +1,9 @@
 """A plain chain of convolutions: the base of NAR's section 3.2 (arXiv 1905.02341) and of ENAS's macro space.
 
-The stem, a 3x3 convolution with BatchNorm, is node 0. Nodes 1 to 12 are conv3x3, BatchNorm and ReLU, all of one width
-as in the search of ENAS (Pham et al., arXiv 1802.03268). Nodes 5 and 9 have stride 2, so that the map is halved behind
-nodes 4 and 8 and every node stays one convolution. The base has no skip at all; there are 6**12 ways to give each node
-one of six operators and 2**55 ways to add skips from node t >= 1 to node j, t <= j - 2.
+The stem, a 3x3 convolution with BatchNorm, is node 0. Nodes 1 to 12 are conv3x3, BatchNorm and ReLU, all with the same
+width, as in the search of ENAS (Pham et al., arXiv 1802.03268). Nodes 5 and 9 have stride 2, so the map is halved after
+nodes 4 and 8 and every node stays one convolution. The base has no skips. There are 6**12 ways to give each node one of
+six operators, and 2**55 ways to add skips from node t >= 1 to node j, t <= j - 2.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class ChainNode(nn.Module):
 class Chain(nn.Module):
     """A stem, ``chain.node1`` to the last node, global average pooling and a linear layer.
 
-    The arguments are those of :func:`chain12`, checked there.
+    For the arguments see :func:`chain12`, which checks them.
     """
 
     def __init__(self, channels: int, nodes: int, num_classes: int, in_channels: int) -> None:
@@ -53,9 +53,9 @@ class Chain(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the convolutions as in He et al. 2015 (arXiv 1502.01852), fan out, from torch's global generator.
+        """Initialise the convolutions as in He et al. 2015 (arXiv 1502.01852), fan out, from torch's global generator.
 
-        BatchNorm starts at the identity, and the linear layer as torch draws it.
+        BatchNorm starts as the identity; the linear layer has torch's default.
         """
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -68,20 +68,20 @@ class Chain(nn.Module):
 
 
 def chain12(channels: int = 36, nodes: int = 12, num_classes: int = 10, in_channels: int = 3) -> Chain:
-    """A chain of twelve conv-BN-ReLU nodes with two reductions, the ground of ENAS's macro space.
+    """A chain of twelve conv-BN-ReLU nodes with two reductions, the base of ENAS's macro space.
 
     Args:
         channels: Channels of every node.
-        nodes: Nodes behind the stem, at least 3; the map is halved after a third and after two thirds of them.
+        nodes: Nodes after the stem, at least 3; the map is halved after one third and after two thirds of them.
         num_classes: Length of the logits.
         in_channels: Channels of the image.
 
     Raises:
-        UsageError: An option is no positive integer, or there are fewer than three nodes.
+        UsageError: An argument is not a positive integer, or there are fewer than three nodes.
     """
     check_sizes(channels=channels, nodes=nodes, num_classes=num_classes, in_channels=in_channels)
     if nodes < 3:
         raise UsageError(
-            f"a chain with two reductions has at least 3 nodes, not {nodes}", where="nodes", kind="model_arguments"
+            f"a chain with two reductions needs at least 3 nodes, not {nodes}", where="nodes", kind="model_arguments"
         )
     return Chain(channels, nodes, num_classes, in_channels)

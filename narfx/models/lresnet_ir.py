@@ -1,9 +1,9 @@
 """LResNet-E-IR, the face networks of ArcFace (Deng et al., arXiv 1801.07698) that NAR refines (arXiv 1905.02341).
 
-``L``: the stem keeps the full resolution, so that a 112x112 face leaves the last stage as a 7x7 map. ``E``: the output
-is BatchNorm, dropout, a linear layer and BatchNorm. ``IR``: the units are improved-residual ones. Each of the four
-stages halves the map in its first unit, the first stage too, where the shortcut is a 1x1 convolution with BatchNorm.
-The number in a name counts the layers with weights on the main path: two a unit, the stem and the linear layer.
+``L``: the stem keeps the full resolution, so a 112x112 face becomes a 7x7 map after the last stage. ``E``: the output
+is BatchNorm, dropout, a linear layer and BatchNorm. ``IR``: improved-residual units. Each of the four stages halves the
+map in its first unit, where the shortcut is a 1x1 convolution with BatchNorm. The number in a name counts the layers
+with weights on the main path: two per unit, the stem and the linear layer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _STAGES = 4
 
 
 class ImprovedUnit(nn.Module):
-    """BN, conv3x3, BN, PReLU, conv3x3 (with the stride), BN, and a residual add with nothing behind it."""
+    """BN, conv3x3, BN, PReLU, conv3x3 (with the stride), BN, and a residual add without activation."""
 
     def __init__(self, in_channels: int, channels: int, stride: int = 1) -> None:
         super().__init__()
@@ -46,9 +46,9 @@ class ImprovedUnit(nn.Module):
 
 
 class LResNetIR(nn.Module):
-    """A 3x3 stem, four stages of :class:`ImprovedUnit`, and an embedding that is normalised over the batch.
+    """A 3x3 stem, four stages of :class:`ImprovedUnit`, and an embedding with a final BatchNorm.
 
-    The arguments are those of :func:`lresnet_ir`, checked there.
+    For the arguments see :func:`lresnet_ir`, which checks them.
     """
 
     def __init__(
@@ -73,10 +73,10 @@ class LResNetIR(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the weights as in He et al. 2015 (arXiv 1502.01852), fan out, from torch's global generator.
+        """Initialise the weights as in He et al. 2015 (arXiv 1502.01852), fan out, from torch's global generator.
 
-        That holds for the convolutions and for the linear layer, whose bias starts at 0. BatchNorm starts at the
-        identity and PReLU at a slope of 0.25, as torch and that paper have it.
+        This applies to the convolutions and the linear layer, whose bias starts at 0. BatchNorm starts as the identity,
+        and PReLU with slope 0.25, as in torch and in that paper.
         """
         for module in self.modules():
             if isinstance(module, (nn.Conv2d, nn.Linear)):
@@ -84,7 +84,7 @@ class LResNetIR(nn.Module):
         nn.init.zeros_(self.fc.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map images (N, in_channels, size, size) to embeddings (N, embedding), which have no unit length yet."""
+        """Map images (N, in_channels, size, size) to embeddings (N, embedding), not normalised to unit length."""
         x = self.stages(self.prelu(self.bn1(self.conv1(x))))
         embedded: Tensor = self.bn3(self.fc(torch.flatten(self.dropout(self.bn2(x)), 1)))
         return embedded
@@ -98,24 +98,26 @@ def lresnet_ir(
     in_channels: int = 3,
     dropout: float = 0.4,
 ) -> LResNetIR:
-    """The family of ArcFace's face networks, of any depth, width and image size.
+    """ArcFace's face network with any depth, width and image size.
 
     Args:
-        units: Improved-residual units of the four stages: a sequence, or text such as ``"1-1-2-1"``.
-        width: Channels of the stem and the first stage; the later ones have two, four and eight times as many.
+        units: Improved-residual units of the four stages: a sequence, or text like ``"1-1-2-1"``.
+        width: Channels of the stem and the first stage; later stages have two, four and eight times as many.
         embedding: Length of the embedding.
-        size: Height and width of the image; the linear layer is made for it.
+        size: Height and width of the image; the linear layer depends on it.
         in_channels: Channels of the image.
-        dropout: The share of the last map that is dropped in training, at least 0 and less than 1.
+        dropout: The dropout rate of the last map, at least 0 and less than 1.
 
     Raises:
-        UsageError: An option is none of that.
+        UsageError: An argument is out of range.
     """
     depths = check_counts("units", units, _STAGES, "3-4-14-3")
     check_sizes(width=width, embedding=embedding, size=size, in_channels=in_channels)
     if isinstance(dropout, bool) or not isinstance(dropout, (int, float)) or not 0 <= dropout < 1:
         raise UsageError(
-            f"dropout is a number from 0 to less than 1, not {dropout!r}", where="dropout", kind="model_arguments"
+            f"dropout must be a number of at least 0 and less than 1, not {dropout!r}",
+            where="dropout",
+            kind="model_arguments",
         )
     return LResNetIR(depths, width, embedding, size, in_channels, float(dropout))
 
@@ -130,5 +132,5 @@ def lresnet50e_ir(
 def lresnet10e_ir(
     width: int = 16, embedding: int = 128, size: int = 112, in_channels: int = 3, dropout: float = 0.4
 ) -> LResNetIR:
-    """One unit a stage and a quarter of the width: small enough to train on a CPU."""
+    """One unit per stage and a quarter of the width: small enough to train on a CPU."""
     return lresnet_ir((1, 1, 1, 1), width, embedding, size, in_channels, dropout)

@@ -1,4 +1,4 @@
-"""The base networks that narfx brings along, by the name behind ``narfx:``.
+"""The base networks of narfx, by the name after ``narfx:``.
 
 A further base is one entry here: a factory whose arguments all have defaults (``num_classes`` and ``in_channels`` among
 them where they make sense, and ``size`` where a network is made for one height and width of the image) and the shape of

@@ -1,8 +1,8 @@
 """Residual networks for small images (He et al. 2016, arXiv 1512.03385, section 4.2 and its ImageNet form).
 
-Every network here has a 3x3 stem at full resolution, stages of basic blocks (two 3x3 convolutions and an add), global
-average pooling and one linear layer. The first block of each later stage halves the map; where shapes differ the
-shortcut is a 1x1 convolution with BatchNorm (option B of the paper), elsewhere the plain identity.
+Every network has a 3x3 stem at full resolution, stages of basic blocks (two 3x3 convolutions and an add), global
+average pooling and one linear layer. The first block of each later stage halves the map. If shapes differ, the
+shortcut is a 1x1 convolution with BatchNorm (option B of the paper), otherwise the identity.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class SmallResNet(nn.Module):
         sizes = (in_channels, *channels, num_classes)
         if not all(isinstance(size, int) and size > 0 for size in sizes):
             raise UsageError(
-                f"channels and classes are positive integers, but these are {', '.join(map(repr, sizes))}",
+                f"channels and classes must be positive integers, not {', '.join(map(repr, sizes))}",
                 kind="model_arguments",
             )
         self.conv1 = nn.Conv2d(in_channels, channels[0], 3, padding=1, bias=False)
@@ -79,7 +79,7 @@ class SmallResNet(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Draw the convolutions as in He et al. 2015 (arXiv 1502.01852), fan out; BatchNorm starts at the identity."""
+        """Initialise convolutions as in He et al. 2015 (arXiv 1502.01852), fan out; BatchNorm starts as identity."""
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
@@ -102,22 +102,23 @@ def resnet_cifar(
 
     Args:
         depth: Layers with weights on the main path: 8, 14, 20, 26, 32, ...
-        width: Channels of the first stage; the next ones have two and four times as many.
+        width: Channels of the first stage; the next two have two and four times as many.
         channels: The channels of the three stages, instead of ``width``.
         num_classes: Length of the logits.
         in_channels: Channels of the image.
 
     Raises:
-        UsageError: ``depth`` is not 6n + 2, or ``channels`` does not name three stages.
+        UsageError: ``depth`` is not 6n + 2, or ``channels`` does not have three entries.
     """
     if depth < 8 or depth % 6 != 2:
         raise UsageError(
-            f"a CIFAR ResNet has a depth of 6n + 2 (8, 14, 20, 26, 32, ...), not {depth}", kind="model_arguments"
+            f"depth must be 6n + 2 (8, 14, 20, 26, 32, ...), not {depth}", where="depth", kind="model_arguments"
         )
     stages = (width, 2 * width, 4 * width) if channels is None else tuple(channels)
     if len(stages) != 3:
         raise UsageError(
-            f"a CIFAR ResNet has three stages: give three channel counts such as (16, 32, 64), not {stages}",
+            f"channels must be three counts, one for each stage, for example (16, 32, 64), not {stages}",
+            where="channels",
             kind="model_arguments",
         )
     return SmallResNet([(depth - 2) // 6] * 3, stages, num_classes, in_channels)
@@ -144,5 +145,5 @@ def resnet18_cifar(num_classes: int = 10, in_channels: int = 3) -> SmallResNet:
 
 
 def resnet_digits(num_classes: int = 10, in_channels: int = 1, width: int = 16) -> SmallResNet:
-    """ResNet-14 for 8x8 digits: maps of 8x8, 4x4 and 2x2, twelve 3x3 convolutions beside the stem."""
+    """ResNet-14 for 8x8 digits: maps of 8x8, 4x4 and 2x2; twelve 3x3 convolutions and the stem."""
     return SmallResNet((2, 2, 2), (width, 2 * width, 4 * width), num_classes, in_channels)

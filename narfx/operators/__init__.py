@@ -1,6 +1,6 @@
-"""The operators that may stand at a site: narfx's own and the user's.
+"""The operators that can replace a site's convolution: built-in ones and the user's.
 
-Index 0 of every list is ``base``, the site's own convolution, untouched.
+Index 0 of every list is ``base``, the site's own unchanged convolution.
 """
 
 from narfx.operators.at_site import build_operator, operator_cost, refusal, start_operator, started_operator

@@ -1,12 +1,12 @@
-"""The operators that narfx brings: how each is built, where it is legal, what it costs, how it starts.
+"""The built-in operators: how each is built, where it is legal, its cost, and its start from the base's weights.
 
-A depthwise operator is a depthwise k×k convolution and a 1×1 convolution; a pooling operator is a 3×3 pool and a 1×1
-convolution. The 1×1 keeps the site's groups and carries its bias, and neither has a normalisation or activation of
-its own, because the site's follows. With these the tables of the NAR paper (arXiv 1905.02341, Tables 3 and 5) come
-out by arithmetic.
+A depthwise operator is a depthwise k×k convolution and a 1×1 convolution. A pooling operator is a 3×3 pool and a 1×1
+convolution. The 1×1 convolution has the site's groups and bias. Neither has its own normalisation or activation,
+because those of the site follow. With these definitions the costs in Tables 3 and 5 of the NAR paper (arXiv
+1905.02341) are reproduced exactly.
 
-An operator is made of plain ``torch.nn`` modules only, so that a lowered network holds nothing of narfx, and returns
-a tensor of its own, so that an in-place activation behind it never writes into what another branch reads.
+An operator consists of plain ``torch.nn`` modules only, so a lowered network needs nothing of narfx. It returns a new
+tensor, so an in-place activation after it cannot change what another branch reads.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _GROUPS = 4
 
 
 def _convolution(site: Site, kernel: int, groups: int) -> nn.Conv2d:
-    """A convolution like the site's own, of another kernel or of more groups."""
+    """A convolution like the site's own, with another kernel or more groups."""
     return nn.Conv2d(
         site.in_channels,
         site.out_channels,
@@ -51,7 +51,7 @@ def _copy_bias(target: nn.Conv2d, conv: nn.Conv2d) -> None:
 
 
 def _embedded(weight: Tensor, kernel: int) -> Tensor:
-    """A kernel set into the middle of a larger one, or the middle of a larger one; the taps keep their places."""
+    """A square kernel, zero-padded or cut to size ``kernel`` around its centre."""
     grow = kernel - weight.shape[-1]
     if grow == 0:
         return weight
@@ -68,7 +68,7 @@ def _start_conv(module: nn.Module, conv: nn.Conv2d) -> None:
 
 
 def _start_sum(module: nn.Module, conv: nn.Conv2d) -> None:
-    """The 1×1 takes the sum over the taps: exact where the map is constant under the kernel."""
+    """Set the 1×1 to the sum over the kernel's taps: exact where the feature map is constant under the kernel."""
     pointwise = module if isinstance(module, nn.Conv2d) else module.get_submodule("pointwise")
     assert isinstance(pointwise, nn.Conv2d)
     taps = conv.weight.flatten(2)
@@ -77,7 +77,7 @@ def _start_sum(module: nn.Module, conv: nn.Conv2d) -> None:
 
 
 def _start_grouped(module: nn.Module, conv: nn.Conv2d) -> None:
-    """The diagonal blocks of the site's own kernel: what a group's outputs read of the group's inputs."""
+    """Copy the diagonal blocks of the site's kernel: the weights between inputs and outputs of the same group."""
     assert isinstance(module, nn.Conv2d)
     outputs, inputs, *_ = conv.weight.shape
     parts = module.groups // conv.groups
@@ -88,7 +88,7 @@ def _start_grouped(module: nn.Module, conv: nn.Conv2d) -> None:
 
 
 def _start_depthwise(module: nn.Module, conv: nn.Conv2d) -> None:
-    """The nearest separable kernel: for each input channel the best rank-1 factors of its (outputs × taps) matrix.
+    """Set the nearest separable kernel: for each input channel the best rank-1 factors of its (outputs × taps) matrix.
 
     W[o, i, :] ≈ pointwise[o, i] · depthwise[i, :], by singular value decomposition, channel by channel.
     """
@@ -97,13 +97,13 @@ def _start_depthwise(module: nn.Module, conv: nn.Conv2d) -> None:
     outputs, inputs, *_ = conv.weight.shape
     weight = conv.weight if conv.weight.dtype == torch.float64 else conv.weight.float()
     kernel = depthwise.kernel_size[0]
-    # Taps around the kernel are zero: only a smaller kernel is cut out beforehand.
+    # Taps outside the site's kernel are zero, so only a smaller kernel must be cut first.
     weight = _embedded(weight, min(kernel, weight.shape[-1]))
-    # Group by group the input channels differ, so the matrix of a channel holds only its group's outputs.
+    # Groups have different input channels, so the matrix of a channel has only the outputs of its group.
     matrices = weight.reshape(conv.groups, outputs // conv.groups, inputs, -1)
     by_channel = matrices.transpose(1, 2).reshape(conv.in_channels, outputs // conv.groups, -1)
     taps = _leading(by_channel.transpose(1, 2) @ by_channel)
-    # Its sign is free: let the taps sum to a positive number; and share the size evenly between the two factors.
+    # The sign is free: make the sum of the taps positive. Divide the norm evenly between the two factors.
     taps = taps * torch.where(taps.sum(1, keepdim=True) < 0, -1.0, 1.0)
     mix = torch.einsum("goik,gik->goi", matrices, taps.reshape(conv.groups, inputs, -1))
     root = mix.norm(dim=1, keepdim=True).sqrt()
@@ -115,10 +115,11 @@ def _start_depthwise(module: nn.Module, conv: nn.Conv2d) -> None:
 def _leading(gram: Tensor) -> Tensor:
     """The leading eigenvector of each symmetric matrix of (channels, taps, taps), of length 1, or 0 for a zero matrix.
 
-    Squared nine times a matrix is its 512th power, in which little else is left: a fraction of the time of ``eigh``.
+    Nine squarings give the 512th power of the matrix, in which the leading eigenvector dominates. This takes a fraction
+    of the time of ``eigh``.
     """
     power, tiny = gram, torch.finfo(gram.dtype).tiny
-    for _ in range(3):  # of trace 1, three squarings leave a number that float32 holds well
+    for _ in range(3):  # with trace 1, three squarings stay within the range of float32
         power = power / power.diagonal(dim1=1, dim2=2).sum(1).clamp_min(tiny)[:, None, None]
         for _ in range(3):
             power = power @ power
@@ -160,7 +161,7 @@ def _pool_operator(name: str, pool: Callable[..., nn.Module]) -> Operator:
         return None
 
     def build(site: Site) -> nn.Module:
-        # A dilated site is pooled without dilation: AvgPool2d has none, and the output size is the same.
+        # A dilated site is pooled without dilation: AvgPool2d has no dilation, and the output size is the same.
         pooled = pool(3, stride=site.stride, padding=padding_for(site, 3, (1, 1)))
         return nn.Sequential(OrderedDict(pool=pooled, pointwise=_pointwise(site)))
 
@@ -186,7 +187,7 @@ def _conv_operator(kernel: int) -> Operator:
 
 
 def _grouped_operator(kernel: int) -> Operator:
-    """A convolution in ``_GROUPS`` groups within each of the site's own: no channel leaves its group."""
+    """A convolution with ``_GROUPS`` groups inside each group of the site, so no channel leaves its group."""
 
     def refuse(site: Site) -> str | None:
         groups = _GROUPS * site.groups
@@ -217,8 +218,8 @@ def _identity_operator() -> Operator:
             return f"an identity cannot turn {shapes[0]} into {shapes[1]}"
         return None
 
-    # A 1×1 average is exact and a new tensor. nn.Identity hands its input on, and an in-place activation behind it
-    # would then write into what a residual branch reads.
+    # A 1×1 average is exact and gives a new tensor. nn.Identity returns its input, and an in-place activation after it
+    # would change what a residual branch reads.
     return Operator(
         "identity", lambda site: nn.AvgPool2d(1), refuse, lambda site: {"params": 0, "macs": 0}, lambda *_: None
     )
@@ -227,7 +228,7 @@ def _identity_operator() -> Operator:
 BUILT_IN = (
     _depthwise_operator(3),
     _pool_operator("maxpool3x3", nn.MaxPool2d),
-    # Zeros at the border count, as they do for the convolution that the pool stands in for.
+    # Zeros at the border count, as in the convolution that the pool replaces.
     _pool_operator("avgpool3x3", nn.AvgPool2d),
     _conv_operator(5),
     _depthwise_operator(5),

@@ -1,4 +1,4 @@
-"""Files of operators: Python of the user's own, run as model files are, that calls ``narfx.register_operator``."""
+"""Operator files: Python files of the user that call ``narfx.register_operator``; they run like model files."""
 
 from __future__ import annotations
 
@@ -19,20 +19,23 @@ __all__ = ["choose_operators", "load_operators"]
 def load_operators(path: Path | str, *, relative_to: Path | None = None) -> tuple[str, ...]:
     """Run a file and return the names of the operators that it registers.
 
-    A file may be loaded any number of times; each time its operators are those of its present content.
+    A file may be loaded many times; the operators are always those of its present content.
 
     Args:
         path: The file, as a user or an ``arch.json`` names it.
-        relative_to: The folder of the file that names it, in which it is looked for first.
+        relative_to: The folder of the file that names it; it is searched first.
+
+    Returns:
+        The names, in the order of registration.
 
     Raises:
-        UsageError: There is no such file, it fails, it registers nothing, or a name is taken; then nothing of it is
-            registered.
+        UsageError: The file does not exist, fails, registers nothing, or uses a taken name. Then none of its operators
+            is registered.
     """
     found = find(str(path), relative_to)
     if found.suffix != ".py" or not found.is_file():
         raise UsageError(
-            f"there is no file of operators {path}: name a Python file that calls narfx.register_operator",
+            f"there is no operator file {path}: name a Python file that calls narfx.register_operator",
             where=str(path),
             kind="missing_file",
         )
@@ -51,13 +54,17 @@ def load_operators(path: Path | str, *, relative_to: Path | None = None) -> tupl
 
 
 def choose_operators(entries: Sequence[str], files: Iterable[str] = ()) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names that a list on a command line stands for, and the files that they come from.
+    """Resolve a list of operators from the command line.
 
-    An entry is the name of an operator, ``FILE.py`` for all that the file registers, or ``FILE.py:NAME`` for one of
-    them. Without a name among the entries they follow the default list; without any entry all of ``files`` do.
+    An entry is the name of an operator, ``FILE.py`` for all operators of a file, or ``FILE.py:NAME`` for one of them.
+    If no entry is a plain name, the operators are added to the default list. Without entries, all operators of
+    ``files`` are added.
+
+    Returns:
+        The operators' names, and the files that they come from.
 
     Raises:
-        UsageError: A file is missing or wrong, or has no operator of the name.
+        UsageError: A file is missing or wrong, or does not register that name.
     """
     entries, files = list(entries), dict.fromkeys(files)
     if not entries:
@@ -81,7 +88,7 @@ def choose_operators(entries: Sequence[str], files: Iterable[str] = ()) -> tuple
 
 
 def _split(entry: str) -> tuple[str, str]:
-    """The file and the name in an entry; an entry without a file is a name."""
+    """(file, name) of an entry; either may be empty."""
     head, _, name = entry.rpartition(":")
     if head.endswith(".py"):
         return head, name

@@ -1,4 +1,4 @@
-"""What an operator is."""
+"""The record of an operator."""
 
 from __future__ import annotations
 
@@ -14,13 +14,17 @@ __all__ = ["Operator"]
 
 @dataclass(frozen=True)
 class Operator:
-    """One entry of the registry; only ``name`` and ``build`` are needed.
+    """One entry of the registry; only ``name`` and ``build`` are required.
 
-    ``build(site)`` makes a module that maps the site's input shape to its output shape, a new one at each call;
-    ``refuse(site)`` gives the reason why it may not stand there, or ``None`` (without it the operator may stand
-    everywhere); ``cost(site)`` its parameters and the MACs of one sample as ``{"params", "macs"}`` (without it they
-    are counted on the module); ``start(module, conv)`` sets its weights from the base convolution, called without
-    gradients (without it they stay as ``build`` draws them, from a seed of their own).
+    Attributes:
+        name: A Python identifier.
+        build: ``build(site)`` returns a new module at each call; it maps the site's input shape to its output shape.
+        refuse: ``refuse(site)`` returns the reason why the operator is not legal at the site, or ``None``. Without it
+            the operator is legal everywhere.
+        cost: ``cost(site)`` returns ``{"params", "macs"}``, the parameters and the MACs of one sample. Without it they
+            are counted on the module.
+        start: ``start(module, conv)`` sets the weights from the base convolution, without gradients. Without it the
+            weights stay as ``build`` draws them, from a seed of the operator and the site.
     """
 
     name: str

@@ -1,4 +1,4 @@
-"""The operators by name, and where each name comes from."""
+"""The registry: operators by name, and the file that registered each one."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ __all__ = [
 
 _REGISTRY: dict[str, Operator] = {operator.name: operator for operator in BUILT_IN}
 OWN = frozenset(_REGISTRY)
-"""The names of narfx's own operators, which none other ever takes."""
+"""The names of the built-in operators, which cannot be replaced."""
 _SOURCES: dict[str, _Source] = {}
 
 
 @dataclass(frozen=True)
 class _Source:
-    """Where a name comes from that was registered while a file of the user's ran: ``run`` is the module of that run.
+    """The origin of a name that was registered while a user's file ran.
 
-    ``file`` is the one with the call, which may be a module that the file imports.
+    ``file`` holds the call of ``register_operator``; it may be a module that the user's file imports. ``run`` is the
+    module name of that run.
     """
 
     file: Path
@@ -49,12 +50,12 @@ class _Source:
 
 
 def register_operator(operator: Operator) -> None:
-    """Make an operator known under its name.
+    """Add an operator to the registry.
 
-    A file of the user's that is run again replaces its own operators.
+    A user's file that runs again replaces its own operators.
 
     Raises:
-        UsageError: The name is taken or is not a Python identifier.
+        UsageError: The name is taken or is not a Python identifier, or ``operator`` is not an :class:`Operator`.
     """
     if not isinstance(operator, Operator):
         raise UsageError(
@@ -70,23 +71,29 @@ def register_operator(operator: Operator) -> None:
     again = here is not None and here.follows(before)
     if (name in _REGISTRY and not again) or name == "base":
         origin = f", registered by {before.file}" if before is not None else ""
-        raise UsageError(f"there is an operator {name!r} already{origin}", where=name, kind="operator_name")
+        raise UsageError(
+            f"there is already an operator {name!r}{origin}: choose another name", where=name, kind="operator_name"
+        )
     _REGISTRY[name] = operator
     if here is not None:
         _SOURCES[name] = here
 
 
 def unregister_operator(name: str) -> None:
-    """Forget an operator that was registered; ``UsageError`` for one of narfx's own or an unknown name."""
+    """Remove a registered operator.
+
+    Raises:
+        UsageError: The operator is built in, or the name is unknown.
+    """
     if get_operator(name).name in OWN:
-        raise UsageError(f"{name} is one of narfx's own operators", where=name, kind="operator_name")
+        raise UsageError(f"{name} is built in and cannot be removed", where=name, kind="operator_name")
     del _REGISTRY[name]
     _SOURCES.pop(name, None)
 
 
 @contextmanager
 def registration() -> Iterator[None]:
-    """What the block registers stays only if the block ends well."""
+    """Undo all registrations of the block if it raises."""
     before = dict(_REGISTRY), dict(_SOURCES)
     try:
         yield
@@ -99,7 +106,7 @@ def registration() -> Iterator[None]:
 
 
 def operators_of(run: str, file: Path) -> tuple[str, ...]:
-    """The names registered in one run of ``file``, in that order; those of its earlier runs alone are forgotten."""
+    """The names registered in one run of ``file``, in order; names that only earlier runs registered are removed."""
     for name, source in list(_SOURCES.items()):
         if source.file == file and source.run != run:
             unregister_operator(name)
@@ -107,15 +114,19 @@ def operators_of(run: str, file: Path) -> tuple[str, ...]:
 
 
 def operator_names() -> tuple[str, ...]:
-    """All names that may stand in a list of operators."""
+    """All names that a list of operators may contain."""
     return ("base", *_REGISTRY)
 
 
 def get_operator(name: str) -> Operator:
-    """The operator of that name; ``UsageError`` naming the choices if there is none."""
+    """The operator of that name.
+
+    Raises:
+        UsageError: There is none; the message lists the names.
+    """
     if name not in _REGISTRY:
         raise UsageError(
-            f"unknown operator {name!r}: there are {', '.join(operator_names())}",
+            f"unknown operator {name!r}: choose from {', '.join(operator_names())}",
             where="operators",
             kind="unknown_operator",
         )

@@ -1,4 +1,4 @@
-"""The garbage collector, paused while a graph is built."""
+"""Pause the garbage collector while a graph is built."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["collector_paused"]
 
 @contextmanager
 def collector_paused() -> Iterator[None]:
-    """Run the block, or the function that this decorates, without garbage collections.
+    """Run the block, or the decorated function, without garbage collection.
 
-    A graph of thousands of nodes is a hundred thousand small objects that all stay: with the collector looking
-    through them again and again, building one takes twice as long and more than linear time.
+    A graph of thousands of nodes has a hundred thousand small objects that all stay alive. With repeated garbage
+    collections, building it takes twice as long, and more than linear time.
     """
     running = gc.isenabled()
     gc.disable()

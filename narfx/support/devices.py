@@ -1,4 +1,4 @@
-"""What an error says of the device: that it is not here, or that its memory ran out."""
+"""Choose a device, and recognise errors about a missing device or exhausted memory."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _WORDS = ("NVIDIA", "CUDA", "cuda device", "not compiled with")
 
 
 def absent_device(error: BaseException) -> str | None:
-    """What torch says where ``error`` is its answer to a device that this machine has not, else ``None``."""
+    """The first line of torch's message if ``error`` is about a device that this machine lacks, else ``None``."""
     if not isinstance(error, (AssertionError, RuntimeError)) or isinstance(error, torch.OutOfMemoryError):
         return None
     text = str(error).strip()
@@ -21,17 +21,17 @@ def absent_device(error: BaseException) -> str | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the device or (where torch raises a plain RuntimeError) on the CPU."""
+    """Whether memory ran out, on the device or on the CPU (for which torch raises a plain RuntimeError)."""
     return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 
 
 def pick_device(name: str) -> torch.device:
-    """``auto`` is a CUDA device where there is one, else the CPU.
+    """The torch device of that name; ``auto`` is CUDA if available, otherwise the CPU.
 
     Raises:
-        UsageError: The device does not exist here.
+        UsageError: This machine does not have the device.
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -40,6 +40,8 @@ def pick_device(name: str) -> torch.device:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UsageError(
-            f"there is no device {name!r} here: {first_line(error)}", where="--device", kind="no_device"
+            f"there is no device {name!r} here ({first_line(error)}): use auto, cpu, or a device of this machine",
+            where="--device",
+            kind="no_device",
         ) from error
     return device

@@ -1,4 +1,4 @@
-"""Files written whole or not at all, and JSON read with one clear sentence where it is wrong."""
+"""Atomic file and folder writes, and JSON reading with clear error messages."""
 
 from __future__ import annotations
 
@@ -32,21 +32,30 @@ __all__ = [
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """A full disk ends a run (exit 7); a place where one may not write is a wrong argument (exit 2)."""
+    """Translate ``OSError`` on writing ``path``.
+
+    Raises:
+        RunError: The disk is full (exit code 7).
+        UsageError: The path is not writable (exit code 2).
+    """
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise RunError(
-                f"cannot write {path}: {error.strerror}; free some space and repeat the command",
+                f"cannot write {path}: {error.strerror}; free some space and run the command again",
                 where=str(path),
                 kind="disk_full",
             ) from error
-        raise UsageError(f"cannot write {path}: {error.strerror}", where=str(path), kind="not_writable") from error
+        raise UsageError(
+            f"cannot write {path}: {error.strerror}; choose another path, or change its permissions",
+            where=str(path),
+            kind="not_writable",
+        ) from error
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` by an atomic rename: a reader, or a crash, sees the old file or the new one."""
+    """Write ``content`` to ``path`` by an atomic rename: readers see the old file or the new one, also on a crash."""
     with disk_errors(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -82,17 +91,17 @@ def locked(path: Path) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write text whole or not at all."""
+    """Write UTF-8 text atomically."""
     write_bytes(path, text.encode())
 
 
 def to_json(value: Any) -> str:
-    """Valid JSON: a number that is not finite is refused rather than written as NaN."""
+    """Valid JSON; a number that is not finite raises ``ValueError`` instead of becoming NaN."""
     return json.dumps(value, indent=2, allow_nan=False) + "\n"
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write a JSON file whole or not at all."""
+    """Write a JSON file atomically."""
     write_text(path, to_json(value))
 
 
@@ -100,12 +109,12 @@ def read_json(path: Path) -> Any:
     """The value in a JSON file.
 
     Raises:
-        UsageError: There is no such file, it cannot be read, or it is not JSON (Python's NaN and Infinity are not).
+        UsageError: The file does not exist, cannot be read, or is not JSON (NaN and Infinity are not JSON).
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
     except FileNotFoundError as error:
-        raise UsageError(f"there is no file {path}", where=str(path), kind="missing_file") from error
+        raise UsageError(f"there is no file {path}: check the path", where=str(path), kind="missing_file") from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", where=str(path), kind="unreadable_file") from error
     except (ValueError, RecursionError) as error:
@@ -113,22 +122,22 @@ def read_json(path: Path) -> Any:
 
 
 def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number")
+    raise ValueError(f"{name} is not a JSON number")
 
 
 def _finite(text: str) -> float:
     number = float(text)
     if not math.isfinite(number):
-        raise ValueError(f"{text} is too large a number")
+        raise ValueError(f"the number {text} is too large")
     return number
 
 
 @contextmanager
 def output_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A fresh folder beside ``path`` that takes its place when the block ends well, and vanishes when it does not.
+    """A temporary folder next to ``path`` that replaces it if the block succeeds, and is deleted if it raises.
 
     Raises:
-        UsageError: ``path`` is a file, or a folder that is not empty and may not be replaced, or cannot be made.
+        UsageError: ``path`` is a file, cannot be created, or is a non-empty folder and ``overwrite`` is false.
     """
     check_output(path, overwrite=overwrite)
     with disk_errors(path):
@@ -144,27 +153,32 @@ def output_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
 
 
 def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that exists and is not empty, before any work is done."""
+    """Refuse an output folder that may not be written, before any work is done.
+
+    Raises:
+        UsageError: ``path`` is a file, contains the working folder, or is a non-empty folder and ``overwrite`` is
+            false.
+    """
     with disk_errors(path):
         exists = path.exists()
     if exists and not path.is_dir():
-        raise UsageError(f"{path} exists and is not a folder", where=str(path), kind="output_exists")
+        raise UsageError(f"{path} exists and is not a folder: choose another", where=str(path), kind="output_exists")
     if Path.cwd().is_relative_to(path.resolve()):
         raise UsageError(
-            f"{path} is the working folder or holds it, so it cannot be replaced: name a folder of its own",
+            f"{path} is or contains the working folder, so it cannot be replaced: choose another folder",
             where=str(path),
             kind="output_exists",
         )
     if path.is_dir() and any(path.iterdir()) and not overwrite:
         raise UsageError(
-            f"the folder {path} exists and is not empty: choose another or add --overwrite, which replaces it whole",
+            f"the folder {path} exists and is not empty: choose another, or add --overwrite to replace it completely",
             where=str(path),
             kind="output_exists",
         )
 
 
 def replace_folder(work: Path, path: Path) -> None:
-    """Put the folder ``work`` where ``path`` is; what stood there is removed only once the new one stands."""
+    """Move the folder ``work`` to ``path``; the old folder is deleted only after the new one is in place."""
     if not path.exists():
         work.rename(path)
         return
@@ -180,11 +194,15 @@ def replace_folder(work: Path, path: Path) -> None:
 
 
 def refuse_inside(folder: Path, inputs: Iterable[Path]) -> None:
-    """Refuse to replace a folder that holds what the command reads."""
+    """Refuse to replace a folder that contains an input of the command.
+
+    Raises:
+        UsageError: One of ``inputs`` is in ``folder``.
+    """
     for path in inputs:
         if path.exists() and path.resolve().is_relative_to(folder.resolve()):
             raise UsageError(
-                f"{path} lies in {folder}, which would be replaced: choose another folder for the output",
+                f"{path} is in {folder}, which would be replaced: choose another folder for the output",
                 where=str(path),
                 kind="input_in_output",
             )

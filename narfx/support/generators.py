@@ -1,4 +1,4 @@
-"""The global random generators, set aside for a while: nothing that narfx runs of a user's code may move them."""
+"""Protect the global random generators: running a user's code must not change their state."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ __all__ = ["global_generators"]
 
 @contextlib.contextmanager
 def global_generators(seed: int) -> Iterator[Callable[[], list[str]]]:
-    """Seed torch's, Python's and NumPy's global generators for the block, and restore them behind it.
+    """Seed torch's, Python's and NumPy's global generators for the block, and restore them after it.
 
     Yields:
-        A function that names the generators from which the block has drawn so far.
+        A function that returns the names of the generators that the block has used so far.
     """
     devices = list(range(torch.cuda.device_count())) if torch.cuda.is_initialized() else []
     python, numpy = random.getstate(), np.random.get_state()

@@ -1,4 +1,4 @@
-"""Configurations: values from a user or a file, validated into a record."""
+"""Validate values from a user or a file into a pydantic record."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ __all__ = ["validated"]
 
 M = TypeVar("M", bound=BaseModel)
 
-# Where pydantic speaks of Python's classes, which no file knows.
-_WANTED = {"model_type": "an object of keys and values belongs here", "tuple_type": "a list belongs here"}
+# Replacements for pydantic messages that name Python classes.
+_WANTED = {"model_type": "it must be an object of keys and values", "tuple_type": "it must be a list"}
 
 
 def validated(schema: type[M], values: Any, where: str, *, kind: str = "bad_config") -> M:
     """An instance of ``schema``.
 
     Raises:
-        UsageError: A value is missing, unknown or refused; the message names its key in ``where``.
+        UsageError: A value is missing, unknown or refused; the message names its key and ``where``.
     """
     try:
         return schema.model_validate(values)

@@ -1,7 +1,7 @@
-"""Seeds by name: every random draw of a run comes from a generator whose seed is derived from the run's seed.
+"""Named seeds: every random draw of a run comes from a generator whose seed is derived from the run's seed.
 
-So nothing random need be stored: what epoch 7 draws depends on the seed and on the number 7 alone, and a run that
-was killed goes on as if it had not been.
+So no random state is stored: the draws of epoch 7 depend only on the seed and the number 7, and a killed run resumes
+with the same draws.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["derive", "numpy_generator", "torch_generator"]
 
 
 def derive(seed: int, *keys: str | int) -> int:
-    """A seed of 63 bits for the draws named by ``keys``."""
+    """A 63-bit seed for the draws named by ``keys``."""
     text = "/".join(map(str, (seed, *keys)))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

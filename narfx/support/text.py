@@ -1,4 +1,4 @@
-"""Small parts of messages: what a value is, how many of a thing there are, what an error says."""
+"""Helpers for messages: an article with a type's name, counts with a plural, and the first line of an error."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ _LONGEST = 300
 
 
 def article(value: object) -> str:
-    """What a value is, as ``a str``; ``None`` is itself."""
+    """The type of a value with its article, for example ``a str``; ``None`` for ``None``."""
     kind = type(value).__name__
     return "None" if value is None else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 

@@ -158,14 +158,14 @@ def test_bombs_cost_nothing(path: Path, bomb: bytes) -> None:
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        (IMAGES, "no pair of images and flags"),
+        (IMAGES, "is not a pair (images, flags)"),
         ((IMAGES, 3), "no lists"),
         ((IMAGES, [True]), "4 images and 1 flags"),
         (([], []), "0 images and 0 flags"),
         ((IMAGES, [True, 2]), "neither true nor false"),
         ((IMAGES, [True, None]), "neither true nor false"),
-        (([*IMAGES[:3], "text"], FLAGS), "no byte string"),
-        (([*IMAGES[:3], np.zeros((2, 2), np.uint8)], FLAGS), "no byte string"),
+        (([*IMAGES[:3], "text"], FLAGS), "image that is not a byte string"),
+        (([*IMAGES[:3], np.zeros((2, 2), np.uint8)], FLAGS), "image that is not a byte string"),
     ],
 )
 def test_another_content(path: Path, value: Any, told: str) -> None:

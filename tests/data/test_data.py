@@ -396,13 +396,13 @@ def test_folder_refusals(tmp_path: Path) -> None:
     (tmp_path / "bare" / "train").mkdir(parents=True)
     assert refused(tmp_path / "bare").kind == "empty_data"
     Image.new("L", (3, 3)).save(tmp_path / "empty" / "loose.png")
-    assert "no folders of classes" in str(refused(tmp_path / "empty"))
+    assert "images but no class folders" in str(refused(tmp_path / "empty"))
     folder_of(tmp_path / "hollow", {"cat": 3, "dog": 0})
     error = refused(tmp_path / "hollow")
     assert error.kind == "class_without_images" and "dog" in str(error)
     error = refused(folder_of(tmp_path / "differ", {"train/cat": 3, "train/dog": 3, "test/cat": 3, "test/eel": 3}))
     assert error.kind == "classes_differ"
-    assert "eel only there" in str(error) and "dog only in train" in str(error)
+    assert "eel only in test" in str(error) and "dog only in train" in str(error)
     assert refused(folder_of(tmp_path / "headless", {"val/cat": 3, "test/cat": 3})).kind == "no_train_part"
     assert refused(folder_of(tmp_path / "colour", {"cat": 3}), (2, 4, 4)).kind == "channels"
 
@@ -582,7 +582,7 @@ def test_factory_of_an_importable_package(factory: Path, monkeypatch: pytest.Mon
         ("no_train", "factory_result", "train part is None"),
         ("strings", "factory_result", "a str"),
         ("lacking", "missing_key", "y_train is missing"),
-        ("empty", "empty_data", "holds no images"),
+        ("empty", "empty_data", "has no images"),
         ("normalised", "bad_item", "leave out Normalize"),
         ("double", "bad_item", "float64"),
         ("text", "bad_item", "not str"),
@@ -693,7 +693,7 @@ def test_validation_data_whose_classes_differ(tmp_path: Path) -> None:
     source = folder_of(tmp_path / "set", {"cat": 4, "dog": 4})
     error = refused(source, (3, 4, 4), val_data=str(folder_of(tmp_path / "other", {"cat": 4, "eel": 4})))
     assert error.kind == "classes_differ"
-    assert "eel only there" in str(error) and "dog only in the training data" in str(error)
+    assert "eel only in the validation data" in str(error) and "dog only in the training data" in str(error)
     swapped = {"x_train": numbered(4), "y_train": [0, 1, 0, 1], "class_names": ["dog", "cat"]}
     assert "another order" in str(refused(source, (3, 4, 4), val_data=npz(tmp_path, swapped)))
     labels_only = {"x_train": numbered(9), "y_train": np.arange(9) % 3}

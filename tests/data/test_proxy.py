@@ -98,7 +98,9 @@ def test_an_identity_with_too_few_images_is_passed_over_or_refused(folder: Path,
     build_proxy(str(folder), tmp_path / "out", identities=6, images=4)
     names = {path.name for path in (tmp_path / "out" / "train").iterdir()}
     assert names == {f"person_{n:02d}" for n in (0, 1, 3, 4, 6, 7)}
-    with pytest.raises(UsageError, match=r"6 of the 8 identities in .* at least 4 images, and 7 are asked") as caught:
+    with pytest.raises(
+        UsageError, match=r"only 6 of the 8 identities in .* at least 4 images, but --identities is 7"
+    ) as caught:
         build_proxy(str(folder), tmp_path / "more", identities=7, images=4)
     assert caught.value.kind == "too_few_identities" and not (tmp_path / "more").exists()
 

@@ -177,7 +177,7 @@ def test_a_functional_convolution_inside_an_opaque_part_is_listed() -> None:
 
     skipped = {entry.name: entry for entry in narfx.trace(chain(forward), input=SHAPE).skipped}
     assert skipped["body.6.weight"].code == skipped["body.6.conv"].code == "opaque"
-    assert skipped["body.6.weight"].reason == "a functional call with it may be inside body.6, which is opaque"
+    assert skipped["body.6.weight"].reason == "body.6, which is opaque, may call a functional convolution with it"
 
 
 def test_a_plain_tensor_of_a_part_is_no_key() -> None:
@@ -254,7 +254,9 @@ def test_stochastic_depth_in_python_is_noted_whatever_it_draws(draw: Callable[[]
 def test_numbers_drawn_in_eval_mode_are_noted() -> None:
     traced = narfx.trace(chain(lambda self, x: self.conv(x) + torch.randn(1, 8, 1, 1)), input=SHAPE)
     (note,) = [note for note in traced.notes if "random numbers" in note]
-    assert note.startswith("forward draws random numbers (torch) in eval mode, and the trace holds those of one draw")
+    assert note.startswith(
+        "forward draws random numbers (torch) in eval mode, and the trace keeps those of one draw as constants"
+    )
 
 
 def test_training_asked_for_by_getattr_is_noticed() -> None:
@@ -299,7 +301,10 @@ def test_a_buffer_that_training_assigns_is_noted() -> None:
         return self.conv(x) - self.count  # type: ignore[no-any-return]
 
     notes = narfx.trace(chain(forward), input=SHAPE).notes
-    assert any("forward assigns the buffer count in training mode, and the trace" in note for note in notes)
+    assert any(
+        "forward assigns the buffer count in training mode; the trace holds eval mode and does not" in note
+        for note in notes
+    )
 
 
 def refused(model: nn.Module, kind: str) -> UsageError:
@@ -328,7 +333,7 @@ def test_weights_of_several_kinds_of_numbers_are_named() -> None:
     ],
 )
 def test_a_device_that_is_not_here_is_no_control_flow(forward: Callable[[Any, Tensor], Tensor]) -> None:
-    assert "asks for a device that is not here" in str(refused(chain(forward), "no_device"))
+    assert "needs a device that this machine does not have" in str(refused(chain(forward), "no_device"))
 
 
 def test_only_parts_that_may_be_refined_are_proposed() -> None:
@@ -337,7 +342,7 @@ def test_only_parts_that_may_be_refined_are_proposed() -> None:
             x = super().forward(x)
             return x if x.sum() > 0 else -x
 
-    assert str(refused(Root(), "untraceable")).endswith("or refine one part, as MODEL#body (of body)")
+    assert str(refused(Root(), "untraceable")).endswith("or refine one part (MODEL#body; parts: body)")
 
 
 @pytest.mark.parametrize(("wrap", "inside"), [(torch.compile, "_orig_mod"), (nn.DataParallel, "module")])

@@ -35,10 +35,10 @@ def test_a_hook_that_stores_keeps_tensors_only() -> None:
     assert not any(isinstance(entry, fx.Proxy) for entry in kept)
     assert [site.name for site in found.space.sites] == ["free.0"]
     reasons = {entry.name: entry for entry in found.skipped}
-    assert reasons["watched"].code == "untraceable" and "carries forward hooks" in reasons["watched"].reason
+    assert reasons["watched"].code == "untraceable" and "has forward hooks" in reasons["watched"].reason
     assert "test_hooks.py" in reasons["watched"].where
     assert reasons["watched.0"].code == "opaque"
-    with pytest.raises(narfx.NarfxError, match="carries forward hooks"):
+    with pytest.raises(narfx.NarfxError, match="has forward hooks"):
         found.check_whole()
     kept.clear()
     net = narfx.Supernet(found).eval()

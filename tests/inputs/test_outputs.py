@@ -23,7 +23,7 @@ def test_outputs_of_any_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         "def convolved(): return nn.Sequential(nn.Conv2d(1, 3, 8), nn.Flatten())\n"
     )
     images = torch.zeros(2, 1, 8, 8)
-    for reference, words in ((MODEL, "num_classes=7"), ("net.py:plain", "3, replaced by one of 7")):
+    for reference, words in ((MODEL, "num_classes=7"), ("net.py:plain", "3, replaced by a new one with 7 outputs")):
         model, note = load_with_outputs(reference, 7, (1, 8, 8))
         assert model(images).shape == (2, 7) and words in note
     model, note = load_with_outputs("narfx:lresnet10e_ir?size=16&width=2", 7, (3, 16, 16))

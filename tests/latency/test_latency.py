@@ -288,18 +288,19 @@ HERE = '"setting": {"onnxruntime": "1", "cpu": "c"}'
 
 
 @pytest.mark.parametrize(("text", "kind", "words"), [
-    ("{", "malformed_json", "JSON"), ("[]", "malformed_latency", "it holds a list where an object"),
-    ("true", "malformed_latency", "it holds true or false where"), ("null", "malformed_latency", "it holds null where"),
+    ("{", "malformed_json", "JSON"), ("[]", "malformed_latency", "it has a list instead of an object"),
+    ("true", "malformed_latency", "it has true or false instead of"),
+    ("null", "malformed_latency", "it has null instead of"),
     ('{"version": 2, "tables": []}', "latency_version", "of version 2"),
     ('{"version": true}', "latency_version", "of version True"),
     ('{"tables": [{"setting": {}}]}', "malformed_latency", "tables.0.setting.onnxruntime: "),
-    ('{"tables": {}}', "malformed_latency", "tables: a list belongs here"),
-    ('{"tables": [1]}', "malformed_latency", "tables.0: an object of keys and values belongs here (found 1)"),
+    ('{"tables": {}}', "malformed_latency", "tables: it must be a list"),
+    ('{"tables": [1]}', "malformed_latency", "tables.0: it must be an object of keys and values (found 1)"),
     ('{"version": 1, "more": 1}', "malformed_latency", "more: "),
     (f'{{"tables": [{{{HERE}, "operators": {{"a": -1}}}}]}}', "malformed_latency", "tables.0.operators.a: "),
     (f'{{"tables": [{{{HERE}, "operators": {{"a": "1"}}}}]}}', "malformed_latency", "valid number (found '1')"),
     (f'{{"tables": [{{{HERE}, "networks": {{"a": true}}}}]}}', "malformed_latency", "valid number (found True)"),
-    (f'{{"tables": [{{{HERE}}}, {{{HERE}}}]}}', "malformed_latency", "two tables are of one setting (threads 1, batch"),
+    (f'{{"tables": [{{{HERE}}}, {{{HERE}}}]}}', "malformed_latency", "two tables have one setting (threads 1, batch"),
     ('{"tables": [{"setting": {"onnxruntime": "1", "cpu": "c", "threads": 0}}]}', "malformed_latency", "threads: "),
     (f'{{"tables": [{{{HERE}, "operators": {{"a": NaN}}}}]}}', "malformed_json", "NaN"),
 ])  # fmt: skip

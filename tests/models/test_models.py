@@ -245,18 +245,18 @@ def test_the_initial_weights_of_a_face_network_follow_from_the_seed() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"units": (3, 4, 14)}, "units is 4 positive integers such as 3-4-14-3, not \\(3, 4, 14\\)"),
-        ({"units": (3, 4, 14, 0)}, "units is 4 positive integers"),
-        ({"units": (1, 1, 1, 1.0)}, "units is 4 positive integers"),
-        ({"units": "1-1-x-1"}, "units is 4 positive integers such as 3-4-14-3, not '1-1-x-1'"),
-        ({"units": 50}, "units is 4 positive integers such as 3-4-14-3, not 50"),
-        ({"width": 0}, "width is a positive integer, not 0"),
-        ({"embedding": "many"}, "embedding is a positive integer, not 'many'"),
-        ({"size": 112.0}, r"size is a positive integer, not 112\.0"),
-        ({"in_channels": True}, "in_channels is a positive integer, not True"),
-        ({"dropout": 1}, "dropout is a number from 0 to less than 1, not 1"),
-        ({"dropout": "0,4"}, "dropout is a number from 0 to less than 1, not '0,4'"),
-        ({"dropout": float("nan")}, "dropout is a number from 0 to less than 1, not nan"),
+        ({"units": (3, 4, 14)}, "units must be 4 positive integers, for example 3-4-14-3, not \\(3, 4, 14\\)"),
+        ({"units": (3, 4, 14, 0)}, "units must be 4 positive integers"),
+        ({"units": (1, 1, 1, 1.0)}, "units must be 4 positive integers"),
+        ({"units": "1-1-x-1"}, "units must be 4 positive integers, for example 3-4-14-3, not '1-1-x-1'"),
+        ({"units": 50}, "units must be 4 positive integers, for example 3-4-14-3, not 50"),
+        ({"width": 0}, "width must be a positive integer, not 0"),
+        ({"embedding": "many"}, "embedding must be a positive integer, not 'many'"),
+        ({"size": 112.0}, r"size must be a positive integer, not 112\.0"),
+        ({"in_channels": True}, "in_channels must be a positive integer, not True"),
+        ({"dropout": 1}, "dropout must be a number of at least 0 and less than 1, not 1"),
+        ({"dropout": "0,4"}, "dropout must be a number of at least 0 and less than 1, not '0,4'"),
+        ({"dropout": float("nan")}, "dropout must be a number of at least 0 and less than 1, not nan"),
     ],
 )
 def test_options_that_make_no_face_network_are_refused(options: dict[str, Any], message: str) -> None:
@@ -306,11 +306,11 @@ def test_the_chain_takes_grey_images_of_28_pixels() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"nodes": 2}, "a chain with two reductions has at least 3 nodes, not 2"),
-        ({"nodes": "12"}, "nodes is a positive integer, not '12'"),
-        ({"channels": -36}, "channels is a positive integer, not -36"),
-        ({"num_classes": 0}, "num_classes is a positive integer, not 0"),
-        ({"in_channels": 1.5}, r"in_channels is a positive integer, not 1\.5"),
+        ({"nodes": 2}, "a chain with two reductions needs at least 3 nodes, not 2"),
+        ({"nodes": "12"}, "nodes must be a positive integer, not '12'"),
+        ({"channels": -36}, "channels must be a positive integer, not -36"),
+        ({"num_classes": 0}, "num_classes must be a positive integer, not 0"),
+        ({"in_channels": 1.5}, r"in_channels must be a positive integer, not 1\.5"),
     ],
 )
 def test_options_that_make_no_chain_are_refused(options: dict[str, Any], message: str) -> None:

@@ -148,7 +148,7 @@ def test_costs_equal_a_count_on_the_built_module(drawn: tuple[nn.Conv2d, Site]) 
         (
             {"padding": 1, "padding_mode": "reflect"},
             2,
-            {"conv5x5": "reflection", "dwsep5x5": "reflection", "maxpool3x3": "mode", "avgpool3x3": "mode"},
+            {"conv5x5": "reflect padding", "dwsep5x5": "reflect padding", "maxpool3x3": "mode", "avgpool3x3": "mode"},
         ),
         (
             {"padding": 1, "padding_mode": "circular"},
@@ -401,7 +401,7 @@ def test_a_kernel_of_zeros_starts_as_zeros() -> None:
 
 
 def test_an_unknown_operator_is_refused_with_the_choices() -> None:
-    with pytest.raises(UsageError, match=r"unknown operator 'dwsep4x4': there are base, dwsep3x3") as caught:
+    with pytest.raises(UsageError, match=r"unknown operator 'dwsep4x4': choose from base, dwsep3x3") as caught:
         narfx.trace(Chain(), input=(3, 8, 8), operators=("base", "dwsep4x4"))
     assert caught.value.kind == "unknown_operator"
 
@@ -440,7 +440,7 @@ def test_an_operator_of_the_users_own(half: Operator) -> None:
 
 @pytest.mark.parametrize("name", ["base", "dwsep3x3", "middle"])
 def test_a_name_is_taken_once(half: Operator, name: str) -> None:
-    with pytest.raises(UsageError, match=f"there is an operator '{name}' already"):
+    with pytest.raises(UsageError, match=f"there is already an operator '{name}'"):
         register_operator(Operator(name, half.build, half.refuse, half.cost, half.start))
 
 

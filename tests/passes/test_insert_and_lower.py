@@ -360,9 +360,9 @@ def test_what_an_export_may_not_hold_is_named() -> None:
     net = Supernet(found)
     lowered = narfx.lower(net, (1, 0))
     assert verify_lowered(lowered) == []
-    assert any("body.0 is Dispatch of narfx" in problem for problem in verify_lowered(net.graph_module))
+    assert any("body.0 is a Dispatch of narfx" in problem for problem in verify_lowered(net.graph_module))
     part(lowered, "body").train()
-    assert "body is in training mode" in verify_lowered(lowered)
+    assert "body is in training mode: call eval() first" in verify_lowered(lowered)
     lowered.eval()
     part(lowered, "body").orphan = nn.Conv2d(1, 1, 1).eval()
     assert verify_lowered(lowered) == ["body.orphan is not called by the graph"]
@@ -495,8 +495,8 @@ def test_a_parameter_that_nothing_reads_is_named() -> None:
     lowered = narfx.lower(Supernet(traced(settled(Chain()))), (1, 0))
     lowered.register_parameter("left", nn.Parameter(torch.zeros(2)))
     part(lowered, "body").register_buffer("over", torch.zeros(2))
-    assert verify_lowered(lowered) == ["body.over is read by nothing", "left is read by nothing"]
-    assert verify_lowered(lowered, ["left"]) == ["body.over is read by nothing"]
+    assert verify_lowered(lowered) == ["body.over is not read by the graph", "left is not read by the graph"]
+    assert verify_lowered(lowered, ["left"]) == ["body.over is not read by the graph"]
 
 
 def test_parts_of_the_model_that_its_graph_does_not_use_are_no_fault(tmp_path: Path) -> None:
@@ -509,10 +509,10 @@ def test_parts_of_the_model_that_its_graph_does_not_use_are_no_fault(tmp_path: P
     found = traced(settled(Auxiliary()))
     lowered = narfx.lower(Supernet(found), (1, 0))
     assert verify_lowered(lowered, found.dropped) == []
-    named = ["aside.0 is not called by the graph", "spare is read by nothing"]
+    named = ["aside.0 is not called by the graph", "spare is not read by the graph"]
     assert set(named) < set(verify_lowered(lowered))
     lowered.register_parameter("left", nn.Parameter(torch.zeros(2)))
-    assert verify_lowered(lowered, found.dropped) == ["left is read by nothing"]
+    assert verify_lowered(lowered, found.dropped) == ["left is not read by the graph"]
     # A file holds none of them.
     export_onnx(lowered, SHAPE, tmp_path / "model.onnx")
     assert compare_onnx(lowered, tmp_path / "model.onnx", SHAPE).passed

@@ -296,7 +296,7 @@ def test_a_weight_that_a_module_and_a_function_use_says_so() -> None:
     reasons = {name: (entry.code, entry.reason) for name, entry in skipped.items() if name != "stem"}
     assert reasons["mid.0"][0] == "shared_weight"
     (twin,) = (value for name, value in reasons.items() if name != "mid.0")
-    assert twin == ("shared_weight", "its weights are used by the calls of mid.0 too, which no swap reaches")
+    assert twin == ("shared_weight", "its weights are also used by the calls of mid.0, which a swap would not change")
 
 
 def test_integer_weights_are_no_site() -> None:

@@ -132,8 +132,8 @@ class Narrowing(nn.Sequential):
 
 def test_a_map_that_grows_or_fits_no_stride_makes_a_skip_impossible() -> None:
     found = domain(Narrowing())
-    assert found.impossible[0, 2] == "no stride takes a map from 8x8 to 6x6"
-    assert found.impossible[1, 3] == "the map grows, from 6x6 to 12x12"
+    assert found.impossible[0, 2] == "no stride maps 8x8 to 6x6"
+    assert found.impossible[1, 3] == "the map would grow from 6x6 to 12x12"
     assert not found.candidates and len(found.impossible) == 6
 
 
@@ -194,14 +194,14 @@ class Odd(nn.Module):
 @pytest.mark.parametrize(
     ("kind", "reason"),
     [
-        ("alone", "goes around node 1 alone"),
+        ("alone", "skips only node 1"),
         ("scaled", "more than add two tensors"),
         ("parameter", "reads a parameter"),
-        ("twice", "adds the same skip (0, 2) before"),
-        ("shared", "side.0 on its shortcut is used elsewhere too"),
-        ("read", "read elsewhere too"),
+        ("twice", "has another add for the same skip (0, 2)"),
+        ("shared", "side.0 on its shortcut is also used elsewhere"),
+        ("read", "shortcut is also read elsewhere"),
         ("broadcast", "operands differ in shape"),
-        ("in place", "an operation in place would overwrite"),
+        ("in place", "an in-place operation would overwrite"),
     ],
 )
 def test_an_add_that_cannot_be_taken_out_stays_with_a_reason(kind: str, reason: str) -> None:
@@ -240,7 +240,7 @@ class Blocks(nn.Module):
 def test_a_network_without_one_main_path_is_refused(make: Callable[[], nn.Module]) -> None:
     error = refused(make())
     assert error.kind == "no_main_path"
-    assert "3 of its convolutions lie on branches side by side" in str(error) and "test_skips.py" in str(error)
+    assert "3 of its convolutions are on parallel branches" in str(error) and "test_skips.py" in str(error)
 
 
 def test_a_network_without_a_node_or_a_pair_is_refused() -> None:

@@ -67,7 +67,7 @@ for write in (lambda: write_bytes(Path("a"), b"new" * 1000), lambda: fill(Path("
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert [line.split(":")[0] for line in lines] == ["disk_full 7 cannot write a", "disk_full 7 cannot write folder"]
-    assert "free some space and repeat the command" in lines[0]
+    assert "free some space and run the command again" in lines[0]
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]
 
 

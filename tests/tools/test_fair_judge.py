@@ -62,7 +62,7 @@ def test_measures_and_goes_on_from_what_is_kept(tool: Any, tmp_path: Path, capsy
 def test_refuses_a_folder_of_something_else(tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     assert tool.main([*SMALL, "--out", str(tmp_path)]) == 2
-    assert "holds no measurement" in capsys.readouterr().err
+    assert "has no measurement" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
 
 

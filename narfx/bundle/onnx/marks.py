@@ -1,4 +1,4 @@
-"""Which node of the network each node of an ONNX file computes, written into the file when it is made."""
+"""Marks in an ONNX file: each ONNX node names the node of the network whose value it computes."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from torch.export.graph_signature import OutputKind
 __all__ = ["MARK", "OUTPUT", "mark_nodes", "node_keys", "remove_marks"]
 
 MARK = "narfx.node"
-OUTPUT = "narfx_output"  # and its position: an output's name until it gets its own
+OUTPUT = "narfx_output"  # with its position: the name of an output until it gets its final name
 _TORCH_STACK = "pkg.torch.onnx.stack_trace"
 
 
 def node_keys(graph: fx.Graph) -> dict[fx.Node, str]:
-    """A name for each call and read of a graph that a second trace of the same network gives again.
+    """A name for each call and read in a graph; a second trace of the same network gives the same names.
 
-    A module call is named by its path, a function by ``add()``, a method by ``.mean()``, a parameter or buffer by
-    ``self.scale``; the second use has ``@1`` behind it, as in torch's own module stacks.
+    A module call is named by its path, a function as ``add()``, a method as ``.mean()``, a parameter or buffer as
+    ``self.scale``. The second use gets the suffix ``@1``, as in torch's own module stacks.
     """
     keys: dict[fx.Node, str] = {}
     seen: dict[str, int] = {}
@@ -41,11 +41,11 @@ def node_keys(graph: fx.Graph) -> dict[fx.Node, str]:
 
 
 def mark_nodes(program: Any, network: fx.GraphModule) -> None:
-    """Write beside each ONNX node the key of the network's node whose value it computes, as far as torch says.
+    """Write into each ONNX node the key of the network's node whose value it computes, as far as torch records it.
 
-    What computes a part of a node's value has no mark, nor has a convolution with a normalisation fused into it: it
-    computes the normalisation's value. The stack traces that torch writes are taken out, because they hold paths of
-    the machine that exported.
+    An ONNX node that computes only a part of a value gets no mark. A convolution with a fused normalisation gets the
+    normalisation's mark. The stack traces that torch writes are removed, because they hold paths of the exporting
+    machine.
     """
     origin = _origins(program.exported_program, node_keys(network.graph))
     for node in program.model.graph.all_nodes():
@@ -55,7 +55,7 @@ def mark_nodes(program: Any, network: fx.GraphModule) -> None:
 
 
 def remove_marks(path: Path, marks: Collection[str]) -> None:
-    """Take marks out of a file."""
+    """Remove these marks from a file."""
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
@@ -67,7 +67,10 @@ def remove_marks(path: Path, marks: Collection[str]) -> None:
 
 
 def _origins(exported: Any, keys: dict[fx.Node, str]) -> dict[str, str]:
-    """The key of each ONNX value's node: values have the names of exported nodes, and its last one holds its value."""
+    """The key of the network's node for each ONNX value.
+
+    ONNX values have the names of exported nodes; the last exported node of a network's node holds its value.
+    """
     if exported is None:
         return {}
     by_name = {node.name: key for node, key in keys.items()}
@@ -77,14 +80,14 @@ def _origins(exported: Any, keys: dict[fx.Node, str]) -> dict[str, str]:
         if key is not None and node.op == "call_function":
             last[key] = node.name
     origin = {name: key for key, name in last.items()}
-    # An input or a buffer that is changed in place stands among these too, but is no output of the file's.
+    # An input or a buffer that is changed in place is listed here too, but it is not an output of the file.
     specs = [spec for spec in exported.graph_signature.output_specs if spec.kind is OutputKind.USER_OUTPUT]
     returned = [spec.arg.name for spec in specs if hasattr(spec.arg, "name")]
     return origin | {f"{OUTPUT}{i}": origin[name] for i, name in enumerate(returned) if name in origin}
 
 
 def _origin(node: fx.Node) -> str:
-    """The name that an exported node had in the graph that was handed to the exporter."""
+    """The name that an exported node had in the graph that the exporter got."""
     sources = node.meta.get("from_node") or []
     name = ""
     while sources:

@@ -1,4 +1,4 @@
-"""What an ONNX file says of itself under ``narfx.KEY``, and whether that is what its architecture says."""
+"""The metadata of an ONNX file under ``narfx.KEY``, and its comparison with the architecture."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ PREFIX = "narfx."
 
 
 def describe(architecture: Architecture | None, shape: tuple[int, int, int]) -> dict[str, Any]:
-    """What is written into the file of a network: with its architecture, all that a user of the file alone may need.
+    """The metadata of a network: everything that a user of the ONNX file alone may need.
 
-    ``model`` is the model's name without the folders of its file, ``sites`` the records that the fingerprint is of.
+    ``model`` is the model's name without folders; ``sites`` are the records from which the fingerprint is computed.
+    Without an architecture there are only ``input`` and ``versions``.
     """
     if architecture is None:
         return {"input": list(shape), "versions": versions()}
@@ -43,7 +44,7 @@ def describe(architecture: Architecture | None, shape: tuple[int, int, int]) -> 
 
 
 def compare_metadata(written: dict[str, str], architecture: Architecture, path: Path) -> None:
-    """Compare what a file says with its architecture, versions apart.
+    """Compare the metadata of a file with its architecture; versions are not compared.
 
     Raises:
         ParityError: A value differs or is missing.
@@ -54,14 +55,14 @@ def compare_metadata(written: dict[str, str], architecture: Architecture, path: 
         if key != "versions" and found != json.dumps(value):
             raise ParityError(
                 f"{path} was made for another architecture: its {key} is {_short(found)}, "
-                f"arch.json has {_short(json.dumps(value))}",
+                f"arch.json has {_short(json.dumps(value))}; write the bundle again with narfx apply",
                 where=str(path),
                 kind="metadata",
             )
 
 
 def versions() -> dict[str, str]:
-    """The versions that made a file."""
+    """The versions of narfx, torch, onnx and onnxruntime that write a file."""
     import onnx
     import onnxruntime
 

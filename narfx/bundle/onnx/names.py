@@ -15,36 +15,42 @@ __all__ = ["check_names", "output_names", "rename"]
 
 
 def output_names(output: Any, given: Sequence[str] | None = None) -> list[str]:
-    """One name for each tensor in what a network returns, in the order of the ONNX file's outputs.
+    """One name for each tensor that a network returns, in the order of the ONNX file's outputs.
 
-    Without names given, a tensor, or those of tuples and lists, are ``output``, ``output1``, ...; what lies in a
-    dictionary or a named tuple is named by its keys, with underscores between them: ``{"means": [a, b]}`` gives
+    Default names: a tensor, or the tensors of tuples and lists, are ``output``, ``output1``, ...; tensors in a
+    dictionary or a named tuple are named by their keys, joined by underscores: ``{"means": [a, b]}`` gives
     ``means_0`` and ``means_1``.
 
+    Args:
+        output: What the network returned.
+        given: Names to use instead; one for each tensor.
+
     Raises:
-        UsageError: The output holds something that is neither a tensor nor ``None``, or complex numbers, or no tensor,
-            or the number of names is another.
+        UsageError: The output holds complex numbers, no tensor at all, or a value that is neither a tensor nor
+            ``None``; or the number of names is wrong.
     """
     paths: list[tuple[Any, ...]] = []
     for path, leaf in pytree.tree_flatten_with_path(output)[0]:
         if isinstance(leaf, Tensor):
             if leaf.is_complex():
                 raise UsageError(
-                    f"the network returns complex numbers at output{pytree.keystr(path)}, which the runtimes of ONNX "
-                    "do not know: return real numbers, as of torch.view_as_real",
+                    f"the network returns complex numbers at output{pytree.keystr(path)}, which ONNX runtimes do not "
+                    "support: return real numbers, for example by torch.view_as_real",
                     where=f"output{pytree.keystr(path)}",
                     kind="output_not_tensor",
                 )
             paths.append(path)
         elif leaf is not None:
             raise UsageError(
-                f"the network returns {_described(leaf)} at output{pytree.keystr(path)}, and ONNX knows only tensors: "
+                f"the network returns {_described(leaf)} at output{pytree.keystr(path)}, but ONNX has only tensors: "
                 "return tensors",
                 where=f"output{pytree.keystr(path)}",
                 kind="output_not_tensor",
             )
     if not paths:
-        raise UsageError("the network returns no tensor, so there is nothing to export", kind="output_not_tensor")
+        raise UsageError(
+            "the network returns no tensor, so there is nothing to export: return a tensor", kind="output_not_tensor"
+        )
     if given is None:
         return [_default(path, index) for index, path in enumerate(paths)]
     if len(given) != len(paths):
@@ -65,17 +71,17 @@ def _described(leaf: Any) -> str:
 def _default(path: tuple[Any, ...], index: int) -> str:
     if all(isinstance(part, pytree.SequenceKey) for part in path):
         return f"output{index}" if index else "output"
-    # A key says more than a position, whatever kind of container it belongs to.
+    # A key is a better name than a position.
     parts = [getattr(part, "idx", getattr(part, "key", getattr(part, "name", part))) for part in path]
     name = "_".join(re.sub(r"\W", "_", str(part)) for part in parts)
     return name if re.match(r"[^\W\d]", name) else f"output{name}"
 
 
 def check_names(input_name: str, outputs: Sequence[str], weights: Collection[str]) -> None:
-    """Refuse names that are empty, given twice, or those of the network's own weights.
+    """Refuse names that are empty, given twice, or names of the network's weights.
 
     Raises:
-        UsageError: Its ``where`` is the option that mends it.
+        UsageError: A name is not possible; ``where`` is the option to change.
     """
     taken: dict[str, str] = dict.fromkeys(weights, "a weight of the network")
     for option, what, name in (
@@ -84,13 +90,13 @@ def check_names(input_name: str, outputs: Sequence[str], weights: Collection[str
     ):
         if not name or re.search(r"\s", name) or not name.isprintable():
             raise UsageError(
-                f"{name!r} is no name for {what}: a name is not empty and holds no space",
+                f"{name!r} is not a valid name for {what}: a name must not be empty or contain spaces",
                 where=option,
                 kind="malformed_name",
             )
         if name in taken:
             raise UsageError(
-                f"{what} cannot be named {name}, which is the name of {taken[name]}: choose another by {option}",
+                f"{what} cannot be named {name}, which is the name of {taken[name]}: choose another with {option}",
                 where=option,
                 kind="name_clash",
             )
@@ -98,7 +104,7 @@ def check_names(input_name: str, outputs: Sequence[str], weights: Collection[str
 
 
 def rename(model: Any, input_name: str, outputs: Sequence[str]) -> None:
-    """Give an ``onnx_ir`` model's input and outputs their names; a value inside that has one of them gives way."""
+    """Name the input and outputs of an ``onnx_ir`` model; an inner value with the same name is renamed."""
     wanted = {input_name, *outputs}
     ends = {id(value) for value in (*model.graph.inputs, *model.graph.outputs)}
     inside = [value for node in model.graph.all_nodes() for value in node.outputs if id(value) not in ends]

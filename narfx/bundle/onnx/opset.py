@@ -1,8 +1,8 @@
-"""An ONNX model at an older opset than torch's exporter writes, where every node of it means the same there.
+"""Lower an ONNX model to an older opset than torch's exporter writes, if every node has the same meaning there.
 
-``onnx.version_converter`` cannot go below 18 for most CNNs (it has no way down for Relu, and leaves an attribute of
-ReduceMean that the older opset does not know), so the few rewrites that CNNs need stand here. Nothing is believed:
-the file is checked and compared with the network afterwards like any other.
+``onnx.version_converter`` cannot go below 18 for most CNNs: it cannot convert Relu down, and it leaves an attribute of
+ReduceMean that older opsets do not have. So the few rewrites that CNNs need are here. The result is checked and
+compared with the network like any other file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def lowest_opset(model: Any) -> int:
 
 
 def newest_opset() -> int:
-    """The newest opset that onnx can write and onnxruntime can run here, by trying; neither says what it knows."""
+    """The newest opset that onnx can write and onnxruntime can run here; found by trial, as neither reports it."""
     import onnx
     import onnxruntime
 
@@ -35,14 +35,14 @@ def newest_opset() -> int:
         model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=ir_version)
         try:
             onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except Exception:  # onnxruntime has a dozen kinds
+        except Exception:  # onnxruntime has a dozen exception classes
             continue
         return opset
     return OLDEST
 
 
 def lower_opset(model: Any, opset: int) -> None:
-    """Rewrite a model for ``opset``, for which :func:`obstacles` finds none."""
+    """Rewrite an ``onnx_ir`` model, in place, for ``opset``; :func:`obstacles` must return an empty list for it."""
     import onnx
 
     for node in model.graph.all_nodes():
@@ -55,19 +55,19 @@ def lower_opset(model: Any, opset: int) -> None:
 
 
 def obstacles(model: Any, opset: int) -> list[str]:
-    """Why a model cannot be written at ``opset``: one clause for each kind of node."""
+    """The reasons why a model cannot be written at ``opset``, one clause for each kind of node."""
     found: dict[str, str] = {}
     if set(model.opset_imports) != {""} or model.functions:
-        return ["it holds operators of another domain"]
+        return ["it has operators of another domain"]
     for node in model.graph.all_nodes():
         old = _schema(node, opset)
         if old is None:
-            found[node.op_type] = f"{node.op_type} does not exist there"
+            found[node.op_type] = f"{node.op_type} does not exist in it"
             continue
         unknown = node.attributes.keys() - old.attributes.keys() - _droppable(node, opset)
         extra = len(node.inputs) > old.max_input and not _axes_move(node, opset)
         if unknown or extra or len(node.outputs) > old.max_output:
-            found[node.op_type] = f"{node.op_type} has other arguments there"
+            found[node.op_type] = f"{node.op_type} has other arguments in it"
     return list(found.values())
 
 
@@ -81,7 +81,7 @@ def _schema(node: Any, opset: int) -> Any:
 
 
 def _droppable(node: Any, opset: int) -> set[str]:
-    """Attributes that the older schema lacks and that only state the newer one's default, or nothing here."""
+    """Attributes that the older schema lacks and that have no effect here, for example a default of the newer one."""
     import onnx
 
     old, new = _schema(node, opset), _schema(node, node.graph.opset_imports[""])
@@ -98,11 +98,11 @@ def _droppable(node: Any, opset: int) -> set[str]:
 
 
 def _says_nothing(node: Any, name: str) -> bool:
-    """Whether an attribute that torch always writes makes no difference at this node."""
+    """Whether an attribute that torch always writes has no effect at this node."""
     if (node.op_type, name) == ("Reshape", "allowzero"):
         shape = node.inputs[1].const_value
         return shape is not None and 0 not in shape.numpy()
-    if (node.op_type, name) == ("Split", "num_outputs"):  # the older one splits evenly or not at all
+    if (node.op_type, name) == ("Split", "num_outputs"):  # the older Split always splits evenly
         return len({str(output.shape) for output in node.outputs if output.shape is not None}) == 1
     return False
 
@@ -112,7 +112,7 @@ def _plain(value: Any) -> Any:
 
 
 def _axes_move(node: Any, opset: int) -> bool:
-    """Whether a reduction's axes are an input, and were an attribute at ``opset``, and are known."""
+    """Whether the axes of a reduction are a constant input here and an attribute at ``opset``."""
     old = _schema(node, opset)
     if not node.op_type.startswith("Reduce") or old is None or "axes" not in old.attributes or len(node.inputs) != 2:
         return False

@@ -1,4 +1,4 @@
-"""A lowered network as an ONNX file, and what such a file says of itself."""
+"""Write a lowered network as an ONNX file, and read opset, names and metadata of such a file."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ _TWO_GIB = 2**31
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """What an ONNX file says: its opset, the names of its input and outputs, and its metadata as text."""
+    """What was read from an ONNX file: its opset, the names of its input and outputs, and its metadata as text."""
 
     opset: int
     input_name: str
@@ -45,26 +45,26 @@ class OnnxFile:
     metadata: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        """Opset and names."""
+        """Opset and names, as plain values."""
         return {"opset": self.opset, "input_name": self.input_name, "output_names": list(self.output_names)}
 
 
 def read_onnx(path: Path) -> OnnxFile:
-    """Check a file by ``onnx.checker`` and read what it says.
+    """Check a file with ``onnx.checker`` and read opset, names and metadata.
 
     Raises:
-        ParityError: The file is not valid ONNX, or has not one input.
+        ParityError: The file is not valid ONNX, or does not have exactly one input.
     """
     import onnx
 
     try:
         onnx.checker.check_model(str(path), full_check=True)
         model = onnx.load(str(path), load_external_data=False)
-    except Exception as error:  # protobuf and the checker each have errors of their own
+    except Exception as error:  # protobuf and the checker each have their own exception classes
         raise ParityError(f"{path} is not valid ONNX: {first_line(error)}", where=str(path)) from error
     inputs = [value.name for value in model.graph.input]
     if len(inputs) != 1:
-        raise ParityError(f"{path} has {len(inputs)} inputs, not the one of its network", where=str(path))
+        raise ParityError(f"{path} has {len(inputs)} inputs, but its network has one", where=str(path))
     return OnnxFile(
         opset=next((entry.version for entry in model.opset_import if not entry.domain), 0),
         input_name=inputs[0],
@@ -83,15 +83,24 @@ def export_onnx(
     input_name: str = "input",
     output_names: Sequence[str] | None = None,
 ) -> OnnxFile:
-    """Write ``network`` as ONNX with a batch axis of any size.
+    """Write ``network`` as an ONNX file with a free batch axis.
 
-    ``metadata`` is written into the file, each value as JSON under ``narfx.KEY``; without ``output_names`` see
-    :func:`narfx.bundle.onnx.names.output_names`. Below the oldest opset that torch writes, the file is lowered from
-    that one where all its operators mean the same there. What is returned was read back from the file.
+    Args:
+        network: A lowered network on the CPU, in eval mode.
+        input_shape: (channels, height, width) of one sample.
+        path: The file to write.
+        metadata: Written into the file, each value as JSON under ``narfx.KEY``.
+        opset: The opset; default: the one that torch's exporter writes. Below torch's oldest, the file is lowered from
+            that one, if all its operators have the same meaning there.
+        input_name: The name of the input.
+        output_names: The names of the outputs; default: see :func:`narfx.bundle.onnx.names.output_names`.
+
+    Returns:
+        Opset, names and metadata, read back from the file.
 
     Raises:
-        ParityError: The network is not lowered or not in eval mode, or the file is not what was asked for.
-        UsageError: A name or the opset cannot be had, or the network returns something that is no tensor.
+        ParityError: The network is not lowered or not in eval mode, or the written file has other names.
+        UsageError: A name or the opset is not possible, or the network returns something that is not a tensor.
         RunError: torch's exporter cannot export the network.
     """
     _check_ready(network)
@@ -121,8 +130,8 @@ def export_onnx(
 
 
 def _check_ready(network: fx.GraphModule) -> None:
-    """Lowered, in eval mode, and free of calls that train whatever the mode is."""
-    problems = verify_lowered(network, unused_keys(network))  # what no node uses is in no file
+    """Check that the network is lowered, in eval mode, and without calls that always train."""
+    problems = verify_lowered(network, unused_keys(network))  # parts that no node uses are not exported
     problems += [
         f"{node} ({getattr(node.target, '__name__', node.target)}) is called with training=True"
         for node in network.graph.nodes
@@ -135,51 +144,53 @@ def _check_ready(network: fx.GraphModule) -> None:
 def _trains(node: fx.Node) -> bool:
     try:
         bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # a function of C++ may have no signature
+    except (TypeError, ValueError):  # a C++ function may have no signature
         return node.kwargs.get("training") is True
     bound.apply_defaults()
     return bound.arguments.get("training") is True
 
 
 def _set_opset(model: Any, opset: int | None) -> None:
-    """Lower a model to the opset that was asked for, where torch wrote a newer one."""
+    """Lower a model to the requested opset, if torch wrote a newer one."""
     written = model.opset_imports[""]
     if opset is None or opset >= written:
         return
-    why = obstacles(model, opset) if opset >= OLDEST else [f"narfx lowers none below {OLDEST}"]
+    why = obstacles(model, opset) if opset >= OLDEST else [f"narfx supports none below {OLDEST}"]
     if why:
         raise _other_opset(model, opset, f" ({why[0]})")
     lower_opset(model, opset)
 
 
 def _check_opset(path: Path, model: Any, asked: int, written: int) -> None:
-    """What is in the file is what was asked for, and onnxruntime knows it."""
+    """Check that the file has the requested opset and that onnxruntime supports it."""
     import onnxruntime
 
     if written != asked:
-        raise _other_opset(model, asked, "" if asked <= newest_opset() else " (it is newer than what is known here)")
+        raise _other_opset(
+            model, asked, "" if asked <= newest_opset() else " (it is newer than onnx and onnxruntime here support)"
+        )
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     try:
         onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:
         known = re.search(r"till opset (\d+)", str(error))
-        if known is not None:  # what else is wrong, the comparison will say
-            raise _other_opset(model, asked, f" (onnxruntime here knows none above {known[1]})") from error
+        if known is not None:  # any other fault is reported by the comparison
+            raise _other_opset(model, asked, f" (onnxruntime here supports none above {known[1]})") from error
 
 
 def _other_opset(model: Any, asked: int, why: str) -> UsageError:
     lowest, newest = lowest_opset(model), newest_opset()
     return UsageError(
-        f"opset {asked} was asked for, but this network cannot be written at it{why}: ask for one from {lowest} to "
-        f"{newest}, or leave --opset out, for the one that torch writes by itself",
+        f"this network cannot be written at opset {asked}{why}: choose one from {lowest} to {newest}, or leave out "
+        "--opset to use torch's default",
         where="--opset",
         kind="opset",
     )
 
 
 def _quiet_export(network: fx.GraphModule, example: Tensor, names: list[str], opset: int | None) -> Any:
-    # What goes wrong is told below, or shows in the file: torch would log pages of its own graphs before.
+    # Errors are reported below or show in the file; without this, torch logs pages of its own graphs.
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
@@ -198,14 +209,14 @@ def _quiet_export(network: fx.GraphModule, example: Tensor, names: list[str], op
             )
     except Exception as error:
         cause: BaseException = error
-        while cause.__cause__ is not None:  # torch wraps what happened into advice on how to report it
+        while cause.__cause__ is not None:  # torch wraps the cause into advice on how to report it
             cause = cause.__cause__
         what, opaque, asks = "this network", _opaque_part(network, error), "DataDependent" in type(cause).__name__
         if opaque is not None:
             what = f"{opaque} ({type(network.get_submodule(opaque)).__name__}), which stayed opaque"
         raise RunError(
             f"torch's ONNX exporter cannot export {what} ({type(cause).__name__}: {first_line(cause)})"
-            + ("; write it without a branch on values, as with torch.where" if asks else ""),
+            + ("; write it without a branch on values, for example with torch.where" if asks else ""),
             where=opaque,
             kind="onnx_export",
         ) from error
@@ -214,7 +225,7 @@ def _quiet_export(network: fx.GraphModule, example: Tensor, names: list[str], op
 
 
 def _opaque_part(network: fx.GraphModule, error: BaseException) -> str | None:
-    """The called module of the user's own code in which an export failed, as far as the error tells."""
+    """The path of the user's module in which an export failed, or ``None`` if the error does not show it."""
     called = dict.fromkeys(str(node.target) for node in network.graph.nodes if node.op == "call_module")
     parts = {name: network.get_submodule(name) for name in called}
     own = {name: part for name, part in parts.items() if not type(part).__module__.startswith(("torch.", "narfx."))}
@@ -231,7 +242,7 @@ def _opaque_part(network: fx.GraphModule, error: BaseException) -> str | None:
 
 
 def _dynamic_shapes(network: fx.GraphModule) -> tuple[Any, ...]:
-    """A free batch axis of the one input, which ``forward(self, *inputs)`` takes in a tuple."""
+    """A free batch axis for the one input; ``forward(self, *inputs)`` takes the input in a tuple."""
     first, *others = [node for node in network.graph.nodes if node.op == "placeholder" and not node.args]
     batch = {0: "batch"}
     return ((batch,) if str(first.target).startswith("*") else batch, *({} for _ in others))

@@ -1,1 +1,1 @@
-"""bundle/proof."""
+"""The proof that an ONNX file computes what its network computes: outputs, then single nodes."""

@@ -1,7 +1,7 @@
-"""Where an ONNX file first departs from its network: both are run node by node on the same images.
+"""Find the first node at which an ONNX file differs from its network; both run node by node on the same images.
 
-The file's values are matched with the network's nodes by the marks that narfx writes into it. In a file without
-marks, a node counts as computed where any value of the file has its shape and equals it.
+The marks that narfx writes into a file match its values with the network's nodes. In a file without marks, a node
+counts as correct if any value of the file has the same shape and equals it.
 """
 
 from __future__ import annotations
@@ -24,22 +24,27 @@ __all__ = ["Difference", "difference_at", "first_difference"]
 
 
 _REASONS = {
-    "shape": "by another shape",
-    "network_not_finite": "where the network's own value holds NaN or infinity",
-    "file_not_finite": "where the file's value holds NaN or infinity",
+    "shape": "which has another shape",
+    "network_not_finite": "where the network's own value contains NaN or Inf",
+    "file_not_finite": "where the file's value contains NaN or Inf",
 }
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The first node, in the order of the graph, whose value differs although all before it agree.
+    """The first node, in graph order, whose value differs while all values before it agree.
 
-    ``node`` is a module's path, or ``add()`` or ``.mean()``, with ``@1`` for a second call. ``fused`` are the nodes
-    before it that the file does not hold by themselves, such as a convolution whose normalisation was fused into
-    it: the fault may be theirs. ``source`` is ``file:line`` of the model, as far as it is known. ``onnx_node`` is the
-    node in the file, and ``weights`` are those of it and of what computes parts of its value. ``error`` is the
-    largest difference over the largest value, ``None`` where ``reason`` says why there is none: ``shape``, or
-    ``network_not_finite`` or ``file_not_finite`` for a value that holds NaN or infinity.
+    Attributes:
+        node: A module's path, or ``add()`` or ``.mean()``; a second call has the suffix ``@1``.
+        fused: Nodes before it that have no value of their own in the file, for example a convolution with a fused
+            normalisation. The fault may be in them.
+        source: ``file:line`` of the model, empty if not known.
+        onnx_node: The name of the node in the file.
+        weights: The weights of that node and of unmarked nodes that compute parts of its value.
+        error: The largest absolute difference over the largest absolute value, or ``None`` if ``reason`` is not
+            ``value``.
+        reason: ``value``, ``shape`` (shapes differ), or ``network_not_finite`` or ``file_not_finite`` (a value contains
+            NaN or infinity).
     """
 
     node: str
@@ -56,10 +61,10 @@ class Difference:
         size = _REASONS.get(self.reason) or f"by {self.error:.2e} of its largest value"
         held = f" with the weights {', '.join(self.weights)}" if self.weights else ""
         file = f"; the file's node is {self.onnx_node}{held}" if self.onnx_node else ""
-        return f"they first differ at {self.node}{line}{before}, {size}{file}"
+        return f"first difference at {self.node}{line}{before}, {size}{file}"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; of the source's path only the file's name and the line."""
+        """Plain values; ``source`` is reduced to the file's name and the line."""
         return {
             "node": self.node,
             "fused": list(self.fused),
@@ -74,13 +79,19 @@ class Difference:
 def first_difference(
     network: nn.Module, path: Path, batches: Iterable[Tensor], *, tolerance: float = TOLERANCE
 ) -> Difference | None:
-    """The first node of ``network`` whose value the file gets wrong, on the first of the batches that shows one.
+    """The first node of ``network`` whose value is wrong in the file, on the first batch that shows one.
 
-    The network is run in eval mode, the file in onnxruntime without its graph optimisations. A node is not blamed
-    where all that is computed from it agrees: then the file computes it in another way.
+    The network runs in eval mode, the file in onnxruntime without its graph optimisations. A node is not reported if
+    everything computed from it agrees: then the file computes the same in another way.
+
+    Args:
+        network: The network that was exported.
+        path: The ONNX file.
+        batches: Images (N, C, H, W).
+        tolerance: The largest allowed error, relative to the largest absolute value of a node.
 
     Returns:
-        ``None`` where no node differs by more than ``tolerance``, as when only onnxruntime's own optimisations do.
+        ``None`` if no node differs by more than ``tolerance``, for example if only onnxruntime's optimisations do.
     """
     model = load_file(path)
     root, graph = graph_of(network, model)
@@ -91,7 +102,7 @@ def first_difference(
         matcher = _match_marks(by_mark, keys) if by_mark else _match_values(values, tolerance)
         recorder = _Recorder(root, graph, matcher)
         with torch.inference_mode():
-            recorder.run(images.clone())  # an operation in place may change the network's input
+            recorder.run(images.clone())  # an in-place operation may change the network's input
         wrong = _first_wrong(graph, recorder.errors, tolerance)
         if wrong is None:
             continue
@@ -108,7 +119,16 @@ def difference_at(
     values: list[Value],
     reason: str,
 ) -> Difference:
-    """What is known of a node that differs: ``value`` is the file's, among ``values``, ``errors`` those found."""
+    """The record of a node that differs.
+
+    Args:
+        wrong: The node.
+        keys: The key of each node.
+        errors: The error found at each node, ``None`` if the file has no value for it.
+        value: The file's value of the node, if there is one.
+        values: All values of the file.
+        reason: See :class:`Difference`.
+    """
     error = errors[wrong]
     return Difference(
         keys[wrong],
@@ -122,7 +142,7 @@ def difference_at(
 
 
 def reason_of(error: float, ours: np.ndarray, theirs: np.ndarray | None) -> str:
-    """Why an error is infinite, in the words of :class:`Difference`; ``value`` where it is a number."""
+    """The ``reason`` of :class:`Difference` for an error: why it is infinite, or ``value`` if it is finite."""
     if np.isfinite(error):
         return "value"
     if not np.isfinite(ours).all():
@@ -136,7 +156,7 @@ _Matcher = Callable[[fx.Node, np.ndarray], tuple[float | None, Value | None]]
 
 
 class _Recorder(fx.Interpreter):
-    """Runs a graph and compares each tensor as soon as it is there: an operation in place may change it later."""
+    """Runs a graph and compares each tensor at once, because an in-place operation may change it later."""
 
     def __init__(self, root: nn.Module, graph: fx.Graph, matcher: _Matcher) -> None:
         super().__init__(root, graph=graph)
@@ -146,7 +166,7 @@ class _Recorder(fx.Interpreter):
         self.matched: set[str] = set()
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one node and keep how far it is from the file's value, ``None`` where the file holds none."""
+        """Run one node and keep its error against the file's value, ``None`` if the file has no value for it."""
         value = super().run_node(n)
         if isinstance(value, Tensor) and value.is_floating_point() and n.op not in ("placeholder", "output"):
             ours = value.detach().numpy()
@@ -178,9 +198,9 @@ def _match_values(values: list[Value], tolerance: float) -> _Matcher:
 
 
 def _first_wrong(graph: fx.Graph, errors: dict[fx.Node, float | None], tolerance: float) -> fx.Node | None:
-    """The first node that differs, unless all that is computed from it agrees.
+    """The first node that differs, unless everything computed from it agrees.
 
-    One agreeing path is not enough: a gate that saturates hides a difference that goes on beside it.
+    One path that agrees is not enough: a saturated gate hides a difference that continues on another path.
     """
     right: set[fx.Node] = set()
     for node in reversed(graph.nodes):
@@ -191,7 +211,7 @@ def _first_wrong(graph: fx.Graph, errors: dict[fx.Node, float | None], tolerance
 
 
 def _unseen_before(wrong: fx.Node, errors: dict[fx.Node, float | None]) -> list[fx.Node]:
-    """What leads to a node without a value of its own in the file, in the order of the graph."""
+    """The predecessors of a node that have no value of their own in the file, in graph order."""
     found: set[fx.Node] = set()
     waiting = list(wrong.all_input_nodes)
     while waiting:
@@ -203,7 +223,7 @@ def _unseen_before(wrong: fx.Node, errors: dict[fx.Node, float | None]) -> list[
 
 
 def _first_unmatched(values: list[Value], matched: set[str]) -> Value | None:
-    """The same for a file without marks: its first value that equals none, unless all computed from it does."""
+    """For a file without marks: its first value that equals no node, unless everything computed from it does."""
     right = set(matched)
     for value in reversed(values):
         users = {other.name for other in values if value.name in other.inputs}

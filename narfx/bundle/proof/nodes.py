@@ -1,9 +1,9 @@
-"""The proof of an ONNX file node by node: each node of the network is run on random values of an ordinary size.
+"""The proof of an ONNX file node by node: each node of the network runs on random values of order 1.
 
-Outputs may hide a fault: those of a network that is deep and fresh often do not depend on the image, and a gate that
-saturates passes nothing on. So both sides are cut behind each node that the file holds by itself. What reads its value
-gets random numbers in its place, the same on both sides, and each value is compared before it is replaced. A wrong
-weight then shows at the first such node behind it, whatever becomes of it later.
+Outputs may hide a fault: the outputs of a deep, untrained network often do not depend on the image, and a saturated
+gate passes no difference on. So network and file are cut after each node that has a value of its own in the file. The
+value is compared, then replaced by random numbers, the same on both sides. A wrong weight therefore shows at the first
+such node after it, independent of later nodes.
 """
 
 from __future__ import annotations
@@ -31,9 +31,13 @@ _CUTTABLE = (torch.float32, torch.float64)
 
 @dataclass(frozen=True)
 class Nodes:
-    """How many nodes were compared by themselves, the largest error over a node's largest value, the first wrong.
+    """The result of comparing nodes one by one.
 
-    ``misplaced`` are the marks that a file may hold at values of another node: all else agrees without them.
+    Attributes:
+        compared: How many nodes were compared.
+        max_rel_error: The largest error of a node, relative to its largest absolute value.
+        difference: The first node that differs, if any.
+        misplaced: Marks that may be at the value of another node: without them everything else agrees.
     """
 
     compared: int
@@ -42,7 +46,7 @@ class Nodes:
     misplaced: frozenset[str] = frozenset()
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; an error that is not finite is given as null."""
+        """Plain values; an error that is not finite becomes null."""
         error = self.max_rel_error if np.isfinite(self.max_rel_error) else None
         return {"compared": self.compared, "max_rel_error": error}
 
@@ -55,11 +59,11 @@ def compare_nodes(
     tolerance: float = TOLERANCE,
     seed: int = 0,
 ) -> Nodes:
-    """Compare each node of ``network`` that the file's marks name, in eval mode, on two random images.
+    """Compare each marked node of ``network``, in eval mode, on two random images of ``input_shape`` (C, H, W).
 
-    Where nodes differ, all is run again and cut behind the others only: a mark may stand at a value that only what
-    follows it turns into the network's. If then all agree, those marks are ``misplaced``; whether that is believed is
-    for the caller to say, because a gate that saturates directly behind a wrong value hides it here too.
+    If nodes differ, everything runs again with cuts only after the other nodes, because a mark may be one node too
+    early. If everything agrees then, those marks are ``misplaced``. The caller decides whether to accept that: a gate
+    that saturates directly after a wrong value hides it here too.
     """
     model = load_file(path)
     root, graph = graph_of(network, model)
@@ -83,14 +87,14 @@ class _Pair:
         _Watched(root, graph, self._look).start(images)
 
     def _look(self, node: fx.Node, value: Tensor, own: bool) -> Tensor:
-        """Draw what stands for a node's value; what has the storage of an argument goes on as it is."""
+        """Draw the replacement of a node's value; a value that shares storage with an argument is not replaced."""
         if own and self.keys.get(node) in self.marked:
             drawn = torch.randn(value.shape, generator=self.generator).to(value.dtype)
             self.shapes[node] = drawn.abs() if bool((value >= 0).all()) else drawn
         return value
 
     def compare(self, without: Collection[str]) -> tuple[Nodes, frozenset[str]]:
-        """Cut behind all marked nodes but those named; also the names of those that differ, or of an output."""
+        """Compare with cuts after all marked nodes except ``without``; returns also the marks that differ."""
         cuts = {self.keys[node]: drawn for node, drawn in self.shapes.items() if self.keys[node] not in without}
         outputs = [value.name for value in self.model.graph.output]
         read = {name for mark, name in self.marked.items() if mark not in without} | set(outputs)
@@ -139,10 +143,10 @@ class _Pair:
 
 
 class _Watched(fx.Interpreter):
-    """Runs a graph, and what ``see`` makes of each floating value goes on in its place.
+    """Runs a graph and replaces each floating-point value by the result of ``see(node, value, own)``.
 
-    ``see`` is told whether the value has storage of its own: what is a view of an argument, or an argument changed in
-    place, cannot be replaced without parting what belongs together.
+    ``own`` is whether the value has its own storage. A view of an argument, or an argument changed in place, must not
+    be replaced, because other values share its storage.
     """
 
     def __init__(self, root: nn.Module, graph: fx.Graph, see: Callable[[fx.Node, Tensor, bool], Tensor]) -> None:
@@ -150,12 +154,12 @@ class _Watched(fx.Interpreter):
         self.see = see
 
     def start(self, images: Tensor) -> Any:
-        """Run it; an operation in place may change the images, so it gets a copy."""
+        """Run the graph on a copy of the images, which an in-place operation may change."""
         with torch.inference_mode():
             return self.run(images.clone())
 
     def run_node(self, n: fx.Node) -> Any:
-        """Run one node and hand its value over."""
+        """Run one node and pass its value to ``see``."""
         value = super().run_node(n)
         if n.op in ("placeholder", "output") or not isinstance(value, Tensor) or value.dtype not in _CUTTABLE:
             return value
@@ -167,18 +171,18 @@ class _Watched(fx.Interpreter):
 
 
 class _Twins:
-    """Nodes that compute one value of the same arguments, which an exporter writes once, under one of their names."""
+    """Nodes that compute the same value from the same arguments; an exporter writes such a value only once."""
 
     def __init__(self) -> None:
         self.first: dict[fx.Node, fx.Node] = {}
         self.values: dict[str, list[tuple[fx.Node, Tensor]]] = {}
 
     def add(self, node: fx.Node, value: Tensor) -> None:
-        """Keep a node whose value the file holds."""
+        """Keep a node that has a value in the file."""
         self.values.setdefault(self._arguments(node), []).append((node, value))
 
     def find(self, node: fx.Node, value: Tensor) -> fx.Node | None:
-        """The node kept that another one repeats, if any."""
+        """The kept node that computes the same as ``node``, if any."""
         for first, known in self.values.get(self._arguments(node), ()):
             if known.dtype == value.dtype and torch.equal(known, value):
                 self.first[node] = first

@@ -1,4 +1,4 @@
-"""The proof that an ONNX file computes what its network computes: both run on the same random images."""
+"""Compare the outputs of an ONNX file and of its network on the same random images."""
 
 from __future__ import annotations
 
@@ -40,11 +40,17 @@ NORM_IMAGES = 16
 
 @dataclass(frozen=True)
 class Parity:
-    """How far an ONNX file is from its network.
+    """The difference between an ONNX file and its network, in float32.
 
-    ``max_rel_error`` is the largest absolute difference of an output tensor over that tensor's largest absolute
-    value, the worst over outputs and batches, in float32; of integers and truth values it is the share that differs.
-    ``signal`` is how far the outputs of two images are apart: see :func:`signal`.
+    Attributes:
+        max_abs_error: The largest absolute difference over all outputs and batches.
+        max_rel_error: The largest absolute difference of an output tensor over that tensor's largest absolute value,
+            the worst over outputs and batches; for integers and booleans, the share of values that differ.
+        tolerance: The largest ``max_rel_error`` that passes.
+        passed: Whether the file passes.
+        samples: How many images were compared.
+        batch_sizes: The batch sizes.
+        signal: How far the outputs of two images are apart, see :func:`signal`.
     """
 
     max_abs_error: float
@@ -56,13 +62,13 @@ class Parity:
     signal: float
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; an error that is not finite is given as null."""
+        """Plain values; an error that is not finite becomes null."""
         values = asdict(self) | {"batch_sizes": list(self.batch_sizes)}
         return {k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in values.items()}
 
 
 def worst(*parities: Parity) -> Parity:
-    """Several comparisons as one."""
+    """The worst of several comparisons."""
     return Parity(
         max(p.max_abs_error for p in parities),
         max(p.max_rel_error for p in parities),
@@ -85,8 +91,16 @@ def compare_onnx(
 ) -> Parity:
     """Run the network and the ONNX file (onnxruntime, CPU) on the same random images at several batch sizes.
 
+    Args:
+        network: The network, in eval mode on the CPU.
+        path: The ONNX file.
+        input_shape: (channels, height, width) of one sample.
+        batch_sizes: One comparison for each.
+        tolerance: The largest ``max_rel_error`` that passes.
+        seed: Seed of the images.
+
     Raises:
-        ParityError: onnxruntime cannot load or run the file, or it has another number of outputs.
+        ParityError: onnxruntime cannot load or run the file, or the file has another number of outputs.
     """
     import onnxruntime
 
@@ -98,12 +112,12 @@ def compare_onnx(
         name = session.get_inputs()[0].name
         for x in input_batches(input_shape, batch_sizes, seed):
             with torch.inference_mode():
-                output = tensors(network(x.clone()))  # an operation in place may change its input
+                output = tensors(network(x.clone()))  # an in-place operation may change its input
             apart = max(apart, signal(output))
             expected = [tensor.numpy() for tensor in output]
             found = session.run(None, {name: x.numpy()})
             if len(found) != len(expected):
-                raise ValueError(f"it has {len(found)} outputs, its network {len(expected)}")
+                raise ValueError(f"it has {len(found)} outputs, but its network has {len(expected)}")
             for ours, theirs in zip(expected, found, strict=True):
                 error, scale = difference(ours, np.asarray(theirs))
                 largest_abs, largest_rel = max(largest_abs, error), max(largest_rel, scale)
@@ -117,16 +131,17 @@ def compare_onnx(
 def input_batches(
     input_shape: tuple[int, int, int], batch_sizes: Sequence[int] = BATCH_SIZES, seed: int = 0
 ) -> Iterator[Tensor]:
-    """Random images, those that a comparison of this seed is made on."""
+    """The random images (N, C, H, W) that a comparison with this seed uses."""
     generator = torch.Generator().manual_seed(seed)
     for batch in batch_sizes:
         yield torch.randn(batch, *input_shape, generator=generator)
 
 
 def difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
-    """The largest absolute difference, and the same over the largest absolute value; infinite where not comparable.
+    """(absolute, relative) error: the largest absolute difference, and the same over the largest absolute value.
 
-    Of integers and truth values the second is the share that differs: a rounding error may turn one of a million.
+    Both are infinite if the tensors cannot be compared. For integers and booleans the second is the share of values
+    that differ, because a rounding error may flip one of a million.
     """
     exact = "f" not in (ours.dtype.kind, theirs.dtype.kind)
     if exact and ours.shape == theirs.shape and ours.dtype == theirs.dtype:
@@ -141,9 +156,9 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
 
 
 def agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The error of a value inside a network over its largest finite one: what is not finite must be so on both sides.
+    """The relative error of a value inside a network; NaN and infinities must be at the same places on both sides.
 
-    A mask of minus infinity, or the logarithm of a negative number, is right where both have it.
+    A mask of minus infinity, or the logarithm of a negative number, is correct if both sides have it.
     """
     if ours.shape != theirs.shape:
         return float("inf")
@@ -157,10 +172,11 @@ def agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
 def randomise_norms(network: M, images: Tensor, seed: int = 0) -> M:
     """A copy in eval mode with random BatchNorm affines and statistics, whose output depends on the image.
 
-    Fresh statistics (0 and 1) would hide a wrong fusion, and purely random ones make deep networks give one output for
-    every image, of which a parity says nothing. So the statistics are those of ``images`` (N, C, H, W), N at least 2,
-    with the variance times a factor: with the own one each norm lets differences grow, rounding errors among them,
-    and with a larger one they die out. The largest is taken with which two images differ in a hundredth of the output.
+    Fresh statistics (mean 0, variance 1) would hide a wrong fusion. Purely random ones make deep networks give the same
+    output for every image, and then parity proves nothing. So the statistics are those of ``images`` (N, C, H, W), N at
+    least 2, with the variance times a factor. With factor 1 each norm amplifies differences, rounding errors included;
+    with a large factor differences vanish. The largest factor is used with which the outputs of two images differ by
+    more than a hundredth of the largest output.
     """
     changed = copy_module(network).eval()
     generator = torch.Generator().manual_seed(seed)
@@ -181,9 +197,9 @@ def randomise_norms(network: M, images: Tensor, seed: int = 0) -> M:
 
 
 def signal(outputs: Sequence[Tensor]) -> float:
-    """How far the outputs of the first two images differ, over the largest value; 0 where one is not finite.
+    """The largest difference between the outputs of the first two images over the largest value; 0 if not finite.
 
-    A parity says nothing where this is no larger than its tolerance. Integers and truth values do not count.
+    Parity proves nothing if this is not larger than the tolerance. Integer and boolean outputs are not counted.
     """
     outputs = [t for t in outputs if t.is_floating_point()]
     apart = max((float((t[0] - t[1]).abs().max()) for t in outputs if len(t) > 1 and t.numel()), default=0.0)

@@ -1,4 +1,4 @@
-"""What has been shown of an ONNX file, and the error where it is not what its network is."""
+"""The results of all comparisons of an ONNX file with its network, and the error if one fails."""
 
 from __future__ import annotations
 
@@ -25,7 +25,15 @@ Shape = tuple[int, int, int]
 
 @dataclass
 class Proof:
-    """The file as it was read back, the worst of the comparisons so far, and where a failed one begins."""
+    """The proof of one ONNX file.
+
+    Attributes:
+        file: The file as it was read back.
+        parity: The worst of the comparisons so far.
+        nodes: The result of comparing nodes one by one.
+        difference: The first node that differs, if a comparison failed.
+        said: A clause about that node, for the error message.
+    """
 
     file: OnnxFile | None = None
     parity: Parity | None = None
@@ -35,11 +43,11 @@ class Proof:
 
     @property
     def passed(self) -> bool:
-        """Whether there was a comparison and all agreed, outputs and single nodes."""
+        """Whether outputs were compared and agree, and no single node differs."""
         return self.parity is not None and self.parity.passed and (self.nodes is None or self.nodes.difference is None)
 
     def add(self, network: nn.Module, path: Path, shape: Shape, *, seed: int = 0) -> None:
-        """Compare a network and a file; where they differ, find the first node that does.
+        """Compare the outputs of a network and a file; if they differ, find the first node that differs.
 
         Raises:
             ParityError: onnxruntime cannot run the file.
@@ -52,10 +60,10 @@ class Proof:
     def add_nodes(
         self, network: nn.Module, path: Path, shape: Shape, *, seed: int = 0, just_written: bool = False
     ) -> None:
-        """Compare each node by itself on random values, which shows what no output shows.
+        """Compare each node by itself on random values, which finds faults that no output shows.
 
-        Where outputs differ and the first node that does is known, nothing is left to find. In a file that was just
-        written, a mark that the exporter put at another node's value is taken out; later each mark must be true.
+        Does nothing if the first node that differs is already known. In a file that was ``just_written``, marks that
+        the exporter put at another node's value are removed; in any other file every mark must be right.
 
         Raises:
             ParityError: The network or the file cannot be run node by node.
@@ -68,7 +76,7 @@ class Proof:
                 remove_marks(path, self.nodes.misplaced)
                 self.nodes = compare_nodes(network, path, shape, seed=seed)
         except Exception as error:
-            if not self.passed:  # what is known to be wrong is told by its outputs
+            if not self.passed:  # the difference of the outputs is reported
                 return
             raise ParityError(
                 f"the nodes of {path.name} cannot be compared one by one ({type(error).__name__}: {first_line(error)})",
@@ -80,7 +88,7 @@ class Proof:
             self.said = str(self.difference)
 
     def to_json(self) -> dict[str, Any] | None:
-        """The parity with what was found at single nodes under ``nodes``."""
+        """The parity, with the results of single nodes under ``nodes``; ``None`` if nothing was compared."""
         if self.parity is None:
             return None
         nodes = self.nodes.to_json() if self.nodes is not None else None
@@ -89,8 +97,8 @@ class Proof:
     def _blame(self, network: nn.Module, path: Path, batches: Iterator[Tensor]) -> None:
         try:
             self.difference = first_difference(network, path, batches)
-        except Exception as error:  # that the file is wrong must be said, even where its nodes cannot be run one by one
-            self.said = f"which node is the first could not be found ({type(error).__name__}: {first_line(error)})"
+        except Exception as error:  # report that the file is wrong even if its nodes cannot run one by one
+            self.said = f"the first node that differs could not be found ({type(error).__name__}: {first_line(error)})"
         else:
             alone = "no node differs when onnxruntime runs the file without its own optimisations"
             self.said = str(self.difference or alone)
@@ -98,7 +106,7 @@ class Proof:
     def add_randomised(
         self, network: fx.GraphModule, shape: Shape, write: Callable[[fx.GraphModule, Shape, Path], OnnxFile]
     ) -> None:
-        """Compare a copy with random BatchNorm statistics and a file of it, which ``write`` makes."""
+        """Compare a copy of the network with random BatchNorm statistics and its file, which ``write`` makes."""
         (images,) = input_batches(shape, (NORM_IMAGES,))
         changed = randomise_norms(network, images)
         with tempfile.TemporaryDirectory() as scratch:
@@ -107,15 +115,15 @@ class Proof:
             self.add(changed, path, shape, seed=1)
 
     def error(self, what: str, where: str) -> ParityError:
-        """The error of a proof that failed; ``what`` and ``where`` are the file in words, if no node is to blame."""
+        """The error of a failed proof; ``what`` names the file, ``where`` is used if no node is known to differ."""
         assert self.parity is not None
         found = self.difference
         size = self.parity.max_rel_error
         by = f"differs from the network by {size:.2e} of the largest output (tolerance {self.parity.tolerance:g})"
         if size == float("inf"):
-            by = "gives outputs that cannot be compared with the network's"
+            by = "has outputs that cannot be compared with the network's"
         elif self.parity.passed:
-            by = "gives the network's outputs, but its nodes differ on random values"
+            by = "has the same outputs as the network, but its nodes differ on random values"
         return ParityError(
             f"{what} {by}; {self.said}",
             where=found.node if found is not None else where,

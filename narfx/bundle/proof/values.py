@@ -1,4 +1,4 @@
-"""The values inside an ONNX file, and the graph of the network that they are compared with."""
+"""The values inside an ONNX file, and the graph of the network to compare them with."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from narfx.graph.copying import copy_module
 
 __all__ = ["Value", "graph_of", "load_file", "mark_of", "marked_values", "node_values", "run_file", "weights_of"]
 
-_CUT = ".cut"  # behind the name of a value: the input that its readers take in its place
+_CUT = ".cut"  # suffix of the extra input that replaces a value for its readers
 
 
 @dataclass(frozen=True)
@@ -33,14 +33,14 @@ class Value:
 
 
 def load_file(path: Path) -> Any:
-    """The file's model, its weights with it."""
+    """The ONNX model in a file, with its weights."""
     import onnx
 
     return onnx.load(str(path))
 
 
 def mark_of(node: Any) -> str:
-    """The key of the network's node whose value a node of the file says it computes, else an empty text."""
+    """The mark of an ONNX node: the key of the network's node whose value it computes, or an empty string."""
     return next((property.value for property in node.metadata_props if property.key == MARK), "")
 
 
@@ -52,15 +52,15 @@ def marked_values(model: Any) -> dict[str, str]:
 def run_file(
     model: Any, images: Tensor, *, cuts: Mapping[str, np.ndarray] | None = None, wanted: Collection[str] | None = None
 ) -> list[Value]:
-    """The values that the file's nodes compute of ``images``, in the file's order.
+    """The values that the file's nodes compute from ``images``, in the file's order.
 
-    onnxruntime runs it without optimisations of its own.
+    onnxruntime runs the file without its own optimisations.
 
     Args:
-        model: The file.
+        model: The ONNX model.
         images: (N, C, H, W).
-        cuts: What the readers of a value get in its place, by the value's name; the value itself is computed still.
-        wanted: The names of the values to give; all floating ones without it.
+        cuts: Replacements by value name: the readers of the value get the replacement; the value is still computed.
+        wanted: The names of the values to return; default: all floating-point values.
     """
     import onnx
     import onnxruntime
@@ -100,7 +100,7 @@ def _cut(model: Any, cuts: Mapping[str, np.ndarray]) -> None:
 
 
 def _nodes(graph: Any) -> Iterator[Any]:
-    """The nodes of a graph and those inside of its branches."""
+    """The nodes of a graph and of its subgraphs (the branches of If and Loop)."""
     for node in graph.node:
         yield node
         for attribute in node.attribute:
@@ -109,7 +109,7 @@ def _nodes(graph: Any) -> Iterator[Any]:
 
 
 def node_values(model: Any) -> list[Value]:
-    """The values that the file's nodes compute, without their numbers."""
+    """The values that the file's nodes compute; ``number`` is empty."""
     weights = {tensor.name for tensor in model.graph.initializer}
     return [
         Value(name, node.name, mark_of(node), *_inputs(node, weights), np.empty(0))
@@ -120,7 +120,7 @@ def node_values(model: Any) -> list[Value]:
 
 
 def _inputs(node: Any, weights: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of all that a node reads, and of the weights among it."""
+    """The names of all inputs of a node, and of the weights among them."""
     return tuple(node.input), tuple(name for name in node.input if name in weights)
 
 
@@ -138,11 +138,14 @@ def weights_of(value: Value, values: Sequence[Value]) -> tuple[str, ...]:
 
 
 def graph_of(network: nn.Module, model: Any) -> tuple[nn.Module, fx.Graph]:
-    """A copy in eval mode and its graph; what is none yet is traced with the leaves that the file's marks name."""
+    """A copy in eval mode and its graph.
+
+    A network that is not a GraphModule is traced; the modules that the file's marks name stay leaves.
+    """
     root = copy_module(network).eval()
     if isinstance(root, fx.GraphModule):
         return root, root.graph
-    # No GraphModule is made of this graph: its code would wrap torch's own assertions, and spoil traces after it.
+    # Do not make a GraphModule of this graph: its code would wrap torch's assertions and break later traces.
     marks = (mark_of(node) for node in model.graph.node)
     return root, _Tracer(frozenset(mark.partition("@")[0] for mark in marks)).trace(root)
 
