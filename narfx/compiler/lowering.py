@@ -17,12 +17,12 @@ __all__ = ["lower"]
 
 @collector_paused()
 def lower(net: Supernet, vector: Sequence[int]) -> fx.GraphModule:
-    """The network that ``vector`` describes, as an ordinary GraphModule with the supernet's present weights.
+    """The network that ``vector`` describes, as an ordinary GraphModule with the supernet's current weights.
 
-    It holds no class of narfx, keeps the state-dict keys of what is untouched, and shares no storage with ``net``,
-    whose own vector or mixture stays as it is. Parameters and keys stand in the order of the model that was traced,
+    It contains no class of narfx, keeps the state-dict keys of untouched parts, and shares no storage with ``net``.
+    The vector or mixture of ``net`` does not change. Parameters and keys stand in the order of the model that was traced,
     those of an operator in the place of the convolution that it replaces; where the model calls a convolution
-    function, that place is behind the parts of the module that holds the weight.
+    function, that place is after the submodules of the module that holds the weight.
 
     Raises:
         UsageError: The vector is not legal, or ``net`` is no supernet.

@@ -1,4 +1,4 @@
-"""What a trace found, as one record: the input of everything that comes behind it."""
+"""The result of a trace as one record: the input of the supernet, the search and the export."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ __all__ = ["Traced"]
 
 @dataclass(frozen=True)
 class Traced:
-    """What ``trace`` found: the graph, the space of what may be refined, and what was left out and why.
+    """The result of ``trace``: the graph, the search space, and what is not refined, with reasons.
 
     ``dropped`` names the keys of the model's state dict that the traced graph does not use; the graph module keeps
     them, so that the model's checkpoints load into it.
@@ -115,7 +115,7 @@ class Traced:
         }
 
     def _skips_to_json(self, skips: SkipDomain) -> dict[str, Any]:
-        """The nodes by name (node 0 first), the possible skips with their costs, and why the others are none."""
+        """The nodes by name (node 0 first), the possible skips with their costs, and why other pairs cannot be skips."""
         possible = [
             {
                 "skip": [candidate.skip.source, candidate.skip.target],
@@ -136,10 +136,8 @@ class Traced:
 
 
 def _unrestricted(space: SearchSpace) -> SearchSpace:
-    """The space as it was traced: what a slot does not refuse is legal there."""
-    everywhere = range(len(space.operators))
+    """The space as it was traced: every choice that a slot does not refuse is legal there."""
     slots = (
-        slot if slot.skip is not None else replace(slot, legal=tuple(k for k in everywhere if k not in slot.refused))
-        for slot in space.slots
+        replace(slot, legal=tuple(k for k in range(len(slot.choices)) if k not in slot.refused)) for slot in space.slots
     )
     return replace(space, slots=tuple(slots))

@@ -17,7 +17,7 @@ _TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
 @dataclass(frozen=True)
 class Budget:
-    """Upper bounds by metric, absolute (MACs of one sample, parameters, milliseconds); none at all by default."""
+    """Upper bounds by metric, absolute (MACs of one sample, parameters, milliseconds); by default none."""
 
     bounds: Mapping[str, float] = field(default_factory=dict)
 
@@ -64,7 +64,7 @@ def bounded_metrics(text: str) -> tuple[str, ...]:
 
 
 def unknown_metric(metric: str, known: Mapping[str, float] | tuple[str, ...]) -> UsageError:
-    """What is said of a bound on a metric that is not among those known."""
+    """The error for a bound on a metric that is not known."""
     cure = ": latency is one where it was measured (--latency, or --latency-file F)" if metric == "latency" else ""
     return UsageError(
         f"the budget bounds {metric!r}, but the costs known here are {', '.join(known)}{cure}",
@@ -74,12 +74,12 @@ def unknown_metric(metric: str, known: Mapping[str, float] | tuple[str, ...]) ->
 
 
 def _scale(metric: str, unit: str, term: str) -> float:
-    """How many of the metric's own units (one, or a millisecond) a unit is."""
+    """The factor from a unit to the metric's own (one, or a millisecond)."""
     units = _TIMES if metric == "latency" else _COUNTS
     if unit not in units:
         raise UsageError(
             f"cannot read the budget {term!r}: {metric} is bounded relative to the base (0.8x) or "
-            + ("in us, ms or s" if metric == "latency" else "by a number with K, M or G behind it or nothing"),
+            + ("in us, ms or s" if metric == "latency" else "by a number, optionally followed by K, M or G"),
             where="--budget",
             kind="budget_syntax",
         )
