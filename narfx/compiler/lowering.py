@@ -20,9 +20,9 @@ def lower(net: Supernet, vector: Sequence[int]) -> fx.GraphModule:
     """The network that ``vector`` describes, as an ordinary GraphModule with the supernet's current weights.
 
     It contains no class of narfx, keeps the state-dict keys of untouched parts, and shares no storage with ``net``.
-    The vector or mixture of ``net`` does not change. Parameters and keys stand in the order of the model that was traced,
-    those of an operator in the place of the convolution that it replaces; where the model calls a convolution
-    function, that place is after the submodules of the module that holds the weight.
+    The vector or mixture of ``net`` does not change. Parameters and keys have the order of the traced model; those of
+    an operator take the place of the convolution that it replaces. Where the model calls a convolution function, that
+    place is after the submodules of the module that holds the weight.
 
     Raises:
         UsageError: The vector is not legal, or ``net`` is no supernet.

@@ -115,7 +115,7 @@ class Traced:
         }
 
     def _skips_to_json(self, skips: SkipDomain) -> dict[str, Any]:
-        """The nodes by name (node 0 first), the possible skips with their costs, and why other pairs cannot be skips."""
+        """The nodes by name (node 0 first), the possible skips with their costs, and why others are impossible."""
         possible = [
             {
                 "skip": [candidate.skip.source, candidate.skip.target],
