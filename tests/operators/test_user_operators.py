@@ -33,7 +33,7 @@ from narfx.space.architecture import DEFAULT_OPERATORS, Architecture
 from narfx.verbs.ops_test import CHECKS, try_operators
 
 Run = Callable[..., tuple[int, str, str]]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OWN = operator_names()
 
 NET = """
