@@ -68,7 +68,7 @@ def _start(case: _Case) -> str | None:
             if tensor.is_floating_point() and tensor.dtype != dtype:
                 return f"start(module, conv) leaves {name} as {tensor.dtype}, not {dtype}"
             if not bool(tensor.isfinite().all()):
-                return f"start(module, conv) leaves NaN or Inf in {name}"
+                return f"start(module, conv) leaves values in {name} that are not finite"
     return None
 
 
@@ -83,7 +83,7 @@ def _output(case: _Case) -> str | None:
             if y.dtype != dtype or y.device != case.x.device:
                 return f"the output is {y.dtype} on {y.device}, for an input of {dtype} on {case.x.device}"
             if not bool(y.isfinite().all()):
-                return f"the output contains NaN or Inf in {mode} mode"
+                return f"the output is not finite in {mode} mode"
     return None
 
 
@@ -104,13 +104,13 @@ def _gradient(case: _Case) -> str | None:
     module, x = case.moved().train(), case.x.clone().requires_grad_(True)
     y = module(x)
     if not y.requires_grad:
-        return "the output has no gradient, as under torch.no_grad: compute it with gradients"
+        return "no gradient reaches anything: the output is computed without gradients, as under torch.no_grad"
     (y * torch.randn_like(y)).sum().backward()
     for name, tensor in (("the input", x), *module.named_parameters()):
         if tensor.grad is None or not bool(tensor.grad.any()):
             return f"no gradient reaches {name}"
         if not bool(tensor.grad.isfinite().all()):
-            return f"the gradient of {name} contains NaN or Inf"
+            return f"the gradient of {name} is not finite"
     return None
 
 
@@ -119,7 +119,7 @@ def _cost(case: _Case) -> str | None:
     counted = measure(nn.Sequential(case.made().cpu()), case.site.input_shape)
     for metric, number in counted.items():
         if declared[metric] != number:
-            return f"cost(site) gives {declared[metric]:,.0f} {metric}, but the module has {number:,}"
+            return f"cost(site) says {declared[metric]:,.0f} {metric}, the module has {number:,}"
     return None
 
 
