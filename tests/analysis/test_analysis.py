@@ -12,17 +12,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command import Run as Cli
+from command import in_process
 
 from narfx.analysis import gradients, rewards
 from narfx.analysis.steps import curve
-from narfx.cli.app import app
-from narfx.cli.console import run_app
 from narfx.errors import UsageError
 from narfx.runs.folder import RunFolder, read_events
 from narfx.search import Result, SearchConfig, make_strategy, run
 from narfx.space.space import SearchSpace
 
-Cli = Callable[..., tuple[int, str, str]]
 SPACE = SearchSpace.uniform(4, 3, skips=True)
 
 
@@ -46,12 +45,7 @@ def enas(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def narfx(capfd: pytest.CaptureFixture[str]) -> Cli:
-    def call(*arguments: str) -> tuple[int, str, str]:
-        code = run_app(app, list(arguments))
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return call
+    return in_process(capfd)
 
 
 # Numbers

@@ -7,19 +7,15 @@ import os
 import stat
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from command import Run, in_process
 
-from narfx.cli.app import app
-from narfx.cli.console import run_app
 from narfx.runs.folder import read_events
 from narfx.search import SearchConfig
-
-Run = Callable[..., tuple[int, str, str]]
 
 NET = """
 import torch
@@ -47,12 +43,7 @@ def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(NET)
 
-    def narfx(*arguments: str) -> tuple[int, str, str]:
-        code = run_app(app, list(arguments))
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return narfx
+    return in_process(capfd)
 
 
 def refused(run: Run, *arguments: str, code: int, kind: str) -> str:

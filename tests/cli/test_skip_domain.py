@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from command import RunJson as Run
+from command import in_process_json
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,8 +21,6 @@ from narfx.compiler.open import open_architecture
 from narfx.errors import UsageError
 from narfx.graph.cost import measure
 from narfx.runs.folder import read_events
-
-Run = Callable[..., tuple[int, Any, str]]
 
 MODEL = "narfx:resnet_cifar?depth=8&width=4&in_channels=1"
 QUICK = ["--data", "d.npz", "--epochs", "2", "--pretrain-epochs", "1", "--steps", "2", "--finalists", "2"]
@@ -36,12 +35,7 @@ def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
     images, labels = rng.integers(0, 255, (120, 8, 8), dtype=np.uint8), np.arange(120) % 10
     np.savez(tmp_path / "d.npz", x_train=images, y_train=labels, x_test=images, y_test=labels)
 
-    def narfx(*arguments: str) -> tuple[int, Any, str]:
-        code = run_app(app, [*arguments, "--json"])
-        out, err = capfd.readouterr()
-        return code, json.loads(out), err
-
-    return narfx
+    return in_process_json(capfd)
 
 
 def arch(**changes: Any) -> str:

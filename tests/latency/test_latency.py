@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from command import Run, in_process
 from torch import Tensor, nn
 
-from narfx.cli.app import app
-from narfx.cli.console import run_app
 from narfx.compiler.front_end import trace
 from narfx.compiler.traced import Traced
 from narfx.errors import InfeasibleBudgetError, UsageError
@@ -33,7 +32,6 @@ from narfx.operators import Operator, operator_names, refusal, register_operator
 from narfx.space.budget import Budget
 from narfx.space.records import DeclaredSite, Site
 
-Run = Callable[..., tuple[int, str, str]]
 NET = """
 import torch
 from torch import nn
@@ -65,12 +63,7 @@ def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.chdir(tmp_path)
     (tmp_path / "net.py").write_text(NET)
 
-    def narfx(*arguments: str) -> tuple[int, str, str]:
-        code = run_app(app, list(arguments))
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return narfx
+    return in_process(capfd)
 
 
 def known(

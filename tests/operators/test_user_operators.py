@@ -11,12 +11,11 @@ from typing import Any
 
 import pytest
 import torch
+from command import Run, in_process
 from sample_networks import Chain, images, part, settled
 from torch import nn
 
 import narfx
-from narfx.cli.app import app
-from narfx.cli.console import run_app
 from narfx.errors import NarfxError, UsageError
 from narfx.graph.cost import measure
 from narfx.inputs.model_ref import load_model
@@ -33,7 +32,6 @@ from narfx.space.architecture import DEFAULT_OPERATORS, Architecture
 from narfx.space.records import Site
 from narfx.verbs.ops_test import CHECKS, try_operators
 
-Run = Callable[..., tuple[int, str, str]]
 ROOT = Path(__file__).parents[2]
 OWN = operator_names()
 
@@ -120,12 +118,7 @@ def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
     text = (ROOT / "docs" / "operators.md").read_text()
     (tmp_path / "my_ops.py").write_text(re.findall(r"```python\n(.*?)```", text, re.DOTALL)[0])
 
-    def narfx(*arguments: str) -> tuple[int, str, str]:
-        code = run_app(app, list(arguments))
-        out, err = capfd.readouterr()
-        return code, out, err
-
-    return narfx
+    return in_process(capfd)
 
 
 def refused(run: Run, *arguments: str) -> dict[str, Any]:

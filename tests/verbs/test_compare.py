@@ -7,13 +7,14 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from command import RunJson as Run
+from command import in_process_json
 from sample_faces import NET, people, write_bin
 
 from narfx.cli.app import app
@@ -23,8 +24,6 @@ from narfx.runs.folder import RunFolder, read_events
 from narfx.search import SearchConfig
 from narfx.search import run as search
 from narfx.verbs.train import TrainConfig, resume_train, train
-
-Run = Callable[..., tuple[int, Any, str]]
 
 MODEL = "narfx:resnet_cifar?depth=8&width=4&in_channels=1&num_classes=10"
 COLOUR = "narfx:chain12?channels=4"
@@ -54,12 +53,7 @@ def run(capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.M
     arch("joint.json", vector=[1, 0, 2, 0, 0, 3], skips=[[0, 2], [1, 4], [4, 6]])
     arch("chain.json", model=COLOUR, vector=[1] * 6 + [0] * 6, input=[3, 8, 8])
 
-    def narfx(*arguments: str) -> tuple[int, Any, str]:
-        code = run_app(app, [*arguments, "--json"])
-        out, err = capfd.readouterr()
-        return code, json.loads(out), err
-
-    return narfx
+    return in_process_json(capfd)
 
 
 def test_architectures_of_two_bases_on_data_of_other_classes(run: Run, tmp_path: Path) -> None:
