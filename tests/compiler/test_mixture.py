@@ -162,7 +162,9 @@ def test_what_has_no_weight_is_not_computed() -> None:
     for name, parameter in net.named_parameters():
         if "maxpool3x3" in name or "avgpool3x3" in name:
             parameter.data.fill_(float("nan"))
-    for row in ([0.5, 0.5, 0, 0.0], torch.tensor([0.5, 0.5, 0.0, 0.0]), [torch.tensor(0.5), 0.5, torch.tensor(0.0), 0]):
+    tensor = torch.tensor([0.5, 0.5, 0.0, 0.0])
+    rows: list[Any] = [[0.5, 0.5, 0, 0.0], tensor, [tensor[0], 0.5, tensor[2], 0]]
+    for row in rows:
         net.set_mixture([row, row])
         assert net(X).isfinite().all()
         names = {name for name, p in net.named_parameters() if any(p is q for q in net.active_parameters())}
