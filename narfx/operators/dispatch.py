@@ -26,6 +26,13 @@ class Weights(tuple[Weight, ...]):
         return self
 
 
+class Watchers(tuple[Watcher, ...]):
+    """Who is given the inputs and outputs of a node; a copy of a network is not watched."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Watchers:
+        return Watchers()
+
+
 class Dispatch(nn.Module):
     """Candidates by operator name, and the selection that is computed.
 
@@ -52,13 +59,13 @@ class Dispatch(nn.Module):
         super().__init__()
         self.slot, self.site, self.apart = slot, site, apart
         self.candidates = nn.ModuleDict(candidates)
-        self._watchers: tuple[Watcher, ...] = ()
+        self._watchers = Watchers()
         self.select(next(iter(candidates)))
 
     @property
     def selected(self) -> tuple[str, ...]:
         """The names of the candidates that a call computes."""
-        return self._names
+        return self._selection[0]
 
     def select(self, *names: str, weights: Sequence[Weight] | None = None) -> None:
         """Select one operator, or a mixture with one scalar weight a name; ``KeyError`` for an unknown name."""
@@ -67,45 +74,39 @@ class Dispatch(nn.Module):
                 raise KeyError(f"no candidate {name!r} here: there are {', '.join(self.candidates)}")
         if not names or (weights is None and len(names) > 1) or (weights is not None and len(weights) != len(names)):
             raise ValueError("select one name, or several with one weight each")
-        self._names, self._weights = names, None if weights is None else Weights(weights)
+        self._selection = names, None if weights is None else Weights(weights)
         self._choose_way()
 
     def watch(self, watcher: Watcher) -> Callable[[], None]:
         """Give ``watcher`` the input and the output of each call, until the function that this returns is called."""
-        self._watchers += (watcher,)
+        self._watchers = Watchers((*self._watchers, watcher))
         self._choose_way()
 
         def stop() -> None:
-            self._watchers = tuple(other for other in self._watchers if other is not watcher)
+            self._watchers = Watchers(other for other in self._watchers if other is not watcher)
             self._choose_way()
 
         return stop
 
     def _choose_way(self) -> None:
         """The one operator that a call is, where it is nothing more: the usual case costs one question."""
-        self._alone = self._names[0] if self._weights is None and not self._watchers else None
+        names, weights = self._selection
+        self._alone = names[0] if weights is None and not self._watchers else None
 
     def forward(self, input: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         """Map (N, C, H, W) as the selected candidates do; called by keyword, ``input`` has a convolution's name."""
         if self._alone is not None:
             return self._call(self._alone, input)
-        inputs = input if isinstance(input, list) else [input] * len(self._names)
-        outputs: Iterable[Tensor] = map(self._call, self._names, inputs)
-        if self.apart and self._weights is not None:
+        names, weights = self._selection
+        outputs: Iterable[Tensor] = map(self._call, names, input if isinstance(input, list) else repeat(input))
+        if self.apart and weights is not None:
             parts = list(outputs)
             if self._watchers:
-                self._show(input, self._sum(parts))
+                self._show(input, _sum(weights, parts))
             return parts
-        total = self._sum(outputs)
+        total = next(iter(outputs)) if weights is None else _sum(weights, outputs)
         self._show(input, total)
         return total
-
-    def _sum(self, outputs: Iterable[Tensor]) -> Tensor:
-        if self._weights is None:
-            (only,) = outputs
-            return only
-        terms = (weight * output for weight, output in zip(self._weights, outputs, strict=True))
-        return reduce(operator.add, terms)
 
     def _show(self, input: Any, output: Tensor) -> None:
         for watcher in self._watchers:
@@ -129,6 +130,10 @@ class Dispatch(nn.Module):
     def extra_repr(self) -> str:
         """The selection, for ``repr``."""
         return f"slot={self.slot}, selected={'+'.join(self.selected)}"
+
+
+def _sum(weights: Weights, outputs: Iterable[Tensor]) -> Tensor:
+    return reduce(operator.add, (weight * output for weight, output in zip(weights, outputs, strict=True)))
 
 
 class Shortcut(nn.Module):

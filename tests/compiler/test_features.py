@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import pytest
@@ -130,6 +131,17 @@ def test_nothing_is_recorded_outside_and_two_may_look_on_at_once() -> None:
     lowered(X)
     assert {slot: dict(entries) for slot, entries in outer.items()} == before
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in dispatches)
+
+
+def test_a_copy_made_inside_is_not_watched() -> None:
+    net = supernet(Chain())
+    with net.features([0]) as seen:
+        net(X)
+        kept = seen[0]["body.0"]
+        twin = copy.deepcopy(net)
+        twin(images(2, *SHAPE, seed=5))
+    assert seen[0]["body.0"] is kept
+    assert torch.equal(twin(X), net(X))
 
 
 def test_a_selection_made_inside_is_the_one_recorded() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -163,11 +162,8 @@ def test_what_has_no_weight_is_not_computed() -> None:
     for name, parameter in net.named_parameters():
         if "maxpool3x3" in name or "avgpool3x3" in name:
             parameter.data.fill_(float("nan"))
-    rows: list[torch.Tensor | Sequence[torch.Tensor | float]] = [
-        [0.5, 0.5, 0, 0.0],
-        torch.tensor([0.5, 0.5, 0.0, 0.0]),
-        [torch.tensor(0.5), 0.5, torch.tensor(0.0), 0],
-    ]
+    tensor = torch.tensor([0.5, 0.5, 0.0, 0.0])
+    rows: list[Any] = [[0.5, 0.5, 0, 0.0], tensor, [tensor[0], 0.5, tensor[2], 0]]
     for row in rows:
         net.set_mixture([row, row])
         assert net(X).isfinite().all()
