@@ -433,7 +433,7 @@ def test_a_good_folder_survives_a_failed_replacement(home: Path, tmp_path: Path)
     shutil.copytree(home / "out", tmp_path / "out")
     before = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
     net = narfx.Supernet(narfx.trace(settled(Chain()), input=(3, 8, 8)))
-    with pytest.raises(ParityError, match="is Dispatch of narfx") as caught:
+    with pytest.raises(ParityError, match="is a Dispatch of narfx") as caught:
         export(net.graph_module, tmp_path / "out", input=(3, 8, 8), overwrite=True)
     assert caught.value.kind == "not_lowered"
     assert {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()} == before

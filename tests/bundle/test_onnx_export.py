@@ -160,13 +160,13 @@ def other_width(path: Path) -> None:
     export_onnx(network, (3, 16, 16), path, metadata=metadata)
 
 
-@pytest.mark.parametrize(("swap", "by"), [(other_weights, "of its largest value"), (other_width, "another shape")])
+@pytest.mark.parametrize(("swap", "by"), [(other_weights, "by .*of its largest value"), (other_width, "which has another shape")])
 def test_the_file_of_another_network_differs_from_its_start(
     copied: Path, swap: Callable[[Path], None], by: str
 ) -> None:
     """Its metadata are the bundle's, so that only what it computes can tell."""
     swap(copied / "model.onnx")
-    with pytest.raises(ParityError, match=rf"or before it, in conv1, by .*{by}") as caught:
+    with pytest.raises(ParityError, match=rf"or before it, in conv1, {by}") as caught:
         narfx.check(copied)
     assert (caught.value.where, caught.value.kind) == ("bn1", "parity")
 
