@@ -160,7 +160,9 @@ def other_width(path: Path) -> None:
     export_onnx(network, (3, 16, 16), path, metadata=metadata)
 
 
-@pytest.mark.parametrize(("swap", "by"), [(other_weights, "by .*of its largest value"), (other_width, "which has another shape")])
+@pytest.mark.parametrize(
+    ("swap", "by"), [(other_weights, "by .*of its largest value"), (other_width, "which has another shape")]
+)
 def test_the_file_of_another_network_differs_from_its_start(
     copied: Path, swap: Callable[[Path], None], by: str
 ) -> None:
