@@ -160,7 +160,7 @@ def test_a_list_may_name_files(run: Run, arguments: list[str], names: list[str])
     [
         ("base,strips3x3", "unknown_operator", "unknown operator 'strips3x3'"),
         ("base,my_ops.py:strip3x3", "unknown_operator", "did you mean strips3x3?"),
-        ("base,none.py", "missing_file", "there is no file of operators none.py"),
+        ("base,none.py", "missing_file", "there is no operator file none.py"),
         ("base,net.py", "no_operators", "net.py registers no operator"),
         ("strips3x3,my_ops.py", "bad_config", "the list starts with base"),
         ("base,base,my_ops.py", "bad_config", "names each operator once"),
