@@ -1,4 +1,4 @@
-"""``narfx analyze``: one verb an analysis."""
+"""``narfx analyze``: one verb for each analysis."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from narfx.errors import UsageError
 
 __all__ = ["analyze"]
 
-analyze = typer.Typer(help="Look at a finished search: what its strategy learned from.", rich_markup_mode=None)
+analyze = typer.Typer(help="Plot what the strategy of a search learned from.", rich_markup_mode=None)
 
 Run = Annotated[Path, typer.Argument(help="The run directory of a search.", metavar="RUN")]
-Out = Annotated[Path | None, typer.Option(help="The folder of the PNG, the SVG and the numbers [RUN/analysis].")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files of an earlier analysis in --out.")]
+Out = Annotated[Path | None, typer.Option(help="The folder that gets the PNG, the SVG and the numbers [RUN/analysis].")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier analysis in --out.")]
 
 
 @analyze.callback(invoke_without_command=True)
@@ -30,7 +30,7 @@ def _root(context: typer.Context) -> None:
 @analyze.command()
 @takes(COMMON)
 def gradients(run: Run, out: Out = None, overwrite: Overwrite = False, **options: Any) -> None:
-    """Gradient magnitude of the operator part and the skip part at each step (Figure 1 of NAR)."""
+    """Plot the gradient magnitude of the operator part and the skip part at each step (Figure 1 of NAR)."""
     from narfx.analysis import gradients as found
 
     result = found(run, *_where(run, out, overwrite))
@@ -40,7 +40,7 @@ def gradients(run: Run, out: Out = None, overwrite: Overwrite = False, **options
 @analyze.command()
 @takes(COMMON)
 def rewards(run: Run, out: Out = None, overwrite: Overwrite = False, **options: Any) -> None:
-    """Rewards assigned to each operator and each skip (equations 6 to 8 of NAR), and their variances."""
+    """Plot the rewards assigned to each operator and each skip (equations 6 to 8 of NAR), and their variances."""
     from narfx.analysis import rewards as found
 
     result = found(run, *_where(run, out, overwrite))
@@ -48,5 +48,5 @@ def rewards(run: Run, out: Out = None, overwrite: Overwrite = False, **options: 
 
 
 def _where(run: Path, out: Path | None, overwrite: bool) -> tuple[Path, bool]:
-    """The folder to draw into, and whether its files may be replaced: in the run they are this command's own."""
+    """The output folder, and whether its files may be replaced: RUN/analysis holds only files of this command."""
     return (run / "analysis", True) if out is None else (out, overwrite)

@@ -1,6 +1,6 @@
-"""The command line: each verb parses, calls and prints; what a verb does is in the package.
+"""The command line: each verb parses its options, calls one function of the package, and prints the result.
 
-Standard output carries results only: tables, or one JSON object with ``--json``. All else goes to standard error.
+Standard output carries the result only: a table, or one JSON object with ``--json``. Messages go to standard error.
 """
 
 from __future__ import annotations
@@ -35,20 +35,25 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="narfx",
-    help="Refine the operators of a CNN that works: trace it, search cheaper operators, export a proven ONNX file.",
+    help="Replace operators of a working CNN by cheaper ones: trace it, search, and export a verified ONNX file.",
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
 
-ops = typer.Typer(help="Operators: list them, test your own.", no_args_is_help=False, rich_markup_mode=None)
+ops = typer.Typer(help="List the operators, or test your own.", no_args_is_help=False, rich_markup_mode=None)
 app.add_typer(ops, name="ops")
 app.add_typer(analyze, name="analyze")
 
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is not empty, as a whole.")]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace --out if it is not empty: everything in it is deleted.")
+]
 Out = Annotated[Path, typer.Option(help="The run directory.")]
 Data = Annotated[
-    str | None, typer.Option(help="digits, a folder, a .tar, an .npz, torchvision:NAME:ROOT or module:factory.")
+    str | None,
+    typer.Option(
+        help="digits, a folder of images, FILE.tar, FILE.npz, torchvision:NAME:ROOT, FILE.py:factory or module:factory."
+    ),
 ]
 
 
@@ -68,13 +73,18 @@ def _root(
 @takes(NETWORK, LATENCY, COMMON)
 def trace(
     model: MODEL,
-    strict: Annotated[bool, typer.Option("--strict", help="A part that cannot be traced is an error (3).")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Fail (exit code 3) if a part of the model cannot be traced.")
+    ] = False,
     latency_check: Annotated[
-        int | None, typer.Option(help="Time this many random vectors whole beside their predictions; 8 is fair.")
+        int | None,
+        typer.Option(
+            help="Time this many random networks and compare each with its predicted latency; 8 is a good number."
+        ),
     ] = None,
     **options: Any,
 ) -> None:
-    """Show what of a model can be refined, what cannot and why, and what it costs."""
+    """Show the sites of a model, their operators and costs, and why other convolutions are not sites."""
     from narfx.compiler.open import NetworkOptions
     from narfx.support.devices import pick_device
     from narfx.support.schema import validated
@@ -96,27 +106,47 @@ def trace(
 )
 def search(
     out: Out,
-    model: Annotated[str | None, typer.Argument(help="See narfx trace; not needed with --resume or --config.")] = None,
+    model: Annotated[
+        str | None, typer.Argument(help="The model, as for narfx trace; optional with --resume or --config.")
+    ] = None,
     data: Data = None,
     strategy: Annotated[str | None, typer.Option(help="nar, enas, alternating, evolution or random [nar].")] = None,
-    strategy_option: Annotated[list[str] | None, typer.Option(help="KEY=VALUE; may be repeated.")] = None,
-    budget: Annotated[
-        str | None, typer.Option(help="macs<=0.8x, params<=5M, latency<=5ms, several, or none [macs<=0.8x].")
+    strategy_option: Annotated[
+        list[str] | None, typer.Option(help="An option of the strategy, KEY=VALUE; may be repeated.")
     ] = None,
-    init: Annotated[str | None, typer.Option(help="base (the model's weights) or scratch [base].")] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Upper bounds, joined by commas: macs<=0.8x, params<=5M, latency<=5ms; or none [macs<=0.8x]."
+        ),
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Where the shared weights start: base (the model's weights) or scratch [base].")
+    ] = None,
     pretrain_epochs: Annotated[
         int | None,
-        typer.Option(help="Of these, first, on uniform random vectors [3, or all epochs but one]."),
+        typer.Option(
+            help="Warm-up epochs on random architectures, included in --epochs [3, at most --epochs less one]."
+        ),
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Strategy steps behind each epoch.")] = None,
-    lot: Annotated[int | None, typer.Option(help="Vectors in one step.")] = None,
-    reward_images: Annotated[int | None, typer.Option(help="Validation images of one reward.")] = None,
-    finalists: Annotated[int | None, typer.Option(help="Vectors evaluated properly at the end.")] = None,
-    randoms: Annotated[int | None, typer.Option(help="Random vectors of equal cost, at least 8.")] = None,
-    norms: Annotated[str | None, typer.Option(help="shared or separate: BatchNorm of a site's operators.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Strategy steps after each epoch [50].")] = None,
+    lot: Annotated[int | None, typer.Option(help="Vectors proposed in one step [5].")] = None,
+    reward_images: Annotated[int | None, typer.Option(help="Validation images for one reward [256].")] = None,
+    finalists: Annotated[
+        int | None, typer.Option(help="Vectors evaluated on the whole validation part at the end [10].")
+    ] = None,
+    randoms: Annotated[
+        int | None, typer.Option(help="Random vectors of equal cost, evaluated for comparison; at least 8 [8].")
+    ] = None,
+    norms: Annotated[
+        str | None,
+        typer.Option(
+            help="The operators of a site share one BatchNorm, or have one each: shared or separate [shared]."
+        ),
+    ] = None,
     **options: Any,
 ) -> None:
-    """Search an operator vector on shared weights, within a budget."""
+    """Search the operators of a model by training shared weights, within a budget."""
     from narfx import search as searching
 
     output = _output(options)
@@ -138,17 +168,18 @@ def search(
 @app.command()
 @takes(WEIGHTS, COMMON)
 def apply(
-    architecture: Annotated[Path, typer.Argument(help="An arch.json.", metavar="ARCH.JSON")],
-    out: Annotated[Path, typer.Option(help="The folder of the bundle.")],
-    opset: Annotated[
-        int | None, typer.Option(help="The ONNX opset, at least 13 [the one that torch writes by itself].")
+    architecture: Annotated[Path, typer.Argument(help="The architecture to build.", metavar="ARCH.JSON")],
+    out: Annotated[Path, typer.Option(help="The folder that gets the bundle.")],
+    opset: Annotated[int | None, typer.Option(help="The ONNX opset, at least 13 [torch's own default].")] = None,
+    input_name: Annotated[str, typer.Option(help="The name of the input in the ONNX file.")] = "input",
+    output_name: Annotated[
+        list[str] | None,
+        typer.Option(help="The name of an output in the ONNX file; repeat it for each output, in order."),
     ] = None,
-    input_name: Annotated[str, typer.Option(help="The name of the ONNX file's input.")] = "input",
-    output_name: Annotated[list[str] | None, typer.Option(help="Of an output; once for each, in order.")] = None,
     overwrite: Overwrite = False,
     **options: Any,
 ) -> None:
-    """Lower an architecture and write model.py, model.safetensors and model.onnx, proven to compute the same."""
+    """Build an architecture's network as model.py, model.safetensors and model.onnx, and verify that they agree."""
     from narfx.bundle import bundle
     from narfx.support.devices import pick_device
 
@@ -163,9 +194,9 @@ def apply(
 @app.command()
 @takes(COMMON)
 def check(
-    folder: Annotated[Path, typer.Argument(help="A folder that apply wrote.", metavar="DIR")], **options: Any
+    folder: Annotated[Path, typer.Argument(help="A folder written by narfx apply.", metavar="DIR")], **options: Any
 ) -> None:
-    """Prove a bundle again, from its files alone."""
+    """Verify a bundle again, from its files alone."""
     from narfx.bundle import bundle
     from narfx.support.devices import pick_device
 
@@ -178,14 +209,22 @@ def check(
 def train(
     out: Out,
     target: Annotated[
-        str | None, typer.Argument(help="An arch.json, or a MODEL (its base network).", metavar="ARCH.JSON|MODEL")
+        str | None,
+        typer.Argument(help="An arch.json, or a MODEL (its base network is trained).", metavar="ARCH.JSON|MODEL"),
     ] = None,
     data: Data = None,
-    base: Annotated[bool | None, typer.Option("--base", help="Train the base of the architecture instead.")] = None,
-    init: Annotated[str | None, typer.Option(help="inherit (the weights given) or scratch [inherit].")] = None,
+    base: Annotated[
+        bool | None, typer.Option("--base", help="Train the base of the architecture, without its changes.")
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(
+            help="Where the weights start: inherit (--weights, or those of the architecture) or scratch [inherit]."
+        ),
+    ] = None,
     **options: Any,
 ) -> None:
-    """Train the network of an architecture, or its base, by itself."""
+    """Train the network of an architecture, or its base."""
     from narfx.verbs import train as training
 
     output = _output(options)
@@ -202,24 +241,42 @@ def train(
 def compare(
     out: Out,
     target: Annotated[
-        list[str] | None, typer.Argument(help="Each an arch.json, or NAME=arch.json.", metavar="ARCH.JSON...")
+        list[str] | None,
+        typer.Argument(help="One or more arch.json; NAME=arch.json gives its row a name.", metavar="ARCH.JSON..."),
     ] = None,
     data: Data = None,
-    seeds: Annotated[int | None, typer.Option(help="How often each network is trained [3].")] = None,
-    randoms: Annotated[int | None, typer.Option(help="Random vectors of equal MACs for each [8].")] = None,
-    init: Annotated[str | None, typer.Option(help="scratch, or inherit (from the base's weights) [scratch].")] = None,
+    seeds: Annotated[
+        int | None, typer.Option(help="How many times each network is trained, each with another seed [3].")
+    ] = None,
+    randoms: Annotated[int | None, typer.Option(help="Random vectors of equal MACs for each architecture [8].")] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Where the weights start: scratch, or inherit (--weights, those of the base) [scratch]."),
+    ] = None,
     outputs: Annotated[
-        str | None, typer.Option(help="keep, auto (one a class), or a number: outputs of every network [keep].")
+        str | None,
+        typer.Option(
+            help="The number of outputs of every network: keep, auto (one for each class), or a number [keep]."
+        ),
     ] = None,
-    input: Annotated[str | None, typer.Option(help="channels,height,width [the architectures' own].")] = None,
+    input: Annotated[
+        str | None, typer.Option(help="The shape of one image, channels,height,width [that of the architectures].")
+    ] = None,
     verify: Annotated[
-        str | None, typer.Option(help="Pairs of faces: a .bin, or a folder with pairs.txt; with --task faces.")
+        str | None,
+        typer.Option(
+            help="Verify each network on pairs of faces: FILE.bin, or a folder with pairs.txt; needs --task faces."
+        ),
     ] = None,
-    pairs: Annotated[str | None, typer.Option(help="The list of pairs of a folder [pairs.txt in it].")] = None,
-    folds: Annotated[int | None, typer.Option(help="Of the pairs [as many as the list says, else 10].")] = None,
+    pairs: Annotated[
+        str | None, typer.Option(help="The list of pairs for a folder of images [pairs.txt in the folder].")
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Folds of the verification [those of the list of pairs, else 10].")
+    ] = None,
     **options: Any,
 ) -> None:
-    """Train architectures, their bases and random vectors of equal cost by one recipe, and show them side by side."""
+    """Train architectures, their bases and random vectors of equal cost by one recipe, and compare their accuracy."""
     from narfx.verbs import compare as comparison
 
     output = _output(options)
@@ -229,7 +286,7 @@ def compare(
             "outputs": outputs, "input": input, "verify": verify, "pairs": pairs, "folds": folds, **options,
         }
     )  # fmt: skip
-    if target:  # all targets replace all those of a config file
+    if target:  # the targets of the command line replace all targets of a config file
         fields |= {"further": target[1:], "names": ()}
     result = launch(
         comparison.CompareConfig, comparison.compare, comparison.resume_compare, needed="target", out=out,
@@ -241,10 +298,12 @@ def compare(
 @ops.command("list")
 @takes(COMMON)
 def ops_list(
-    file: Annotated[str | None, typer.Argument(help="A file of operators, listed too.", metavar="FILE.py")] = None,
+    file: Annotated[
+        str | None, typer.Argument(help="A file of operators, which are listed too.", metavar="FILE.py")
+    ] = None,
     **options: Any,
 ) -> None:
-    """Show every operator: where it comes from, and what it costs at a site of 64 channels."""
+    """List every operator: its origin, and its cost at a site of 64 channels."""
     from narfx.verbs.ops_list import catalogue
 
     _output(options).result(catalogue(file), tables.ops_list)
@@ -254,11 +313,11 @@ def ops_list(
 @takes(COMMON)
 def ops_test(
     file: Annotated[
-        str | None, typer.Argument(help="A file of operators; without one, narfx's own.", metavar="FILE.py")
+        str | None, typer.Argument(help="A file of operators [narfx's own operators].", metavar="FILE.py")
     ] = None,
     **options: Any,
 ) -> None:
-    """Try operators at many geometries: shape, gradient, cost, copies, ONNX; exit code 2 where one fails."""
+    """Test operators at many geometries: shape, gradient, cost, copies, ONNX. Exit code 2 if a test fails."""
     from narfx.support.devices import pick_device
     from narfx.verbs.ops_test import try_file
 
@@ -274,17 +333,25 @@ def evaluate(
     target: Annotated[
         str, typer.Argument(help="An arch.json, a bundle or run, an .onnx file, or a MODEL.", metavar="TARGET")
     ],
-    data: Annotated[str, typer.Option(help="As for train; or pairs of faces: a .bin, or a folder with pairs.txt.")],
-    pairs: Annotated[str | None, typer.Option(help="The list of pairs in the folder [pairs.txt in it].")] = None,
-    folds: Annotated[int | None, typer.Option(help="Of the pairs [as many as the list says, else 10].")] = None,
-    part: Annotated[str | None, typer.Option(help="test, val or train [the first that the data have].")] = None,
+    data: Annotated[
+        str, typer.Option(help="As for narfx train; or pairs of faces: FILE.bin, or a folder with pairs.txt.")
+    ],
+    pairs: Annotated[
+        str | None, typer.Option(help="The list of pairs for a folder of images [pairs.txt in the folder].")
+    ] = None,
+    folds: Annotated[
+        int | None, typer.Option(help="Folds of the verification [those of the list of pairs, else 10].")
+    ] = None,
+    part: Annotated[str | None, typer.Option(help="test, val or train [the first that exists].")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a batch [64].")] = None,
-    precision: Annotated[str | None, typer.Option(help="fp32 or bf16, of a torch network [fp32].")] = None,
-    out: Annotated[Path | None, typer.Option(help="A JSON file for the result, of pairs with the ROC.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file --out.")] = False,
+    precision: Annotated[str | None, typer.Option(help="fp32 or bf16; torch networks only [fp32].")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="A JSON file that gets the result; with pairs it also holds the ROC curve.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file --out if it exists.")] = False,
     **options: Any,
 ) -> None:
-    """Judge a network: accuracy on classes, verification on pairs of faces; an ONNX file as it is."""
+    """Evaluate a network or an ONNX file: accuracy on classes, or verification on pairs of faces."""
     from narfx.support.schema import validated
     from narfx.verbs import evaluate as evaluation
 
@@ -308,15 +375,20 @@ def evaluate(
 @app.command()
 @takes({name: option for name, option in COMMON.items() if name != "device"})
 def proxy(
-    source: Annotated[str, typer.Argument(help="A folder of identities, a .tar of one, or an .npz.", metavar="SOURCE")],
-    out: Annotated[Path, typer.Option(help="A folder, or a file .npz where the source is one.")],
-    identities: Annotated[int, typer.Option(help="How many identities.")],
-    images: Annotated[int, typer.Option(help="Images of each, the held-out ones among them.")],
-    held_out: Annotated[int | None, typer.Option(help="Of these, for validation [a tenth].")] = None,
+    source: Annotated[
+        str,
+        typer.Argument(help="A folder of one folder for each identity, a .tar of it, or an .npz.", metavar="SOURCE"),
+    ],
+    out: Annotated[Path, typer.Option(help="A new folder; if SOURCE is an .npz, a new .npz.")],
+    identities: Annotated[int, typer.Option(help="How many identities to draw.")],
+    images: Annotated[int, typer.Option(help="Images of each identity, including the held-out ones.")],
+    held_out: Annotated[
+        int | None, typer.Option(help="Images of each identity held out for validation [a tenth of --images].")
+    ] = None,
     overwrite: Overwrite = False,
     **options: Any,
 ) -> None:
-    """Draw a small task from a large one: so many identities and images, some of each held out, all written down."""
+    """Draw a small data set from a large one: some identities, some images of each, a part held out for validation."""
     from narfx.data.proxy import build_proxy
 
     drawn = build_proxy(
@@ -338,8 +410,8 @@ def _output(options: dict[str, Any]) -> Output:
 def main() -> None:
     """The ``narfx`` command."""
     code = run_app(app)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # all is said, and torch takes its time to end
-    # Python notes a Ctrl-C that ends a text in exec, as fx runs its code, and would end by the signal and not by the
-    # exit code; the next text that it runs makes it forget.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the result is printed, and torch takes a while to exit
+    # CPython remembers a Ctrl-C that ended an exec() (fx runs its code with it), and would then exit by the signal
+    # instead of the exit code. Another exec() makes it forget.
     exec("")
     raise SystemExit(code)

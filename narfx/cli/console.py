@@ -1,7 +1,7 @@
-"""How a command meets its caller: standard output, standard error, exit codes.
+"""Standard output, standard error and exit codes of a command.
 
-Under ``--json`` standard output holds exactly one JSON object, whatever a library may print: while a command runs,
-the file descriptor itself points at standard error.
+With ``--json`` standard output holds exactly one JSON object, whatever a library prints: while a command runs, the
+file descriptor 1 points at standard error.
 """
 
 from __future__ import annotations
@@ -35,19 +35,19 @@ _interrupts: list[int] = []
 
 
 class Output:
-    """Where a command's news and its one result go."""
+    """Where a command writes its messages and its one result."""
 
     def __init__(self, as_json: bool, quiet: bool) -> None:
         self.as_json = as_json
         self.reporter: Reporter = Silent() if quiet else ConsoleProgress()
 
     def result(self, value: dict[str, Any], render: Renderer) -> None:
-        """The result: kept until the command has ended, then printed as JSON or as a table."""
+        """Keep the result until the command has ended; then it is printed as JSON or as a table."""
         _results.append((value, render, self.as_json))
 
 
 def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit code. Nothing a user can cause ends in a traceback."""
+    """Run the command line and return the exit code. No error of a user ends in a traceback."""
     arguments = sys.argv[1:] if arguments is None else arguments
     as_json = "--json" in arguments
     verbose = "-v" in arguments or "--verbose" in arguments
@@ -57,9 +57,11 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
         with _interruptible(), _standard_output_free(as_json) as stdout:
             try:
                 code = command.main(args=arguments, prog_name="narfx", standalone_mode=False)
-                if _interrupts:  # typer makes an exit code of it without a word, and a library may have swallowed it
+                if (
+                    _interrupts
+                ):  # typer turns it into an exit code without a message, and a library may have swallowed it
                     raise KeyboardInterrupt
-                _ignore_interrupts()  # the answer is there, and is written whole
+                _ignore_interrupts()  # the result is ready, and is written completely
                 for value, render, wants_json in _results:
                     if wants_json:
                         stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
@@ -87,9 +89,9 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """While the block runs, Ctrl-C and a polite end by ``kill`` interrupt it, and it is known that they did.
+    """While the block runs, Ctrl-C and ``kill`` (SIGTERM) interrupt it and are recorded.
 
-    Where Ctrl-C is ignored, as in what a shell starts in the background, it stays so.
+    Where Ctrl-C is ignored, as in a job that a shell started in the background, it stays ignored.
     """
     _interrupts.clear()
     previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -106,7 +108,7 @@ def _interruptible() -> Iterator[None]:
 
 
 def _interrupt_later(lost: Any) -> None:
-    """Interrupt again where the first try met a finaliser, out of which no exception comes."""
+    """Interrupt again if the first KeyboardInterrupt was raised in a finaliser, which swallows exceptions."""
     if lost.exc_type is not KeyboardInterrupt:
         sys.__unraisablehook__(lost)
         return
@@ -120,10 +122,10 @@ def _ignore_interrupts() -> None:
 
 
 def _failure(error: BaseException) -> NarfxError | None:
-    """What is said of an exception; ``None`` for what is none of ours (an exit without an error)."""
+    """The error that is reported for an exception; ``None`` if it is no error (an exit, a closed pipe)."""
     if isinstance(error, NarfxError) and (not _interrupts or isinstance(error, InterruptedRunError)):
         return error
-    if callable(told := getattr(error, "format_message", None)):  # how the parser of arguments reports its findings
+    if callable(told := getattr(error, "format_message", None)):  # an error of typer's argument parser
         return UsageError(f"{told()} (narfx --help shows the usage)", kind="usage")
     if isinstance(error, (typer.Abort, KeyboardInterrupt)) or (_interrupts and isinstance(error, Exception)):
         failure = NarfxError("interrupted", kind="interrupted")
@@ -133,7 +135,9 @@ def _failure(error: BaseException) -> NarfxError | None:
         return RunError("out of memory", kind="out_of_memory")
     if isinstance(error, BrokenPipeError) or not isinstance(error, Exception):
         return None
-    return NarfxError(f"internal error, {type(error).__name__}: {first_line(error)}; -v shows where: please report it")
+    return NarfxError(
+        f"internal error, {type(error).__name__}: {first_line(error)}; please report it, with the output of -v"
+    )
 
 
 def _described(failure: NarfxError) -> dict[str, Any]:
@@ -148,7 +152,7 @@ def _interrupt(number: int, _: Any) -> None:
 
 @contextmanager
 def _standard_output_free(wanted: bool) -> Iterator[Any]:
-    """While the block runs, whatever writes to standard output reaches standard error; yields the real one."""
+    """While the block runs, standard output is redirected to standard error; yields the real standard output."""
     if not wanted:
         yield sys.stdout
         return
@@ -174,7 +178,7 @@ def parse_input(text: str | None) -> tuple[int, int, int] | None:
         shape = []
     if len(shape) != 3 or min(shape) < 1:
         raise UsageError(
-            f"--input is channels,height,width, as in 3,224,224, not {text!r}", where="--input", kind="input_shape"
+            f"--input takes channels,height,width, as in 3,224,224, not {text!r}", where="--input", kind="input_shape"
         )
     return shape[0], shape[1], shape[2]
 

@@ -1,4 +1,4 @@
-"""Options that several verbs share, each said once, and how a verb takes a group of them."""
+"""Options that several verbs share, each defined once, and how a verb takes a group of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = [
 
 F = TypeVar("F", bound=Callable[..., None])
 Group = Mapping[str, tuple[Any, Any]]
-"""Name of a parameter: its annotation for typer, and its default."""
+"""The annotation for typer and the default, by the name of the parameter."""
 
 
 def _text(help: str, *names: str) -> tuple[Any, None]:
@@ -37,37 +37,51 @@ def _flag(name: str, help: str, *short: str) -> tuple[Any, bool]:
     return Annotated[bool, typer.Option(name, *short, help=help)], False
 
 
-MODEL = Annotated[str, typer.Argument(help="file.py[:factory], module:factory, torchvision:, timm: or narfx:NAME.")]
+MODEL = Annotated[
+    str, typer.Argument(help="FILE.py[:factory], module:factory, torchvision:NAME, timm:NAME or narfx:NAME.")
+]
 
 COMMON: Group = {
-    "seed": (Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="Of every random draw [0].")], None),
+    "seed": (
+        Annotated[int | None, typer.Option(min=0, max=2**63 - 1, help="The seed of every random draw [0].")],
+        None,
+    ),
     "device": (Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")], "auto"),
-    "json": _flag("--json", "One JSON object on standard output, all else on standard error."),
-    "quiet": _flag("--quiet", "Results and errors only.", "-q"),
-    "verbose": _flag("--verbose", "A traceback with an internal error.", "-v"),
+    "json": _flag("--json", "Print one JSON object on standard output; messages go to standard error."),
+    "quiet": _flag("--quiet", "Print results and errors only.", "-q"),
+    "verbose": _flag("--verbose", "Print a traceback with an internal error.", "-v"),
 }
 
-WEIGHTS: Group = {"weights": _text("A state dict: safetensors, or .pt read with weights_only.")}
+WEIGHTS: Group = {"weights": _text("A state dict, .safetensors or .pt (read with weights_only).")}
 
 NETWORK: Group = {
-    "input": _text("One sample: channels,height,width."),
-    "granularity": _text("conv: a slot a convolution; block: a slot a residual block."),
-    "operators": _text("The list that vectors index, base first, with commas; FILE.py stands for its operators."),
-    "operators_file": _text("Python files that register operators of your own, with commas."),
-    "kernels": _text("The kernel sizes that make a site, of 3,5,7 [3]."),
-    "max_candidate_params": _text("The most parameters of an operator, in those of the site's own call [1.0x]."),
+    "input": _text("The shape of one image: channels,height,width [the model's own, else 3,224,224]."),
+    "granularity": _text("conv: one choice for each convolution; block: one for each residual block [conv]."),
+    "operators": _text(
+        "The operators to choose from, base first, joined by commas; FILE.py adds all operators of a file."
+    ),
+    "operators_file": _text("Python files that register your own operators, joined by commas."),
+    "kernels": _text("Kernel sizes of the convolutions that may be replaced: some of 3,5,7 [3]."),
+    "max_candidate_params": _text(
+        "The most parameters that an operator may have, relative to the convolution it replaces [1.0x]."
+    ),
     "include_first": (
-        Annotated[bool | None, typer.Option("--include-first", help="Let the first convolution be refined too.")],
+        Annotated[bool | None, typer.Option("--include-first", help="Allow the first convolution to be replaced too.")],
         None,
     ),
     "search_skips": (
-        Annotated[bool | None, typer.Option("--search-skips", help="Search the skips of the main path too.")],
+        Annotated[
+            bool | None, typer.Option("--search-skips", help="Search the skip connections of the main path too.")
+        ],
         None,
     ),
     "skips_from_input": (
         Annotated[
             bool | None,
-            typer.Option("--skips-from-input/--no-skips-from-input", help="Whether they may start at node 0 [yes]."),
+            typer.Option(
+                "--skips-from-input/--no-skips-from-input",
+                help="Whether skips may start at node 0 of the main path [yes].",
+            ),
         ],
         None,
     ),
@@ -75,10 +89,13 @@ NETWORK: Group = {
 }
 
 TASK: Group = {
-    "task": _text("classification, or faces: embeddings, learnt by ArcFace's loss [classification]."),
+    "task": _text("classification, or faces (embeddings trained with ArcFace's loss) [classification]."),
     "task_option": (
         Annotated[
-            list[str] | None, typer.Option(help="KEY=VALUE, may be repeated; faces: scale, margin, grey=refuse|repeat.")
+            list[str] | None,
+            typer.Option(
+                help="An option of --task faces, KEY=VALUE: scale, margin, grey=refuse|repeat; may be repeated."
+            ),
         ],
         None,
     ),
@@ -86,26 +103,31 @@ TASK: Group = {
 
 DATA: Group = {
     **TASK,
-    "val_data": _text("Validation data of their own, in any of these forms."),
-    "data_fraction": _number("The share of the training part that is used [1.0]."),
-    "val_fraction": _number("The share held out for validation [0.1]."),
-    "augment": _text("none, crop, flip or crop-flip [what suits the data]."),
+    "val_data": _text("Separate validation data, in any form of --data [a part of the training data]."),
+    "data_fraction": _number("The share of the training images that is used [1.0]."),
+    "val_fraction": _number("The share of the training images held out for validation [0.1]."),
+    "augment": _text("none, crop, flip or crop-flip [depends on the data]."),
     "batch_size": _whole("Images in a training batch [128]."),
 }
 
 RECIPE: Group = {
-    "epochs": _whole("Epochs of training."),
-    "lr": _number("The highest learning rate of a cycle."),
-    "lr_min": _number("The lowest learning rate of a cycle."),
-    "t0": _whole("Epochs of the first SGDR cycle."),
-    "tmult": _whole("How much longer each further cycle is."),
-    "weight_decay": _number("On all parameters that a step uses."),
-    "label_smoothing": _number("Of the training loss [0]."),
-    "schedule": _text("The paper's: search (150 epochs, t0 10) or train (35, t0 5); options beside it win."),
-    "precision": _text("fp32, or bf16: products in bfloat16, by autocast [fp32]."),
+    "epochs": _whole("Training epochs [30 for search, else 35]."),
+    "lr": _number("The highest learning rate of each cycle [0.05 for search, else 0.1]."),
+    "lr_min": _number("The lowest learning rate of each cycle [0.0001]."),
+    "t0": _whole("Epochs of the first cycle of the learning rate (SGDR) [10 for search, else 5]."),
+    "tmult": _whole("Each cycle is this many times as long as the one before [2]."),
+    "weight_decay": _number("Weight decay of the parameters that a step uses [0.0005]."),
+    "label_smoothing": _number("Label smoothing of the training loss [0]."),
+    "schedule": _text(
+        "A schedule of the NAR paper: search (150 epochs, t0 10) or train (35 epochs, t0 5); other options override it."
+    ),
+    "precision": _text("fp32, or bf16 (convolutions and matrix products in bfloat16, by autocast) [fp32]."),
     "channels_last": (
         Annotated[
-            bool | None, typer.Option("--channels-last/--no-channels-last", help="The order of memory [channels last].")
+            bool | None,
+            typer.Option(
+                "--channels-last/--no-channels-last", help="Memory layout of images and kernels [channels last]."
+            ),
         ],
         None,
     ),
@@ -113,24 +135,27 @@ RECIPE: Group = {
 
 LATENCY: Group = {
     "latency": (
-        Annotated[bool | None, typer.Option("--latency", help="Time each operator at each site in onnxruntime.")],
+        Annotated[
+            bool | None,
+            typer.Option("--latency", help="Measure the latency of each operator at each site in onnxruntime."),
+        ],
         None,
     ),
-    "latency_file": _text("A latency.json that is used, and gets what is measured."),
-    "threads": _whole("Of onnxruntime, for latency [1]."),
-    "batch": _whole("Samples of one call, for latency [1]."),
-    "provider": _text("Of onnxruntime, for latency [CPUExecutionProvider]."),
+    "latency_file": _text("A latency.json: known latencies are read from it, new ones are added to it."),
+    "threads": _whole("Threads of onnxruntime when latency is measured [1]."),
+    "batch": _whole("Images of one call when latency is measured [1]."),
+    "provider": _text("Execution provider of onnxruntime when latency is measured [CPUExecutionProvider]."),
 }
 
 RUN: Group = {
-    "config": (Annotated[Path | None, typer.Option(help="A run's config.json; options given beside it win.")], None),
-    "resume": _flag("--resume", "Go on with the run in --out."),
-    "overwrite": _flag("--overwrite", "Replace a folder that is not empty, as a whole."),
+    "config": (Annotated[Path | None, typer.Option(help="The config.json of a run; other options override it.")], None),
+    "resume": _flag("--resume", "Resume the run in --out."),
+    "overwrite": _flag("--overwrite", "Replace --out if it is not empty: everything in it is deleted."),
 }
 
 
 def takes(*groups: Group) -> Callable[[F], F]:
-    """Give a verb that ends in ``**given`` the parameters of these groups behind its own."""
+    """Add the parameters of these groups to a verb that ends in ``**options``, after its own."""
 
     def extend(verb: F) -> F:
         own = [
@@ -152,9 +177,9 @@ def takes(*groups: Group) -> Callable[[F], F]:
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:
-    """What the user gave of a configuration's fields, read; the rest has its default in the configuration.
+    """The fields of a configuration that the user gave, parsed; the configuration has defaults for the others.
 
-    The options of the verb's own conduct (``--json``, ``--resume``, ...) are no fields.
+    Options of the verb itself (``--json``, ``--resume``, ...) are no fields.
     """
     fields = {key: value for key, value in options.items() if key not in {**COMMON, **RUN} or key == "seed"}
     if "input" in fields:
@@ -165,7 +190,7 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     if fields.get("kernels"):
         fields["kernels"] = _integers(fields["kernels"], "--kernels")
     if fields.get("max_candidate_params"):
-        # Nothing is taken from what is no number, so that the error shows what was given.
+        # Only a number loses its x, so that an error shows the text that the user gave.
         text = fields["max_candidate_params"]
         fields["max_candidate_params"] = text.removesuffix("x") if text[:1].isdigit() or text[:1] == "." else text
     return {key: value for key, value in fields.items() if value not in (None, {})}
@@ -176,7 +201,7 @@ def _names(text: str) -> tuple[str, ...]:
 
 
 def _operators(operators: str | None, files: str | None) -> dict[str, Any]:
-    """Names, and the files of operators among them or beside them, which are run."""
+    """The names of operators, and the files that register them, which are run."""
     if not files and ".py" not in (operators or ""):
         return {"operators": _names(operators)} if operators else {}
     from narfx.operators import choose_operators
@@ -190,5 +215,5 @@ def _integers(text: str, option: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:
         raise UsageError(
-            f"{option} is a list of whole numbers, not {text!r}", where=option, kind="list_syntax"
+            f"{option} takes whole numbers joined by commas, not {text!r}", where=option, kind="list_syntax"
         ) from error

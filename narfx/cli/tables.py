@@ -1,4 +1,4 @@
-"""What people see of a result: tables and sentences, one function a verb."""
+"""How a result is printed without ``--json``: tables and sentences, one function for each verb."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _table(*columns: str, title: str | None = None) -> Table:
 
 
 def trace(report: Mapping[str, Any], console: Console) -> None:
-    """Sites, what was left out and why, and the range of costs."""
+    """Sites, convolutions that are no sites and why, and the range of costs."""
     index = {name: str(number) for number, name in enumerate(report["operators"])}
     table = _table("site", "slot", "kind", "channels", "stride", "output", "params", "MACs", "operators")
     for site in report["sites"]:
@@ -87,7 +87,7 @@ def trace(report: Mapping[str, Any], console: Console) -> None:
 
 
 def _latency(report: Mapping[str, Any], console: Console) -> None:
-    """Milliseconds of each operator at each slot, and predictions beside whole networks where they were measured."""
+    """Milliseconds of each operator at each slot; if whole networks were timed, predicted and measured latency."""
     table = _table("latency, ms", *report["operators"], title="")
     for slot in report["slots"]:
         table.add_row(slot["name"], *("" if ms is None else f"{ms:.4f}" for ms in slot["milliseconds"]))
@@ -117,7 +117,7 @@ def _latency(report: Mapping[str, Any], console: Console) -> None:
 
 
 def search(result: Mapping[str, Any], console: Console) -> None:
-    """The vector that was kept, between its base and random vectors of equal cost."""
+    """The chosen vector beside its base and random vectors of equal cost."""
     base, random = result["base"], result["random"]
     timed = ("latency", "latency against base") if "latency" in base else ()
     name = result["metric"].replace("_", " ")
@@ -155,7 +155,7 @@ def apply(report: Mapping[str, Any], console: Console) -> None:
 
 
 def check(report: Mapping[str, Any], console: Console) -> None:
-    """The proof."""
+    """Costs and parity of a bundle."""
     console.print(
         f"{report['folder']}: {_count(report['params'])} parameters, {_count(report['macs'])} MACs", markup=False
     )
@@ -183,7 +183,7 @@ def train(result: Mapping[str, Any], console: Console) -> None:
 
 
 def compare(result: Mapping[str, Any], console: Console) -> None:
-    """Base, refined and random vectors; of several architectures each beside its base and its random vectors."""
+    """Base, refined and random vectors; several architectures each have the numbers of their base in their row."""
     several = len(result["architectures"]) > 1
     rows = {row["name"]: row for row in result["rows"]}
     known = {entry["network"]: entry for entry in result["architectures"]}
@@ -198,7 +198,7 @@ def compare(result: Mapping[str, Any], console: Console) -> None:
     for name, row in rows.items():
         entry = known.get(name)
         if several and entry is None and name not in bases:
-            continue  # one of the random vectors, which are in comparison.json
+            continue  # a random vector: those are in comparison.json only
         base = rows[entry["base"] if entry else bases.get(name, next(iter(bases)))]
         cells = []
         for _, of in scores:
@@ -216,7 +216,7 @@ def compare(result: Mapping[str, Any], console: Console) -> None:
 
 
 def ops_list(report: Mapping[str, Any], console: Console) -> None:
-    """Operators and what they cost at one site."""
+    """Operators and their costs at one site."""
     table = _table("operator", "params", "MACs", "MACs against base", "from")
     base = report["operators"][0]
     for entry in report["operators"]:
@@ -229,7 +229,7 @@ def ops_list(report: Mapping[str, Any], console: Console) -> None:
 
 
 def ops_test(report: Mapping[str, Any], console: Console) -> None:
-    """Where each operator is legal, and what failed."""
+    """Where each operator is legal, and which tests failed."""
     table = _table("operator", "legal", "refused", "checks", "failed")
     for entry in report["operators"]:
         own = [record for record in report["checks"] if record["operator"] == entry["name"]]
@@ -256,7 +256,7 @@ def ops_test(report: Mapping[str, Any], console: Console) -> None:
 
 
 def evaluate(result: Mapping[str, Any], console: Console) -> None:
-    """Accuracy of classes, or verification of pairs."""
+    """Accuracy on classes, or verification on pairs."""
     table = _table("", "value")
     if result["task"] == "classification":
         table.add_row("accuracy", f"{result['accuracy']:.4f}")
@@ -273,7 +273,7 @@ def evaluate(result: Mapping[str, Any], console: Console) -> None:
 
 
 def proxy(result: Mapping[str, Any], console: Console) -> None:
-    """What was drawn, and where it is."""
+    """What was drawn, and the files that hold it."""
     console.print(
         f"{result['identities']} identities of {result['enough']} with enough images: {_count(result['train'])} images "
         f"to train on, {_count(result['val'])} held out, seed {result['seed']}",

@@ -120,7 +120,7 @@ class _Prepared:
         if config.init == "scratch":
             left = reinitialise(self.traced.graph_module, config.seed)
             if left:
-                self.notes.append(f"kept as the model made them, for want of a rule: {', '.join(left[:4])}")
+                self.notes.append(f"not re-initialised (no rule for these parameters): {', '.join(left[:4])}")
         elif self.task.data.val_from_train and config.weights is not None:
             self.notes.append(
                 "warning: validation images come out of the training part, and the weights given may have seen them; "

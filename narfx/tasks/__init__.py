@@ -1,4 +1,4 @@
-"""Tasks: the data, the loss and the metric that a network is searched, trained and judged by. No graph is seen here."""
+"""Tasks: the data, the loss and the metric for searching, training and evaluating networks."""
 
 from narfx.data.image_data import ImageData, Split, batches, load_data
 from narfx.tasks.classification import Classification

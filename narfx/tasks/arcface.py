@@ -1,8 +1,8 @@
 """The head of ArcFace (Deng et al., arXiv 1801.07698): an angular margin on the cosine to each identity's centre.
 
 With theta the angle between an embedding and the centre of its identity, the logit of that identity is s cos(theta + m)
-and every other one is s cos(theta_j). Beyond theta = pi - m, where cos(theta + m) would rise again, it is continued by
-cos(theta) - m sin(m), as ArcFace's authors do, so that a larger angle never earns a larger logit.
+and every other one is s cos(theta_j). Beyond theta = pi - m, where cos(theta + m) would rise again, it is
+cos(theta) - m sin(m) instead, as in the authors' code, so that a larger angle never gives a larger logit.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ _SHORT, _FLAT = 1e-6, 1e-6
 
 
 class ArcFaceHead(nn.Module):
-    """Centres of identities, one row each of ``weight`` (identities, dimension), of which only directions count.
+    """The centres of the identities, one row of ``weight`` (identities, dimension) each; only directions matter.
 
     Args:
-        identities: How many there are.
-        dimension: Of an embedding.
-        scale: s, the length that embeddings are brought to.
+        identities: Number of identities.
+        dimension: Length of an embedding.
+        scale: s, the length to which embeddings are scaled.
         margin: m, in radians.
     """
 
@@ -42,7 +42,7 @@ class ArcFaceHead(nn.Module):
 
     def cosines(self, embeddings: Tensor) -> Tensor:
         """The cosines (B, identities) of embeddings (B, dimension) to all centres, in float32."""
-        # cuBLAS and autocast would otherwise compute in less, where the angle of near neighbours is lost.
+        # In bfloat16, which autocast would use, the angle between near neighbours is lost.
         with torch.autocast(embeddings.device.type, enabled=False):
             directions = functional.normalize(embeddings.float(), eps=_SHORT)
             return functional.linear(directions, functional.normalize(self.weight, eps=_SHORT))

@@ -12,15 +12,15 @@ __all__ = ["Classification"]
 
 
 class Classification(Task):
-    """A data set whose classes are a network's outputs; see :class:`narfx.tasks.task.Task` for the arguments."""
+    """Classification by the outputs of a network; arguments as for :class:`narfx.tasks.task.Task`."""
 
     metric = "accuracy"
 
     def check(self, outputs: int) -> None:
-        """Refuse a network that cannot name every class.
+        """Refuse a network with fewer outputs than classes.
 
         Raises:
-            UsageError: It has fewer outputs than there are classes.
+            UsageError: It has too few outputs.
         """
         classes = len(self.data.classes)
         if outputs < classes:

@@ -1,7 +1,7 @@
-"""Faces: a network learns embeddings by ArcFace's loss on known identities, and is judged on more images of them.
+"""Faces: a network learns embeddings by ArcFace's loss on known identities; the metric uses other images of them.
 
 The metric and the reward are the accuracy of closed-set identification: a held-out image belongs to the identity whose
-centre in the head has the largest cosine to its embedding. Strangers are verified by :mod:`narfx.tasks.verification`.
+centre in the head has the largest cosine to its embedding. :mod:`narfx.tasks.verification` verifies other people.
 """
 
 from __future__ import annotations
@@ -37,16 +37,16 @@ class FaceOptions(BaseModel):
 
 
 class Faces(Task):
-    """Identities as classes, told apart by an ArcFace head that is no part of the network.
+    """Identities as classes, classified by an ArcFace head that is not part of the network.
 
     Args:
         data: The identities, fitted to the network.
-        options: Of the loss.
+        options: Options of the loss.
         batch_size: Images in a batch.
-        augment: As ArcFace's, ``flip``, without one.
-        label_smoothing: Of the training loss, in [0, 1).
-        device: Where the head lives.
-        precision: In which numbers networks compute; the head computes in float32.
+        augment: Defaults to ``flip``, as in ArcFace.
+        label_smoothing: Label smoothing of the training loss, in [0, 1).
+        device: The device of the head.
+        precision: Number format and memory layout of the network; the head computes in float32.
     """
 
     metric = "identification_accuracy"
@@ -78,20 +78,20 @@ class Faces(Task):
         identities = len(self.data.classes)
         if identities < 2:
             raise UsageError(
-                f"{self.data.name} holds a single identity: nobody to tell it from", where=self.data.name,
+                f"{self.data.name} has only one identity: at least 2 are needed", where=self.data.name,
                 kind="single_identity",
             )  # fmt: skip
         if outputs < 2:
             raise UsageError(
-                "the network's embedding is a single number, which has no direction: it needs at least 2, and the "
-                "paper's networks have 512",
+                "the network's embedding is a single number, which has no direction: it needs at least 2 numbers "
+                "(the paper's networks have 512)",
                 kind="embedding_size",
             )
         head = ArcFaceHead(identities, outputs, scale=self.options.scale, margin=self.options.margin)
         self.head = head.to(self.device)
 
     def start(self, seed: int, network: nn.Module | None = None) -> None:
-        """Centres in random directions, or where the network puts the mean of up to ten images of each identity."""
+        """Centres in random directions, or at the mean embedding of up to ten images of each identity."""
         self.head.reset(torch_generator(seed, "head"))
         if network is not None:
             self._centre(network)
@@ -106,7 +106,7 @@ class Faces(Task):
         for inputs, target in ordered_batches(train, order, self.batch_size, data=self.data):
             sums.index_add_(0, target, functional.normalize(self.precision.apply(network, inputs)))
         network.train(was)
-        # A centre keeps the length that a random one has, by which its rate of learning goes.
+        # A centre keeps the length of a random one, because its effective learning rate depends on its length.
         weight.copy_(functional.normalize(sums) * weight.norm(dim=1, keepdim=True))
 
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
@@ -114,5 +114,5 @@ class Faces(Task):
         return functional.cross_entropy(self.head(outputs, target), target, label_smoothing=self.label_smoothing)
 
     def logits(self, outputs: Tensor) -> Tensor:
-        """The cosines (B, identities) to the centres, times the scale, without a margin."""
+        """The cosines (B, identities) to the centres times the scale, without the margin."""
         return self.options.scale * self.head.cosines(outputs)

@@ -1,4 +1,4 @@
-"""Which data a command works on, and the task that they make."""
+"""The data of a command, and the task on them."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ __all__ = ["DataOptions", "face_options", "open_task"]
 
 
 class DataOptions(BaseModel):
-    """A data source, how much of it is used, and what is learnt from it.
+    """A data source, how much of it is used, and the task.
 
-    ``augment`` is what suits the data where it is not given; ``task_options`` are those of the task alone.
+    ``augment`` defaults to that of the data; ``task_options`` are options of the task ``faces``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -44,7 +44,7 @@ def face_options(options: Mapping[str, Any]) -> FaceOptions:
     """The options of the task ``faces``.
 
     Raises:
-        UsageError: There is no such option, or a value lies outside its range.
+        UsageError: There is no such option, or a value is out of range.
     """
     return validated(FaceOptions, dict(options), "--task-option", kind="task_options")
 
@@ -59,9 +59,9 @@ def open_task(
     relative_to: Path | None = None,
     precision: Precision | None = None,
 ) -> Task:
-    """Load the data for a network of this input shape and make a task of them.
+    """Load the data for a network of this input shape, as a task.
 
-    Faces are normalised to [-1, 1], as ArcFace's are.
+    Faces are normalised to [-1, 1], as in ArcFace.
 
     Raises:
         UsageError: The data are missing, malformed or do not fit together, or the task has no such option.
@@ -91,7 +91,7 @@ def open_task(
         )
     if options.task_options:
         raise UsageError(
-            f"classification has no option {', '.join(options.task_options)}: they belong to --task faces",
+            f"classification has no option {', '.join(options.task_options)}: --task-option belongs to --task faces",
             where="--task-option",
             kind="task_options",
         )

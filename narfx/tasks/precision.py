@@ -1,4 +1,4 @@
-"""In which numbers and which order of memory a network computes; weights, losses and statistics stay float32."""
+"""Number format and memory layout of forward passes; weights, losses and statistics stay float32."""
 
 from __future__ import annotations
 
@@ -18,13 +18,14 @@ PrecisionName = Literal["fp32", "bf16"]
 
 @dataclass(frozen=True)
 class Precision:
-    """How forward passes are computed on a kind of device.
+    """Number format and memory layout of forward passes on a kind of device.
 
     ``name`` is ``fp32``, or ``bf16``: convolutions and matrix products by torch's autocast in bfloat16, which has
-    the range of float32 and so needs no scaling of the loss. ``channels_last`` orders images and kernels by pixel.
+    the range of float32 and so needs no scaling of the loss. ``channels_last`` stores images and kernels with the
+    channels of a pixel side by side.
 
     Raises:
-        UsageError: The device has no bfloat16.
+        UsageError: The device does not compute in bfloat16.
     """
 
     name: PrecisionName = "fp32"
@@ -37,17 +38,17 @@ class Precision:
         known = self.device_type == "cpu" or (self.device_type == "cuda" and torch.cuda.is_bf16_supported(False))
         if not known:
             raise UsageError(
-                f"the device {self.device_type} here does not compute in bfloat16: leave out --precision bf16",
+                f"this {self.device_type} device does not compute in bfloat16: leave out --precision bf16",
                 where="--precision",
                 kind="precision",
             )
 
     def autocast(self) -> AbstractContextManager[object]:
-        """What forward passes run under."""
+        """The context in which forward passes run."""
         return torch.autocast(self.device_type, torch.bfloat16, enabled=self.name == "bf16")
 
     def arrange(self, module: nn.Module) -> None:
-        """Order the kernels of a module in place; what it computes stays the same but for rounding."""
+        """Set the memory layout of a module's kernels in place; its outputs change by rounding only."""
         if self.channels_last:
             module.to(memory_format=torch.channels_last)  # a third faster on CPUs, faster on GPUs too
 
@@ -58,7 +59,7 @@ class Precision:
         )
 
     def apply(self, module: nn.Module, images: Tensor) -> Tensor:
-        """The float32 outputs of a module for images (N, C, H, W), ordered as they are."""
+        """The float32 outputs of a module for images (N, C, H, W), whose memory layout is kept."""
         with self.autocast():
             output: Tensor = module(images)
         return output.float() if self.name == "bf16" else output

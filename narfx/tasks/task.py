@@ -1,7 +1,7 @@
 """What a network is trained, searched and judged by: batches of a data set, a loss, and an accuracy.
 
-A task is a subclass that says what the loss is and which logits an image is classified by. Where these take weights
-beside the network's, they are the task's ``head``: trained and checkpointed with the network, and no part of it.
+A subclass defines the loss, and the logits by which an image is classified. If these have weights of their own, they
+are the task's ``head``: trained and checkpointed with the network, but not part of it.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ CALIBRATION_IMAGES = 2048
 
 
 class Task(ABC):
-    """A data set as a task; its metric and its reward are an accuracy, which ``metric`` names.
+    """A data set as a task; its metric and its reward are an accuracy, named by ``metric``.
 
     Args:
         data: The data set, fitted to the network.
         batch_size: Images in a batch, in training and elsewhere.
-        augment: ``none``, ``crop``, ``flip`` or ``crop-flip``; what suits the data set without one.
-        label_smoothing: Of the training loss, in [0, 1).
-        precision: In which numbers networks compute.
+        augment: ``none``, ``crop``, ``flip`` or ``crop-flip``; defaults to that of the data set.
+        label_smoothing: Label smoothing of the training loss, in [0, 1).
+        precision: Number format and memory layout of forward passes.
 
     Raises:
-        UsageError: An option lies outside its range.
+        UsageError: An option is out of range.
     """
 
     metric: str
@@ -53,18 +53,18 @@ class Task(ABC):
         check_augmentation(self.augment)
         if batch_size < 1:
             raise UsageError(
-                f"the batch size is {batch_size}: it is at least 1", where="--batch-size", kind="batch_size"
+                f"the batch size is {batch_size}: it must be at least 1", where="--batch-size", kind="batch_size"
             )
         if not 0 <= label_smoothing < 1:
             raise UsageError(
-                f"the label smoothing is {label_smoothing}: it is at least 0 and below 1",
+                f"the label smoothing is {label_smoothing}: it must be at least 0 and below 1",
                 where="--label-smoothing",
                 kind="label_smoothing",
             )
 
     @abstractmethod
     def check(self, outputs: int) -> None:
-        """Refuse a network of so many outputs that does not fit the task, or make the head for it.
+        """Check that a network with this number of outputs fits the task, and make the head for it.
 
         Raises:
             UsageError: It does not fit.
@@ -86,7 +86,7 @@ class Task(ABC):
         """Logits (B, classes) of a network's outputs (B, D), by which images are classified."""
 
     def start(self, seed: int, network: nn.Module | None = None) -> None:  # noqa: B027 - most tasks have no head
-        """Give the head fresh weights: drawn by ``seed``, or made for the ``network`` that has learnt something."""
+        """Initialise the head: randomly by ``seed``, or to fit a trained ``network``."""
 
     @property
     def steps_per_epoch(self) -> int:
@@ -94,7 +94,7 @@ class Task(ABC):
         return max(len(self.data.train) // self.batch_size, 1)
 
     def train_batches(self, seed: int) -> Iterator[Batch]:
-        """One epoch, shuffled and augmented; an incomplete batch is left out unless it is the only one."""
+        """One epoch, shuffled and augmented; an incomplete last batch is dropped unless it is the only one."""
         train = self.data.train
         return batches(
             train, self.batch_size, data=self.data, seed=seed, augment=self.augment, drop_last=self._drops(train)
@@ -106,23 +106,23 @@ class Task(ABC):
         return min(CALIBRATION_IMAGES, len(self.data.train))
 
     def calibration_batches(self, images: int = CALIBRATION_IMAGES) -> Iterator[Tensor]:
-        """Training images for BatchNorm's statistics: not augmented, spread over the classes, always the same ones.
+        """Training images for BatchNorm's statistics: not augmented, spread over the classes, the same at every call.
 
-        An incomplete batch is left out unless it is the only one, because BatchNorm counts every batch alike.
+        An incomplete batch is dropped unless it is the only one, because BatchNorm weights every batch equally.
         """
-        if images not in self._calibration:  # the order is the same every time, and takes seconds on a million labels
+        if images not in self._calibration:  # cached: it takes seconds on a million labels
             self._calibration[images] = torch.from_numpy(spread(self.data.train.labels.numpy(), images))
         order, size = self._calibration[images], self.batch_size
         for inputs, _ in ordered_batches(self.data.train, order, size, data=self.data, drop_last=len(order) >= size):
             yield inputs
 
     def reward_batches(self, seed: int, n: int, images: int | None = None) -> Iterator[Batch]:
-        """``n`` validation minibatches in random order, all of one size; a new pass begins where one is used up.
+        """``n`` validation minibatches of equal size in random order; after the last image a new pass begins.
 
         Args:
-            seed: Decides the order.
+            seed: Seed of the order.
             n: How many minibatches.
-            images: The size of one, at most the validation part; the task's batch size without it.
+            images: Images in a minibatch, at most the validation part; defaults to the batch size.
         """
         val = self.data.val
         size = min(images or self.batch_size, len(val))
@@ -138,7 +138,7 @@ class Task(ABC):
 
     @torch.inference_mode()
     def reward(self, model: nn.Module, batch: Batch) -> float:
-        """The accuracy on one minibatch; the model is used in the mode it is in."""
+        """The accuracy on one minibatch; the model's mode (training or eval) is not changed."""
         inputs, target = batch
         return float((self.logits(self.precision.apply(model, inputs)).argmax(1) == target).double().mean())
 
@@ -146,8 +146,8 @@ class Task(ABC):
     def evaluate(self, model: nn.Module, part: str = "val") -> dict[str, float]:
         """Accuracy, mean cross-entropy (without smoothing) and number of images of a whole part.
 
-        The model is used in the mode it is in. The images come in a fixed mixed order, so that batch statistics, where
-        a caller uses them, are not those of one class.
+        The model's mode is not changed. The images come in a fixed shuffled order, so that batch statistics, if a
+        caller uses them, are not those of one class.
 
         Raises:
             UsageError: ``part`` is none of train, val and test, or the data have no test part.

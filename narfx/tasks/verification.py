@@ -1,8 +1,8 @@
-"""Face verification by LFW's protocol (Huang et al., 2007) on embeddings made as ArcFace's are (arXiv 1801.07698).
+"""Face verification by the protocol of LFW (Huang et al., 2007) on embeddings as in ArcFace (arXiv 1801.07698).
 
-The embedding of an image is that of the image plus that of its mirror, then scaled to length 1; two images are
-compared by their cosine. The accuracy is the mean over folds, contiguous blocks of pairs, each judged by the threshold
-that is best on all others.
+The embedding of an image is the sum for the image and its mirror image, scaled to length 1; two images are compared by
+their cosine. The accuracy is the mean over folds (contiguous blocks of pairs); each fold uses the threshold that is
+best on all other folds.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Booleans = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Verification:
-    """What the protocol says of one network.
+    """The result of the protocol for one network.
 
-    ``accuracies`` and ``thresholds`` (cosines) are one a fold, ``standard_error`` is that of their mean. ``roc`` has a
-    row (FAR, TAR, cosine from which on pairs are taken for one person) for each distinct cosine, over all pairs.
-    ``tar_at_far`` has ``None`` where there are too few pairs of two people for one error to weigh that little.
+    ``accuracies`` and ``thresholds`` (cosines) have one value for each fold, ``standard_error`` is that of the mean
+    accuracy. ``roc`` has a row (FAR, TAR, cosine from which on a pair counts as one person) for each distinct cosine,
+    over all pairs. ``tar_at_far`` is ``None`` where there are too few pairs of two people to measure that FAR.
     """
 
     accuracies: tuple[float, ...]
@@ -51,11 +51,11 @@ class Verification:
 
     @property
     def standard_error(self) -> float:
-        """The standard deviation over the folds (of a sample) over the root of their number."""
+        """The sample standard deviation over the folds, divided by the square root of their number."""
         return float(np.std(self.accuracies, ddof=1) / math.sqrt(len(self.accuracies)))
 
     def to_json(self) -> dict[str, Any]:
-        """All but the ROC, as plain values."""
+        """Everything but the ROC, as plain values."""
         return {
             "accuracy": self.accuracy,
             "standard_error": self.standard_error,
@@ -68,13 +68,13 @@ class Verification:
 
 
 def best_threshold(cosines: Floats, same: Booleans) -> float:
-    """The cosine above which a pair is taken for one person that makes the fewest errors.
+    """The threshold on the cosine, above which a pair counts as one person, with the fewest errors.
 
-    Thresholds stand halfway between neighbouring cosines; of several that are equally good, the middle one.
+    Thresholds lie halfway between neighbouring cosines; of several equally good ones the middle one is taken.
     """
     order = np.argsort(cosines, kind="stable")
     values, truth = cosines[order], same[order]
-    # Entry k: the k smallest are taken for two people, the others for one.
+    # Entry k: the k smallest count as two people, the others as one.
     right = np.append(0, np.cumsum(~truth)) + truth.sum() - np.append(0, np.cumsum(truth))
     cuts = np.flatnonzero(np.concatenate([[True], values[1:] > values[:-1], [True]]))
     best = cuts[right[cuts] == right[cuts].max()]
@@ -88,7 +88,7 @@ def verify(cosines: Floats, same: Booleans, folds: int = 10) -> Verification:
     """The protocol on the cosines (P,) of pairs in the order of their folds.
 
     Raises:
-        UsageError: There are fewer than two folds, fewer pairs than folds, or pairs of one kind only.
+        UsageError: There are fewer than two folds, fewer pairs than folds, or only pairs of one kind.
     """
     if folds < 2:
         raise UsageError(f"{folds} folds: the protocol needs at least 2", where="--folds", kind="too_few_folds")
@@ -111,7 +111,7 @@ def verify(cosines: Floats, same: Booleans, folds: int = 10) -> Verification:
         accuracies.append(float(((cosines[held] > threshold) == same[held]).mean()))
     roc = _roc(cosines, same)
     different = int((~same).sum())
-    # The tolerance is for targets such as 1e-1, which are no binary fractions.
+    # The tolerance is for targets such as 1e-1, which have no exact binary form.
     rates = {far: max(tar for f, tar, _ in roc if f <= far * (1 + 1e-9)) for far in FAR_TARGETS}
     allowed = {far: tar if different * far >= 1 - 1e-9 else None for far, tar in rates.items()}
     return Verification(tuple(accuracies), tuple(thresholds), roc, allowed, len(same), int(same.sum()))
@@ -120,14 +120,14 @@ def verify(cosines: Floats, same: Booleans, folds: int = 10) -> Verification:
 def _roc(cosines: Floats, same: Booleans) -> tuple[tuple[float, float, float], ...]:
     order = np.argsort(-cosines, kind="stable")
     values, truth = cosines[order], same[order]
-    last = np.append(values[1:] < values[:-1], True)  # ties are accepted together
+    last = np.append(values[1:] < values[:-1], True)  # equal cosines are accepted together
     far, tar = np.cumsum(~truth)[last] / (~same).sum(), np.cumsum(truth)[last] / same.sum()
     first = (0.0, 0.0, float(np.nextafter(values[0], np.inf)))
     return (first, *zip(far.tolist(), tar.tolist(), values[last].tolist(), strict=True))
 
 
 def embed(network: Callable[[Tensor], Any] | nn.Module, images: Tensor) -> Floats:
-    """Embeddings (B, D) of length 1 of normalised images (B, C, H, W), each with its mirror.
+    """Embeddings (B, D) of length 1 of normalised images (B, C, H, W), each summed with that of its mirror image.
 
     Raises:
         UsageError: The network does not give one tensor (B, D), or gives NaN, infinity or only zeros.
@@ -144,14 +144,14 @@ def embed(network: Callable[[Tensor], Any] | nn.Module, images: Tensor) -> Float
     lengths = np.linalg.norm(summed, axis=1, keepdims=True)
     if not np.isfinite(lengths).all():
         raise UsageError(
-            "the network gives embeddings that are NaN or infinite: its weights are broken, or images are normalised "
-            "in another way than in training",
+            "the network gives embeddings that are NaN or infinite: its weights are broken, or the images are "
+            "normalised in another way than in training",
             kind="embeddings_not_finite",
         )
     if (lengths == 0).any():
         raise UsageError(
-            "the network gives embeddings that are all zero, which have no direction to compare: its weights are not "
-            "trained, or its last layer is a ReLU that has died",
+            "the network gives embeddings that are all zero and so have no direction: its weights are not trained, or "
+            "its last layer is a ReLU whose inputs are all negative",
             kind="embeddings_zero",
         )
     return np.asarray(summed / lengths)
@@ -171,7 +171,7 @@ def similarities(
     """The cosines (P,) of all pairs; every image is read and embedded once, resized to ``shape`` (C, H, W).
 
     Raises:
-        UsageError: An image cannot be decoded, or the network's output is not as :func:`embed` wants it.
+        UsageError: An image cannot be decoded, or :func:`embed` refuses the network's output.
     """
     reporter = reporter or Silent()
     count = int(max(pairs.first.max(), pairs.second.max())) + 1

@@ -1,4 +1,4 @@
-"""What is tried before a training begins."""
+"""Checks of a network before its training."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def outputs(network: nn.Module, shape: tuple[int, int, int], device: torch.devic
     kinds = {str(p.dtype) for p in network.parameters() if p.dtype != torch.float32}
     if kinds:
         raise UsageError(
-            f"the model's weights are {', '.join(sorted(kinds))}; narfx trains in float32: convert the model",
+            f"the model's weights are {', '.join(sorted(kinds))}, but narfx trains in float32: use model.float()",
             kind="dtype",
         )
     network.eval()
@@ -36,7 +36,7 @@ def outputs(network: nn.Module, shape: tuple[int, int, int], device: torch.devic
 
 
 def check_batches(network: nn.Module, shape: tuple[int, int, int], device: torch.device, *sizes: int) -> None:
-    """Raise ``UsageError`` if BatchNorm cannot take statistics of a batch of one of these sizes."""
+    """Raise ``UsageError`` if a batch of one of these sizes is too small for the network's BatchNorm."""
     for size in sizes:
         try:
             with torch.no_grad(), batch_statistics(network):

@@ -21,10 +21,10 @@ __all__ = ["check_diverged", "fit", "restore", "set_rate", "sgd", "train_step"]
 
 
 def sgd(module: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD over all parameters that learn; one without a gradient in a step is left alone by momentum and decay."""
+    """SGD over all parameters that require a gradient; a step changes only those that have one in this step."""
     learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
     if not learning:
-        raise UsageError("the network has no parameter that requires a gradient", kind="frozen")
+        raise UsageError("the network has no parameter that requires a gradient: unfreeze some of it", kind="frozen")
     return torch.optim.SGD(
         learning,
         lr=recipe.lr,
@@ -40,7 +40,7 @@ def train_step(
     """One step of ``module`` on one batch of images ``x`` (B, C, H, W) with labels ``y`` (B,); returns the loss.
 
     Raises:
-        RunError: The loss is not finite; nothing was changed by this step.
+        RunError: The loss or the gradient is not finite; this step changed nothing.
     """
     optimizer.zero_grad(set_to_none=True)
     loss = objective(module, x, y)
@@ -130,7 +130,9 @@ def fit(
     if task.data.test is not None:
         metrics["test"] = task.evaluate(network, "test")
     if not all(math.isfinite(metrics[part]["loss"]) for part in ("val", "test") if part in metrics):
-        raise RunError("the trained network gives NaN: lower the learning rate (--lr) and start again", kind="nan_loss")
+        raise RunError(
+            "the trained network gives NaN: lower the learning rate (--lr) and start a new run", kind="nan_loss"
+        )
     shown = ", ".join(f"{part} {metrics[part]['accuracy']:.4f}" for part in ("val", "test") if part in metrics)
     reporter.say(
         f"{label}: {recipe.epochs} epochs, loss {loss:.4f}, {task.metric} {shown} ({time.monotonic() - started:.0f} s)"
@@ -162,21 +164,21 @@ def _epoch(
 
 
 def check_diverged(*modules: nn.Module) -> None:
-    """Raise ``RunError`` if a weight or statistic is NaN or infinite, so that no checkpoint ever holds one."""
+    """Raise ``RunError`` if a weight or statistic is NaN or infinite: no checkpoint may hold one."""
     for name, tensor in (entry for module in modules for entry in module.state_dict().items()):
         if not torch.isfinite(tensor).all():
             raise RunError(
-                f"{name} is no longer finite: lower the learning rate (--lr); the last checkpoint is kept",
+                f"{name} became NaN or infinite: lower the learning rate (--lr); the last checkpoint is kept",
                 where=name,
                 kind="nan_loss",
             )
 
 
 def restore(folder: RunFolder | None, *parts: tuple[Any, Any]) -> None:
-    """Give each part its state from the run's checkpoint.
+    """Load the state of each part from the run's checkpoint.
 
     Raises:
-        UsageError: A state does not fit, because the model has changed since the checkpoint was written.
+        UsageError: A state does not fit: the model has changed since the checkpoint was written.
     """
     for part, state in parts:
         try:

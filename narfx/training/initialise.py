@@ -1,4 +1,4 @@
-"""Fresh weights."""
+"""New random weights."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["kept", "reinitialise"]
 
 
 def reinitialise(module: nn.Module, seed: int) -> list[str]:
-    """Draw fresh weights in place: He-normal for convolutions, each other layer as its class does.
+    """Draw new weights in place: He-normal for convolutions, each other layer by its own ``reset_parameters``.
 
     Returns:
-        The names of parameters that belong to no layer with a rule, and so were left as they are.
+        The names of parameters that no rule covers; they keep their values.
     """
     left: list[str] = []
     with torch.random.fork_rng(devices=[]), torch.no_grad():
@@ -36,7 +36,7 @@ def reinitialise(module: nn.Module, seed: int) -> list[str]:
                     continue
                 else:
                     part.reset_parameters()
-                    nn.init.kaiming_normal_(part.weight, nonlinearity="relu")  # by its fan-in, which counts groups
+                    nn.init.kaiming_normal_(part.weight, nonlinearity="relu")  # fan-in mode, which counts groups
             elif callable(reset := getattr(part, "reset_parameters", None)):
                 reset()
             else:
@@ -52,7 +52,7 @@ def reinitialise(module: nn.Module, seed: int) -> list[str]:
 
 
 def _functional_weights(module: nn.Module) -> dict[str, Callable[[Tensor], object]]:
-    """How to draw the parameters that a graph hands to functional convolutions, by their paths."""
+    """How to draw the parameters that a graph passes to functional convolutions, by their paths."""
     if not isinstance(module, GraphModule):
         module = getattr(module, "graph_module", module)
     found: dict[str, Callable[[Tensor], object]] = {}
@@ -65,6 +65,6 @@ def _functional_weights(module: nn.Module) -> dict[str, Callable[[Tensor], objec
 
 
 def kept(left: Sequence[str]) -> list[str]:
-    """What to say of the parameters that ``reinitialise`` left as they were."""
+    """The note on parameters that ``reinitialise`` did not change; no note where there are none."""
     shown = ", ".join(left[:4]) + (", ..." if len(left) > 4 else "")
-    return [f"kept as the model made them, for want of a rule: {shown}"] if left else []
+    return [f"not re-initialised (no rule for these parameters): {shown}"] if left else []

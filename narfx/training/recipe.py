@@ -17,13 +17,13 @@ SCHEDULES: dict[str, dict[str, Any]] = {
     "search": {"epochs": 150, "t0": 10, "tmult": 2, "lr": 0.1, "lr_min": 1e-4},
     "train": {"epochs": 35, "t0": 5, "tmult": 2, "lr": 0.1, "lr_min": 1e-4},
 }
-"""SGDR as the NAR paper has it (arXiv 1905.02341): four cycles for a search, three for a training."""
+"""SGDR as in the NAR paper (arXiv 1905.02341): four cycles for a search, three for a training."""
 
 
 class Recipe(BaseModel):
     """How a network is trained. Learning rates are for SGD with Nesterov momentum; times are epochs.
 
-    ``schedule`` names one of :data:`SCHEDULES`, which gives the values that are not given beside it. ``precision`` and
+    ``schedule`` names one of :data:`SCHEDULES`, which sets the values that are not given explicitly. ``precision`` and
     ``channels_last`` are those of :class:`narfx.tasks.precision.Precision`.
     """
 
@@ -49,10 +49,10 @@ class Recipe(BaseModel):
         return {**SCHEDULES[named], **values} if isinstance(named, str) and named in SCHEDULES else values
 
     def compute_precision(self, device: torch.device) -> Precision:
-        """How networks compute by this recipe.
+        """The precision of this recipe on a device.
 
         Raises:
-            UsageError: The device has no bfloat16.
+            UsageError: The device does not compute in bfloat16.
         """
         return Precision(self.precision, self.channels_last, device.type)
 

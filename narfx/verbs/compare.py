@@ -1,4 +1,4 @@
-"""Architectures, their bases and random vectors of equal cost, trained alike over several seeds, side by side."""
+"""Train architectures, their bases and random vectors of equal cost by one recipe, and compare them."""
 
 from __future__ import annotations
 

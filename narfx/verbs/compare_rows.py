@@ -1,4 +1,4 @@
-"""The numbers of a comparison: means, standard errors, and each architecture beside its base and random vectors."""
+"""The numbers of a comparison: means, standard errors, and each architecture against its base and random vectors."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ __all__ = ["beside", "spread_of", "verdict"]
 
 
 def spread_of(values: Sequence[float]) -> dict[str, Any]:
-    """``accuracies``, their ``mean`` and its ``standard_error``, which a single value does not have."""
+    """``accuracies``, their ``mean`` and its ``standard_error`` (``None`` for a single value)."""
     error = statistics.stdev(values) / math.sqrt(len(values)) if len(values) > 1 else None
     return {"accuracies": list(values), "mean": statistics.fmean(values), "standard_error": error}
 
 
 def beside(own: Mapping[str, Any], base: Mapping[str, Any], randoms: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One architecture's row beside those of its base and its random vectors.
+    """One architecture's row compared with those of its base and its random vectors.
 
     Returns:
-        ``{"network", "base", "random": {"vectors", "mean", "standard_error", "best", "better_than"}}``: rows by name,
-        and of the random vectors' means the mean, the standard error of that, the best, and how many lie below the
-        architecture's. With verification there is ``"verification"`` with the last of these on it.
+        ``{"network", "base", "random": {"vectors", "mean", "standard_error", "best", "better_than"}}``: rows by name;
+        ``random`` summarises the mean accuracies of the random vectors: their number, their mean, its standard error,
+        the best, and how many the architecture beats. With verification, ``"verification"`` has ``random`` for it.
     """
     result = {"network": own["name"], "base": base["name"], "random": _random(own, randoms)}
     if "verification" in own:
@@ -45,7 +45,7 @@ def _random(own: Mapping[str, Any], randoms: Sequence[Mapping[str, Any]]) -> dic
 
 
 def verdict(name: str, mean: float, random: Mapping[str, Any], part: str) -> str:
-    """An architecture against random ones, in one sentence."""
+    """The result of an architecture against random vectors, in one sentence."""
     count = random["vectors"]
     if not count:
         return "no random vector was trained: none was asked for, or no other one has MACs within 2 % below"

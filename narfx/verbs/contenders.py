@@ -1,4 +1,4 @@
-"""What a comparison puts side by side: architectures, their bases, and random vectors of equal cost."""
+"""The networks of a comparison: architectures, their bases, and random vectors of equal cost."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _SHAPES = re.compile(r" shape \S+->\S+")
 
 @dataclass(frozen=True)
 class Contender:
-    """One architecture: its trace (that of its base), its vector, and random vectors of equal MACs.
+    """One architecture: the trace of its base, its vector, and random vectors of equal MACs.
 
-    ``label`` is how results call it, ``base_of`` the same text for architectures of one base. ``weights`` says where
-    the trace's weights come from.
+    ``label`` is its name in the results, ``base_of`` is equal for architectures of one base. ``weights`` says where the
+    weights of the trace come from.
     """
 
     label: str
@@ -47,7 +47,7 @@ class Contender:
 
     @property
     def model(self) -> str:
-        """The reference of its model, without folders: the same from wherever the comparison is seen."""
+        """The reference of its model without folders, which does not depend on the working folder."""
         ref = ModelRef.parse(self.architecture.model)
         return str(replace(ref, name=Path(ref.name).name) if ref.kind == "file" else ref)
 
@@ -70,7 +70,7 @@ class Entrant:
 
     @property
     def key(self) -> tuple[Any, ...]:
-        """Equal for entrants that are the same network: the base of several architectures, a vector drawn twice."""
+        """Equal for entrants that are the same network: a base shared by architectures, a vector drawn twice."""
         space = self.contender.traced.space
         if self.vector == space.base:
             return (self.contender.base_of,)
@@ -78,7 +78,7 @@ class Entrant:
 
     @property
     def folder(self) -> str:
-        """The first part of the names of its runs' directories."""
+        """The first part of the names of its run directories."""
         return self.name.replace(": ", "-").replace(" ", "-")
 
     def network(self) -> fx.GraphModule:
@@ -87,18 +87,18 @@ class Entrant:
 
 
 def labels(paths: Sequence[Path], names: Sequence[str | None]) -> tuple[str, ...]:
-    """How results call architectures: the name given, else the file's, else for ``arch.json`` that of its folder.
+    """The names of architectures in the results: the given name, else the file's; for ``arch.json`` the folder's.
 
     Raises:
-        UsageError: Two are called alike, or one as narfx calls its own rows.
+        UsageError: Two have the same name, or one has the name of a row that narfx adds.
     """
     chosen: list[str] = []
     for path, name in zip(paths, names, strict=True):
         label = name or (path.resolve().parent.name if path.stem == "arch" else path.stem)
         if label in chosen or re.match(r"base\b", label) or re.search(r"[ -]random[ -]\d+$", label):
-            reason = "two architectures" if label in chosen else "rows of narfx's own"
+            reason = "two architectures" if label in chosen else "another row of the table"
             raise UsageError(
-                f"{reason} would be called {label!r}: give {path} another name, as in mine={path}",
+                f"{reason} would also be called {label!r}: give {path} another name, as in mine={path}",
                 where=str(path),
                 kind="architecture_name",
             )
@@ -117,17 +117,17 @@ def open_contender(
     outputs: int | None = None,
     input: Shape | None = None,
 ) -> Contender:
-    """Trace an architecture's base and draw its random vectors, uniform over those within 2 % below its MACs.
+    """Trace an architecture's base and draw random vectors, uniform over those with 98 to 100 % of its MACs.
 
     Args:
-        architecture: Of which only the base, the vector and the skips count, not the weights.
+        architecture: Its model, vector and skips; its weights are not used.
         label: See :class:`Contender`.
-        randoms: How many vectors; there are fewer where the window holds fewer.
-        seed: Of the draw, and of initial weights.
+        randoms: How many random vectors; fewer if there are not so many.
+        seed: Seed of the random vectors and of initial weights.
         place: The folder at which the architecture's paths start.
-        weights: Of the base.
-        outputs: How many outputs the base is given; without it those that it has.
-        input: (C, H, W) of one sample, where it is another than the architecture's.
+        weights: Weights of the base.
+        outputs: The number of outputs that the base gets; without it the base keeps its own.
+        input: (C, H, W) of one image, instead of the architecture's.
 
     Raises:
         UsageError: The architecture, its weights, the outputs or the input do not fit the model.
@@ -156,7 +156,7 @@ def open_contender(
 
 
 def _check_geometry(architecture: Architecture, traced: Traced) -> None:
-    """Raise ``UsageError`` where another input makes other sites than those the architecture was found for."""
+    """Raise ``UsageError`` if the sites at another input differ from those of the architecture."""
     found = [[_SHAPES.sub("", line) for line in lines if " operators " in line] for lines in (
         architecture.sites, traced.space.lines()
     )]  # fmt: skip

@@ -1,4 +1,4 @@
-"""All operators in one list, with what they cost at one site: what ``narfx ops list`` shows."""
+"""The list of ``narfx ops list``: all operators, with their costs at one site."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["catalogue"]
 def catalogue(file: str | None = None) -> dict[str, Any]:
     """``{"site", "operators"}``: name, origin, and parameters and MACs at a 3×3 site of 64 channels on a 56×56 map.
 
-    An operator that refuses this site has its reason instead of a cost. The operators of ``file`` are loaded first.
+    An operator that refuses this site has a reason instead of a cost. The operators of ``file`` are loaded first.
 
     Raises:
         UsageError: There is no such file, or it registers no operator.

@@ -1,4 +1,4 @@
-"""What ``narfx ops test`` tries: each operator at each geometry of a table, by the promises that narfx relies on."""
+"""The checks of ``narfx ops test``: what narfx relies on, for each operator at each geometry of a table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ __all__ = ["CHECKS", "try_file", "try_operators"]
 
 @dataclass(frozen=True)
 class _Case:
-    """One operator at one site, with the base convolution there and a batch of two random maps."""
+    """One operator at one site, with the base convolution of the site and a batch of two random maps."""
 
     name: str
     site: Site
@@ -43,7 +43,7 @@ class _Case:
         return started_operator(self.name, self.site, conv).eval().requires_grad_(True)
 
     def moved(self) -> nn.Module:
-        """The same with other weights, as after a step of training."""
+        """A module with changed weights, as after a training step."""
         module = self.made()
         with torch.no_grad():
             for parameter in module.parameters():
@@ -55,7 +55,7 @@ def _build(case: _Case) -> str | None:
     one, two = case.made(), case.made()
     held = {id(tensor) for tensor in (*one.parameters(), *one.buffers())}
     if any(id(tensor) in held for tensor in (*two.parameters(), *two.buffers())):
-        return "two calls of build(site) give modules that share a parameter: make new ones at each call"
+        return "two calls of build(site) return modules that share a parameter: make new parameters in each call"
     return None
 
 
@@ -92,9 +92,11 @@ def _input(case: _Case) -> str | None:
         x = case.x.clone()
         y = case.made().train(training)(x)
         if not torch.equal(x, case.x):
-            return "the input is changed: other branches of the network read it too"
+            return (
+                "the operator changes its input in place, which other branches of the network read: compute on a copy"
+            )
         if shares_memory(y, x):
-            return "the output lies in the memory of the input: return a new tensor"
+            return "the output shares memory with the input: return a new tensor"
     return None
 
 
@@ -102,7 +104,7 @@ def _gradient(case: _Case) -> str | None:
     module, x = case.moved().train(), case.x.clone().requires_grad_(True)
     y = module(x)
     if not y.requires_grad:
-        return "no gradient reaches anything: the output is computed without one, as under torch.no_grad"
+        return "no gradient reaches anything: the output is computed without gradients, as under torch.no_grad"
     (y * torch.randn_like(y)).sum().backward()
     for name, tensor in (("the input", x), *module.named_parameters()):
         if tensor.grad is None or not bool(tensor.grad.any()):
@@ -125,9 +127,11 @@ def _repeat(case: _Case) -> str | None:
     module = case.made()
     y = module(case.x)
     if not torch.equal(y, module(case.x)):
-        return "two calls in eval mode give two outputs"
+        return "two calls in eval mode give different outputs"
     if not torch.equal(y, case.made()(case.x)):
-        return "a second module, built from the same seed, gives another output: draw with torch's own generator"
+        return (
+            "a second module built from the same seed gives another output: draw random values with torch's generator"
+        )
     return None
 
 
@@ -138,7 +142,9 @@ def _copy(case: _Case) -> str | None:
     with torch.no_grad():
         for parameter in module.parameters():
             parameter.zero_()
-    return None if torch.equal(twin(case.x), y) else "a deepcopy gives another output, or shares its weights"
+    return (
+        None if torch.equal(twin(case.x), y) else "a deepcopy gives another output, or shares weights with the original"
+    )
 
 
 def _state(case: _Case) -> str | None:
@@ -181,25 +187,25 @@ CHECKS: dict[str, Callable[[_Case], str | None]] = {
     "state": _state,
     "onnx": _onnx,
 }
-"""By the name that a report gives them. ``onnx`` takes a second and is tried last, at no more than two geometries."""
+"""The checks by name. ``onnx`` takes a second; it runs last, at two geometries at most."""
 
 
 def _alone(module: nn.Module) -> fx.GraphModule:
-    """A network of this one call, as a lowered network holds it."""
+    """A network that only calls this module, as a lowered network does."""
     graph = fx.Graph()
     graph.output(graph.call_module("operator", (graph.placeholder("input"),)))
     return fx.GraphModule({"operator": module}, graph).eval()
 
 
 def try_operators(names: Iterable[str], *, seed: int = 0, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """Try operators at every sample geometry.
+    """Test operators at every sample geometry.
 
     Returns:
-        ``{"passed", "operators", "geometries", "checks", "notes"}``: one record an operator (how often it was legal
-        and refused), one for each operator and geometry (legal, or the reason), and one for each check made.
+        ``{"passed", "operators", "geometries", "checks", "notes"}``: one record for each operator (how often it was
+        legal and refused), for each operator and geometry (legal, or the reason), and for each check.
 
     Raises:
-        UsageError: There is no operator of a name.
+        UsageError: There is no operator of that name.
     """
     names = [get_operator(name).name for name in names]
     operators, geometries, checks, notes = [], [], [], list[str]()
@@ -240,7 +246,7 @@ def try_file(file: str | None, *, seed: int = 0, device: torch.device | str = "c
 
 
 def _judge(case: _Case) -> tuple[str | None, str | None]:
-    """Why the operator refuses the site, and what goes wrong at the first touch."""
+    """Why the operator refuses the site, and the error if asking fails."""
     try:
         return refusal(case.site, case.name), None
     except NarfxError as error:
@@ -249,12 +255,12 @@ def _judge(case: _Case) -> tuple[str | None, str | None]:
 
 def _checks(name: str, cases: list[_Case]) -> list[dict[str, Any]]:
     if not cases:
-        problem = f"it may stand at none of the {len(SAMPLES)} geometries, so nothing was proven"
+        problem = f"it is legal at none of the {len(SAMPLES)} geometries, so nothing was tested"
         return [_record(name, None, "legal", problem)]
     records = []
     for case in cases:
         records.append(_tried(case, "build"))
-        if records[-1]["passed"]:  # else each check would say the same once more
+        if records[-1]["passed"]:  # else every check would fail in the same way
             records += [_tried(case, check) for check in CHECKS if check not in ("build", "onnx")]
     if all(record["passed"] for record in records):
         strided = [case for case in cases[1:] if max(case.site.stride) > 1]
@@ -277,11 +283,11 @@ def _record(name: str, site: str | None, check: str, problem: str | None) -> dic
 
 
 def _source_note(case: _Case) -> list[str]:
-    """Whether a bundle with this operator can hold readable source."""
+    """A note if a bundle with this operator can hold no readable source."""
     try:
         generate(_alone(case.made().cpu()), case.name, case.site.input_shape)
     except CodegenError as error:
-        return [f"{case.name}: a bundle with it holds no model.py ({error}); torch.nn's own modules would give one"]
+        return [f"{case.name}: a bundle with it has no model.py ({error}); build it from torch.nn modules to get one"]
     except NarfxError:
-        return []  # a check says it
+        return []  # a check reports it
     return []

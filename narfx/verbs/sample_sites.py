@@ -1,4 +1,4 @@
-"""A table of geometries that sites have in practice, for trying operators without a model."""
+"""Geometries of sites as they occur in practice, for testing operators without a model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from narfx.space.records import Site
 
 __all__ = ["SAMPLES", "sample_site"]
 
-# Kernel, channels in and out, height and width of the map, and what differs from stride 1, padding k // 2, a bias.
+# Kernel, input and output channels, height and width of the map; then what differs from stride 1, padding k // 2, bias.
 SAMPLES: tuple[tuple[int, int, int, tuple[int, int], dict[str, object]], ...] = (
     (3, 16, 16, (12, 12), {}),
     (3, 16, 16, (12, 12), {"bias": False}),
@@ -53,7 +53,7 @@ SAMPLES: tuple[tuple[int, int, int, tuple[int, int], dict[str, object]], ...] = 
 def sample_site(
     kernel: int, inputs: int, outputs: int, size: tuple[int, int], options: dict[str, object]
 ) -> tuple[nn.Conv2d, Site]:
-    """A convolution with random weights, and its site as the compiler finds it, named by its geometry."""
+    """A convolution with random weights, and its site as the compiler finds it; the name is its geometry."""
     settings: dict[str, object] = {"padding": kernel // 2, **options}
     with torch.device("cpu"):
         conv = nn.Conv2d(inputs, outputs, kernel, **settings)  # type: ignore[arg-type]

@@ -100,8 +100,8 @@ def test_what_is_no_path_stays(tmp_path: Path) -> None:
         assert relocated(config, tmp_path / "run", start=tmp_path) == config
         assert named_paths(config, tmp_path) == []
     assert path_fields(TrainConfig).keys() == {"target", "data", "val_data", "weights"}
-    config = TrainConfig(target="arch.json", data="torchvision:mnist:root")
-    moved = relocated(config, tmp_path / "run", start=tmp_path)
+    training = TrainConfig(target="arch.json", data="torchvision:mnist:root")
+    moved = relocated(training, tmp_path / "run", start=tmp_path)
     assert moved.val_data is None and moved.data.startswith("torchvision:mnist:")
 
 

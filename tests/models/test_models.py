@@ -91,7 +91,7 @@ def test_every_entry_takes_an_output_length_and_channels(name: str) -> None:
 
 
 def test_the_page_holds_the_table_that_its_command_makes() -> None:
-    page = Path(__file__).parents[1] / "docs" / "models.md"
+    page = Path(__file__).parents[2] / "docs" / "models.md"
     assert table() in page.read_text(encoding="utf-8")
 
 

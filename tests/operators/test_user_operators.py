@@ -31,7 +31,7 @@ from narfx.operators.registry import origin
 from narfx.space.architecture import DEFAULT_OPERATORS, Architecture
 from narfx.verbs.ops_test import CHECKS, try_operators
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OWN = operator_names()
 
 NET = """

@@ -76,9 +76,9 @@ def elsewhere(home: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return moved
 
 
-def check_all_set(config: Any, unset: set[str] = frozenset()) -> None:  # type: ignore[assignment]
+def check_all_set(config: Any, unset: frozenset[str] = frozenset()) -> None:
     """Every path field has a value, so that none can be forgotten here."""
-    assert {name for name in path_fields(type(config)) if not getattr(config, name)} == set(unset)
+    assert {name for name in path_fields(type(config)) if not getattr(config, name)} == unset
 
 
 def check_paths(run: Path, schema: Any) -> None:
@@ -143,7 +143,7 @@ def test_a_comparison(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         task="faces", verify="data/pairs.bin", folds=2, seeds=1, randoms=0, epochs=1, batch_size=9,
         data="data/faces.npz", val_data="data/others.npz",
     )  # fmt: skip
-    check_all_set(config, {"pairs"})  # a .bin has its own list
+    check_all_set(config, frozenset({"pairs"}))  # a .bin has its own list
     first = compare(config, "runs/one")
     moved = elsewhere(home, monkeypatch)
     shutil.rmtree(moved / "found")
@@ -160,12 +160,12 @@ def test_what_a_run_reads_is_not_replaced(home: Path, named: str) -> None:
     (home / "run").mkdir()
     for file in ("nets/w.safetensors", "data/train.npz", "nets/mine.py"):
         shutil.copy(home / file, home / "run")
-    changed: dict[str, Any] = {
+    fields: dict[str, dict[str, Any]] = {
         "weights": {"weights": "run/w.safetensors"},
         "data": {"data": "run/train.npz"},
         "operator_files": {"operators": ("base", "mine"), "operator_files": ("run/mine.py",)},
-    }[named]
-    config = SearchConfig.model_validate({"model": "nets/net.py", "budget": "none", **QUICK, **changed})
+    }
+    config = SearchConfig.model_validate({"model": "nets/net.py", "budget": "none", **QUICK, **fields[named]})
     with pytest.raises(UsageError, match="would be replaced"):
         search(config, "run", overwrite=True)
     assert len(list((home / "run").iterdir())) == 3
