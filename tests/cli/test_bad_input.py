@@ -139,7 +139,7 @@ def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
     written(tmp_path, "control_flow")
     got, answer, _ = narfx("trace", "net.py#boddy", folder=tmp_path)
     assert (got, answer["error"]["kind"]) == (2, "unknown_part")
-    assert "it has body" in answer["error"]["message"]
+    assert "parts are body" in answer["error"]["message"]
 
 
 def test_a_part_is_refined_for_itself(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ __all__ = ["Difference", "difference_at", "first_difference"]
 
 
 _REASONS = {
-    "shape": "which has another shape",
+    "shape": "by another shape",
     "network_not_finite": "where the network's own value contains NaN or Inf",
     "file_not_finite": "where the file's value contains NaN or Inf",
 }
