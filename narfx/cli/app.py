@@ -30,6 +30,7 @@ from narfx.cli.options import (  # fmt: skip
     takes,
 )
 from narfx.errors import UsageError
+from narfx.search.registry import strategy_names
 
 __all__ = ["app", "main"]
 
@@ -110,7 +111,7 @@ def search(
         str | None, typer.Argument(help="The model, as for narfx trace; optional with --resume or --config.")
     ] = None,
     data: Data = None,
-    strategy: Annotated[str | None, typer.Option(help="nar, enas, alternating, evolution or random [nar].")] = None,
+    strategy: Annotated[str | None, typer.Option(help=f"{', '.join(strategy_names())} [nar].")] = None,
     strategy_option: Annotated[
         list[str] | None, typer.Option(help="An option of the strategy, KEY=VALUE; may be repeated.")
     ] = None,

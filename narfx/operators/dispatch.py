@@ -10,6 +10,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from narfx.inputs.user_code import user_code
+from narfx.operators.registry import OWN
+from narfx.support.devices import is_out_of_memory
+
 __all__ = ["Dispatch", "Shortcut", "SkipGate", "Weight", "Weights"]
 
 Pair = tuple[int, int]
@@ -116,10 +120,6 @@ class Dispatch(nn.Module):
         try:
             output: Tensor = self.candidates[name](x)
         except Exception as error:
-            from narfx.inputs.user_code import user_code
-            from narfx.operators.registry import OWN  # a supernet that runs has no need of them
-            from narfx.support.devices import is_out_of_memory
-
             if name == "base" or name in OWN or is_out_of_memory(error):
                 raise
             what = f"operator {name} fails at {self.site} on {'x'.join(map(str, x.shape))}"

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import math
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock
 
 from narfx.errors import RunError, UsageError
 
@@ -73,21 +76,17 @@ def write_bytes(path: Path, content: bytes) -> None:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Keep out other processes that lock the same file, or another one beside it, for the time of the block.
+    """Exclude other processes on this machine that lock the same file, for the duration of the block.
 
-    What is locked is the folder: the file itself is replaced when it is written. A file system that cannot lock a
-    folder (some network ones) keeps nobody out.
+    The lock is a file of its own in the system's temporary folder, because ``path`` itself is replaced when it is
+    written. Where that folder cannot be used, nothing is locked.
     """
-    import fcntl
-
-    with disk_errors(path):
-        folder = os.open(path.absolute().parent, os.O_RDONLY)
-    try:
+    digest = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    lock = FileLock(Path(tempfile.gettempdir()) / f"narfx-{digest}.lock", mode=0o666)
+    with ExitStack() as stack:
         with suppress(OSError):
-            fcntl.flock(folder, fcntl.LOCK_EX)
+            stack.enter_context(lock)
         yield
-    finally:
-        os.close(folder)
 
 
 def write_text(path: Path, text: str) -> None:

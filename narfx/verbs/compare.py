@@ -10,6 +10,7 @@ from torch import nn
 
 from narfx.inputs.paths import find, split_name
 from narfx.inputs.weights import write_weights
+from narfx.runs.events import Trained
 from narfx.runs.folder import RunFolder, interruptible
 from narfx.runs.progress import Reporter, Silent
 from narfx.support.files import read_json, write_json
@@ -195,7 +196,8 @@ def _metrics(
     write_weights(network, place / "weights.safetensors")
     write_json(place / "metrics.json", metrics)
     (place / "checkpoint.pt").unlink(missing_ok=True)
-    folder.event("trained", name=entrant.name, seed=seed, **contender.traced.space.describe(entrant.vector), **metrics)
+    values = {**contender.traced.space.describe(entrant.vector), **metrics}
+    folder.write(Trained(name=entrant.name, seed=seed, more=values))
     return metrics
 
 
