@@ -5,7 +5,8 @@
 
 Short searches: 8 slots of 3 operators, all 6,561 rewards known. A reward is a sum over slots plus weak interactions
 of all pairs of slots. ``smooth`` tables are just that; ``rugged`` ones add a fixed term to each vector, half as wide
-as the table; ``noisy`` ones add the same term to what is told, but not to what counts. A vector proposed again is told
+as the table; ``noisy`` ones add the same term to what is observed, but not to what counts. A vector proposed again is
+observed
 from a cache and costs nothing, and a search ends after a number of distinct vectors. Regret is what is missing to the
 best vector of the table, 1 being the distance from the best to the mean.
 
@@ -70,14 +71,14 @@ class Rewards:
 
 
 class Table:
-    """All rewards of 8 slots of 3 operators: what is told, and what counts."""
+    """All rewards of 8 slots of 3 operators: what is observed, and what counts."""
 
     def __init__(self, kind: str, seed: int, slots: int = 8, operators: int = 3) -> None:
         self.space = SearchSpace.uniform(slots, operators)
         vectors = list(itertools.product(range(operators), repeat=slots))
         smooth = Rewards(slots, operators, seed, interaction=0.3).of(vectors)
         rough = smooth + 0.5 * np.random.default_rng([seed, 1]).normal(size=len(vectors))
-        self.told: dict[Vector, float] = dict(
+        self.observed: dict[Vector, float] = dict(
             zip(vectors, (smooth if kind == "smooth" else rough).tolist(), strict=True)
         )
         self.true: dict[Vector, float] = dict(
@@ -97,20 +98,20 @@ def table(kind: str, seed: int) -> Table:
 
 
 def short_search(
-    rewards: Table, name: str, seed: int, *, evaluations: int, lot: int, scale: float, offset: float
+    rewards: Table, name: str, seed: int, *, evaluations: int, size: int, scale: float, offset: float
 ) -> dict[str, float]:
-    """One search on a table: ``found`` is the least regret of what was evaluated, ``kept`` that of the best told."""
+    """One search on a table: ``found`` is the least regret of what was evaluated, ``kept`` that of the best observed."""
     strategy = make_strategy(name, rewards.space, seed=seed)
     seen: dict[Vector, float] = {}
     steps = 0
     while len(seen) < evaluations and steps < STEPS:
-        told = []
-        for proposal in strategy.ask(lot):
+        observed = []
+        for proposal in strategy.ask(size):
             if proposal.vector not in seen and len(seen) == evaluations:
                 break
-            seen[proposal.vector] = rewards.told[proposal.vector]
-            told.append(proposal)
-        strategy.tell(told, [Result(offset + scale * seen[proposal.vector]) for proposal in told])
+            seen[proposal.vector] = rewards.observed[proposal.vector]
+            observed.append(proposal)
+        strategy.tell(observed, [Result(offset + scale * seen[proposal.vector]) for proposal in observed])
         steps += 1
     kept = max(seen, key=lambda vector: seen[vector])
     return {
@@ -122,7 +123,13 @@ def short_search(
 
 
 def short_searches(
-    seeds: int, evaluations: int, *, kinds: Sequence[str] = KINDS, lot: int = 5, scale: float = 1.0, offset: float = 0.0
+    seeds: int,
+    evaluations: int,
+    *,
+    kinds: Sequence[str] = KINDS,
+    size: int = 5,
+    scale: float = 1.0,
+    offset: float = 0.0,
 ) -> list[dict[str, Any]]:
     """All strategies on all tables of some kinds: means, standard errors, and how often nar beats the others."""
     rows = []
@@ -130,7 +137,7 @@ def short_searches(
         tables = [table(kind, seed) for seed in range(seeds)]
         runs = {
             name: [
-                short_search(known, name, seed, evaluations=evaluations, lot=lot, scale=scale, offset=offset)
+                short_search(known, name, seed, evaluations=evaluations, size=size, scale=scale, offset=offset)
                 for seed, known in enumerate(tables)
             ]
             for name in STRATEGIES
@@ -142,7 +149,7 @@ def short_searches(
                 {
                     "table": kind,
                     "strategy": name,
-                    "lot": lot,
+                    "size": size,
                     "scale": scale,
                     "offset": offset,
                     **{key: mean_and_error([run[key] for run in runs[name]]) for key in ("found", "kept", "steps")},
@@ -150,12 +157,12 @@ def short_searches(
                     "beaten_by_nar": None if name == "nar" else wins,
                 }
             )
-            say(f"{kind}, {name}, lots of {lot}, {scale:g} R + {offset:g}")
+            say(f"{kind}, {name}, batches of {size}, {scale:g} R + {offset:g}")
     return rows
 
 
-def long_search(name: str, seed: int, space: SearchSpace, steps: int, lot: int = 5) -> dict[str, float]:
-    """One search with fresh noise; heights of its lots along the way and of its finalists."""
+def long_search(name: str, seed: int, space: SearchSpace, steps: int, size: int = 5) -> dict[str, float]:
+    """One search with fresh noise; heights of its batches along the way and of its finalists."""
     rewards = Rewards(len(space), len(space.operators), seed, interaction=0.15, slope=0.5)
     rng, sampler = np.random.default_rng([seed, 2]), FeasibleSampler(space)
     uniform = rewards.of(sampler.draw(rng) for _ in range(300))
@@ -163,10 +170,10 @@ def long_search(name: str, seed: int, space: SearchSpace, steps: int, lot: int =
     found: dict[str, float] = {}
     gradients: dict[str, list[float]] = {"operators": [], "skips": []}
     for step in range(1, steps + 1):
-        proposals: list[Proposal] = strategy.ask(lot)
+        proposals: list[Proposal] = strategy.ask(size)
         truth = rewards.of(proposal.vector for proposal in proposals)
-        told = truth + 0.7 * rng.normal(size=lot)
-        metrics = strategy.tell(proposals, [Result(reward) for reward in told.tolist()])
+        observed = truth + 0.7 * rng.normal(size=size)
+        metrics = strategy.tell(proposals, [Result(reward) for reward in observed.tolist()])
         for part, norm in metrics.get("gradient", {}).items():
             gradients[part].append(norm)
         for label, share in (("tenth", 0.1), ("half", 0.5), ("end", 1.0)):
@@ -236,23 +243,23 @@ def print_all(result: dict[str, Any]) -> None:
         return "" if row["beaten_by_nar"] is None else f"{100 * row['beaten_by_nar']:.0f} %"
 
     print_table(
-        f"{result['evaluations']} distinct evaluations in lots of 5, {result['seeds']} tables of each kind",
-        ["table", "strategy", "regret of the best found", "regret of the best told", "lots", "nar finds better"],
+        f"{result['evaluations']} distinct evaluations in batches of 5, {result['seeds']} tables of each kind",
+        ["table", "strategy", "regret of the best found", "regret of the best observed", "batches", "nar finds better"],
         ([r["table"], r["strategy"], show(r["found"]), show(r["kept"]), f"{r['steps']['mean']:.0f}", beaten(r)]
          for r in result["main"]),
     )  # fmt: skip
     print_table(
         f"Lots of other sizes and rewards of other ranges, {result['variant_seeds']} tables of each kind "
         "(regret of the best found)",
-        ["lots of", "told", "table", *STRATEGIES],
-        ([str(lot), f"{scale:g} R + {offset:g}", table, *(show(r["found"]) for r in rows)]
-         for (lot, scale, offset, table), rows in itertools.groupby(
-             result["variants"], lambda r: (r["lot"], r["scale"], r["offset"], r["table"]))),
+        ["batches of", "observed", "table", *STRATEGIES],
+        ([str(size), f"{scale:g} R + {offset:g}", table, *(show(r["found"]) for r in rows)]
+         for (size, scale, offset, table), rows in itertools.groupby(
+             result["variants"], lambda r: (r["size"], r["scale"], r["offset"], r["table"]))),
     )  # fmt: skip
     print_table(
-        f"16 slots of 4 operators, noisy rewards, {result['long_steps']} lots of 5, {result['long_seeds']} seeds "
+        f"16 slots of 4 operators, noisy rewards, {result['long_steps']} batches of 5, {result['long_seeds']} seeds "
         "(heights; entropy in nats a decision, 1.39 is uniform)",
-        ["budget", "strategy", "lot at 10 %", "at 50 %", "at the end", "first finalist", "best of 10", "entropy"],
+        ["budget", "strategy", "batch at 10 %", "at 50 %", "at the end", "first finalist", "best of 10", "entropy"],
         ([f"{r['budget']:g}x" if r["budget"] else "none", r["strategy"],
           *(show(r[key], 2) for key in ("tenth", "half", "end", "first", "best_of_10")),
           ", ".join(f"{r[f'entropy_{key}']['mean']:.2f}" for key in ("tenth", "half", "end"))
@@ -265,8 +272,8 @@ def print_joint(rows: Iterable[dict[str, Any]], steps: int, seeds: int) -> None:
     heights = ("tenth", "half", "end", "first", "best_of_10")
     smooth = [f"{part}_{name}" for part in ("operators", "skips") for name in ("std_over_mean", "lag1")]
     print_table(
-        f"8 nodes of 4 operators with 21 skips, noisy rewards, {steps} lots of 5, {seeds} seeds",
-        ["strategy", "lot at 10 %", "at 50 %", "at the end", "first finalist", "best of 10",
+        f"8 nodes of 4 operators with 21 skips, noisy rewards, {steps} batches of 5, {seeds} seeds",
+        ["strategy", "batch at 10 %", "at 50 %", "at the end", "first finalist", "best of 10",
          "gradient of operators: std / mean", "lag 1", "of skips: std / mean", "lag 1"],
         ([r["strategy"], *(show(r[key], 2) if key in r else "" for key in (*heights, *smooth))] for r in rows),
     )  # fmt: skip
@@ -291,7 +298,7 @@ def main() -> None:
         else:
             print_joint(rows, long_steps, long_seeds)
         return
-    settings: list[dict[str, Any]] = [{"lot": 1}, {"lot": 10}]
+    settings: list[dict[str, Any]] = [{"size": 1}, {"size": 10}]
     settings += [{"scale": 1000.0}, {"scale": 0.001}, {"offset": 1e6}]
     result = {
         "seeds": seeds,
