@@ -48,10 +48,8 @@ class Runner:
         command = ["narfx", *arguments, "--json"]
         sys.stderr.write(f"{time.strftime('%X')} $ {shlex.join(command)}\n")
         start, before = time.monotonic(), resource.getrusage(resource.RUSAGE_CHILDREN)
-        with (self.out / f"{label}.json").open("w") as printed, (self.out / f"{label}.log").open("w") as errors:
-            code = subprocess.run(
-                [sys.executable, "-m", *command], stdout=printed, stderr=errors, check=False
-            ).returncode
+        with (self.out / f"{label}.json").open("w") as printed, (self.out / f"{label}.log").open("w") as log:
+            code = subprocess.run([sys.executable, "-m", *command], stdout=printed, stderr=log, check=False).returncode
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         seconds = {
             "command": shlex.join(command),

@@ -100,7 +100,7 @@ def table(kind: str, seed: int) -> Table:
 def short_search(
     rewards: Table, name: str, seed: int, *, evaluations: int, size: int, scale: float, offset: float
 ) -> dict[str, float]:
-    """One search on a table: ``found`` is the least regret of what was evaluated, ``kept`` that of the best observed."""
+    """One search on a table: ``found`` is the least regret of all evaluated, ``kept`` that of the best observed."""
     strategy = make_strategy(name, rewards.space, seed=seed)
     seen: dict[Vector, float] = {}
     steps = 0
