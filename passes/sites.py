@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from itertools import accumulate
+from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -175,6 +176,7 @@ def _site(
         output_shape=_sample(shapes[node]),
         where=source_line(node),
         own_params=sum(parameter.numel() for parameter in conv.parameters()),
+        images=prod(shapes[node][:-3]),
     )
 
 

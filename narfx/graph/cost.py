@@ -1,23 +1,26 @@
 """What a network costs: parameters, and multiply-accumulates (MACs) of one sample.
 
-MACs count convolutions and linear layers only; normalisation, activation, pooling and adds count zero. This is what
-the NAR paper prints as FLOPs; FLOPs in the usual sense are twice as many.
+MACs count convolutions and linear layers only, each with the batch of its call: a model that folds frames, pairs or
+windows into the batch axis pays for all of them. A matrix product with weights is a linear layer; one of two values
+that depend on the input (attention) counts zero, as do normalisation, activation, pooling and adds. This is what the
+NAR paper prints as FLOPs; FLOPs in the usual sense are twice as many.
 """
 
 from __future__ import annotations
 
-import math
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
 
 from narfx.errors import UsageError
 from narfx.graph.copying import copy_module, copy_to_meta
+from narfx.graph.interpreter import Interpreter
+from narfx.graph.macs import MacCounter, conv_macs
 from narfx.graph.nodes import pair
 from narfx.graph.tracing import trace_graph
 from narfx.graph.unused import unused_keys
@@ -35,7 +38,7 @@ class GraphCost:
     shapes: dict[fx.Node, tuple[int, ...]]
 
 
-class _Recorder(fx.Interpreter):
+class _Recorder(Interpreter):
     """Runs a graph on one sample and keeps each node's output shape, and the MACs.
 
     A traced graph is run to learn shapes, so what is known of common layers is not computed: torch takes longer to
@@ -47,7 +50,7 @@ class _Recorder(fx.Interpreter):
         super().__init__(graph_module, graph=graph)
         self.device = device
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.macs = 0
+        self.counter = MacCounter()
         self.copies: dict[str, nn.Module] = {}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -58,7 +61,11 @@ class _Recorder(fx.Interpreter):
 
     def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = super().get_attr(target, args, kwargs)
-        return value.detach().to(self.device) if isinstance(value, Tensor) else value
+        if not isinstance(value, Tensor):
+            return value
+        value = value.detach().to(self.device)
+        self.counter.add_fixed([value])
+        return value
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module: nn.Module = self.fetch_attr(target)
@@ -69,84 +76,26 @@ class _Recorder(fx.Interpreter):
             if _keeps_shape(module, args[0]):
                 return args[0]
             if type(module) is nn.Conv2d and (shape := _conv_output(module, args[0])) is not None:
-                output = args[0].new_empty(shape)
-                self.count(module, args, output)
-                return output
+                self.counter.macs += conv_macs(shape, module.weight)
+                return args[0].new_empty(shape)
             weight = module._parameters.get("weight") if isinstance(module, nn.modules.conv._ConvNd) else None
             if weight is not None and weight.is_floating_point() and weight.dtype != args[0].dtype:
                 raise TypeError("without values torch does not compare kinds of numbers")
         if target not in self.copies:
             self.copies[target] = self.copied(module)
-        if type(module).__module__.startswith("torch.nn."):
-            return self.copies[target](*args, **kwargs)
-        before = self.macs
-        with _Calls() as calls:
-            result = self.copies[target](*args, **kwargs)
-        # Its layers count by their size where they compute by something that is no call of torch's functions.
-        self.macs = before + max(self.macs - before, calls.macs)
-        return result
+        return self.copies[target](*args, **kwargs)
 
     def copied(self, module: nn.Module) -> nn.Module:
-        """A copy that counts its MACs."""
-        copied = (copy_to_meta(module) if self.device == "meta" else copy_module(module).to(self.device)).eval()
-        for part in copied.modules():
-            if isinstance(part, (nn.modules.conv._ConvNd, nn.Linear)):
-                part.register_forward_hook(self.heard, with_kwargs=True)
+        """A copy whose weights the counter knows."""
+        copied = copy_to_meta(module) if self.device == "meta" else copy_module(module).to(self.device)
+        copied.eval()  # not in one line with the copy: the user's own train() may return nothing
+        self.counter.add_fixed([*copied.parameters(), *copied.buffers()])
         return copied
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target in _ELEMENTWISE and len(args) == 2 and not kwargs and _alike(*args):
             return args[0]
-        if isinstance(target, FunctionType) and not target.__module__.startswith("torch."):
-            with _Calls() as calls:  # a function that the user has kept whole, by torch.fx.wrap
-                result = super().call_function(target, args, kwargs)
-            self.macs += calls.macs
-            return result
-        result = super().call_function(target, args, kwargs)
-        self.macs += _macs_of_call(target, args, kwargs, result)
-        return result
-
-    def heard(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """A forward hook: counts one call, whose input may be named."""
-        self.count(module, args or (kwargs["input"],), output)
-
-    def count(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Add the MACs of one call."""
-        if isinstance(module, nn.Linear):
-            self.macs += math.prod(output.shape[:-1]) * module.weight.numel()
-        elif isinstance(module, nn.modules.conv._ConvTransposeNd):
-            self.macs += math.prod(args[0].shape[2:]) * module.weight.numel()
-        elif isinstance(module, nn.modules.conv._ConvNd):
-            self.macs += math.prod(output.shape[2:]) * module.weight.numel()
-
-
-class _Calls(TorchFunctionMode):
-    """Counts the MACs of what the block calls: the functions, which torch's own layers call too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.macs = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.macs += _macs_of_call(func, args, kwargs or {}, result)
-        return result
-
-
-def _macs_of_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
-    """The MACs of a convolution or a linear layer that is written as a function; 0 for any other call."""
-    source, weight = (
-        kwargs.get(name, args[i] if i < len(args) else None) for i, name in enumerate(("input", "weight"))
-    )
-    if not (isinstance(source, Tensor) and isinstance(weight, Tensor) and isinstance(result, Tensor)):
-        return 0
-    if function in (torch.conv1d, torch.conv2d, torch.conv3d):
-        return result[0, 0].numel() * weight.numel()
-    if function in (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d):
-        return source[0, 0].numel() * weight.numel()
-    if function is nn.functional.linear:
-        return result.numel() // weight.shape[0] * weight.numel()  # windows of one sample may lie along the batch axis
-    return 0
+        return super().call_function(target, args, kwargs)
 
 
 _SAME_SHAPE = {
@@ -228,7 +177,7 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
             ) from error
     return GraphCost(
         params=_parameters(graph_module),
-        macs=recorder.macs,
+        macs=recorder.counter.macs,
         shapes={node: recorder.shapes[node.name] for node in graph_module.graph.nodes if node.name in recorder.shapes},
     )
 
@@ -248,9 +197,21 @@ def _run(graph_module: fx.GraphModule, input_shape: tuple[int, ...], device: str
     recorder = _Recorder(graph_module, graph_module.graph, device)
     parameter = next(graph_module.parameters(), None)
     dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
-    with torch.no_grad():
-        recorder.run(torch.zeros(1, *input_shape, dtype=dtype, device=device))
+    x = torch.zeros(1, *input_shape, dtype=dtype, device=device)  # made outside the counter, which takes it for input
+    with torch.no_grad(), _plain_attention(), recorder.counter:
+        recorder.run(x)
     return recorder
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Without the single operation that torch makes of attention on a CPU, whose linear layers nobody sees."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def measure(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, int]:

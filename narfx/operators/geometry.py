@@ -32,10 +32,10 @@ def refuse_padding(site: Site, kernel: int) -> str | None:
 def conv_cost(
     site: Site, kernel: int, in_channels: int, out_channels: int, groups: int, bias: bool
 ) -> dict[str, float]:
-    """Parameters and MACs of a convolution that gives the site's output map."""
+    """Parameters, and MACs of one sample, of a convolution that gives the site's output map."""
     weights = kernel * kernel * (in_channels // groups) * out_channels
     _, height, width = site.output_shape
-    return {"params": weights + (out_channels if bias else 0), "macs": weights * height * width}
+    return {"params": weights + (out_channels if bias else 0), "macs": weights * height * width * site.images}
 
 
 def pointwise_cost(site: Site) -> dict[str, float]:

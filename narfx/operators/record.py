@@ -18,8 +18,8 @@ class Operator:
 
     ``build(site)`` makes a module that maps the site's input shape to its output shape, a new one at each call;
     ``refuse(site)`` gives the reason why it may not stand there, or ``None`` (without it the operator may stand
-    everywhere); ``cost(site)`` its parameters and the MACs of one sample as ``{"params", "macs"}`` (without it they
-    are counted on the module); ``start(module, conv)`` sets its weights from the base convolution, called without
+    everywhere); ``cost(site)`` its parameters and MACs on one map of the site as ``{"params", "macs"}`` (without it
+    they are counted on the module); ``start(module, conv)`` sets its weights from the base convolution, called without
     gradients (without it they stay as ``build`` draws them, from a seed of their own).
     """
 

@@ -22,6 +22,7 @@ from narfx.bundle.onnx.marks import node_keys
 from narfx.bundle.proof.first_difference import Difference, difference_at, reason_of
 from narfx.bundle.proof.parity import TOLERANCE, agreement
 from narfx.bundle.proof.values import graph_of, load_file, marked_values, node_values, run_file
+from narfx.graph.interpreter import Interpreter
 from narfx.graph.nodes import tensors
 
 __all__ = ["Nodes", "compare_nodes"]
@@ -138,7 +139,7 @@ class _Pair:
         return Nodes(len(compared), worst, difference), frozenset(self.keys[node] for node in wrong) | set(bad)
 
 
-class _Watched(fx.Interpreter):
+class _Watched(Interpreter):
     """Runs a graph, and what ``see`` makes of each floating value goes on in its place.
 
     ``see`` is told whether the value has storage of its own: what is a view of an argument, or an argument changed in
