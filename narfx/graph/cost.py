@@ -25,6 +25,7 @@ from narfx.graph.nodes import pair
 from narfx.graph.tracing import trace_graph
 from narfx.graph.unused import unused_keys
 from narfx.support.devices import absent_device
+from narfx.support.text import first_line
 
 __all__ = ["GraphCost", "measure", "shapes_and_cost"]
 
@@ -165,13 +166,13 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
                 raise UsageError(
                     f"the model does not compute: its weights are of several kinds of numbers "
                     f"({', '.join(f'{name} is {kind}' for kind, name in kinds.items())}); give them one, as with "
-                    f"model.float() ({_first_line(error)})",
+                    f"model.float() ({first_line(error)})",
                     where=list(kinds.values())[-1],
                     kind="mixed_dtypes",
                 ) from error
             shape = ",".join(map(str, input_shape))
             raise UsageError(
-                f"the model does not accept an input of {shape} (channels, height, width): {_first_line(error)}",
+                f"the model does not accept an input of {shape} (channels, height, width): {first_line(error)}",
                 where="--input",
                 kind="input_shape",
             ) from error
@@ -180,10 +181,6 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
         macs=recorder.counter.macs,
         shapes={node: recorder.shapes[node.name] for node in graph_module.graph.nodes if node.name in recorder.shapes},
     )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _parameters(graph_module: fx.GraphModule) -> int:

@@ -20,6 +20,7 @@ from narfx.graph.copying import copy_module
 from narfx.graph.nodes import source_line
 from narfx.support.generators import global_generators
 from narfx.support.seeds import derive, torch_generator
+from narfx.support.text import first_line
 
 __all__ = ["TOLERANCE", "compare_trace"]
 
@@ -57,13 +58,13 @@ def compare_trace(
     try:
         eager = _runs(model, batches, targets, derive(seed, "fidelity"))
     except Exception as error:
-        return [f"the trace was not compared with the model, which fails on random images: {_first_line(error)}"]
+        return [f"the trace was not compared with the model, which fails on random images: {first_line(error)}"]
     name = type(model).__name__
     try:
         traced = _runs(graph_module, batches, targets, derive(seed, "fidelity"))
         first, second = (_first_difference(ours, theirs, targets) for ours, theirs in zip(eager, traced, strict=True))
     except Exception as error:
-        first, second = (f"it fails where the model runs ({_first_line(error)})", None), None
+        first, second = (f"it fails where the model runs ({first_line(error)})", None), None
     found = first or second
     if found is None:
         return []
@@ -184,7 +185,3 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 
 def _tolerance(tensor: Tensor) -> float:
     return max(TOLERANCE, 8 * torch.finfo(tensor.dtype).eps) if tensor.is_floating_point() else TOLERANCE
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import fx, nn
@@ -12,11 +12,13 @@ from torch.fx.node import Argument
 from narfx.errors import UsageError
 from narfx.graph.contexts import Context, current_context, describe_change
 from narfx.graph.nodes import is_kernel, source_line
+from narfx.graph.proxies import Proxy, iterate
 from narfx.graph.source import mentions_training, model_stack, users_line
 from narfx.space.records import Skipped
 from narfx.support.devices import absent_device
+from narfx.support.text import first_line
 
-__all__ = ["Tracer", "first_line", "forward_hooks", "trace_once"]
+__all__ = ["Tracer", "forward_hooks", "trace_once"]
 
 
 class Tracer(fx.Tracer):
@@ -89,6 +91,14 @@ class Tracer(fx.Tracer):
             self._leave_context(proxy.node)
         return proxy
 
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """What stands for a node's value."""
+        return Proxy(node, self)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
+        """The items of a proxy, where their number is known."""
+        return iterate(obj)
+
     def _leave_context(self, node: fx.Node) -> None:
         """A node inside a context that the trace does not keep: its module stays whole, or a note says so."""
         inner = [*(context for _, context in self.contexts[1:]), current_context()]
@@ -154,11 +164,6 @@ def trace_once(tracer: Tracer, model: nn.Module, concrete: dict[str, Any] | None
 def _is_container(module: nn.Module) -> bool:
     """Making ``nn.Sequential`` a leaf would hide half of any network."""
     return type(module).__module__.startswith("torch.nn.modules")
-
-
-def first_line(error: BaseException) -> str:
-    """What an error says, as far as one line."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
 
 
 def forward_hooks(module: nn.Module) -> list[Callable[..., Any]]:

@@ -19,11 +19,13 @@ from torch import fx, nn
 
 from narfx.errors import UsageError
 from narfx.graph.copying import copy_module, copy_structure
+from narfx.graph.proxies import UntraceableError
 from narfx.graph.source import users_line
-from narfx.graph.tracer import Tracer, first_line, forward_hooks, trace_once
+from narfx.graph.tracer import Tracer, forward_hooks, trace_once
 from narfx.space.records import Skipped
 from narfx.support.devices import absent_device
 from narfx.support.generators import global_generators
+from narfx.support.text import first_line
 
 __all__ = ["GraphTrace", "trace_graph"]
 
@@ -139,9 +141,12 @@ def _give_up(model: nn.Module, failed: nn.Module | None, error: Exception) -> No
         ) from error
     parts = [part for part, child in model.named_children() if _convolutions(child) > 1]
     choice = f"; or refine one part, as MODEL#{parts[0]} (of {', '.join(parts)})" if parts and not name else ""
+    cure = "; keep data-dependent control flow in a submodule of its own"
+    if isinstance(error, UntraceableError):  # it says what to write
+        cure = ""
     raise UsageError(
         f"torch.fx cannot trace {name or 'the model'} ({type(model if failed is None else failed).__name__}) "
-        f"at {where}: {first_line(error)}; keep data-dependent control flow in a submodule of its own{choice}",
+        f"at {where}: {first_line(error)}{cure}{choice}",
         where=name or where,
         kind="untraceable",
     ) from error

@@ -14,6 +14,7 @@ from torch import Tensor, fx, nn
 
 from narfx.bundle.onnx.marks import MARK
 from narfx.graph.copying import copy_module
+from narfx.graph.proxies import Proxy
 
 __all__ = ["Value", "graph_of", "load_file", "mark_of", "marked_values", "node_values", "run_file", "weights_of"]
 
@@ -157,3 +158,6 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name in self.leaves or super().is_leaf_module(m, module_qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return Proxy(node, self)
