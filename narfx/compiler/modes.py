@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from itertools import accumulate
 from types import FunctionType
 
@@ -25,7 +26,9 @@ def settle_training(trace: GraphTrace) -> None:
     if not any(_mode_matters(type(module)) for module in trace.source.modules()):
         return
     try:
-        training = trace_graph(trace.source, training=True, copied=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # checkpointing warns of inputs without gradients, which stand-ins are
+            training = trace_graph(trace.source, training=True, copied=True, opaque=trace.opaque)
     except UsageError as error:
         trace.notes.append(f"the model cannot be traced in training mode: {error}")
         return
@@ -54,8 +57,10 @@ def _mend(model: nn.Module, graph: fx.Graph, training: fx.Graph) -> str:
     """How to have no difference between the modes; parts that only training calls are auxiliary heads."""
     called, heads = ({str(node.target) for node in g.nodes if node.op == "call_module"} for g in (graph, training))
     known = {path for target in called for path in accumulate(target.split("."), "{}.{}".format)}
-    paths = (accumulate(target.split("."), "{}.{}".format) for target in heads - called)
-    alone = sorted({next(path for path in parts if path not in known) for parts in paths})
+    paths = [list(accumulate(target.split("."), "{}.{}".format)) for target in heads - called]
+    # What one trace calls whole and the other in its parts is called in both modes.
+    firsts = {next((path for path in parts if path not in known), "") for parts in paths if called.isdisjoint(parts)}
+    alone = sorted(firsts - {""})
     if not alone:
         return "make it a submodule whose forward asks self.training to keep both"
     option = next((name for name in inspect.signature(type(model).__init__).parameters if "aux" in name), None)

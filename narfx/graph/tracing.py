@@ -9,13 +9,16 @@ have left its mark. A few tries do, however many modules fail.
 
 from __future__ import annotations
 
+import builtins
 import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from keyword import iskeyword
 from typing import Any, NoReturn
 
 import torch
 from torch import fx, nn
+from torch.fx.graph import _custom_builtins
 
 from narfx.errors import UsageError
 from narfx.graph.copying import copy_module, copy_structure
@@ -30,6 +33,7 @@ from narfx.support.text import first_line
 __all__ = ["GraphTrace", "trace_graph"]
 
 _MAX_TRIES = 20
+_GLOBALS = {*_custom_builtins, "operator", "math"}  # names that the code of a graph may use
 
 
 @dataclass
@@ -47,10 +51,13 @@ class GraphTrace:
     drawn: list[str] = field(default_factory=list)
 
 
-def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = False) -> GraphTrace:
+def trace_graph(
+    model: nn.Module, *, training: bool = False, copied: bool = False, opaque: Iterable[Skipped] = ()
+) -> GraphTrace:
     """Trace ``model``, in eval mode unless ``training``; the model itself is not changed.
 
-    With ``copied`` the model is a copy already, whose parameters the graph may take.
+    With ``copied`` the model is a copy already, whose parameters the graph may take. The parts in ``opaque`` are not
+    traced into.
 
     Raises:
         UsageError: The model takes no or several tensors, carries hooks that a trace would lose, cannot be copied, or
@@ -64,7 +71,7 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
             "remove them, or wrap the model in a module",
             kind="root_hooks",
         )
-    leaves: dict[str, Skipped] = {}
+    leaves = {record.name: record for record in opaque}
     for _ in range(_MAX_TRIES):
         try:
             # A forward that failed half way may have left its mark on the modules: each try has a copy of its own.
@@ -101,7 +108,7 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
     _keep_buffer_persistence(tried, graph_module)
     graph_module.train(training)
     called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
-    opaque = [record for name, record in leaves.items() if name in called]
+    whole = [record for name, record in leaves.items() if name in called]
     notes = [*tracer.notes.values()]
     if generators and not training:
         notes.append(
@@ -109,7 +116,7 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
             "draw: draw them like a tensor of the network (torch.randn_like), or in a submodule whose forward asks "
             "self.training and holds no convolution"
         )
-    return GraphTrace(graph_module, tried, [*opaque, *_hooked(graph_module)], notes, generators)
+    return GraphTrace(graph_module, tried, [*whole, *_hooked(graph_module)], notes, generators)
 
 
 def _hooked(graph_module: fx.GraphModule) -> list[Skipped]:
@@ -221,6 +228,10 @@ def _refuse_clashes(model: nn.Module, graph: fx.Graph) -> None:
     for node in graph.nodes:
         if node.name == "self":  # what a part of this name gives, in code in which self is the network
             node._rename("self_")
+        name = str(node.target).lstrip("*")
+        if node.op == "placeholder" and name != "input" and (name in _GLOBALS or hasattr(builtins, name)):
+            # As a parameter it would hide what the code of the graph means by that name, such as a float's inf.
+            node.target = str(node.target).replace(name, f"{name}_")
 
 
 def _keep_buffer_persistence(model: nn.Module, graph_module: fx.GraphModule) -> None:
