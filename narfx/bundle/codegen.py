@@ -17,10 +17,12 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from narfx.graph.frozen import MARK
+
 __all__ = ["CodegenError", "generate"]
 
 _PLAIN = (int, float, bool, str, type(None))
-_NOT_STATE = {"training", "device", "dtype"}
+_NOT_STATE = {"training", "device", "dtype", MARK}
 
 
 class CodegenError(Exception):

@@ -10,19 +10,31 @@ from types import FunctionType
 from torch import fx, nn
 
 from narfx.errors import UsageError
+from narfx.graph.frozen import frozen_parts, mark_frozen
 from narfx.graph.source import mentions_training
 from narfx.graph.tracing import GraphTrace, trace_graph
 from narfx.passes.lift_dropout import LiftDropout
+from narfx.support.text import count
 
 __all__ = ["settle_training"]
 
 
 def settle_training(trace: GraphTrace) -> None:
-    """Trace in training mode as well, where that may differ, and mend or note what does.
+    """Keep frozen what the model's own ``train()`` freezes, and follow what else its training mode changes.
+
+    The model is traced in training mode as well, where that may differ.
 
     A functional dropout becomes a module, which follows the mode. Anything else is noted at its first call: there
     the trace has baked eval mode in.
     """
+    frozen = frozen_parts(trace.source)
+    mark_frozen(trace.graph_module, frozen)
+    if frozen:
+        shown = ", ".join(frozen[:4]) + (", ..." if len(frozen) > 4 else "")
+        trace.notes.append(
+            f"the model's own train() keeps {count(len(frozen), 'part')} in eval mode ({shown}), and so does narfx's "
+            "training; a training loop of your own must do the same after train()"
+        )
     if not any(_mode_matters(type(module)) for module in trace.source.modules()):
         return
     try:

@@ -110,7 +110,8 @@ def _targets(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
 
 def _runs(network: nn.Module, batches: list[Tensor], targets: dict[str, fx.Node], seed: int) -> list[_Run]:
     """What one copy gives for one batch after the other: a state that it keeps shows at the second."""
-    copied = copy_module(network).eval()
+    copied = copy_module(network)
+    copied.eval()  # not in one line with the copy: the user's own train() may return nothing
     marks: dict[tuple[str, int], Mark] = {}
     parts = dict(copied.named_modules())
     for name in targets:

@@ -16,6 +16,7 @@ from narfx.errors import UsageError
 from narfx.graph.batchnorm import recalibrate
 from narfx.graph.checks import check_values
 from narfx.graph.copying import copy_module
+from narfx.graph.frozen import train_mode
 from narfx.inputs.paths import find, move, move_model, move_operators, move_source
 from narfx.inputs.weights import write_weights
 from narfx.latency.metric import LatencyReport, open_latency
@@ -202,7 +203,7 @@ def _probe(prepared: _Prepared, config: SearchConfig) -> tuple[float, float]:
     with torch.random.fork_rng(devices=[]):
         for _ in range(2):
             start = time.monotonic()
-            net.train()
+            train_mode(net)
             x, y = next(prepared.task.train_batches(0))
             train_step(net, optimizer, prepared.task, x, y, config.clip)
             middle = time.monotonic()

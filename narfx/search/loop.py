@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from narfx.compiler.supernet import Supernet
 from narfx.graph.batchnorm import batch_statistics
+from narfx.graph.frozen import train_mode
 from narfx.runs.folder import RunFolder
 from narfx.runs.progress import Reporter
 from narfx.search.config import SearchConfig
@@ -109,7 +110,7 @@ class Search:
         """One epoch of the shared weights; returns the mean loss."""
         config, steps = self.config, self.task.steps_per_epoch
         vectors = self._vectors(epoch)
-        self.net.train()
+        train_mode(self.net)
         torch.manual_seed(derive(config.seed, "dropout", epoch))
         batches = self.task.train_batches(derive(config.seed, "epoch", epoch))
         losses = []

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from narfx.errors import RunError, UsageError
+from narfx.graph.frozen import train_mode
 from narfx.runs.folder import RunFolder
 from narfx.runs.progress import Reporter, Silent
 from narfx.support.seeds import derive
@@ -138,7 +139,7 @@ def _epoch(
     label: str,
 ) -> float:
     """One epoch; returns the mean loss."""
-    network.train()
+    train_mode(network)
     torch.manual_seed(derive(seed, "dropout", epoch))
     steps = task.steps_per_epoch
     losses = []

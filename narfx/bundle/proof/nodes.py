@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from narfx.bundle.onnx.marks import node_keys
 from narfx.bundle.proof.first_difference import Difference, difference_at, reason_of
 from narfx.bundle.proof.parity import TOLERANCE, agreement
-from narfx.bundle.proof.values import graph_of, load_file, marked_values, node_values, run_file
+from narfx.bundle.proof.values import graph_of, load_file, marked_values, node_values, run_file, values_before
 from narfx.graph.interpreter import Interpreter
 from narfx.graph.nodes import tensors
 
@@ -61,12 +61,17 @@ def compare_nodes(
     Where nodes differ, all is run again and cut behind the others only: a mark may stand at a value that only what
     follows it turns into the network's. If then all agree, those marks are ``misplaced``; whether that is believed is
     for the caller to say, because a gate that saturates directly behind a wrong value hides it here too.
+
+    An exporter writes a subexpression of two nodes once, as the mean that a variance computes again. A cut behind the
+    first node then reaches the second in the file alone. Such values are compared and not replaced.
     """
     model = load_file(path)
     root, graph = graph_of(network, model)
     images = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(seed))
     pair = _Pair(root, graph, model, images, tolerance, seed)
     found, wrong = pair.compare(frozenset())
+    while wrong and pair.keep_shared(wrong):
+        found, wrong = pair.compare(frozenset())
     misplaced = wrong if wrong and not pair.compare(wrong)[1] else frozenset()
     return replace(found, misplaced=misplaced & pair.marked.keys())
 
@@ -81,6 +86,7 @@ class _Pair:
         self.keys, self.marked = node_keys(graph), marked_values(model)
         self.generator = torch.Generator().manual_seed(seed)
         self.shapes: dict[fx.Node, Tensor] = {}
+        self.shared = set[str]()
         _Watched(root, graph, self._look).start(images)
 
     def _look(self, node: fx.Node, value: Tensor, own: bool) -> Tensor:
@@ -90,9 +96,22 @@ class _Pair:
             self.shapes[node] = drawn.abs() if bool((value >= 0).all()) else drawn
         return value
 
+    def keep_shared(self, wrong: Collection[str]) -> bool:
+        """Replace no longer what reaches the value of a wrong node in the file only; whether there is more of that."""
+        cuts = {self.keys[node]: node for node in self.shapes if self.keys[node] not in self.shared}
+        names = {self.marked[key]: key for key in cuts}
+        nodes = {key: node for node, key in self.keys.items() if key in wrong and key in self.marked}
+        found = set[str]()
+        for key, node in nodes.items():
+            theirs = {names[name] for name in values_before(self.model, self.marked[key], names)}
+            found |= theirs - {self.keys[cut] for cut in _nodes_before(node, set(cuts.values()))}
+        self.shared |= found
+        return bool(found)
+
     def compare(self, without: Collection[str]) -> tuple[Nodes, frozenset[str]]:
         """Cut behind all marked nodes but those named; also the names of those that differ, or of an output."""
-        cuts = {self.keys[node]: drawn for node, drawn in self.shapes.items() if self.keys[node] not in without}
+        kept = self.shared.union(without)
+        cuts = {self.keys[node]: drawn for node, drawn in self.shapes.items() if self.keys[node] not in kept}
         outputs = [value.name for value in self.model.graph.output]
         read = {name for mark, name in self.marked.items() if mark not in without} | set(outputs)
         replaced = {self.marked[key]: drawn.numpy() for key, drawn in cuts.items()}
@@ -137,6 +156,19 @@ class _Pair:
             error = ends[name] if why[name] == "value" else None
             difference = Difference(f"the output {name}", (), "", marks[name].name, (), error, why[name])
         return Nodes(len(compared), worst, difference), frozenset(self.keys[node] for node in wrong) | set(bad)
+
+
+def _nodes_before(node: fx.Node, stops: Collection[fx.Node]) -> set[fx.Node]:
+    """The nodes among ``stops`` that a node's value is computed from, without those that are before them."""
+    found, seen, waiting = set[fx.Node](), set[fx.Node](), list(node.all_input_nodes)
+    while waiting:
+        source = waiting.pop()
+        if source in stops:
+            found.add(source)
+        elif source not in seen:
+            seen.add(source)
+            waiting += source.all_input_nodes
+    return found
 
 
 class _Watched(Interpreter):

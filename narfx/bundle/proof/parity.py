@@ -170,7 +170,7 @@ def randomise_norms(network: M, images: Tensor, seed: int = 0) -> M:
             if norm.affine:
                 norm.weight.uniform_(0.5, 1.5, generator=generator)
                 norm.bias.normal_(0, 0.5, generator=generator)
-        recalibrate(changed, [images.clone()])
+        recalibrate(changed, [images.clone()], frozen=True)
         measured = [(norm.running_var, norm.running_var.clone()) for norm in norms if norm.running_var is not None]
         for factor in _FACTORS if measured else ():
             for variance, own in measured:

@@ -16,7 +16,17 @@ from narfx.bundle.onnx.marks import MARK
 from narfx.graph.copying import copy_module
 from narfx.graph.proxies import Proxy
 
-__all__ = ["Value", "graph_of", "load_file", "mark_of", "marked_values", "node_values", "run_file", "weights_of"]
+__all__ = [
+    "Value",
+    "graph_of",
+    "load_file",
+    "mark_of",
+    "marked_values",
+    "node_values",
+    "run_file",
+    "values_before",
+    "weights_of",
+]
 
 _CUT = ".cut"  # behind the name of a value: the input that its readers take in its place
 
@@ -103,10 +113,7 @@ def _cut(model: Any, cuts: Mapping[str, np.ndarray]) -> None:
 def _nodes(graph: Any) -> Iterator[Any]:
     """The nodes of a graph and those inside of its branches."""
     for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+        yield from _with_inner(node)
 
 
 def node_values(model: Any) -> list[Value]:
@@ -118,6 +125,27 @@ def node_values(model: Any) -> list[Value]:
         for name in node.output
         if name
     ]
+
+
+def values_before(model: Any, name: str, stops: Collection[str]) -> set[str]:
+    """The names among ``stops`` that a value of the file is computed from, without those that are before them."""
+    made = {output: node for node in model.graph.node for output in node.output}
+    found, seen, waiting = set[str](), {name}, [name]
+    while waiting:
+        node = made.get(waiting.pop())
+        reads = {read for inner in _with_inner(node) for read in inner.input} if node is not None else set[str]()
+        found |= reads & set(stops)
+        waiting += reads - set(stops) - seen
+        seen |= reads
+    return found
+
+
+def _with_inner(node: Any) -> Iterator[Any]:
+    """A node and those inside of its branches."""
+    yield node
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _nodes(inner)
 
 
 def _inputs(node: Any, weights: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -140,7 +168,8 @@ def weights_of(value: Value, values: Sequence[Value]) -> tuple[str, ...]:
 
 def graph_of(network: nn.Module, model: Any) -> tuple[nn.Module, fx.Graph]:
     """A copy in eval mode and its graph; what is none yet is traced with the leaves that the file's marks name."""
-    root = copy_module(network).eval()
+    root = copy_module(network)
+    root.eval()
     if isinstance(root, fx.GraphModule):
         return root, root.graph
     # No GraphModule is made of this graph: its code would wrap torch's own assertions, and spoil traces after it.
