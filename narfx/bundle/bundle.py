@@ -7,6 +7,7 @@ operators are copied to ``operators/``, and where there can be no ``model.py`` t
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -188,7 +189,9 @@ def export(
         if failure is not None:
             target = folder.with_name(folder.name + ".failed")
             replace_folder(work, target)
-            raise ParityError(f"{failure}; the bundle is in {target}", where=failure.where, kind=failure.kind)
+            said = str(failure).replace(f"{work}{os.sep}", "")  # the folder in which it was made is no more
+            where = None if failure.where is None else failure.where.replace(str(work), str(target))
+            raise ParityError(f"{said}; the bundle is in {target}", where=where, kind=failure.kind)
     return {**report, "files": {key: str(folder / name) for key, name in files.items()}}
 
 

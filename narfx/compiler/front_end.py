@@ -15,10 +15,10 @@ from narfx.graph.tracing import GraphTrace, trace_graph
 from narfx.graph.unused import keep_unused
 from narfx.inputs.arguments import check_input, check_model, listed
 from narfx.operators import get_operator, load_operators
-from narfx.passes.sites import find_sites
+from narfx.passes.sites import find_sites, frozen_sites
 from narfx.passes.skips import SkipDomain, find_skips
 from narfx.space.architecture import DEFAULT_OPERATORS, SpaceOptions
-from narfx.space.records import Skipped
+from narfx.space.records import Site, Skipped
 from narfx.space.space import SearchSpace
 from narfx.support.collector import collector_paused
 from narfx.support.schema import validated
@@ -106,6 +106,7 @@ def trace(
         ]
     if slots:
         traced.notes += unused_operators(operators, slots)
+        _note_frozen(traced, [site for slot in slots for site in slot.sites])
     skips = None
     if search_skips:
         skips = _find_skips(model, traced.graph_module, cost, options)
@@ -142,6 +143,17 @@ def trace(
         model=reference,
         skips=skips,
     )
+
+
+def _note_frozen(trace: GraphTrace, sites: Sequence[Site]) -> None:
+    """A filter that training never touches, such as a Sobel layer, may be meant to stay."""
+    names = frozen_sites(trace.graph_module, sites)
+    if names:
+        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        trace.notes.append(
+            f"{count(len(names), 'site')} with frozen weights (requires_grad=False): {shown}; at base the weights stay "
+            "as they are, and an operator in their place is trained"
+        )
 
 
 def _keep_unused(trace: GraphTrace) -> tuple[str, ...]:

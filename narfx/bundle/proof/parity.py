@@ -107,7 +107,7 @@ def compare_onnx(
                 error, scale = difference(ours, np.asarray(theirs))
                 largest_abs, largest_rel = max(largest_abs, error), max(largest_rel, scale)
     except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].replace(str(path), path.name)
         raise ParityError(f"onnxruntime cannot run {path.name}: {reason}", where=str(path)) from error
     return Parity(
         largest_abs, largest_rel, tolerance, largest_rel <= tolerance, sum(batch_sizes), tuple(batch_sizes), apart

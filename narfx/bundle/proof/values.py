@@ -87,7 +87,10 @@ def run_file(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "told.onnx"
         onnx.save(told, str(path), save_as_external_data=True, location="told.data")
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # it names a folder that is no more
+            raise RuntimeError(str(error).replace(str(path), "the file")) from error
     feeds = {f"{name}{_CUT}": number for name, number in (cuts or {}).items()}
     feeds[session.get_inputs()[0].name] = images.numpy()
     numbers = session.run([value.name for value in values], feeds) if values else []
