@@ -10,6 +10,7 @@ from narfx.compiler.modes import settle_training
 from narfx.compiler.slots import fixed_cost, group_sites, operator_slot, skip_slot, unused_operators
 from narfx.compiler.traced import Traced
 from narfx.errors import NothingToRefineError, UsageError
+from narfx.graph.batch import check_batch
 from narfx.graph.cost import GraphCost, shapes_and_cost
 from narfx.graph.tracing import GraphTrace, trace_graph
 from narfx.graph.unused import keep_unused
@@ -91,6 +92,8 @@ def trace(
     traced = trace_graph(model)
     settle_training(traced)
     cost = shapes_and_cost(traced.graph_module, input)
+    lost = check_batch(traced.graph_module, cost, input)
+    traced.notes += [lost] if lost else []
     found, skipped = find_sites(traced.graph_module, cost.shapes, kernels=options.kernels, include_first=include_first)
     skipped = [*traced.opaque, *skipped]
     groups = group_sites(traced.graph_module, found, granularity, traced.notes)

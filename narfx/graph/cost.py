@@ -27,16 +27,17 @@ from narfx.graph.unused import unused_keys
 from narfx.support.devices import absent_device
 from narfx.support.text import first_line
 
-__all__ = ["GraphCost", "measure", "shapes_and_cost"]
+__all__ = ["GraphCost", "measure", "run_shapes", "shapes_and_cost"]
 
 
 @dataclass(frozen=True)
 class GraphCost:
-    """Parameters and MACs of one sample, and the output shape of each node (batch axis first)."""
+    """Parameters and MACs of one sample, the output shape of each node (batch axis first), and where it was run."""
 
     params: int
     macs: int
     shapes: dict[fx.Node, tuple[int, ...]]
+    device: str = "meta"
 
 
 class _Recorder(Interpreter):
@@ -53,8 +54,10 @@ class _Recorder(Interpreter):
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.counter = MacCounter()
         self.copies: dict[str, nn.Module] = {}
+        self.current: fx.Node | None = None
 
     def run_node(self, n: fx.Node) -> Any:
+        self.current = n
         result = super().run_node(n)
         if isinstance(result, Tensor):
             self.shapes[n.name] = tuple(result.shape)
@@ -179,8 +182,25 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
     return GraphCost(
         params=_parameters(graph_module),
         macs=recorder.counter.macs,
-        shapes={node: recorder.shapes[node.name] for node in graph_module.graph.nodes if node.name in recorder.shapes},
+        shapes=_by_node(recorder),
+        device=recorder.device,
     )
+
+
+def _by_node(recorder: _Recorder) -> dict[fx.Node, tuple[int, ...]]:
+    return {node: recorder.shapes[node.name] for node in recorder.graph.nodes if node.name in recorder.shapes}
+
+
+def run_shapes(
+    graph_module: fx.GraphModule, input_shape: tuple[int, ...], device: str, *, batch: int
+) -> tuple[dict[fx.Node, tuple[int, ...]], fx.Node | None, Exception | None]:
+    """The shapes for several samples, as far as the graph runs, and the node that fails with its error, if one does."""
+    recorder = _Recorder(graph_module, graph_module.graph, device)
+    try:
+        _start(recorder, input_shape, batch)
+    except Exception as error:
+        return _by_node(recorder), recorder.current, error
+    return _by_node(recorder), None, None
 
 
 def _parameters(graph_module: fx.GraphModule) -> int:
@@ -192,12 +212,18 @@ def _parameters(graph_module: fx.GraphModule) -> int:
 
 def _run(graph_module: fx.GraphModule, input_shape: tuple[int, ...], device: str) -> _Recorder:
     recorder = _Recorder(graph_module, graph_module.graph, device)
-    parameter = next(graph_module.parameters(), None)
+    _start(recorder, input_shape)
+    return recorder
+
+
+def _start(recorder: _Recorder, input_shape: tuple[int, ...], batch: int = 1) -> None:
+    parameter = next(recorder.module.parameters(), None)
     dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
-    x = torch.zeros(1, *input_shape, dtype=dtype, device=device)  # made outside the counter, which takes it for input
+    x = torch.zeros(
+        batch, *input_shape, dtype=dtype, device=recorder.device
+    )  # made outside the counter, which takes it for input
     with torch.no_grad(), _plain_attention(), recorder.counter:
         recorder.run(x)
-    return recorder
 
 
 @contextmanager

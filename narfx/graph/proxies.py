@@ -32,7 +32,7 @@ class Proxy(fx.Proxy):
     def __len__(self) -> int:
         raise _LengthError(f"it asks for len({self.node.name}), which a trace does not know: write x.shape[0]")
 
-    def __getattr__(self, k: str) -> fx.Proxy:
+    def __getattr__(self, k: str) -> Attribute:
         return _Attribute(self, k)
 
 

@@ -15,6 +15,7 @@ from narfx.graph.contexts import Context, current_context, describe_change, runn
 from narfx.graph.nodes import is_kernel, source_line
 from narfx.graph.proxies import Proxy, iterate
 from narfx.graph.source import mentions_training, model_stack, users_line
+from narfx.graph.wrappers import wraps_convolution
 from narfx.space.records import Skipped
 from narfx.support.devices import absent_device
 from narfx.support.text import first_line
@@ -45,7 +46,7 @@ class Tracer(fx.Tracer):
             # What its own __call__ does is traced around the call, and a leaf would do it a second time.
             return module_qualified_name in self.leaves
         return (
-            isinstance(m, nn.modules.conv._ConvNd)
+            (isinstance(m, nn.modules.conv._ConvNd) and not wraps_convolution(m))
             or getattr(m, "narfx_leaf", False)
             or module_qualified_name in self.leaves
             or _asks_training(m)

@@ -99,7 +99,7 @@ def test_an_opaque_part_of_a_network_counts_in_its_trace() -> None:
             self.before, self.opaque = nn.Conv2d(3, 8, 1), Opaque()
 
         def forward(self, x: Tensor) -> Tensor:
-            result: Tensor = super().forward(x) + self.opaque(self.before(x)).mean((2, 3, 1))
+            result: Tensor = super().forward(x) + self.opaque(self.before(x)).mean((2, 3, 1))[:, None]
             return result
 
     alone, whole = (narfx.trace(net, input=(3, 10, 10)).cost for net in (Chain().eval(), Net().eval()))

@@ -32,7 +32,8 @@ class NormEval(nn.Module):
         self.train()
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.free(self.b(F.relu(self.norm(self.a(x))))).mean((2, 3))
+        result: Tensor = self.free(self.b(F.relu(self.norm(self.a(x))))).mean((2, 3))
+        return result
 
     def train(self, mode: bool = True) -> Any:
         super().train(mode)

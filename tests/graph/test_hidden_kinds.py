@@ -58,7 +58,7 @@ class Checkpointed(nn.Module):
         if not self.training:
             result: Tensor = self.block(x)
         else:
-            result = checkpoint(self.block, x, use_reentrant=self.reentrant)  # type: ignore[assignment]
+            result = checkpoint(self.block, x, use_reentrant=self.reentrant)
         return result
 
 
