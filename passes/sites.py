@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from itertools import accumulate
+from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from narfx.graph.nodes import call_targets, is_kernel, pair, source_line
-from narfx.passes.lift_functional import read_functional
+from narfx.passes.lift_functional import FunctionalConv, read_functional
 from narfx.space.records import Site, Skipped
 
-__all__ = ["find_sites"]
+__all__ = ["find_sites", "frozen_sites"]
 
 _FUNCTIONAL = {
     torch.conv1d, torch.conv2d, torch.conv3d, torch.conv_transpose2d,
@@ -90,6 +91,18 @@ def find_sites(
             sites.append(_site(node, module, target, occurrence, shapes))
     _add_uncalled(graph_module, skipped, calls)
     return sites, list(skipped.values())
+
+
+def frozen_sites(graph_module: GraphModule, sites: Sequence[Site]) -> list[str]:
+    """The targets of the sites whose weight is not trained (``requires_grad`` is off), each once."""
+    calls = {call.target: call for call in read_functional(graph_module).values() if isinstance(call, FunctionalConv)}
+    found: dict[str, None] = {}
+    for site in sites:
+        call = calls.get(site.target)
+        module = graph_module.get_submodule(site.target) if call is None else call.module(graph_module)
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            found[site.target] = None
+    return list(found)
 
 
 def _refusal(module: nn.Module, kernels: Collection[int], *, is_first: bool) -> tuple[str, str]:
@@ -178,6 +191,7 @@ def _site(
         output_shape=_sample(shapes[node]),
         where=source_line(node),
         own_params=sum(parameter.numel() for parameter in conv.parameters()),
+        images=prod(shapes[node][:-3]),
     )
 
 

@@ -8,6 +8,7 @@ Operator files are copied to ``operators/``. If ``model.py`` cannot be written, 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -22,9 +23,10 @@ from narfx.bundle.onnx.write import OnnxFile, export_onnx, read_onnx
 from narfx.bundle.proof.proof import Proof
 from narfx.compiler.open import Lowered, open_architecture
 from narfx.errors import ParityError, UsageError
+from narfx.graph.batch import lost_axis
 from narfx.graph.checks import check_finite, check_values
 from narfx.graph.copying import copy_module
-from narfx.graph.cost import measure
+from narfx.graph.cost import measure, shapes_and_cost
 from narfx.graph.nodes import tensors
 from narfx.graph.unused import drop_unused
 from narfx.inputs.arguments import check_graph
@@ -181,7 +183,7 @@ def export(
             proof.add_nodes(network, work / ONNX, shape, just_written=True)
             proof.add_randomised(network, shape, write)
             if not proof.passed:
-                failure = proof.error("the ONNX file", str(folder))
+                failure = _explained(proof.error("the ONNX file", str(folder)), network, shape)
         except ParityError as error:
             failure, proof.parity = error, None
         if architecture is not None:
@@ -203,8 +205,16 @@ def export(
         if failure is not None:
             target = folder.with_name(folder.name + ".failed")
             replace_folder(work, target)
-            raise ParityError(f"{failure}; the bundle is in {target}", where=failure.where, kind=failure.kind)
+            said = str(failure).replace(f"{work}{os.sep}", "")  # the folder in which it was made is no more
+            where = None if failure.where is None else failure.where.replace(str(work), str(target))
+            raise ParityError(f"{said}; the bundle is in {target}", where=where, kind=failure.kind)
     return {**report, "files": {key: str(folder / name) for key, name in files.items()}}
+
+
+def _explained(error: ParityError, network: fx.GraphModule, shape: tuple[int, int, int]) -> ParityError:
+    """The error with its cause, where torch itself gives another shape for one image than for several."""
+    lost = lost_axis(network, shapes_and_cost(network, shape), shape)
+    return ParityError(f"{lost} ({error})", where=error.where, kind=error.kind) if lost else error
 
 
 def _carry(architecture: Architecture, folder: Path, work: Path) -> Architecture:

@@ -7,22 +7,26 @@ must load the network's weights and give the network's output.
 
 from __future__ import annotations
 
+import base64
 import copy
 import inspect
 import re
 import sys
+import zlib
 from types import ModuleType
 from typing import Any
 
 import torch
 from torch import fx, nn
 
+from narfx.graph.frozen import MARK
 from narfx.graph.order import paths
 
 __all__ = ["CodegenError", "generate"]
 
+_FEW, _LONGEST = 64, 2**20  # values that are written as numbers, characters of those that are not
 _PLAIN = (int, float, bool, str, type(None))
-_NOT_STATE = {"training", "device", "dtype"}
+_NOT_STATE = {"training", "device", "dtype", MARK}
 
 
 class CodegenError(Exception):
@@ -119,11 +123,25 @@ def _entry(graph_module: fx.GraphModule, name: str, imports: set[str]) -> str:
         if isinstance(value, nn.Parameter):
             return f"nn.Parameter({filled}, requires_grad={value.requires_grad})"
         if name not in graph_module.state_dict():
-            if value.numel() > 64:
-                raise CodegenError(f"{name} is a large buffer that is not in the state dict")
-            return f"torch.tensor({_literal(value.tolist())}, dtype={value.dtype}), persistent=False"
+            return f"{_values(value, name, imports)}, persistent=False"
         return filled.replace("empty", "zeros")
     raise CodegenError(f"{name} is a {type(value).__name__}, which cannot be written as source")
+
+
+def _values(value: torch.Tensor, name: str, imports: set[str]) -> str:
+    """An expression of a tensor's values: as numbers if there are few, otherwise as compressed bytes."""
+    if value.numel() <= _FEW:
+        return f"torch.tensor({_literal(value.tolist())}, dtype={value.dtype})"
+    content = value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+    text = base64.b64encode(zlib.compress(content, 9)).decode()
+    if len(text) > _LONGEST:
+        raise CodegenError(
+            f"{name} is a buffer of {value.numel():,} values that the state dict does not hold, too many for a source "
+            "file: register it with persistent=True"
+        )
+    imports |= {"import base64", "import zlib"}
+    unpacked = f'bytearray(zlib.decompress(base64.b64decode("{text}")))'
+    return f"torch.frombuffer({unpacked}, dtype={value.dtype}).reshape({tuple(value.shape)})"
 
 
 def _constructor(module: nn.Module, name: str, imports: set[str]) -> str:

@@ -10,16 +10,17 @@ from narfx.compiler.modes import settle_training
 from narfx.compiler.slots import fixed_cost, group_sites, operator_slot, skip_slot, unused_operators
 from narfx.compiler.traced import Traced
 from narfx.errors import NothingToRefineError, UsageError
+from narfx.graph.batch import check_batch
 from narfx.graph.cost import GraphCost, shapes_and_cost
 from narfx.graph.order import keep_order
 from narfx.graph.tracing import GraphTrace, trace_graph
 from narfx.graph.unused import keep_unused
 from narfx.inputs.arguments import check_input, check_model, listed
 from narfx.operators import get_operator, load_operators
-from narfx.passes.sites import find_sites
+from narfx.passes.sites import find_sites, frozen_sites
 from narfx.passes.skips import SkipDomain, find_skips
 from narfx.space.architecture import DEFAULT_OPERATORS, SpaceOptions
-from narfx.space.records import Skipped
+from narfx.space.records import Site, Skipped
 from narfx.space.space import SearchSpace
 from narfx.support.collector import collector_paused
 from narfx.support.schema import validated
@@ -92,6 +93,8 @@ def trace(
     traced = trace_graph(model)
     settle_training(traced)
     cost = shapes_and_cost(traced.graph_module, input)
+    lost = check_batch(traced.graph_module, cost, input)
+    traced.notes += [lost] if lost else []
     found, skipped = find_sites(traced.graph_module, cost.shapes, kernels=options.kernels, include_first=include_first)
     skipped = [*traced.opaque, *skipped]
     groups = group_sites(traced.graph_module, found, granularity, traced.notes)
@@ -109,6 +112,7 @@ def trace(
         ]
     if slots:
         traced.notes += unused_operators(operators, slots)
+        _note_frozen(traced, [site for slot in slots for site in slot.sites if isinstance(site, Site)])
     skips = None
     if search_skips:
         skips = _find_skips(model, traced.graph_module, cost, options)
@@ -145,6 +149,17 @@ def trace(
         model=reference,
         skips=skips,
     )
+
+
+def _note_frozen(trace: GraphTrace, sites: Sequence[Site]) -> None:
+    """A filter that training never touches, such as a Sobel layer, may be meant to stay."""
+    names = frozen_sites(trace.graph_module, sites)
+    if names:
+        shown = ", ".join(names[:4]) + (", ..." if len(names) > 4 else "")
+        trace.notes.append(
+            f"{count(len(names), 'site')} with frozen weights (requires_grad=False): {shown}; at base the weights stay "
+            "as they are, and an operator in their place is trained"
+        )
 
 
 def _keep_unused(trace: GraphTrace) -> tuple[str, ...]:

@@ -3,29 +3,44 @@
 from __future__ import annotations
 
 import inspect
+import warnings
 from itertools import accumulate
 from types import FunctionType
 
 from torch import fx, nn
 
 from narfx.errors import UsageError
+from narfx.graph.frozen import frozen_parts, mark_frozen
 from narfx.graph.source import mentions_training
 from narfx.graph.tracing import GraphTrace, trace_graph
 from narfx.passes.lift_dropout import LiftDropout
+from narfx.support.text import count
 
 __all__ = ["settle_training"]
 
 
 def settle_training(trace: GraphTrace) -> None:
-    """Trace in training mode as well, where that may differ, and mend or note what does.
+    """Keep frozen what the model's own ``train()`` freezes, and follow what else its training mode changes.
+
+    The model is traced in training mode as well, where that may differ.
 
     A functional dropout becomes a module, which follows the mode. Anything else is noted at its first call: there
     the trace has baked eval mode in.
     """
+    frozen = frozen_parts(trace.source)
+    mark_frozen(trace.graph_module, frozen)
+    if frozen:
+        shown = ", ".join(frozen[:4]) + (", ..." if len(frozen) > 4 else "")
+        trace.notes.append(
+            f"the model's own train() keeps {count(len(frozen), 'part')} in eval mode ({shown}), and so does narfx's "
+            "training; a training loop of your own must do the same after train()"
+        )
     if not any(_mode_matters(type(module)) for module in trace.source.modules()):
         return
     try:
-        training = trace_graph(trace.source, training=True, copied=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # checkpointing warns of inputs without gradients, which stand-ins are
+            training = trace_graph(trace.source, training=True, copied=True, opaque=trace.opaque)
     except UsageError as error:
         trace.notes.append(f"the model cannot be traced in training mode: {error}")
         return
@@ -54,8 +69,10 @@ def _mend(model: nn.Module, graph: fx.Graph, training: fx.Graph) -> str:
     """How to have no difference between the modes; parts that only training calls are auxiliary heads."""
     called, heads = ({str(node.target) for node in g.nodes if node.op == "call_module"} for g in (graph, training))
     known = {path for target in called for path in accumulate(target.split("."), "{}.{}".format)}
-    paths = (accumulate(target.split("."), "{}.{}".format) for target in heads - called)
-    alone = sorted({next(path for path in parts if path not in known) for parts in paths})
+    paths = [list(accumulate(target.split("."), "{}.{}".format)) for target in heads - called]
+    # What one trace calls whole and the other in its parts is called in both modes.
+    firsts = {next((path for path in parts if path not in known), "") for parts in paths if called.isdisjoint(parts)}
+    alone = sorted(firsts - {""})
     if not alone:
         return "make it a submodule whose forward asks self.training to keep both"
     option = next((name for name in inspect.signature(type(model).__init__).parameters if "aux" in name), None)

@@ -13,18 +13,23 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from narfx.graph.frozen import is_frozen
+
 __all__ = ["batch_statistics", "recalibrate"]
 
 _Norm = nn.modules.batchnorm._BatchNorm
 
 
-def _norms(module: nn.Module) -> list[_Norm]:
-    return [part for part in module.modules() if isinstance(part, _Norm)]
+def _norms(module: nn.Module, *, frozen: bool = False) -> list[_Norm]:
+    return [part for part in module.modules() if isinstance(part, _Norm) and (frozen or not is_frozen(part))]
 
 
 @contextmanager
 def batch_statistics(module: nn.Module) -> Iterator[None]:
-    """Eval mode in which every BatchNorm uses the statistics of its batch and does not store them."""
+    """Eval mode in which every BatchNorm uses the statistics of its batch and does not store them.
+
+    BatchNorms that the model freezes use their stored statistics, as in training.
+    """
     modes = {part: part.training for part in module.modules()}
     tracking = {norm: norm.track_running_stats for norm in _norms(module)}
     module.eval()
@@ -40,14 +45,15 @@ def batch_statistics(module: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-def recalibrate(module: nn.Module, batches: Iterable[Tensor]) -> None:
+def recalibrate(module: nn.Module, batches: Iterable[Tensor], *, frozen: bool = False) -> None:
     """Replace the running statistics by the plain average over ``batches``, each (N, C, H, W), normalised.
 
     BatchNorms that the forward pass does not reach (in operators that are not selected) keep their statistics.
-    Everything except BatchNorm runs in eval mode; modes are restored afterwards.
+    Everything except BatchNorm runs in eval mode; modes are restored afterwards. BatchNorms that the model freezes are
+    not changed, unless ``frozen`` says otherwise.
     """
     modes = {part: part.training for part in module.modules()}
-    norms = [norm for norm in _norms(module) if norm.track_running_stats]
+    norms = [norm for norm in _norms(module, frozen=frozen) if norm.track_running_stats]
     momenta = {norm: norm.momentum for norm in norms}
     kept = {norm: [buffer.clone() for buffer in norm.buffers(recurse=False)] for norm in norms}
     module.eval()

@@ -1,42 +1,46 @@
 """The cost of a network: parameters, and multiply-accumulates (MACs) of one sample.
 
-MACs count convolutions and linear layers only; normalisation, activation, pooling and adds count zero. The NAR paper
-(arXiv 1905.02341) prints this number as FLOPs; FLOPs in the usual sense are twice as many.
+MACs count convolutions and linear layers only, each with the batch of its call: a model that folds frames, pairs or
+windows into the batch axis pays for all of them. A matrix product with weights is a linear layer; a product of two
+values that depend on the input (attention) counts zero, and so do normalisation, activation, pooling and adds. The NAR
+paper (arXiv 1905.02341) prints this number as FLOPs; FLOPs in the usual sense are twice as many.
 """
 
 from __future__ import annotations
 
-import math
 import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FunctionType
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
-from torch.overrides import TorchFunctionMode
 
 from narfx.errors import UsageError
 from narfx.graph.copying import copy_module, copy_to_meta
+from narfx.graph.interpreter import Interpreter
+from narfx.graph.macs import MacCounter, conv_macs
 from narfx.graph.nodes import pair
 from narfx.graph.tracing import trace_graph
 from narfx.graph.unused import unused_keys
 from narfx.support.devices import absent_device
 from narfx.support.text import first_line
 
-__all__ = ["GraphCost", "measure", "shapes_and_cost"]
+__all__ = ["GraphCost", "measure", "run_shapes", "shapes_and_cost"]
 
 
 @dataclass(frozen=True)
 class GraphCost:
-    """Parameters and MACs of one sample, and the output shape of each node (batch axis first)."""
+    """Parameters and MACs of one sample, the output shape of each node (batch axis first), and where it was run."""
 
     params: int
     macs: int
     shapes: dict[fx.Node, tuple[int, ...]]
+    device: str = "meta"
 
 
-class _Recorder(fx.Interpreter):
+class _Recorder(Interpreter):
     """Runs a graph on one sample and records each node's output shape, and the MACs.
 
     Shapes of common layers are computed by formula, because torch is slow on the meta device. Other modules run as a
@@ -47,10 +51,12 @@ class _Recorder(fx.Interpreter):
         super().__init__(graph_module, graph=graph)
         self.device = device
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self.macs = 0
+        self.counter = MacCounter()
         self.copies: dict[str, nn.Module] = {}
+        self.current: fx.Node | None = None
 
     def run_node(self, n: fx.Node) -> Any:
+        self.current = n
         result = super().run_node(n)
         if isinstance(result, Tensor):
             self.shapes[n.name] = tuple(result.shape)
@@ -58,7 +64,11 @@ class _Recorder(fx.Interpreter):
 
     def get_attr(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         value = super().get_attr(target, args, kwargs)
-        return value.detach().to(self.device) if isinstance(value, Tensor) else value
+        if not isinstance(value, Tensor):
+            return value
+        value = value.detach().to(self.device)
+        self.counter.add_fixed([value])
+        return value
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module: nn.Module = self.fetch_attr(target)
@@ -69,84 +79,26 @@ class _Recorder(fx.Interpreter):
             if _keeps_shape(module, args[0]):
                 return args[0]
             if type(module) is nn.Conv2d and (shape := _conv_output(module, args[0])) is not None:
-                output = args[0].new_empty(shape)
-                self.count(module, args, output)
-                return output
+                self.counter.macs += conv_macs(shape, module.weight)
+                return args[0].new_empty(shape)
             weight = module._parameters.get("weight") if isinstance(module, nn.modules.conv._ConvNd) else None
             if weight is not None and weight.is_floating_point() and weight.dtype != args[0].dtype:
                 raise TypeError("the meta device does not check dtypes: run on the CPU")
         if target not in self.copies:
             self.copies[target] = self.copied(module)
-        if type(module).__module__.startswith("torch.nn."):
-            return self.copies[target](*args, **kwargs)
-        before = self.macs
-        with _Calls() as calls:
-            result = self.copies[target](*args, **kwargs)
-        # Layers inside that do not call torch's functions were counted by hooks; take the larger count.
-        self.macs = before + max(self.macs - before, calls.macs)
-        return result
+        return self.copies[target](*args, **kwargs)
 
     def copied(self, module: nn.Module) -> nn.Module:
-        """A copy on the device, in eval mode, with hooks that count MACs."""
-        copied = (copy_to_meta(module) if self.device == "meta" else copy_module(module).to(self.device)).eval()
-        for part in copied.modules():
-            if isinstance(part, (nn.modules.conv._ConvNd, nn.Linear)):
-                part.register_forward_hook(self.heard, with_kwargs=True)
+        """A copy whose weights the counter knows."""
+        copied = copy_to_meta(module) if self.device == "meta" else copy_module(module).to(self.device)
+        copied.eval()  # not in one line with the copy: the user's own train() may return nothing
+        self.counter.add_fixed([*copied.parameters(), *copied.buffers()])
         return copied
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if target in _ELEMENTWISE and len(args) == 2 and not kwargs and _alike(*args):
             return args[0]
-        if isinstance(target, FunctionType) and not target.__module__.startswith("torch."):
-            with _Calls() as calls:  # a function that the user keeps opaque with torch.fx.wrap
-                result = super().call_function(target, args, kwargs)
-            self.macs += calls.macs
-            return result
-        result = super().call_function(target, args, kwargs)
-        self.macs += _macs_of_call(target, args, kwargs, result)
-        return result
-
-    def heard(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        """Forward hook: count one call; the input may be a keyword argument."""
-        self.count(module, args or (kwargs["input"],), output)
-
-    def count(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """Add the MACs of one call of a convolution or linear layer."""
-        if isinstance(module, nn.Linear):
-            self.macs += math.prod(output.shape[:-1]) * module.weight.numel()
-        elif isinstance(module, nn.modules.conv._ConvTransposeNd):
-            self.macs += math.prod(args[0].shape[2:]) * module.weight.numel()
-        elif isinstance(module, nn.modules.conv._ConvNd):
-            self.macs += math.prod(output.shape[2:]) * module.weight.numel()
-
-
-class _Calls(TorchFunctionMode):
-    """Counts the MACs of all torch functions that the block calls; torch's own layers call them too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.macs = 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.macs += _macs_of_call(func, args, kwargs or {}, result)
-        return result
-
-
-def _macs_of_call(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> int:
-    """The MACs of a functional convolution or linear layer; 0 for any other call."""
-    source, weight = (
-        kwargs.get(name, args[i] if i < len(args) else None) for i, name in enumerate(("input", "weight"))
-    )
-    if not (isinstance(source, Tensor) and isinstance(weight, Tensor) and isinstance(result, Tensor)):
-        return 0
-    if function in (torch.conv1d, torch.conv2d, torch.conv3d):
-        return result[0, 0].numel() * weight.numel()
-    if function in (torch.conv_transpose1d, torch.conv_transpose2d, torch.conv_transpose3d):
-        return source[0, 0].numel() * weight.numel()
-    if function is nn.functional.linear:
-        return result.numel() // weight.shape[0] * weight.numel()  # windows of one sample may be on the batch axis
-    return 0
+        return super().call_function(target, args, kwargs)
 
 
 _SAME_SHAPE = {
@@ -231,9 +183,26 @@ def shapes_and_cost(graph_module: fx.GraphModule, input_shape: tuple[int, ...]) 
             ) from error
     return GraphCost(
         params=_parameters(graph_module),
-        macs=recorder.macs,
-        shapes={node: recorder.shapes[node.name] for node in graph_module.graph.nodes if node.name in recorder.shapes},
+        macs=recorder.counter.macs,
+        shapes=_by_node(recorder),
+        device=recorder.device,
     )
+
+
+def _by_node(recorder: _Recorder) -> dict[fx.Node, tuple[int, ...]]:
+    return {node: recorder.shapes[node.name] for node in recorder.graph.nodes if node.name in recorder.shapes}
+
+
+def run_shapes(
+    graph_module: fx.GraphModule, input_shape: tuple[int, ...], device: str, *, batch: int
+) -> tuple[dict[fx.Node, tuple[int, ...]], fx.Node | None, Exception | None]:
+    """The shapes for several samples, as far as the graph runs, and the node that fails with its error, if one does."""
+    recorder = _Recorder(graph_module, graph_module.graph, device)
+    try:
+        _start(recorder, input_shape, batch)
+    except Exception as error:
+        return _by_node(recorder), recorder.current, error
+    return _by_node(recorder), None, None
 
 
 def _parameters(graph_module: fx.GraphModule) -> int:
@@ -245,11 +214,29 @@ def _parameters(graph_module: fx.GraphModule) -> int:
 
 def _run(graph_module: fx.GraphModule, input_shape: tuple[int, ...], device: str) -> _Recorder:
     recorder = _Recorder(graph_module, graph_module.graph, device)
-    parameter = next(graph_module.parameters(), None)
-    dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
-    with torch.no_grad():
-        recorder.run(torch.zeros(1, *input_shape, dtype=dtype, device=device))
+    _start(recorder, input_shape)
     return recorder
+
+
+def _start(recorder: _Recorder, input_shape: tuple[int, ...], batch: int = 1) -> None:
+    parameter = next(recorder.module.parameters(), None)
+    dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
+    x = torch.zeros(
+        batch, *input_shape, dtype=dtype, device=recorder.device
+    )  # made outside the counter, which takes it for input
+    with torch.no_grad(), _plain_attention(), recorder.counter:
+        recorder.run(x)
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Without the single operation that torch makes of attention on a CPU, whose linear layers nobody sees."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def measure(network: nn.Module, input_shape: tuple[int, int, int]) -> dict[str, int]:

@@ -14,7 +14,7 @@ import torch
 __all__ = ["is_model_code", "mentions_training", "model_stack", "users_line"]
 
 _TORCH = str(Path(torch.__file__).parent) + os.sep
-_OWN = {str(Path(__file__).with_name(name)) for name in ("tracer.py", "tracing.py")}
+_OWN = {str(Path(__file__).with_name(name)) for name in ("proxies.py", "tracer.py", "tracing.py")}
 
 
 @cache

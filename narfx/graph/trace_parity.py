@@ -115,7 +115,8 @@ def _targets(graph_module: fx.GraphModule) -> dict[str, fx.Node]:
 
 def _runs(network: nn.Module, batches: list[Tensor], targets: dict[str, fx.Node], seed: int) -> list[_Run]:
     """Run one copy on all batches in turn; a state that it keeps shows on the second batch."""
-    copied = copy_module(network).eval()
+    copied = copy_module(network)
+    copied.eval()  # not in one line with the copy: the user's own train() may return nothing
     marks: dict[tuple[str, int], Mark] = {}
     parts = dict(copied.named_modules())
     for name in targets:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from torch import fx, nn
 from torch.fx.node import Argument
 
 from narfx.errors import UsageError
-from narfx.graph.contexts import Context, current_context, describe_change
+from narfx.graph.contexts import Context, current_context, describe_change, running_function
 from narfx.graph.nodes import is_kernel, source_line
+from narfx.graph.proxies import Proxy, iterate
 from narfx.graph.source import mentions_training, model_stack, users_line
+from narfx.graph.wrappers import wraps_convolution
 from narfx.space.records import Skipped
 from narfx.support.devices import absent_device
 from narfx.support.text import first_line
@@ -47,7 +50,7 @@ class Tracer(fx.Tracer):
             # Its own __call__ is traced around the call, and a leaf would run it a second time.
             return module_qualified_name in self.leaves
         return (
-            isinstance(m, nn.modules.conv._ConvNd)
+            (isinstance(m, nn.modules.conv._ConvNd) and not wraps_convolution(m))
             or getattr(m, "narfx_leaf", False)
             or module_qualified_name in self.leaves
             or _asks_training(m)
@@ -60,7 +63,7 @@ class Tracer(fx.Tracer):
     ) -> Any:
         """Trace through ``m``, or record one call of it if it is a leaf or cannot be traced."""
         depth, known = len(self.module_stack), len(self.contexts)
-        self.contexts.append((m, current_context()))
+        self.contexts.append((m, self._context()))
         try:
             return super().call_module(m, forward, args, kwargs)
         except Exception as error:
@@ -90,13 +93,31 @@ class Tracer(fx.Tracer):
         """A node with the model's source lines; torch's own record includes its frames and takes ten times as long."""
         proxy = super().create_proxy(*args, **kwargs)
         proxy.node.stack_trace = model_stack(trace_once.__code__)
-        if current_context() != self.contexts[0][1]:
+        if self._context() != self.contexts[0][1]:
             self._leave_context(proxy.node)
+        function = None if torch.is_grad_enabled() else running_function(trace_once.__code__)
+        if function is not None and not function.__module__.startswith("torch."):
+            self._leave_function(proxy.node, function.__name__)
         return proxy
+
+    def _context(self) -> Context:
+        """The contexts at this line, without what torch itself does to the forward of an autograd function."""
+        context = current_context()
+        if not context.gradients and running_function(trace_once.__code__) is not None:
+            return context._replace(gradients=self.contexts[0][1].gradients)
+        return context
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """What stands for a node's value."""
+        return Proxy(node, self)
+
+    def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
+        """The items of a proxy, where their number is known."""
+        return iterate(obj)
 
     def _leave_context(self, node: fx.Node) -> None:
         """For a node inside a context that the trace does not keep: make its module a leaf, or add a note."""
-        inner = [*(context for _, context in self.contexts[1:]), current_context()]
+        inner = [*(context for _, context in self.contexts[1:]), self._context()]
         module, before, after = [(m, a, b) for (m, a), b in zip(self.contexts, inner, strict=True) if a != b][-1]
         path = self.submodule_paths.get(module, "") if module is not None and self.submodule_paths else ""
         name = type(self.root if module is None else module).__name__
@@ -108,6 +129,24 @@ class Tracer(fx.Tracer):
                 (path, what),
                 f"{path or name} ({where}): {what}, which the trace does not keep; put that part into its own "
                 "submodule, or change its tensors instead (detach(), requires_grad_(False))",
+            )
+
+    def _leave_function(self, node: fx.Node, function: str) -> None:
+        """A node inside the forward of an autograd function of the user's: the trace loses the backward."""
+        module = self.contexts[-1][0]
+        path = self.submodule_paths.get(module, "") if module is not None and self.submodule_paths else ""
+        where = source_line(node)
+        if path and module is not None and not _holds_kernels(module) and not _is_container(module):
+            kind = type(module).__name__
+            why = (
+                f"{kind} stays opaque: it calls the autograd function {function}, whose backward a trace does not keep"
+            )
+            self._add_leaf(path, why, where)
+        else:
+            self.notes.setdefault(
+                (path, function),
+                f"{path or type(self.root).__name__} ({where}) calls the autograd function {function}: the trace keeps "
+                "its forward, not its backward; call it in a submodule of its own that holds no convolution",
             )
 
     def keep_buffers(self, training: bool) -> None:

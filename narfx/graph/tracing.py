@@ -8,16 +8,20 @@ tracing starts again on a new copy, because a forward that failed may have chang
 
 from __future__ import annotations
 
+import builtins
 import inspect
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from keyword import iskeyword
 from typing import Any, NoReturn
 
 import torch
 from torch import fx, nn
+from torch.fx.graph import _custom_builtins
 
 from narfx.errors import UsageError
 from narfx.graph.copying import copy_module, copy_structure
+from narfx.graph.proxies import UntraceableError
 from narfx.graph.source import users_line
 from narfx.graph.tracer import Tracer, forward_hooks, trace_once
 from narfx.space.records import Skipped
@@ -28,6 +32,7 @@ from narfx.support.text import first_line
 __all__ = ["GraphTrace", "trace_graph"]
 
 _MAX_TRIES = 20
+_GLOBALS = {*_custom_builtins, "operator", "math"}  # names that the code of a graph may use
 
 
 @dataclass
@@ -49,13 +54,16 @@ class GraphTrace:
     drawn: list[str] = field(default_factory=list)
 
 
-def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = False) -> GraphTrace:
+def trace_graph(
+    model: nn.Module, *, training: bool = False, copied: bool = False, opaque: Iterable[Skipped] = ()
+) -> GraphTrace:
     """Trace ``model``, in eval mode unless ``training``; the model itself is not changed.
 
     Args:
         model: The model.
         training: Whether to trace in training mode.
         copied: Whether the model is already a copy, whose parameters the graph may share.
+        opaque: The parts that are not traced into.
 
     Raises:
         UsageError: The model does not take exactly one tensor, has forward hooks itself, cannot be copied, or cannot
@@ -69,7 +77,7 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
             "wrap the model in a module",
             kind="root_hooks",
         )
-    leaves: dict[str, Skipped] = {}
+    leaves = {record.name: record for record in opaque}
     for _ in range(_MAX_TRIES):
         try:
             # A forward that failed may have changed its modules, so each try gets its own copy.
@@ -107,7 +115,7 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
     _keep_buffer_persistence(tried, graph_module)
     graph_module.train(training)
     called = {str(node.target) for node in graph.nodes if node.op == "call_module"}
-    opaque = [record for name, record in leaves.items() if name in called]
+    whole = [record for name, record in leaves.items() if name in called]
     notes = [*tracer.notes.values()]
     if generators and not training:
         notes.append(
@@ -115,7 +123,7 @@ def trace_graph(model: nn.Module, *, training: bool = False, copied: bool = Fals
             "draw as constants: draw them with torch.randn_like of a tensor of the network, or in a submodule without "
             "convolutions whose forward reads self.training"
         )
-    return GraphTrace(graph_module, tried, [*opaque, *_hooked(graph_module)], notes, generators)
+    return GraphTrace(graph_module, tried, [*whole, *_hooked(graph_module)], notes, generators)
 
 
 def _hooked(graph_module: fx.GraphModule) -> list[Skipped]:
@@ -149,9 +157,12 @@ def _give_up(model: nn.Module, failed: nn.Module | None, error: Exception) -> No
         ) from error
     parts = [part for part, child in model.named_children() if _convolutions(child) > 1]
     choice = f"; or refine one part (MODEL#{parts[0]}; parts: {', '.join(parts)})" if parts and not name else ""
+    cure = "; move data-dependent control flow into its own submodule"
+    if isinstance(error, UntraceableError):  # it says what to write
+        cure = ""
     raise UsageError(
         f"torch.fx cannot trace {name or 'the model'} ({type(model if failed is None else failed).__name__}) "
-        f"at {where}: {first_line(error)}; move data-dependent control flow into its own submodule{choice}",
+        f"at {where}: {first_line(error)}{cure}{choice}",
         where=name or where,
         kind="untraceable",
     ) from error
@@ -223,6 +234,10 @@ def _refuse_clashes(model: nn.Module, graph: fx.Graph) -> None:
     for node in graph.nodes:
         if node.name == "self":  # the output of a part named self; in the generated code self is the network
             node._rename("self_")
+        name = str(node.target).lstrip("*")
+        if node.op == "placeholder" and name != "input" and (name in _GLOBALS or hasattr(builtins, name)):
+            # As a parameter it would hide what the code of the graph means by that name, such as a float's inf.
+            node.target = str(node.target).replace(name, f"{name}_")
 
 
 def _keep_buffer_persistence(model: nn.Module, graph_module: fx.GraphModule) -> None:

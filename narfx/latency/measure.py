@@ -127,7 +127,7 @@ def _open_probes(some: Mapping[str, Probe], setting: Setting) -> Iterator[tuple[
             open_call(
                 model,
                 each.input_shape,
-                batch=setting.batch,
+                batch=setting.batch * each.site.images,
                 threads=setting.threads,
                 provider=setting.provider,
             ),

@@ -53,7 +53,8 @@ class Probe:
     @property
     def context(self) -> str:
         """The key of :meth:`without`: equal for all probes with the same model around the operator."""
-        return f"context {'x'.join(map(str, self.input_shape))} groups {self.site.groups}"
+        images = f" images {self.site.images}" if self.site.images > 1 else ""
+        return f"context {'x'.join(map(str, self.input_shape))} groups {self.site.groups}{images}"
 
     def model(self) -> bytes:
         """The ONNX model with the operator, serialised."""

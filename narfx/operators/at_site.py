@@ -72,7 +72,7 @@ def operator_cost(site: Site, name: str) -> dict[str, float]:
         return own if site.own_params is None else {**own, "params": site.own_params}
     operator = get_operator(name)
     if operator.cost is None:
-        return dict(_measured(operator, site))
+        return _for_sample(site, dict(_measured(operator, site)))
     with user_code(f"cost(site) of operator {name} fails at {site.name}", where=name, kind="operator_failed"):
         cost = operator.cost(site)
     if operator.name not in OWN and not _is_cost(cost):
@@ -82,7 +82,12 @@ def operator_cost(site: Site, name: str) -> dict[str, float]:
             where=name,
             kind="operator_cost",
         )
-    return dict(cost)
+    return dict(cost) if operator.name in OWN else _for_sample(site, cost)
+
+
+def _for_sample(site: Site, cost: Mapping[str, float]) -> dict[str, float]:
+    """From the cost of a user's operator on one map to that of one sample, of which several maps may be made."""
+    return {**cost, "macs": cost["macs"] * site.images}
 
 
 def build_operator(name: str, site: Site) -> nn.Module:

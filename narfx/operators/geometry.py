@@ -35,7 +35,7 @@ def conv_cost(
     """Parameters, and MACs of one sample, of a convolution with the site's output size."""
     weights = kernel * kernel * (in_channels // groups) * out_channels
     _, height, width = site.output_shape
-    return {"params": weights + (out_channels if bias else 0), "macs": weights * height * width}
+    return {"params": weights + (out_channels if bias else 0), "macs": weights * height * width * site.images}
 
 
 def pointwise_cost(site: Site) -> dict[str, float]:

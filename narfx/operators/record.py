@@ -21,8 +21,8 @@ class Operator:
         build: ``build(site)`` returns a new module at each call; it maps the site's input shape to its output shape.
         refuse: ``refuse(site)`` returns the reason why the operator is not legal at the site, or ``None``. Without it
             the operator is legal everywhere.
-        cost: ``cost(site)`` returns ``{"params", "macs"}``, the parameters and the MACs of one sample. Without it they
-            are counted on the module.
+        cost: ``cost(site)`` returns ``{"params", "macs"}``, the parameters and the MACs on one map of the site.
+            Without it they are counted on the module.
         start: ``start(module, conv)`` sets the weights from the base convolution, without gradients. Without it the
             weights stay as ``build`` draws them, from a seed of the operator and the site.
     """

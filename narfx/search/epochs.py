@@ -17,6 +17,7 @@ from narfx.compiler.supernet import Supernet
 from narfx.data.image_data import Batch
 from narfx.errors import UsageError
 from narfx.graph.batchnorm import batch_statistics
+from narfx.graph.frozen import train_mode
 from narfx.runs.events import Step, Weights
 from narfx.runs.folder import RunFolder
 from narfx.search.shared_weights import SharedWeights
@@ -137,7 +138,7 @@ def _minibatches(strategy: SupernetStrategy, epoch: StrategyEpoch) -> None:
 
     for batch, time in shared.epoch(epoch.number).take(steps, "strategy and weights"):
         minibatch = Minibatch(batch, next(validation), partial(train_weights, batch, time))
-        shared.net.train()
+        train_mode(shared.net)
         metrics = strategy.train_step(shared.net, shared.task, minibatch)
         if metrics:
             _write_step(epoch, (), [], metrics)

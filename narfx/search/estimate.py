@@ -7,6 +7,7 @@ import time
 import torch
 
 from narfx.graph.copying import copy_module
+from narfx.graph.frozen import train_mode
 from narfx.search.config import SearchConfig
 from narfx.search.epochs import quick_reward
 from narfx.search.prepared import Prepared
@@ -44,7 +45,7 @@ def _probe(prepared: Prepared, config: SearchConfig) -> tuple[float, float]:
     with torch.random.fork_rng(devices=[]):
         for _ in range(2):
             start = time.monotonic()
-            net.train()
+            train_mode(net)
             x, y = next(prepared.task.train_batches(0))
             train_step(net, optimizer, prepared.task.objective, x, y, config.clip)
             middle = time.monotonic()

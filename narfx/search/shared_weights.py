@@ -11,6 +11,7 @@ from torch import nn
 
 from narfx.compiler.supernet import Supernet
 from narfx.data.image_data import Batch
+from narfx.graph.frozen import train_mode
 from narfx.runs.progress import Reporter
 from narfx.search.config import SearchConfig
 from narfx.space.records import Vector
@@ -75,7 +76,7 @@ class WeightEpoch:
 
     def take(self, minibatches: int, label: str) -> Iterator[tuple[Batch, float]]:
         """The next minibatches, the supernet in training mode, and the time in epochs at which each comes."""
-        self.shared.net.train()
+        train_mode(self.shared.net)
         turn = islice(self.batches, minibatches)
         for batch in self.shared.reporter.track(turn, minibatches, f"epoch {self.number + 1}: {label}"):
             yield batch, self.number + self.done / self.shared.task.steps_per_epoch

@@ -23,7 +23,8 @@ class Site:
 
     ``target`` is the module path, ``occurrence`` counts the calls of that module in graph order. Shapes are those of
     one sample, ``(channels, height, width)``. ``own_params`` counts the parameters of the site's own call where they
-    may be other than a plain convolution's (a parametrization has its own).
+    may be other than a plain convolution's (a parametrization has its own). ``images`` is the batch of the call for
+    one sample: more than 1 where the model folds frames, pairs or windows into the batch axis.
     """
 
     target: str
@@ -42,6 +43,7 @@ class Site:
     output_shape: tuple[int, int, int]
     where: str = ""
     own_params: int | None = None
+    images: int = 1
 
     @property
     def name(self) -> str:
@@ -55,6 +57,7 @@ class Site:
             f"stride {_by(self.stride)} padding {_by(self.padding)} dilation {_by(self.dilation)} "
             f"groups {self.groups} bias {self.bias} mode {self.padding_mode} "
             f"shape {_by(self.input_shape)}->{_by(self.output_shape)}"
+            + (f" images {self.images}" if self.images > 1 else "")
         )
 
     def geometry(self) -> dict[str, Any]:

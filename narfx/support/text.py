@@ -19,5 +19,9 @@ def count(number: int, thing: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, at most 300 characters; the name of its class where it has no message."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:_LONGEST]
+    """The first line of an error's message, cut between words after 300 characters; else the name of its class."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    if len(line) <= _LONGEST:
+        return line
+    words = line[:_LONGEST].rpartition(" ")[0] or line[:_LONGEST]
+    return f"{words.rstrip(' ,.;:(')} ..."

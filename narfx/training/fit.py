@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from narfx.errors import RunError, UsageError
+from narfx.graph.frozen import train_mode
 from narfx.runs.events import Epoch
 from narfx.runs.folder import RunFolder
 from narfx.runs.progress import Reporter, Silent
@@ -159,7 +160,7 @@ def _epoch(
     label: str,
 ) -> float:
     """One epoch; returns the mean loss."""
-    network.train()
+    train_mode(network)
     torch.manual_seed(derive(seed, "dropout", epoch))
     steps = task.steps_per_epoch
     losses = []

@@ -28,6 +28,7 @@ from narfx.errors import NarfxError, ParityError, RunError, UsageError
 from narfx.graph.cost import measure
 from narfx.graph.tracing import trace_graph
 from narfx.inputs.model_ref import load_model
+from narfx.inputs.weights import load_state, read_weights
 
 HEAD = """
 import torch
@@ -631,3 +632,25 @@ def test_a_file_that_computes_something_else_is_far(home: Path) -> None:
     assert parity.max_rel_error > 1e-2
     with pytest.raises(NarfxError, match=r"onnxruntime cannot run model\.onnx"):
         compare_onnx(network, home / "out" / "model.onnx", (3, 9, 9))
+
+
+def test_a_larger_buffer_outside_the_state_dict_stands_in_the_source(tmp_path: Path) -> None:
+    class Grid(nn.Module):
+        grid: torch.Tensor
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.register_buffer("grid", torch.randn(1, 3, 16, 16), persistent=False)
+            self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            result: torch.Tensor = self.b(self.a(x + self.grid)).mean((2, 3))
+            return result
+
+    network = narfx.lower(narfx.Supernet(narfx.trace(Grid(), input=(3, 16, 16))), (2,)).eval()
+    report = narfx.export(network, tmp_path / "out", input=(3, 16, 16))
+    assert report["source"] is None and "grid" not in network.state_dict()
+    rebuilt = load_model(str(tmp_path / "out" / "model.py"))
+    load_state(rebuilt, read_weights(tmp_path / "out" / "model.safetensors")[0], source="model.safetensors")
+    x = torch.randn(2, 3, 16, 16)
+    assert torch.equal(rebuilt.eval()(x), network(x))

@@ -299,6 +299,9 @@ def test_one_weight_of_many_is_found_in_a_torchvision_network(tmp_path: Path) ->
         lambda x, y: torch.relu(y + 1) + torch.relu(y + 1),  # the file computes it once
         lambda x, y: F.max_pool2d(y, 2).mean(1) + torch.max_pool2d(y, 2).sum(1),  # and that
         lambda x, y: y.masked_fill(y > 0, -float("inf")).flatten(1).softmax(1),
+        lambda x, y: (y - y.mean(1, keepdim=True)) / torch.sqrt(y.var(1, keepdim=True, unbiased=False) + 1e-6),
+        lambda x, y: (y - y.mean((0, 2, 3), keepdim=True)) / (y.std((0, 2, 3), keepdim=True) + 1e-3),
+        lambda x, y: torch.cat([y, torch.ones_like(y[:, :1]).cumsum(2), torch.ones_like(y[:, :1]).cumsum(3)], 1),
         lambda x, y: (torch.log(y - 0.5).nan_to_num(0.0), y.chunk(2, 1)[1].relu(), F.normalize(y.flatten(1))),
         lambda x, y: {"same": y, "flat": y.flatten(1), "image": x, "k": torch.ones(3), "half": y.half()},
     ],

@@ -10,6 +10,7 @@ import torchvision
 from sample_networks import Chain
 from torch import Tensor, fx, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import narfx
 from narfx.graph.cost import measure
@@ -98,7 +99,7 @@ def test_an_opaque_part_of_a_network_counts_in_its_trace() -> None:
             self.before, self.opaque = nn.Conv2d(3, 8, 1), Opaque()
 
         def forward(self, x: Tensor) -> Tensor:
-            result: Tensor = super().forward(x) + self.opaque(self.before(x)).mean((2, 3, 1))
+            result: Tensor = super().forward(x) + self.opaque(self.before(x)).mean((2, 3, 1))[:, None]
             return result
 
     alone, whole = (narfx.trace(net, input=(3, 10, 10)).cost for net in (Chain().eval(), Net().eval()))
@@ -140,3 +141,91 @@ def test_windows_along_the_batch_axis_all_count() -> None:
         model = torchvision.models.swin_t()
     published = torchvision.models.Swin_T_Weights.DEFAULT.meta["_ops"] * 1e9  # with the attention's own products
     assert 0.95 * published < measure(model, (3, 224, 224))["macs"] < published
+
+
+def _torch_macs(model: nn.Module, shape: tuple[int, ...]) -> int:
+    """What torch's own counter says of one sample."""
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model.eval()(torch.zeros(1, *shape))
+    return int(counter.get_total_flops()) // 2
+
+
+class Frames(nn.Module):
+    """Four frames of a clip, folded into the batch axis; the middle is opaque if asked for."""
+
+    def __init__(self, opaque: bool = False) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+        self.middle = Opaque() if opaque else nn.ConvTranspose2d(8, 8, 2, 2)
+        self.fc = nn.Linear(8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, c, h, w = x.shape
+        x = self.b(F.relu(self.a(x.view(n * (c // 3), 3, h, w))))
+        x = F.interpolate(self.middle(x).flatten(2), size=8)[:, :8]
+        result: Tensor = self.fc(x.mean(2)).view(n, -1, 5).mean(1)
+        return result
+
+
+class Pairs(nn.Module):
+    """Two views of an image, stacked along the batch axis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.b(F.relu(self.a(torch.cat([x, x.flip(3)]))))
+        first, second = x.chunk(2)
+        result: Tensor = (first - second).mean((2, 3))
+        return result
+
+
+@pytest.mark.parametrize("model", [Frames(), Frames(opaque=True), Pairs()], ids=["frames", "opaque", "pairs"])
+def test_images_folded_into_the_batch_axis_all_count(model: nn.Module) -> None:
+    shape = (3, 10, 10) if isinstance(model, Pairs) else (12, 10, 10)
+    traced = narfx.trace(model, input=shape)
+    assert traced.cost["macs"] == _torch_macs(model, shape)
+    space = traced.space
+    for index in space.slots[0].legal:
+        vector = (index,) + (0,) * (len(space) - 1)
+        lowered = narfx.lower(narfx.Supernet(traced), vector)
+        assert space.cost(vector)["macs"] == measure(lowered, shape)["macs"] == _torch_macs(lowered, shape)
+
+
+def test_an_operator_of_the_users_costs_what_all_folded_images_cost(own_operator: str) -> None:
+    shape = (12, 10, 10)
+    narfx.register_operator(
+        narfx.Operator(
+            "own_cost",
+            lambda site: nn.Conv2d(site.in_channels, site.out_channels, 1),
+            cost=lambda site: {"params": 8 * 8 + 8, "macs": 8 * 8 * 10 * 10},
+        )
+    )
+    traced = narfx.trace(Frames(), input=shape, operators=("base", "own_cost", own_operator))
+    assert traced.space.slots[0].legal == (0, 1, 2)
+    for vector in ((1,), (2,)):
+        lowered = narfx.lower(narfx.Supernet(traced), vector)
+        assert traced.space.cost(vector)["macs"] == measure(lowered, shape)["macs"]
+
+
+class Products(nn.Module):
+    """Linear layers in other forms than ``nn.Linear``, and attention, whose products are no layers."""
+
+    def __init__(self, attention: bool) -> None:
+        super().__init__()
+        self.conv, self.attention = nn.Conv2d(3, 8, 3, padding=1), attention
+        self.weight, self.inner = nn.Parameter(torch.randn(8, 8)), nn.MultiheadAttention(8, 2, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x).flatten(2).transpose(1, 2)
+        x = x @ self.weight + torch.einsum("blc,cd->bld", x, self.weight.t() * 2)
+        if self.attention:
+            x = x + torch.softmax(x @ x.transpose(1, 2), -1) @ x + self.inner(x, x, x)[0]
+        return x.mean(1)
+
+
+def test_products_with_weights_are_linear_layers_and_attention_is_none() -> None:
+    plain, attention = (measure(Products(attention), (3, 6, 6))["macs"] for attention in (False, True))
+    assert plain == _torch_macs(Products(False), (3, 6, 6)) == 36 * (3 * 9 * 8 + 2 * 8 * 8)
+    assert attention - plain == 36 * 4 * 8 * 8  # the four projections alone

@@ -25,7 +25,7 @@ from narfx.bundle.onnx.names import output_names as name_outputs
 from narfx.bundle.onnx.opset import OLDEST, lower_opset, lowest_opset, newest_opset, obstacles
 from narfx.bundle.proof.parity import Parity, compare_onnx, worst
 from narfx.errors import ParityError, RunError, UsageError
-from narfx.graph.nodes import tensors
+from narfx.graph.nodes import source_line, tensors
 from narfx.graph.unused import unused_keys
 from narfx.passes.verify import verify_lowered
 from narfx.support.text import first_line
@@ -133,9 +133,16 @@ def _check_ready(network: fx.GraphModule) -> None:
     """Check that the network is lowered, in eval mode, and without calls that always train."""
     problems = verify_lowered(network, unused_keys(network))  # parts that no node uses are not exported
     problems += [
-        f"{node} ({getattr(node.target, '__name__', node.target)}) is called with training=True"
+        f"{node} ({source_line(node) or getattr(node.target, '__name__', node.target)}) is called with training=True, "
+        "so eval mode does not change what it computes: pass training=self.training"
         for node in network.graph.nodes
         if node.op == "call_function" and _trains(node)
+    ]
+    problems += [
+        f"{node} ({source_line(node) or 'a convolution'}) takes its groups from the batch, and an ONNX convolution has "
+        "a fixed number of them: apply each image's kernel by a matrix product of torch.nn.functional.unfold"
+        for node in network.graph.nodes
+        if node.op == "call_function" and isinstance(_groups(node), fx.Node)
     ]
     if problems:
         raise ParityError(f"the network is not ready to export: {problems[0]}", kind="not_lowered")
@@ -148,6 +155,13 @@ def _trains(node: fx.Node) -> bool:
         return node.kwargs.get("training") is True
     bound.apply_defaults()
     return bound.arguments.get("training") is True
+
+
+def _groups(node: fx.Node) -> Any:
+    """The groups of a functional convolution, its seventh argument."""
+    if not getattr(node.target, "__name__", "").startswith("conv"):
+        return 1
+    return node.kwargs.get("groups", node.args[6] if len(node.args) > 6 else 1)
 
 
 def _set_opset(model: Any, opset: int | None) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor, fx, nn
 from narfx.bundle.onnx.marks import node_keys
 from narfx.bundle.proof.parity import TOLERANCE, difference
 from narfx.bundle.proof.values import Value, graph_of, load_file, run_file, weights_of
+from narfx.graph.interpreter import Interpreter
 from narfx.graph.nodes import source_line
 
 __all__ = ["Difference", "difference_at", "first_difference"]
@@ -155,7 +156,7 @@ def reason_of(error: float, ours: np.ndarray, theirs: np.ndarray | None) -> str:
 _Matcher = Callable[[fx.Node, np.ndarray], tuple[float | None, Value | None]]
 
 
-class _Recorder(fx.Interpreter):
+class _Recorder(Interpreter):
     """Runs a graph and compares each tensor at once, because an in-place operation may change it later."""
 
     def __init__(self, root: nn.Module, graph: fx.Graph, matcher: _Matcher) -> None:

@@ -21,7 +21,8 @@ from torch.utils import _pytree as pytree
 from narfx.bundle.onnx.marks import node_keys
 from narfx.bundle.proof.first_difference import Difference, difference_at, reason_of
 from narfx.bundle.proof.parity import TOLERANCE, agreement
-from narfx.bundle.proof.values import graph_of, load_file, marked_values, node_values, run_file
+from narfx.bundle.proof.values import graph_of, load_file, marked_values, node_values, run_file, values_before
+from narfx.graph.interpreter import Interpreter
 from narfx.graph.nodes import tensors
 
 __all__ = ["Nodes", "compare_nodes"]
@@ -64,12 +65,17 @@ def compare_nodes(
     If nodes differ, everything runs again with cuts only after the other nodes, because a mark may be one node too
     early. If everything agrees then, those marks are ``misplaced``. The caller decides whether to accept that: a gate
     that saturates directly after a wrong value hides it here too.
+
+    An exporter writes a subexpression that two nodes share once, for example the mean inside a variance. A cut after
+    the first node then reaches the second node in the file only. Such values are compared but not replaced.
     """
     model = load_file(path)
     root, graph = graph_of(network, model)
     images = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(seed))
     pair = _Pair(root, graph, model, images, tolerance, seed)
     found, wrong = pair.compare(frozenset())
+    while wrong and pair.keep_shared(wrong):
+        found, wrong = pair.compare(frozenset())
     misplaced = wrong if wrong and not pair.compare(wrong)[1] else frozenset()
     return replace(found, misplaced=misplaced & pair.marked.keys())
 
@@ -84,6 +90,7 @@ class _Pair:
         self.keys, self.marked = node_keys(graph), marked_values(model)
         self.generator = torch.Generator().manual_seed(seed)
         self.shapes: dict[fx.Node, Tensor] = {}
+        self.shared = set[str]()
         _Watched(root, graph, self._look).start(images)
 
     def _look(self, node: fx.Node, value: Tensor, own: bool) -> Tensor:
@@ -93,9 +100,22 @@ class _Pair:
             self.shapes[node] = drawn.abs() if bool((value >= 0).all()) else drawn
         return value
 
+    def keep_shared(self, wrong: Collection[str]) -> bool:
+        """Stop replacing values that reach a wrong node in the file only; returns whether there were more of them."""
+        cuts = {self.keys[node]: node for node in self.shapes if self.keys[node] not in self.shared}
+        names = {self.marked[key]: key for key in cuts}
+        nodes = {key: node for node, key in self.keys.items() if key in wrong and key in self.marked}
+        found = set[str]()
+        for key, node in nodes.items():
+            theirs = {names[name] for name in values_before(self.model, self.marked[key], names)}
+            found |= theirs - {self.keys[cut] for cut in _nodes_before(node, set(cuts.values()))}
+        self.shared |= found
+        return bool(found)
+
     def compare(self, without: Collection[str]) -> tuple[Nodes, frozenset[str]]:
         """Compare with cuts after all marked nodes except ``without``; returns also the marks that differ."""
-        cuts = {self.keys[node]: drawn for node, drawn in self.shapes.items() if self.keys[node] not in without}
+        kept = self.shared.union(without)
+        cuts = {self.keys[node]: drawn for node, drawn in self.shapes.items() if self.keys[node] not in kept}
         outputs = [value.name for value in self.model.graph.output]
         read = {name for mark, name in self.marked.items() if mark not in without} | set(outputs)
         replaced = {self.marked[key]: drawn.numpy() for key, drawn in cuts.items()}
@@ -142,7 +162,20 @@ class _Pair:
         return Nodes(len(compared), worst, difference), frozenset(self.keys[node] for node in wrong) | set(bad)
 
 
-class _Watched(fx.Interpreter):
+def _nodes_before(node: fx.Node, stops: Collection[fx.Node]) -> set[fx.Node]:
+    """The nodes among ``stops`` that a node's value is computed from, without those that are before them."""
+    found, seen, waiting = set[fx.Node](), set[fx.Node](), list(node.all_input_nodes)
+    while waiting:
+        source = waiting.pop()
+        if source in stops:
+            found.add(source)
+        elif source not in seen:
+            seen.add(source)
+            waiting += source.all_input_nodes
+    return found
+
+
+class _Watched(Interpreter):
     """Runs a graph and replaces each floating-point value by the result of ``see(node, value, own)``.
 
     ``own`` is whether the value has its own storage. A view of an argument, or an argument changed in place, must not

@@ -122,7 +122,8 @@ def compare_onnx(
                 error, scale = difference(ours, np.asarray(theirs))
                 largest_abs, largest_rel = max(largest_abs, error), max(largest_rel, scale)
     except Exception as error:
-        raise ParityError(f"onnxruntime cannot run {path.name}: {first_line(error)}", where=str(path)) from error
+        reason = first_line(error).replace(str(path), path.name)
+        raise ParityError(f"onnxruntime cannot run {path.name}: {reason}", where=str(path)) from error
     return Parity(
         largest_abs, largest_rel, tolerance, largest_rel <= tolerance, sum(batch_sizes), tuple(batch_sizes), apart
     )
@@ -186,7 +187,7 @@ def randomise_norms(network: M, images: Tensor, seed: int = 0) -> M:
             if norm.affine:
                 norm.weight.uniform_(0.5, 1.5, generator=generator)
                 norm.bias.normal_(0, 0.5, generator=generator)
-        recalibrate(changed, [images.clone()])
+        recalibrate(changed, [images.clone()], frozen=True)
         measured = [(norm.running_var, norm.running_var.clone()) for norm in norms if norm.running_var is not None]
         for factor in _FACTORS if measured else ():
             for variance, own in measured:

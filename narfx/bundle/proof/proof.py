@@ -111,8 +111,12 @@ class Proof:
         changed = randomise_norms(network, images)
         with tempfile.TemporaryDirectory() as scratch:
             path = Path(scratch) / "model.onnx"
-            write(changed, shape, path)
-            self.add(changed, path, shape, seed=1)
+            try:
+                write(changed, shape, path)
+                self.add(changed, path, shape, seed=1)
+            except ParityError as error:  # it names a folder that is no more
+                second = "a second file, with random BatchNorm statistics"
+                raise ParityError(str(error).replace(str(path), second), where=second, kind=error.kind) from error
 
     def error(self, what: str, where: str) -> ParityError:
         """The error of a failed proof; ``what`` names the file, ``where`` is used if no node is known to differ."""

@@ -14,8 +14,19 @@ from torch import Tensor, fx, nn
 
 from narfx.bundle.onnx.marks import MARK
 from narfx.graph.copying import copy_module
+from narfx.graph.proxies import Proxy
 
-__all__ = ["Value", "graph_of", "load_file", "mark_of", "marked_values", "node_values", "run_file", "weights_of"]
+__all__ = [
+    "Value",
+    "graph_of",
+    "load_file",
+    "mark_of",
+    "marked_values",
+    "node_values",
+    "run_file",
+    "values_before",
+    "weights_of",
+]
 
 _CUT = ".cut"  # suffix of the extra input that replaces a value for its readers
 
@@ -76,7 +87,10 @@ def run_file(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "told.onnx"
         onnx.save(told, str(path), save_as_external_data=True, location="told.data")
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        try:
+            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # it names a folder that is no more
+            raise RuntimeError(str(error).replace(str(path), "the file")) from error
     feeds = {f"{name}{_CUT}": number for name, number in (cuts or {}).items()}
     feeds[session.get_inputs()[0].name] = images.numpy()
     numbers = session.run([value.name for value in values], feeds) if values else []
@@ -102,10 +116,7 @@ def _cut(model: Any, cuts: Mapping[str, np.ndarray]) -> None:
 def _nodes(graph: Any) -> Iterator[Any]:
     """The nodes of a graph and of its subgraphs (the branches of If and Loop)."""
     for node in graph.node:
-        yield node
-        for attribute in node.attribute:
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _nodes(inner)
+        yield from _with_inner(node)
 
 
 def node_values(model: Any) -> list[Value]:
@@ -117,6 +128,27 @@ def node_values(model: Any) -> list[Value]:
         for name in node.output
         if name
     ]
+
+
+def values_before(model: Any, name: str, stops: Collection[str]) -> set[str]:
+    """The names among ``stops`` that a value of the file is computed from, without those that are before them."""
+    made = {output: node for node in model.graph.node for output in node.output}
+    found, seen, waiting = set[str](), {name}, [name]
+    while waiting:
+        node = made.get(waiting.pop())
+        reads = {read for inner in _with_inner(node) for read in inner.input} if node is not None else set[str]()
+        found |= reads & set(stops)
+        waiting += reads - set(stops) - seen
+        seen |= reads
+    return found
+
+
+def _with_inner(node: Any) -> Iterator[Any]:
+    """A node and those inside of its branches."""
+    yield node
+    for attribute in node.attribute:
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _nodes(inner)
 
 
 def _inputs(node: Any, weights: Collection[str]) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -142,7 +174,8 @@ def graph_of(network: nn.Module, model: Any) -> tuple[nn.Module, fx.Graph]:
 
     A network that is not a GraphModule is traced; the modules that the file's marks name stay leaves.
     """
-    root = copy_module(network).eval()
+    root = copy_module(network)
+    root.eval()
     if isinstance(root, fx.GraphModule):
         return root, root.graph
     # Do not make a GraphModule of this graph: its code would wrap torch's assertions and break later traces.
@@ -160,3 +193,6 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return module_qualified_name in self.leaves or super().is_leaf_module(m, module_qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        return Proxy(node, self)
