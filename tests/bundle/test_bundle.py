@@ -644,7 +644,7 @@ def test_a_larger_buffer_outside_the_state_dict_stands_in_the_source(tmp_path: P
             self.a, self.b = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1)
 
         def forward(self, x: torch.Tensor) -> torch.Tensor:
-            result: torch.Tensor = self.b(self.a(x + self.grid)).mean((2, 3))
+            result: torch.Tensor = self.b(self.a(x + self.get_buffer("grid"))).mean((2, 3))
             return result
 
     network = narfx.lower(narfx.Supernet(narfx.trace(Grid(), input=(3, 16, 16))), (2,)).eval()
