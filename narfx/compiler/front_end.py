@@ -127,7 +127,7 @@ def trace(
             kind="weights_not_float",
         )
     if not slots:
-        shown = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:4]) or "it holds no convolution"
+        shown = "; ".join(f"{s.name}: {s.reason}" for s in skipped[:4]) or "it contains no convolution"
         raise NothingToRefineError(
             f"nothing to refine in {type(model).__name__}: {shown}" + ("; ..." if len(skipped) > 4 else ""),
             where=reference,

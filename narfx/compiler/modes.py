@@ -50,7 +50,7 @@ def settle_training(trace: GraphTrace) -> None:
         trace.notes.append(
             f"in training mode forward draws random numbers ({', '.join(training.drawn)}) beside the network's "
             "tensors, as stochastic depth written in Python does, and the trace holds eval mode, which draws none: "
-            "draw them in a submodule whose forward asks self.training and holds no convolution, to keep both"
+            "draw them in a submodule whose forward reads self.training and contains no convolution, to keep both"
         )
     lifts = LiftDropout(other.graph), LiftDropout(trace.graph_module.graph)
     for lift, graph_module in zip(lifts, (trace.graph_module, other), strict=True):
@@ -74,10 +74,10 @@ def _mend(model: nn.Module, graph: fx.Graph, training: fx.Graph) -> str:
     firsts = {next((path for path in parts if path not in known), "") for parts in paths if called.isdisjoint(parts)}
     alone = sorted(firsts - {""})
     if not alone:
-        return "make it a submodule whose forward asks self.training to keep both"
+        return "make it a submodule whose forward reads self.training to keep both"
     option = next((name for name in inspect.signature(type(model).__init__).parameters if "aux" in name), None)
     if option is None:
-        return f"only training calls {', '.join(alone)}: leave that out, or ask self.training in its own forward"
+        return f"only training calls {', '.join(alone)}: leave that out, or read self.training in its own forward"
     return f"only training calls {', '.join(alone)}, auxiliary heads: build the model without them, by {option}=False"
 
 

@@ -146,7 +146,7 @@ class Tracer(fx.Tracer):
             self.notes.setdefault(
                 (path, function),
                 f"{path or type(self.root).__name__} ({where}) calls the autograd function {function}: the trace keeps "
-                "its forward, not its backward; call it in a submodule of its own that holds no convolution",
+                "its forward, not its backward; call it in a submodule of its own that contains no convolution",
             )
 
     def keep_buffers(self, training: bool) -> None:

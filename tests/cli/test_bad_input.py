@@ -76,7 +76,7 @@ MODELS = {
 }
 
 ANSWERS = [
-    ("no_convolution", [], 3, "nothing_to_refine", "it holds no convolution"),
+    ("no_convolution", [], 3, "nothing_to_refine", "it contains no convolution"),
     ("only_depthwise", [], 3, "nothing_to_refine", "1: it is depthwise already"),
     ("several_inputs", [], 2, "inputs", "takes 2 required inputs (x, mask)"),
     ("on_a_gpu", [], 2, "no_device", "net.py:model"),

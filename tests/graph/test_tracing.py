@@ -261,7 +261,7 @@ class Adding(Chain):
 def test_what_differs_between_the_modes_is_noted(make: Callable[[], nn.Module], first: str) -> None:
     (note,) = narfx.trace(make(), input=SHAPE).notes
     assert f"the trace holds eval mode: first at {first}" in note
-    assert "make it a submodule whose forward asks self.training" in note
+    assert "make it a submodule whose forward reads self.training" in note
 
 
 def test_a_functional_dropout_follows_the_mode() -> None:
@@ -413,13 +413,13 @@ def test_a_part_that_only_training_calls_is_named() -> None:
             return y + self.extra(x) if self.training else y
 
     differs = narfx.trace(Watched(), input=SHAPE).notes[0]
-    assert differs.endswith("only training calls extra: leave that out, or ask self.training in its own forward")
+    assert differs.endswith("only training calls extra: leave that out, or read self.training in its own forward")
 
 
 @pytest.mark.parametrize(
     ("model", "reasons"),
     [
-        (nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), ["it holds no convolution"]),
+        (nn.Sequential(nn.Flatten(), nn.Linear(192, 4)), ["it contains no convolution"]),
         (nn.Sequential(nn.Conv2d(3, 8, 3)), ["0: it is the network's first convolution (--include-first"]),
         (
             nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, groups=8), nn.Conv2d(8, 8, 1)),
