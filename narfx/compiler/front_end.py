@@ -44,7 +44,7 @@ def trace(
     skips_from_input: bool = True,
     reference: str | None = None,
 ) -> Traced:
-    """Trace ``model`` and find what may be refined. The model is copied, never changed.
+    """Trace ``model`` and find the sites that may be refined. The model is copied, never changed.
 
     A part that carries forward hooks stays whole, with its reason among those of what is skipped: so its hooks run
     whenever a network made of it runs (as a copy does here, on tensors without values, to learn its shapes), and none

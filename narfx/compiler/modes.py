@@ -1,4 +1,4 @@
-"""What a model computes otherwise in training mode than in eval mode, mended or noted."""
+"""Differences between training mode and eval mode: restored where possible, else noted."""
 
 from __future__ import annotations
 
