@@ -141,14 +141,14 @@ def _is_output(node: Node) -> bool:
 
 def _path_node(ways: _Ways, nodes: list[Node], entries: set[Node]) -> PathNode:
     """The path node of the convolution ``nodes[0]``."""
-    conv, *behind = nodes
+    conv, *after = nodes
     place, normalised = conv, False
-    for node in behind:
+    for node in after:
         if ways.is_norm(node):
             place, normalised = node, True
         if normalised or not ways.is_passive(node):
             break
-    adds = tuple(ways.adds[node] for node in behind if node in ways.adds)
+    adds = tuple(ways.adds[node] for node in after if node in ways.adds)
     output = adds[-1].add if adds else place
     first = nodes.index(output) + 1
     read = [node for node in nodes[first - 1 :] if node in entries]

@@ -34,7 +34,7 @@ from narfx.support.text import first_line
 
 GROUPS = ("torchvision", "segmentation", "detection", "timm")
 MOST_PARAMETERS = 100_000_000
-PRELOAD = ["torch", "torchvision", "timm", "narfx", "narfx.onnx_export", "onnx", "onnxruntime"]
+PRELOAD = ["torch", "torchvision", "timm", "narfx", "narfx.bundle.onnx.write", "onnx", "onnxruntime"]
 
 
 def torchvision_models(group: str) -> dict[str, int]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from narfx.errors import UsageError
 from narfx.operators.dispatch import Dispatch
@@ -47,21 +47,32 @@ def check_slots(space: SearchSpace, slots: Iterable[int]) -> dict[int, tuple[Any
 
 @contextmanager
 def recorded(
-    dispatches: Sequence[Sequence[Dispatch]], wanted: Mapping[int, tuple[AnySite, ...]]
+    net: nn.Module, dispatches: Sequence[Sequence[Dispatch]], wanted: Mapping[int, tuple[AnySite, ...]]
 ) -> Iterator[dict[int, dict[str, Feature]]]:
-    """What the dispatch nodes of the wanted slots take and give inside the context; a later forward replaces it."""
+    """Inputs and outputs of the wanted slots of ``net`` inside the context; a later forward replaces them."""
     seen: dict[int, dict[str, Feature]] = {index: {} for index in wanted}
+    recorders: list[_Recorder] = []
     with ExitStack() as stack:
         for index, sites in wanted.items():
             for dispatch in dispatches[index]:
                 names = [site.name for site in sites if site.target == dispatch.site]
                 if names:  # norms stand in the same slot
-                    stack.callback(dispatch.watch(_Recorder(names, seen[index])))
+                    recorders.append(_Recorder(names, seen[index]))
+                    stack.callback(dispatch.watch(recorders[-1]))
+
+        def begin(*_: object) -> None:
+            for recorder in recorders:
+                recorder.restart()
+
+        stack.callback(net.register_forward_pre_hook(begin).remove)
         yield seen
 
 
 class _Recorder:
-    """Writes down the calls of one module, each under the name of its site, in the order of the graph."""
+    """Writes down the calls of one module, each under the name of its site, in the order of the graph.
+
+    ``restart`` is called where a forward pass begins, because the one before may have failed between two calls.
+    """
 
     def __init__(self, names: Sequence[str], seen: dict[str, Feature]) -> None:
         self.names, self.seen, self.calls = names, seen, 0
@@ -69,3 +80,7 @@ class _Recorder:
     def __call__(self, input: Tensor, output: Tensor) -> None:
         self.seen[self.names[self.calls % len(self.names)]] = Feature(input.clone(), output.clone())
         self.calls += 1
+
+    def restart(self) -> None:
+        """The next call is the module's first."""
+        self.calls = 0

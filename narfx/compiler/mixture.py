@@ -38,7 +38,7 @@ def read_mixture(space: SearchSpace, mixture: Mixture) -> list[dict[int, Weight]
             kind="mixture_length",
         )
     with torch.enable_grad():  # the views of the rows are parts of the autograd graph wherever they are taken
-        return [_read_row(space, index, row) for index, row in enumerate(mixture)]
+        return [_read_row(space, index, mixture[index]) for index in range(len(space))]
 
 
 def _read_row(space: SearchSpace, index: int, row: Tensor | Sequence[Weight]) -> dict[int, Weight]:
@@ -75,7 +75,8 @@ def _entries(row: Tensor | Sequence[Weight], where: str) -> list[tuple[Weight, f
     """The weights of a row, tensors where gradients are wanted and numbers elsewhere, each with its present value."""
     if isinstance(row, Tensor) and row.dim() == 1 and not row.is_complex():
         values = [float(value) for value in row.tolist()]  # read at once: each reading waits for the device
-        return list(zip(row.unbind() if row.requires_grad else values, values, strict=True))
+        # Views one by one: those of `unbind` could not be used again after an optimizer's step on the weights.
+        return [(row[k] if row.requires_grad else value, value) for k, value in enumerate(values)]
     if not isinstance(row, Sequence) or not all(map(_is_weight, row)):
         raise UsageError(
             f"the weights at {where} are one row of numbers (a tensor with one axis, or a list), not {article(row)}"

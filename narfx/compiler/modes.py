@@ -61,11 +61,11 @@ def settle_training(trace: GraphTrace) -> None:
         trace.notes.append(
             "the model computes something else in training mode than in eval mode, and the trace holds eval mode: "
             f"first at {eval_call} (in training mode {train_call}); "
-            + _mend(trace.source, trace.graph_module.graph, other.graph)
+            + _cure(trace.source, trace.graph_module.graph, other.graph)
         )
 
 
-def _mend(model: nn.Module, graph: fx.Graph, training: fx.Graph) -> str:
+def _cure(model: nn.Module, graph: fx.Graph, training: fx.Graph) -> str:
     """How to have no difference between the modes; parts that only training calls are auxiliary heads."""
     called, heads = ({str(node.target) for node in g.nodes if node.op == "call_module"} for g in (graph, training))
     known = {path for target in called for path in accumulate(target.split("."), "{}.{}".format)}

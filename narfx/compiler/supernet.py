@@ -141,7 +141,7 @@ class Supernet(nn.Module):
         Raises:
             UsageError: There is no such slot, or it is a skip.
         """
-        with recorded(self._slots, check_slots(self.space, slots)) as seen:
+        with recorded(self, self._slots, check_slots(self.space, slots)) as seen:
             yield seen
 
     def active_parameters(self) -> Iterator[nn.Parameter]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import fx
@@ -52,7 +52,7 @@ class Traced:
                 "an architecture names its model: trace it with reference='file.py' or another reference",
                 kind="no_reference",
             )
-        whole = _unrestricted(self.space)
+        whole = self.space.unrestricted()
         return Architecture(
             model=self.model,
             **self.space.describe(checked),
@@ -133,11 +133,3 @@ class Traced:
             "possible": possible,
             "impossible": [{"skip": list(pair), "reason": reason} for pair, reason in skips.impossible.items()],
         }
-
-
-def _unrestricted(space: SearchSpace) -> SearchSpace:
-    """The space as it was traced: every choice that a slot does not refuse is legal there."""
-    slots = (
-        replace(slot, legal=tuple(k for k in range(len(slot.choices)) if k not in slot.refused)) for slot in space.slots
-    )
-    return replace(space, slots=tuple(slots))

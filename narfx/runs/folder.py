@@ -55,12 +55,15 @@ class RunFolder:
         overwrite: bool = False,
         inputs: Iterable[Path] = (),
         files: Mapping[str, Any] | None = None,
+        ranks: Ranks | None = None,
     ) -> RunFolder:
-        """Make a new run; the JSON ``files`` are part of it from the start.
+        """Make a new run; the JSON ``files`` are part of it from the start. Of several ranks, rank 0 alone writes.
 
         Raises:
             UsageError: ``path`` is not empty and may not be replaced, or one of the ``inputs`` lies in it.
         """
+        if not (ranks or Ranks()).first:
+            return cls(path, ranks)
         check_output(path, overwrite=overwrite)
         with disk_errors(path):
             if path.is_dir() and any(path.iterdir()):
@@ -71,7 +74,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         for name, value in {**(files or {}), CONFIG: config}.items():
             write_json(path / name, value)
-        return cls(path)
+        return cls(path, ranks)
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:

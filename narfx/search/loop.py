@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any
 
+from torch import nn
+
 from narfx.compiler.supernet import Supernet
 from narfx.runs.events import StageBegan, Weights
 from narfx.runs.folder import RunFolder
@@ -20,7 +22,7 @@ from narfx.search.supernet_strategy import AnyStrategy
 from narfx.space.space import SearchSpace
 from narfx.support.ranks import Ranks
 from narfx.tasks.task import Task
-from narfx.training.fit import check_diverged, restore
+from narfx.training.fit import check_diverged, check_order, parameter_names, restore
 
 __all__ = ["Search"]
 
@@ -100,6 +102,7 @@ class Search:
             return 0
         self._found = [Found.from_state(entry) for entry in state.get("found", ())]
         self._begin()
+        check_order(self.folder, nn.ModuleList([self.net, self.task.head]), state.get("parameters"))
         restore(
             self.folder,
             (self.net, state["net"]),
@@ -116,6 +119,7 @@ class Search:
                 "net": self.net.state_dict(),
                 "head": self.task.head.state_dict(),
                 "optimizer": self._shared.optimizer.state_dict(),
+                "parameters": parameter_names(nn.ModuleList([self.net, self.task.head])),
                 "strategy": self.strategy.state_dict(),
                 "found": [found.to_state() for found in self._found],
                 "base": self.base,

@@ -21,7 +21,8 @@ class Minibatch:
 
     ``train_weights()`` makes one step of the shared weights on ``train``, for what the supernet is set to, with the
     search's optimizer, learning rate and gradient clipping, and returns the loss. Tensors of the strategy's that take
-    part in the forward pass receive their gradients from it. It may be called several times, or never.
+    part in the forward pass receive their gradients from it. It may be called several times, or never. A mixture whose
+    weights come from a computation (a softmax) must be set again after each backward pass, which frees it.
     """
 
     train: Batch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from narfx.errors import RunError
 from narfx.space.records import Cost, Slot, Vector
 
 __all__ = ["knapsack"]
@@ -51,13 +52,21 @@ def knapsack(
         weights = (costs / scale[:, None]).sum(axis=0)
         constraints.append(LinearConstraint(costs / scale[:, None], -np.inf, room / scale))
     if scores is not None:
-        weights = np.array([scores[column] for column in columns])
+        weights = np.array([scores[column] for column in columns], dtype=float)
+        slot_of = np.array([slot for slot, _ in columns])
+        weights -= np.array([weights[slot_of == slot].min() for slot in range(len(slots))])[slot_of]
+        weights /= max(weights.max(), 1e-300)  # the solver's tolerances are absolute
     shared = len(slots) - 1 if most_shared is None else min(most_shared, len(slots) - 1)
     refused = 0
     while refused < _REFUSED:
-        found = milp(weights, integrality=np.ones(len(columns)), bounds=Bounds(0, 1), constraints=constraints)
-        if not found.success:
+        found = milp(
+            weights, integrality=np.ones(len(columns)), bounds=Bounds(0, 1), constraints=constraints,
+            options={"mip_rel_gap": 0},
+        )  # fmt: skip
+        if found.status == 2:  # infeasible: there are no more solutions
             return
+        if not found.success:
+            raise RunError(f"the integer program could not be solved: {found.message}", kind="solver")
         taken = found.x > 0.5
         vector = tuple(k for (_, k), here in zip(columns, taken, strict=True) if here)
         fit = fits(vector)

@@ -51,7 +51,8 @@ class SlotScores(BaseModel):
 class ScoreTable(BaseModel):
     """The scores of one space, by slot and choice. Lower is better; what the base has, index 0, has a score of 0.
 
-    ``fingerprint`` is that of the space, ``measured`` says in words what was measured, ``images`` on how many images.
+    ``fingerprint`` is that of the unrestricted space, ``measured`` says in words what was measured, ``images`` on how
+    many images.
     Scores hold for any budget and, as they name slot and choice by index, in any restriction of the space.
     """
 
@@ -79,7 +80,12 @@ class ScoreTable(BaseModel):
             {"name": slot.name, "choices": slot.choices, "scores": tuple(_row(known, index, len(slot.choices)))}
             for index, slot in enumerate(space.slots)
         ]
-        values = {"fingerprint": space.fingerprint(), "measured": measured, "images": images, "slots": tuple(rows)}
+        values = {
+            "fingerprint": space.unrestricted().fingerprint(),
+            "measured": measured,
+            "images": images,
+            "slots": tuple(rows),
+        }
         return validated(cls, values, "scores", kind="malformed_scores")
 
     @property
@@ -111,10 +117,11 @@ class ScoreTable(BaseModel):
         Raises:
             UsageError: The fingerprint is another space's, or a legal choice of a slot has no score.
         """
-        if self.fingerprint != space.fingerprint():
+        whole = space.unrestricted().fingerprint()
+        if self.fingerprint != whole:
             raise UsageError(
                 f"these scores were measured in another space (fingerprint {self.fingerprint}, this one has "
-                f"{space.fingerprint()}): measure them again",
+                f"{whole}): measure them again",
                 where="fingerprint",
                 kind="fingerprint",
             )

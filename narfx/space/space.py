@@ -130,6 +130,14 @@ class SearchSpace:
         """
         return check_vector(self.slots, vector)
 
+    def unrestricted(self) -> SearchSpace:
+        """The space before any ``restrict``: every choice that a slot does not refuse is legal."""
+        slots = (
+            replace(slot, legal=tuple(k for k in range(len(slot.choices)) if k not in slot.refused))
+            for slot in self.slots
+        )
+        return replace(self, slots=tuple(slots))
+
     def index(self, slot: int, choice: str | int) -> int:
         """The index of a slot's choice, given by name or index (``base`` is 0 at every slot).
 

@@ -20,7 +20,7 @@ from narfx.tasks.task import Task
 from narfx.training.objective import Objective
 from narfx.training.recipe import Recipe, sgdr
 
-__all__ = ["check_diverged", "fit", "restore", "set_rate", "sgd", "train_step"]
+__all__ = ["check_diverged", "check_order", "fit", "parameter_names", "restore", "set_rate", "sgd", "train_step"]
 
 
 def sgd(module: nn.Module, recipe: Recipe) -> torch.optim.SGD:
@@ -99,12 +99,14 @@ def fit(
     reporter, loss_of = reporter or Silent(), objective or task.objective
     own_seed = (ranks or Ranks()).seed(seed)
     task.precision.arrange(network)
-    optimizer = sgd(nn.ModuleList([network, task.head]), recipe)
+    trains = nn.ModuleList([network, task.head])
+    optimizer = sgd(trains, recipe)
     state = folder.load() if folder is not None else None
     first, loss = 0, math.nan
     if state is None:
         task.start(seed, network if trained else None)
     else:
+        check_order(folder, trains, state.get("parameters"))
         restore(
             folder, (network, state["network"]), (task.head, state["head"]), (optimizer, state["optimizer"])
         )  # fmt: skip
@@ -122,6 +124,7 @@ def fit(
                     "network": network.state_dict(),
                     "head": task.head.state_dict(),
                     "optimizer": optimizer.state_dict(),
+                    "parameters": parameter_names(trains),
                     "epoch": epoch + 1,
                     "loss": loss,
                 }
@@ -180,6 +183,28 @@ def check_diverged(*modules: nn.Module) -> None:
                 where=name,
                 kind="nan_loss",
             )
+
+
+def parameter_names(module: nn.Module) -> list[str]:
+    """The names of the parameters in their order, which is the order of an optimizer's state."""
+    return [name for name, _ in module.named_parameters()]
+
+
+def check_order(folder: RunFolder | None, module: nn.Module, saved: list[str] | None) -> None:
+    """Refuse a checkpoint whose optimizer state would go to other parameters.
+
+    Raises:
+        UsageError: The names that were saved with it are missing (older versions of narfx saved none, and had another
+            order), or are not the module's.
+    """
+    if saved != parameter_names(module):
+        where = str(folder.path) if folder is not None else None
+        cause = "an older version of narfx wrote it" if saved is None else "the model has changed since"
+        raise UsageError(
+            f"the checkpoint in {where} does not fit this network, because {cause}: start a new run",
+            where=where,
+            kind="checkpoint_mismatch",
+        )
 
 
 def restore(folder: RunFolder | None, *parts: tuple[Any, Any]) -> None:

@@ -171,3 +171,28 @@ def test_a_skip_has_no_features() -> None:
     with pytest.raises(UsageError, match=rf"slot {slot} \(skip 0->2\) has no features") as caught, net.features([slot]):
         pass
     assert caught.value.kind == "no_features"
+
+
+def test_a_forward_that_failed_shifts_no_name() -> None:
+    net = narfx.Supernet(narfx.trace(settled(Shared()), input=(3, 8, 8))).eval()
+    x = X
+    with net.features(range(len(net.space))) as seen:
+        net(x)
+        right = {name: feature.output for slot in seen.values() for name, feature in slot.items()}
+    calls = 0
+
+    def fail(*_: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise RuntimeError("out of memory, say")
+
+    with net.features(range(len(net.space))) as seen:
+        handle = net.graph_module.get_submodule("again").register_forward_pre_hook(fail)
+        with pytest.raises(RuntimeError, match="say"):
+            net(x)
+        handle.remove()
+        net(x)
+        for slot in seen.values():
+            for name, feature in slot.items():
+                assert torch.equal(feature.output, right[name]), name

@@ -312,3 +312,22 @@ def test_every_site_of_a_slot_follows_its_row() -> None:
     net.set_mixture(torch.tensor([[0.5, 0.5, 0, 0]]).expand(len(net.space), 4))
     found = [module for module in net.modules() if isinstance(module, Dispatch)]
     assert all(module.selected == ("base", "dwsep3x3") for module in found)
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("rows", [False, True])
+def test_weights_may_learn_while_the_mixture_is_set(rows: bool, apart: bool) -> None:
+    """An optimizer's step on the weights is seen by the next forward, as the gradients after it are."""
+    net = supernet(separate_norms=apart)
+    weights = torch.full((2, 4), 0.25, requires_grad=True)
+    net.set_mixture([weights[0], weights[1]] if rows else weights)
+    optimizer = torch.optim.SGD([weights], lr=0.1)
+    outputs = []
+    for _ in range(3):
+        optimizer.zero_grad()
+        output = net(X)
+        output.square().mean().backward()
+        assert weights.grad is not None and weights.grad.abs().sum() > 0
+        optimizer.step()
+        outputs.append(output.detach())
+    assert not torch.equal(outputs[0], outputs[1]) and not torch.equal(outputs[1], outputs[2])

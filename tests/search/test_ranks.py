@@ -47,6 +47,15 @@ def test_rank_1_of_2_writes_nothing_and_draws_other_vectors(tmp_path: Path) -> N
     assert (first[2] / "checkpoint.pt").is_file()
 
 
+def test_only_rank_0_makes_the_folder(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    RunFolder.create(out, {"seed": 1}, ranks=Ranks(1, 2))
+    assert not out.exists()
+    RunFolder.create(out, {"seed": 1}, ranks=Ranks(0, 2))
+    RunFolder.create(out, {"seed": 2}, overwrite=True, ranks=Ranks(1, 2))
+    assert RunFolder.open(out).config() == {"seed": 1}
+
+
 def test_one_rank_changes_nothing(tmp_path: Path) -> None:
     run(SEARCH, tmp_path / "run")
     finalists, archive, path = searched(tmp_path / "alone", Ranks(0, 1))

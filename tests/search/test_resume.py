@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 
+from narfx.errors import UsageError
 from narfx.runs.folder import RunFolder, read_events
 from narfx.search import SearchConfig, resume, run
 
@@ -122,9 +124,24 @@ def test_resuming_a_finished_run_gives_its_result_again(whole: Path) -> None:
     assert before == {name: (whole / name).read_bytes() for name in before}
 
 
-def test_a_broken_checkpoint_is_refused(tmp_path: Path, whole: Path) -> None:
-    from narfx.errors import UsageError
+@pytest.mark.parametrize("names", [None, ["another.weight"]])
+def test_a_checkpoint_with_parameters_in_another_order_is_refused(
+    tmp_path: Path, whole: Path, names: list[str] | None
+) -> None:
+    """An optimizer's state goes by position: older versions saved no names, and had another order."""
+    out = tmp_path / "run"
+    shutil.copytree(whole, out)
+    saved = torch.load(out / "checkpoint.pt", weights_only=True)
+    assert saved["state"].pop("parameters")
+    if names is not None:
+        saved["state"]["parameters"] = names
+    torch.save(saved, out / "checkpoint.pt")
+    with pytest.raises(UsageError, match="start a new run") as caught:
+        resume(out)
+    assert caught.value.kind == "checkpoint_mismatch"
 
+
+def test_a_broken_checkpoint_is_refused(tmp_path: Path, whole: Path) -> None:
     out = tmp_path / "run"
     folder = RunFolder.create(out, json.loads((whole / "config.json").read_text()))
     (out / "checkpoint.pt").write_bytes(b"not a checkpoint")
@@ -134,8 +151,6 @@ def test_a_broken_checkpoint_is_refused(tmp_path: Path, whole: Path) -> None:
 
 
 def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:
-    from narfx.errors import UsageError
-
     folder = RunFolder.create(tmp_path / "run", {})
     with folder, pytest.raises(UsageError, match="another process"), RunFolder.open(tmp_path / "run"):
         pass

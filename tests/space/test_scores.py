@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -186,3 +187,15 @@ def test_a_restriction_is_solved_with_the_scores_of_the_whole_space() -> None:
     best = min(everything(narrow), key=lambda vector: total(vector, scores))
     assert best_vectors(narrow, scores) == [best]
     assert best[0] == 2 and best[2] == 1
+    table().check(narrow)
+    with pytest.raises(UsageError, match="another space"):
+        table().check(SearchSpace.uniform(5, 4))
+
+
+def test_solutions_come_in_order_however_the_scores_are_shifted() -> None:
+    """A solver that stops within a fraction of the sum would mix them up."""
+    generator = random.Random(0)
+    scores = {pair: 100 + generator.random() for pair in known(space())}
+    ranked = sorted(total(vector, scores) for vector in everything(space()))
+    found = [total(vector, scores) for vector in best_vectors(space(), scores, 12)]
+    assert found == pytest.approx(ranked[:12], abs=1e-9)
