@@ -35,7 +35,8 @@ stem). Many hybrids of convolution and attention meet this rule; ViT and Swin do
   drawn anew. BatchNorm gets random affines (`randomise_norms` of `narfx.bundle.proof.parity`), and as statistics those
   of 16 random images (`recalibrate` of `narfx.graph.batchnorm`), the variance times 2, 1.5, 1.25, 1.1 or 1: the largest
   factor with which two images still differ in a hundredth of the output. Deep random networks are chaotic otherwise
-  (float32 itself is then further than 1e-5 from float64), or their output does not depend on the image at all and any parity holds.
+  (float32 itself is then further than 1e-5 from float64), or their output does not depend on the image at all and any
+  parity holds.
 - **px**: the side of the images, the smallest of 64, 128, 224, 256, 320 and its own default that the model accepts.
 - **trace**: `whole`, or how many submodules stay opaque (they are named below). **exact**: the traced graph computes
   the eager model's output bit for bit (`torch.equal`, eval mode, four random images).

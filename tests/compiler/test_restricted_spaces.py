@@ -110,7 +110,7 @@ def test_what_a_narrower_space_leaves_out_is_refused() -> None:
     traced = whole(Chain())
     net = Supernet(traced, space=traced.space.restrict({0: [1]}))
     for refused in (lambda: net.set_vector((0, 0)), lambda: narfx.lower(net, (0, 0))):
-        with pytest.raises(UsageError, match="operator 0 \\(base\\) is not legal at slot 0"):
+        with pytest.raises(UsageError, match="entry 0 \\(base\\) is not legal at slot 0"):
             refused()
     assert net.vector == (1, 0)
     with pytest.raises(UsageError, match=r"base is not legal at slot 0 .*left it out"):
