@@ -22,8 +22,8 @@ _whole = set[Any]()  # the operations seen so far that are made of no others
 class MacCounter(TorchDispatchMode):
     """Counts convolutions and linear layers inside the block, with the batch that each call has.
 
-    A linear layer is a matrix product of which one factor does not depend on the input; a product of two values that
-    do, as in attention, is none.
+    A linear layer is a matrix product of which one factor depends on the input and one does not. A product of two
+    values that do (attention) counts zero, and so does one of weights alone (a parametrization).
     """
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class MacCounter(TorchDispatchMode):
             self.macs += conv_macs(args[0].shape if args[6] else result.shape, args[1])
         elif packet in _PRODUCTS:
             first, second = args[_PRODUCTS[packet] :][:2]
-            if self._is_fixed(first) or self._is_fixed(second):
+            if self._is_fixed(first) != self._is_fixed(second):
                 self.macs += first.numel() * (second.shape[-1] if second.ndim > 1 else 1)
         for tensor in _tensors(result if isinstance(result, (tuple, list)) else (result,)):
             self._mark(tensor, fixed=fixed)

@@ -30,6 +30,6 @@ def test_outputs_of_any_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert model(torch.zeros(2, 3, 16, 16)).shape == (2, 7) and "embedding=7" in note
     assert load_with_outputs(MODEL, 10, (1, 8, 8))[1] == ""
     for factory in ("ends_in_norm", "convolved"):
-        with pytest.raises(UsageError, match="cannot be given 7 outputs") as caught:
+        with pytest.raises(UsageError, match="cannot have 7 outputs") as caught:
             load_with_outputs(f"net.py:{factory}", 7, (1, 8, 8))
         assert caught.value.kind == "outputs"
