@@ -500,7 +500,9 @@ def test_a_builder_that_keeps_its_modules_is_told_so_by_every_command(run: Run, 
     (tmp_path / "cached.py").write_text(CACHED)
     options = ["--operators", "base,cached.py"]
     error = refused(run, "search", "net.py", "--data", "digits", "--out", "s", *options)
-    assert error["kind"] == "operator_shared" and "operator cached returns the same module twice at a" in error["message"]
+    assert (
+        error["kind"] == "operator_shared" and "operator cached returns the same module twice at a" in error["message"]
+    )
     unregister_operator("cached")
     values = {"model": "net.py", "vector": [1, 0], "input": [1, 8, 8], "operators": ["base", "cached"]}
     (tmp_path / "arch.json").write_text(json.dumps(values | {"operator_files": ["cached.py"]}))
