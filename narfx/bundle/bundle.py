@@ -33,7 +33,7 @@ from narfx.inputs.arguments import check_graph
 from narfx.inputs.model_ref import load_model
 from narfx.inputs.paths import named_paths, relocated
 from narfx.inputs.vendor import carry_model, carry_operators
-from narfx.inputs.weights import load_state, read_weights, write_weights
+from narfx.inputs.weights import apply_weights, write_weights
 from narfx.space.architecture import Architecture
 from narfx.support.files import (
     check_output,
@@ -259,8 +259,7 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
     network: nn.Module
     if (folder / SOURCE).is_file():
         network = load_model(str((folder / SOURCE).absolute()))
-        state, _ = read_weights(folder / WEIGHTS)
-        load_state(network, state, source=str(folder / WEIGHTS))
+        apply_weights(network, folder / WEIGHTS)
     else:
         network = open_architecture(architecture, relative_to=folder).network
     network.eval()

@@ -16,7 +16,7 @@ from narfx.graph.trace_parity import compare_trace
 from narfx.inputs.model_ref import default_input, load_model
 from narfx.inputs.outputs import load_with_outputs
 from narfx.inputs.paths import find
-from narfx.inputs.weights import load_state, read_weights
+from narfx.inputs.weights import Checkpoint, apply_weights, load_state, open_weights
 from narfx.space.architecture import Architecture, SpaceOptions
 from narfx.support.path_fields import ModelReference, UserPath
 from narfx.support.text import count
@@ -56,14 +56,13 @@ def open_base(
         ParityError: The trace does not compute what the model computes.
     """
     shape = options.input or default_input(options.model, relative_to=relative_to) or DEFAULT_INPUT
-    note = ""
+    note, loaded = "", None
     if outputs is None:
         model = load_model(options.model, relative_to=relative_to, seed=seed)
     else:
         model, note = load_with_outputs(options.model, outputs, shape, relative_to=relative_to, seed=seed)
     if options.weights is not None:
-        state, _ = read_weights(find(options.weights, relative_to))
-        load_state(model, state, source=options.weights)
+        loaded = apply_weights(model, find(options.weights, relative_to), source=options.weights)
     fields = options.of_space()
     fields["operator_files"] = [str(find(file, relative_to)) for file in options.operator_files]
     traced = trace(
@@ -73,6 +72,7 @@ def open_base(
         **fields,
     )
     further = [*compare_trace(model, traced.graph_module, shape), *([note] if note else [])]
+    further += [f"weights {options.weights}: {loaded}"] if loaded else []
     # Like the model, its files of operators stay named as they were: from the folder of what names them.
     kept = traced.options.model_copy(update={"operator_files": options.operator_files})
     return replace(traced, options=kept, notes=(*traced.notes, *further))
@@ -101,32 +101,35 @@ def open_architecture(
         network = lower(Supernet(traced), vector)
         return Lowered(network, traced, f"none given: the base as {architecture.model} builds it{candidates}")
     path = Path(weights) if weights is not None else find(str(architecture.weights), relative_to)
-    state, _ = read_weights(path)
+    file = open_weights(path)
     network = lower(Supernet(traced), vector)
     # The base's own vector has the base's keys: then the trace takes the weights, for what else is made of it.
-    if any(vector) and _loads(network, state, path):
+    if any(vector) and (done := _load(network, file)) is not None:
         alike = network.state_dict().keys() == traced.graph_module.state_dict().keys()  # where only skips differ
         whose = "the lowered network's, or the base's, whose keys are the same" if alike else "the lowered network's"
-        return Lowered(network, traced, f"{path.name}: {whose}")
+        return Lowered(network, traced, f"{path.name}{done}: {whose}")
     base = traced.graph_module
-    if not _loads(base, state, path):
+    done = _load(base, file)
+    if done is None:
         # The base as its author wrote it may have keys that the trace does not use.
         model = load_model(architecture.model, relative_to=relative_to, seed=seed)
-        if not _loads(model, state, path):
-            raise _neither(model.state_dict(), network.state_dict(), state, path)
+        done = _load(model, file)
+        if done is None:
+            raise _neither(model.state_dict(), network.state_dict(), file.entries[0].state, path)
         used = model.state_dict()
         load_state(base, {key: used[key] for key in base.state_dict()}, source=str(path))
-    return Lowered(lower(Supernet(traced), vector), traced, f"{path.name}: the base's{candidates}")
+    return Lowered(lower(Supernet(traced), vector), traced, f"{path.name}{done}: the base's{candidates}")
 
 
-def _loads(network: nn.Module, state: dict[str, Tensor], path: Path) -> bool:
+def _load(network: nn.Module, file: Checkpoint) -> str | None:
+    """Load the first entry that fits; a note in brackets on what was done, ``None`` if no entry fits."""
     try:
-        load_state(network, state, source=str(path))
+        done = file.load(network)
     except UsageError as error:
         if error.kind == "weights_mismatch":
-            return False
+            return None
         raise
-    return True
+    return f" ({done})" if done else ""
 
 
 def _neither(base: dict[str, Tensor], lowered: dict[str, Tensor], state: dict[str, Tensor], path: Path) -> UsageError:

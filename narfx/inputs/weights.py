@@ -1,14 +1,15 @@
 """Load weights from a file into a model, without running code from the file.
 
-The file is a safetensors file, or one that ``torch.load(weights_only=True)`` accepts. Two habits of checkpoints are
-undone: a state dict under ``state_dict``, ``model_state_dict`` or ``model``, and keys with the prefix of a wrapper
-(``module.`` of DataParallel, ``_orig_mod.`` of torch.compile).
+The file is a safetensors file, or one that ``torch.load(weights_only=True)`` accepts. The state dict may be under a
+name in the file, and its keys may have a prefix; see :mod:`narfx.inputs.checkpoint`. It is used only if it then fits
+the model exactly, and a note says what was done.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -17,53 +18,59 @@ from torch import Tensor, fx, nn
 from narfx.errors import UsageError
 from narfx.graph.checks import check_values
 from narfx.graph.unused import unused_keys
-from narfx.support.files import write_bytes
+from narfx.inputs.checkpoint import Entry, Reading, find_entries, readings
+from narfx.support.files import check_regular, write_bytes
 
-__all__ = ["apply_weights", "load_state", "read_weights", "write_weights"]
-
-_ENTRIES = ("state_dict", "model_state_dict", "model")
-_PREFIXES = ("module.", "_orig_mod.")
+__all__ = ["Checkpoint", "apply_weights", "load_state", "open_weights", "read_weights", "write_weights"]
 
 
-def apply_weights(model: nn.Module, path: Path | str) -> str | None:
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state dicts in a weights file, the likeliest first; there is at least one."""
+
+    path: Path
+    entries: tuple[Entry, ...]
+
+    def load(self, model: nn.Module, *, source: str | None = None) -> str | None:
+        """Load the first state dict that fits ``model``, completely or not at all; see :func:`apply_weights`."""
+        return _load(model, self.entries, source or str(self.path))
+
+
+def apply_weights(model: nn.Module, path: Path | str, *, source: str | None = None) -> str | None:
     """Load the state dict in ``path`` into ``model``, completely or not at all.
 
+    ``source`` names the file in messages, where that is not its path.
+
     Returns:
-        A note on what was undone (``"taken from 'state_dict', prefix 'module.' removed"``), ``None`` if nothing was.
+        A note on what was done (``"taken from 'state_dict', prefix 'module.' removed"``), ``None`` if nothing was. The
+        note also names other entries of the file that fit the model.
 
     Raises:
         UsageError: The file is missing, cannot be read without running code, does not have the model's keys and
             shapes, or contains NaN or Inf.
     """
-    state, entry = read_weights(path)
-    prefix = load_state(model, state, source=str(path))
-    notes = [f"taken from {entry!r}"] if entry else []
-    notes += [f"prefix {prefix!r} removed"] if prefix else []
-    return ", ".join(notes) or None
+    return open_weights(path).load(model, source=source)
+
+
+def open_weights(path: Path | str) -> Checkpoint:
+    """The state dicts in a file, on the CPU.
+
+    Raises:
+        UsageError: The file is missing, cannot be read, or contains no state dict.
+    """
+    path = Path(path)
+    check_regular(path, f"there is no weights file {path}: check the path")
+    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    entries = find_entries(content)
+    if not entries:
+        raise _not_a_state_dict(path, _why_none(content))
+    return Checkpoint(path, tuple(entries))
 
 
 def read_weights(path: Path | str) -> tuple[dict[str, Tensor], str | None]:
-    """Read the tensors in a file.
-
-    Returns:
-        The tensors by name, on the CPU, and the entry of the file that contained them, if any.
-
-    Raises:
-        UsageError: The file is missing, cannot be read, or is not a state dict.
-    """
-    path = Path(path)
-    if not path.is_file():
-        raise UsageError(f"there is no weights file {path}: check the path", where=str(path), kind="missing_file")
-    content = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
-    entries = content if isinstance(content, Mapping) else {}
-    entry = next((name for name in _ENTRIES if isinstance(entries.get(name), Mapping)), None)
-    content = content if entry is None else entries[entry]
-    if not isinstance(content, Mapping):
-        raise _not_a_state_dict(path, f"it holds a {type(content).__name__}")
-    odd = [str(key) for key, value in content.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
-    if odd or not content:
-        raise _not_a_state_dict(path, f"there is no tensor under {_few(odd)}" if odd else "it is empty")
-    return dict(content), entry
+    """The likeliest state dict in a file, and its name in the file, if any; errors as for :func:`open_weights`."""
+    entry = open_weights(path).entries[0]
+    return entry.state, entry.name or None
 
 
 def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) -> str | None:
@@ -74,36 +81,72 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) ->
     in messages.
 
     Returns:
-        The wrapper prefix that was removed from every key, ``None`` if there was none.
+        A note on what was done to the keys, ``None`` if nothing was.
 
     Raises:
         UsageError: Keys or shapes differ, integers and floats are mixed up, a value is NaN or Inf, or the model is on
             the meta device.
     """
+    return _load(model, (Entry("", dict(state)),), source)
+
+
+def _load(model: nn.Module, entries: Sequence[Entry], source: str) -> str | None:
     check_values(model)  # torch would load nothing into a model on the meta device, and only warn
     own = model.state_dict(keep_vars=True)
-    prefix = _wrapper(state, own)
-    state = {key.removeprefix(prefix): value for key, value in state.items()} if prefix else state
+    unused = frozenset(unused_keys(model)) if isinstance(model, fx.GraphModule) else frozenset()
+    fitting = [(entry, reading) for entry in entries if (reading := _fitting(entry, own, unused)) is not None]
+    if not fitting:
+        raise _mismatch(entries, own, unused, source)
+    (entry, reading), *rest = fitting
+    used = set(map(id, entry.state.values()))  # the same tensors are found again in the mapping around them
+    others = [other.name for other, _ in rest if not used & set(map(id, other.state.values()))]
+    _check_numbers(reading.state, own, source)
+    model.load_state_dict(reading.state, strict=False)
+    notes = [f"taken from {entry.name!r}"] if entry.name else []
+    notes += [f"not from {name!r}, which fits as well" for name in others]
+    return ", ".join([*notes, *reading.notes]) or None
+
+
+def _fitting(entry: Entry, own: Mapping[str, Tensor], unused: frozenset[str]) -> Reading | None:
+    return next((found for found in readings(entry.state, own) if not _faults(found.state, own, unused)), None)
+
+
+def _faults(state: Mapping[str, Tensor], own: Mapping[str, Tensor], unused: frozenset[str]) -> dict[str, list[str]]:
+    """The keys at which a state dict differs from a model's, by the kind of fault."""
     given = {id(own[key]) for key in state if key in own}
-    spare = {key for key, tensor in own.items() if id(tensor) in given or key.endswith("num_batches_tracked")}
-    if isinstance(model, fx.GraphModule):
-        spare |= unused_keys(model)
-    missing = [key for key in own if key not in state and key not in spare]
-    unexpected = [key for key in state if key not in own]
+    spare = {key for key, tensor in own.items() if id(tensor) in given or key.endswith("num_batches_tracked")} | unused
     shapes = [
         f"{key} ({_shape(state[key])} in the file, {_shape(own[key])} in the model)"
         for key in own
         if key in state and state[key].shape != own[key].shape
     ]
-    faults = [("missing", missing), ("not in the model", unexpected), ("of another shape", shapes)]
-    found = [f"{len(keys)} {what} ({_few(keys)})" for what, keys in faults if keys]
-    if found:
-        raise UsageError(
-            f"the weights in {source} do not fit this model, by their keys: {', '.join(found)}; use weights that were "
-            "saved from this model",
-            where=source,
-            kind="weights_mismatch",
-        )
+    faults = {
+        "missing": [key for key in own if key not in state and key not in spare],
+        "not in the model": [key for key in state if key not in own],
+        "of another shape": shapes,
+    }
+    return {what: keys for what, keys in faults.items() if keys}
+
+
+def _mismatch(entries: Sequence[Entry], own: Mapping[str, Tensor], unused: frozenset[str], source: str) -> UsageError:
+    """The error for weights that fit in no reading; it describes the reading with the fewest faults."""
+    found = [
+        (entry, reading, _faults(reading.state, own, unused))
+        for entry in entries
+        for reading in readings(entry.state, own)
+    ]
+    entry, reading, faults = min(found, key=lambda each: sum(map(len, each[2].values())))
+    listed = ", ".join(f"{len(keys)} {what} ({_few(keys)})" for what, keys in faults.items())
+    done = ", ".join([*([f"taken from {entry.name!r}"] if entry.name else []), *reading.notes])
+    return UsageError(
+        f"the weights in {source} do not fit this model, by their keys{f' ({done})' if done else ''}: {listed}; use "
+        "weights that were saved from this model",
+        where=source,
+        kind="weights_mismatch",
+    )
+
+
+def _check_numbers(state: Mapping[str, Tensor], own: Mapping[str, Tensor], source: str) -> None:
     kinds = [key for key in state if state[key].is_floating_point() != own[key].is_floating_point()]
     if kinds:
         raise UsageError(
@@ -119,15 +162,13 @@ def load_state(model: nn.Module, state: Mapping[str, Tensor], *, source: str) ->
             where=source,
             kind="weights_not_finite",
         )
-    model.load_state_dict(dict(state), strict=False)
-    return prefix
 
 
-def _wrapper(state: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> str | None:
-    """The wrapper prefix that all keys have, if no key is a key of the model itself."""
-    if any(key in own for key in state):
-        return None
-    return next((prefix for prefix in _PREFIXES if all(key.startswith(prefix) for key in state)), None)
+def _why_none(content: object) -> str:
+    if not isinstance(content, Mapping):
+        return f"it holds a {type(content).__name__}"
+    odd = [str(key)[:60] for key, value in content.items() if not isinstance(value, Tensor)]
+    return f"there is no tensor under {_few(odd)}" if odd else "it is empty" if not content else "its keys are no text"
 
 
 def write_weights(network: nn.Module, path: Path) -> None:

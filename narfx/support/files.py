@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -20,6 +21,7 @@ from narfx.errors import RunError, UsageError
 
 __all__ = [
     "check_output",
+    "check_regular",
     "disk_errors",
     "locked",
     "output_folder",
@@ -110,14 +112,32 @@ def read_json(path: Path) -> Any:
     Raises:
         UsageError: The file does not exist, cannot be read, or is not JSON (NaN and Infinity are not JSON).
     """
+    check_regular(path, f"there is no file {path}: check the path")
     try:
         return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
-    except FileNotFoundError as error:
-        raise UsageError(f"there is no file {path}: check the path", where=str(path), kind="missing_file") from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", where=str(path), kind="unreadable_file") from error
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not valid JSON: {error}", where=str(path), kind="malformed_json") from error
+
+
+def check_regular(path: Path, missing: str) -> None:
+    """Refuse a path that is not a regular file: reading a pipe or a device may never end.
+
+    Raises:
+        UsageError: Nothing is there (the message is then ``missing``), or it is a folder, a pipe, a device or a socket.
+    """
+    try:
+        mode = path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UsageError(missing, where=str(path), kind="missing_file") from error
+    except (OSError, ValueError) as error:  # a name that is too long, or contains a zero byte
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise UsageError(f"cannot read {path}: {reason}", where=str(path), kind="unreadable_file") from error
+    if not stat.S_ISREG(mode):
+        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+        kind = kinds.get(stat.S_IFMT(mode), "a device")
+        raise UsageError(f"{path} is {kind}, not a regular file: give a file", where=str(path), kind="unreadable_file")
 
 
 def _refuse_constant(name: str) -> None:

@@ -15,7 +15,7 @@ from torch.nn import functional
 from narfx.compiler.open import open_architecture
 from narfx.errors import UsageError
 from narfx.inputs.model_ref import default_input, load_model
-from narfx.inputs.weights import apply_weights, load_state, read_weights
+from narfx.inputs.weights import apply_weights
 from narfx.space.architecture import Architecture, Preprocessing
 from narfx.support.schema import validated
 from narfx.support.text import first_line
@@ -113,10 +113,9 @@ def load_target(target: str, *, weights: str | None = None, input: Shape | None 
             )
         return _from_onnx(path, input)
     model = load_model(target, seed=seed)
-    if weights is not None:
-        apply_weights(model, weights)
+    named = f"none given: as {target} builds it" if weights is None else _load(model, Path(weights))
     shape = input or default_input(target) or (3, 224, 224)
-    return Target(model, shape, None, f"none given: as {target} builds it" if weights is None else Path(weights).name)
+    return Target(model, shape, None, named)
 
 
 def _from_folder(folder: Path, weights: str | None, seed: int) -> Target:
@@ -129,9 +128,13 @@ def _from_folder(folder: Path, weights: str | None, seed: int) -> Target:
     if not (source.is_file() and own.is_file() and architecture.input is not None):
         return _from_architecture(arch, weights, seed)
     model, path = load_model(str(source.absolute())), own if weights is None else Path(weights)
-    state, _ = read_weights(path)
-    load_state(model, state, source=str(path))
-    return Target(model, architecture.input, architecture.preprocessing, path.name)
+    return Target(model, architecture.input, architecture.preprocessing, _load(model, path))
+
+
+def _load(model: nn.Module, path: Path) -> str:
+    """Load a weights file; return its name and a note on what was done to its keys."""
+    done = apply_weights(model, path)
+    return f"{path.name} ({done})" if done else path.name
 
 
 def _from_architecture(path: Path, weights: str | None, seed: int) -> Target:

@@ -160,12 +160,12 @@ def _open_architecture(config: TrainConfig, target: Placed, start: Path | None) 
 def _open_model(config: TrainConfig, start: Path | None) -> _Opened:
     """A model as a graph, also where nothing of it can be refined."""
     model, weights = load_model(config.target, relative_to=start, seed=config.seed), _weights(config, start)
-    if weights is not None:
-        apply_weights(model, weights)
+    done = None if weights is None else apply_weights(model, weights)
     traced = trace_graph(model)
     settle_training(traced)
     shape = config.input or default_input(config.target, relative_to=start) or DEFAULT_INPUT
-    return _Opened(traced.graph_module, shape, traced.notes, weights is not None, None)
+    notes = [f"weights {Path(str(weights)).name}: {done}"] if done else []
+    return _Opened(traced.graph_module, shape, [*notes, *traced.notes], weights is not None, None)
 
 
 def _weights(config: TrainConfig, start: Path | None) -> str | None:
