@@ -14,7 +14,9 @@ from narfx.support.text import first_line
         (ValueError("\n  \n one \ntwo"), "one "),
         (ValueError(), "ValueError"),
         (RuntimeError("  \n"), "RuntimeError"),
-        (ValueError("x" * 1000), "x" * 300),
+        (ValueError("x" * 300), "x" * 300),
+        (ValueError("x" * 1000), f"{'x' * 300} ..."),
+        (ValueError("words, " * 100), f"{'words, ' * 41}words ..."),
     ],
 )
 def test_the_first_line_of_an_error(error: Exception, line: str) -> None:
