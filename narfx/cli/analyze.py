@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from narfx.cli import analyze_tables as analysis_tables
-from narfx.cli.console import Output
+from narfx.cli.console import output_of
 from narfx.cli.options import COMMON, takes
 from narfx.errors import UsageError
 
@@ -34,7 +34,7 @@ def gradients(run: Run, out: Out = None, overwrite: Overwrite = False, **options
     from narfx.analysis import gradients as found
 
     result = found(run, *_where(run, out, overwrite))
-    Output(options["json"], options["quiet"]).result(result, analysis_tables.gradients)
+    output_of(options).result(result, analysis_tables.gradients)
 
 
 @analyze.command()
@@ -44,7 +44,7 @@ def rewards(run: Run, out: Out = None, overwrite: Overwrite = False, **options: 
     from narfx.analysis import rewards as found
 
     result = found(run, *_where(run, out, overwrite))
-    Output(options["json"], options["quiet"]).result(result, analysis_tables.rewards)
+    output_of(options).result(result, analysis_tables.rewards)
 
 
 def _where(run: Path, out: Path | None, overwrite: bool) -> tuple[Path, bool]:

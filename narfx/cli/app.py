@@ -14,8 +14,9 @@ import typer
 from narfx._version import __version__
 from narfx.cli import tables
 from narfx.cli.analyze import analyze
-from narfx.cli.console import Output, parse_pairs, run_app
+from narfx.cli.console import output_of, parse_pairs, run_app
 from narfx.cli.launch import launch
+from narfx.cli.ops import ops
 from narfx.cli.options import (  # fmt: skip
     COMMON,
     DATA,
@@ -29,6 +30,7 @@ from narfx.cli.options import (  # fmt: skip
     given,
     takes,
 )
+from narfx.data.registry import source_forms
 from narfx.errors import UsageError
 from narfx.search.registry import strategy_names
 
@@ -42,7 +44,6 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-ops = typer.Typer(help="List the operators, or test your own.", no_args_is_help=False, rich_markup_mode=None)
 app.add_typer(ops, name="ops")
 app.add_typer(analyze, name="analyze")
 
@@ -52,9 +53,7 @@ Overwrite = Annotated[
 Out = Annotated[Path, typer.Option(help="The run directory.")]
 Data = Annotated[
     str | None,
-    typer.Option(
-        help="digits, a folder of images, FILE.tar, FILE.npz, torchvision:NAME:ROOT, FILE.py:factory or module:factory."
-    ),
+    typer.Option(help=f"{source_forms()}."),
 ]
 
 
@@ -92,7 +91,7 @@ def trace(
     from narfx.verbs.trace import trace_model
 
     pick_device(options["device"])
-    output = _output(options)
+    output = output_of(options)
     fields = given({"model": model, **options})
     seed = fields.pop("seed", 0)
     timing = {name: fields.pop(name) for name in LATENCY if name in fields}
@@ -150,7 +149,7 @@ def search(
     """Search the operators of a model by training shared weights, within a budget."""
     from narfx import search as searching
 
-    output = _output(options)
+    output = output_of(options)
     fields = given(
         {
             "model": model, "data": data, "strategy": strategy,
@@ -189,7 +188,7 @@ def apply(
         architecture, out, weights=options["weights"], overwrite=overwrite, opset=opset, input_name=input_name,
         output_names=output_name, seed=options["seed"] or 0,
     )  # fmt: skip
-    _output(options).result(report, tables.apply)
+    output_of(options).result(report, tables.apply)
 
 
 @app.command()
@@ -202,7 +201,7 @@ def check(
     from narfx.support.devices import pick_device
 
     pick_device(options["device"])
-    _output(options).result(bundle.check(folder, seed=options["seed"] or 0), tables.check)
+    output_of(options).result(bundle.check(folder, seed=options["seed"] or 0), tables.check)
 
 
 @app.command()
@@ -228,7 +227,7 @@ def train(
     """Train the network of an architecture, or its base."""
     from narfx.verbs import train as training
 
-    output = _output(options)
+    output = output_of(options)
     fields = given({"target": target, "data": data, "base": base, "init": init, **options})
     result = launch(
         training.TrainConfig, training.train, training.resume_train, needed="target", out=out, fields=fields,
@@ -280,7 +279,7 @@ def compare(
     """Train architectures, their bases and random vectors of equal cost by one recipe, and compare their accuracy."""
     from narfx.verbs import compare as comparison
 
-    output = _output(options)
+    output = output_of(options)
     fields = given(
         {
             "target": target[0] if target else None, "data": data, "seeds": seeds, "randoms": randoms, "init": init,
@@ -294,38 +293,6 @@ def compare(
         fields=fields, options=options, output=output,
     )  # fmt: skip
     output.result(result, tables.compare)
-
-
-@ops.command("list")
-@takes(COMMON)
-def ops_list(
-    file: Annotated[
-        str | None, typer.Argument(help="A file of operators, which are listed too.", metavar="FILE.py")
-    ] = None,
-    **options: Any,
-) -> None:
-    """List every operator: its origin, and its cost at a site of 64 channels."""
-    from narfx.verbs.ops_list import catalogue
-
-    _output(options).result(catalogue(file), tables.ops_list)
-
-
-@ops.command("test")
-@takes(COMMON)
-def ops_test(
-    file: Annotated[
-        str | None, typer.Argument(help="A file of operators [narfx's own operators].", metavar="FILE.py")
-    ] = None,
-    **options: Any,
-) -> None:
-    """Test operators at many geometries: shape, gradient, cost, copies, ONNX. Exit code 2 if a test fails."""
-    from narfx.support.devices import pick_device
-    from narfx.verbs.ops_test import try_file
-
-    report = try_file(file, seed=options["seed"] or 0, device=pick_device(options["device"]))
-    _output(options).result(report, tables.ops_test)
-    if not report["passed"]:
-        raise typer.Exit(2)
 
 
 @app.command()
@@ -356,7 +323,7 @@ def evaluate(
     from narfx.support.schema import validated
     from narfx.verbs import evaluate as evaluation
 
-    output = _output(options)
+    output = output_of(options)
     fields = given(
         {
             "target": target, "data": data, "pairs": pairs, "folds": folds, "part": part, "batch_size": batch_size,
@@ -401,11 +368,7 @@ def proxy(
         seed=options["seed"] or 0,
         overwrite=overwrite,
     )
-    _output(options).result(drawn, tables.proxy)
-
-
-def _output(options: dict[str, Any]) -> Output:
-    return Output(options["json"], options["quiet"])
+    output_of(options).result(drawn, tables.proxy)
 
 
 def main() -> None:

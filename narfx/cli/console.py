@@ -14,7 +14,7 @@ import sys
 import threading
 import traceback
 from _thread import interrupt_main
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,7 +26,7 @@ from narfx.runs.progress import ConsoleProgress, Reporter, Silent
 from narfx.support.devices import is_out_of_memory
 from narfx.support.text import first_line
 
-__all__ = ["Output", "parse_input", "parse_pairs", "run_app"]
+__all__ = ["Output", "output_of", "parse_input", "parse_pairs", "run_app"]
 
 Renderer = Callable[[dict[str, Any], Console], None]
 
@@ -44,6 +44,11 @@ class Output:
     def result(self, value: dict[str, Any], render: Renderer) -> None:
         """Keep the result until the command has ended; then it is printed as JSON or as a table."""
         _results.append((value, render, self.as_json))
+
+
+def output_of(options: Mapping[str, Any]) -> Output:
+    """The output of a verb, by its ``--json`` and ``--quiet``."""
+    return Output(options["json"], options["quiet"])
 
 
 def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
