@@ -1,4 +1,4 @@
-"""What the command line answers in one sentence before its modules are imported: no passes, and Ctrl-C.
+"""Answer in one sentence what can happen before the modules are imported: no passes, Ctrl-C, no memory, closed streams.
 
 A checkout without symbolic links holds a small text file where the folder ``narfx/passes`` should be. Importing torch
 takes seconds, and a traceback of that says nothing to a user. In another program than ``narfx`` Ctrl-C is left alone,
@@ -7,6 +7,7 @@ and the missing folder is an ``ImportError``.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -16,7 +17,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-__all__: list[str] = []
+__all__ = ["INTERRUPTS"]
+
+INTERRUPTS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)
+)
+"""The signals that interrupt a command: Ctrl-C, ``kill``, the end of a terminal, and a scheduler's warning."""
 
 _NO_PASSES = (
     "narfx/passes is not a folder with the passes, because this copy of narfx was made without symbolic links: run "
@@ -34,10 +40,46 @@ def _check_passes() -> None:
     raise SystemExit(2)
 
 
+def _check_folder() -> None:
+    try:
+        os.getcwd()  # noqa: PTH109 (the system's own answer is wanted)
+    except OSError:  # torch ends the process without a working folder
+        _tell(2, "no_working_folder", "the working folder was removed: change to a folder that exists", where=".")
+        os._exit(2)
+
+
 def _heed_interrupts() -> None:
     if _is_program() and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, _end)
+        for number in INTERRUPTS:
+            if number in (signal.SIGINT, signal.SIGTERM) or signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, _end)  # nohup ignores SIGHUP, and it stays ignored
+
+
+def _open_closed_streams() -> None:
+    """Open the standard streams that the caller closed; otherwise the next file gets their number and their text."""
+    for number in (0, 1, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # it gets the lowest free number
+            if number:
+                stream = os.fdopen(number, "w", encoding="utf-8", closefd=False)
+                setattr(sys, "stdout" if number == 1 else "stderr", stream)
+            if number == 1:
+                os.environ["_NARFX_STDOUT_CLOSED"] = str(os.getpid())
+
+
+def _report(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Report in one sentence what ended the imports: too little memory, or a package that does not load."""
+    if "narfx.cli.console" in sys.modules or issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+        return
+    short = issubclass(kind, MemoryError) or any(word in str(error) for word in ("alloc", "failed to map", "memory"))
+    code, reason = (7, "out_of_memory") if short else (2, "installation")
+    cause = "it is out of memory" if short else "a package that it needs does not load"
+    cure = "make more memory available" if short else "install the package again"
+    _tell(code, reason, f"narfx cannot start, {cause} ({kind.__name__}: {' '.join(str(error).split())[:300]}): {cure}")
+    os._exit(code)
 
 
 def _is_program() -> bool:
@@ -51,13 +93,19 @@ def _end(*_: Any) -> None:
 
 
 def _tell(code: int, kind: str, message: str, where: str | None = None) -> None:
-    sys.stderr.write(f"narfx: {message}\n")
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):
+        sys.stderr.write(f"narfx: {message}\n")
+        sys.stderr.flush()
     if "--json" in sys.argv:
         error = {"code": code, "kind": kind, "message": message, "where": where}
-        sys.stdout.write(json.dumps({"error": error}, indent=2) + "\n")
-        sys.stdout.flush()
+        with contextlib.suppress(OSError):
+            sys.stdout.write(json.dumps({"error": error}, indent=2) + "\n")
+            sys.stdout.flush()
 
 
+if _is_program():
+    _open_closed_streams()
+    sys.excepthook = _report
+    _check_folder()
 _check_passes()
 _heed_interrupts()

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from narfx._startup import INTERRUPTS
 from narfx._version import __version__
 from narfx.cli import tables
 from narfx.cli.analyze import analyze
@@ -374,7 +375,8 @@ def proxy(
 def main() -> None:
     """The ``narfx`` command."""
     code = run_app(app)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the result is printed, and torch takes a while to exit
+    for number in INTERRUPTS:
+        signal.signal(number, signal.SIG_IGN)  # the result is printed, and torch takes a while to exit
     # CPython remembers a Ctrl-C that ended an exec() (fx runs its code with it), and would then exit by the signal
     # instead of the exit code. Another exec() makes it forget.
     exec("")

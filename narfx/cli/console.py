@@ -7,6 +7,7 @@ file descriptor 1 points at standard error.
 from __future__ import annotations
 
 import ast
+import io
 import json
 import os
 import signal
@@ -15,16 +16,18 @@ import threading
 import traceback
 from _thread import interrupt_main
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 import typer
 from rich.console import Console
 
+from narfx._startup import INTERRUPTS
+from narfx.cli.streams import ReaderGoneError, plain_streams, write_result
+from narfx.cli.system_errors import exhausted, of_system
 from narfx.errors import InterruptedRunError, NarfxError, RunError, UsageError
 from narfx.runs.progress import ConsoleProgress, Reporter, Silent
-from narfx.support.devices import is_out_of_memory
-from narfx.support.text import first_line
+from narfx.support.text import first_line, one_line, printable
 
 __all__ = ["Output", "output_of", "parse_input", "parse_pairs", "run_app"]
 
@@ -57,51 +60,53 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
     as_json = "--json" in arguments
     verbose = "-v" in arguments or "--verbose" in arguments
     _results.clear()
-    command = typer.main.get_command(app)
-    try:
-        with _interruptible(), _standard_output_free(as_json) as stdout:
-            try:
-                code = command.main(args=arguments, prog_name="narfx", standalone_mode=False)
-                if (
-                    _interrupts
-                ):  # typer turns it into an exit code without a message, and a library may have swallowed it
-                    raise KeyboardInterrupt
-                _ignore_interrupts()  # the result is ready, and is written completely
-                for value, render, wants_json in _results:
-                    if wants_json:
-                        stdout.write(json.dumps(value, indent=2, allow_nan=False) + "\n")
-                    else:
-                        width = None if stdout.isatty() else 160
-                        render(value, Console(file=stdout, highlight=False, markup=False, width=width))
-                stdout.flush()
-                return code if isinstance(code, int) else 0
-            except BaseException as error:
-                _ignore_interrupts()
-                failure = _failure(error)
-                if failure is None:
-                    raise
-                if verbose and failure.exit_code == 1:
-                    traceback.print_exc()
-                sys.stderr.write(f"narfx: {failure}\n")
-                if as_json:
-                    stdout.write(json.dumps({"error": _described(failure)}, indent=2) + "\n")
-                    stdout.flush()
-                return failure.exit_code
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+    with plain_streams(), _interruptible(), _standard_output_free(as_json) as stdout:
+        try:
+            code = typer.main.get_command(app).main(args=arguments, prog_name="narfx", standalone_mode=False)
+            # typer turns an interrupt into an exit code without a message, and a library may have swallowed it.
+            if _interrupts:
+                raise KeyboardInterrupt
+            _ignore_interrupts()  # the result is ready, and is written completely
+            for value, render, wants_json in _results:
+                write_result(stdout, _as_text(value, None if wants_json else render, stdout))
+            write_result(stdout, "")
+            return code if isinstance(code, int) else 0
+        except ReaderGoneError:
+            return 0
+        except BaseException as error:
+            _ignore_interrupts()
+            failure = _failure(error)
+            if failure is None:
+                raise
+            if verbose and failure.exit_code == 1:
+                traceback.print_exc()
+            sys.stderr.write(f"narfx: {one_line(str(failure))}\n")
+            if as_json:
+                with suppress(ReaderGoneError, RunError):
+                    write_result(stdout, json.dumps({"error": _described(failure)}, indent=2) + "\n")
+            return failure.exit_code
+
+
+def _as_text(value: dict[str, Any], render: Renderer | None, stdout: TextIO) -> str:
+    """A result as JSON, or as the table that ``render`` prints, with colours only on a terminal."""
+    if render is None:
+        return json.dumps(value, indent=2, allow_nan=False) + "\n"
+    terminal, page = stdout.isatty(), io.StringIO()
+    width = None if terminal else 160
+    render(printable(value), Console(file=page, highlight=False, markup=False, width=width, force_terminal=terminal))
+    return page.getvalue()
 
 
 @contextmanager
 def _interruptible() -> Iterator[None]:
-    """While the block runs, Ctrl-C and ``kill`` (SIGTERM) interrupt it and are recorded.
+    """While the block runs, the signals ``INTERRUPTS`` interrupt it and are recorded.
 
-    Where Ctrl-C is ignored, as in a job that a shell started in the background, it stays ignored.
+    Where Ctrl-C or the end of the terminal is ignored, as in a job started in the background or by nohup, it stays so.
     """
     _interrupts.clear()
-    previous = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.getsignal(number) for number in INTERRUPTS}
     for number, handler in previous.items():
-        if number == signal.SIGTERM or handler is not signal.SIG_IGN:
+        if number in (signal.SIGTERM, signal.SIGUSR1) or handler is not signal.SIG_IGN:
             signal.signal(number, _interrupt)
     hook, sys.unraisablehook = sys.unraisablehook, _interrupt_later
     try:
@@ -123,11 +128,14 @@ def _interrupt_later(lost: Any) -> None:
 
 
 def _ignore_interrupts() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in set(INTERRUPTS) - {signal.SIGTERM}:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _failure(error: BaseException) -> NarfxError | None:
-    """The error that is reported for an exception; ``None`` if it is no error (an exit, a closed pipe)."""
+    """The error that is reported for an exception; ``None`` if it is no error (an exit)."""
+    if not isinstance(error, InterruptedRunError) and (spent := exhausted(error)) is not None:
+        return spent
     if isinstance(error, NarfxError) and (not _interrupts or isinstance(error, InterruptedRunError)):
         return error
     if callable(told := getattr(error, "format_message", None)):  # an error of typer's argument parser
@@ -136,17 +144,17 @@ def _failure(error: BaseException) -> NarfxError | None:
         failure = NarfxError("interrupted", kind="interrupted")
         failure.exit_code = 130
         return failure
-    if is_out_of_memory(error):
-        return RunError("out of memory", kind="out_of_memory")
-    if isinstance(error, BrokenPipeError) or not isinstance(error, Exception):
+    if not isinstance(error, Exception):
         return None
+    if (known := of_system(error)) is not None:
+        return known
     return NarfxError(
         f"internal error, {type(error).__name__}: {first_line(error)}; please report it, with the output of -v"
     )
 
 
 def _described(failure: NarfxError) -> dict[str, Any]:
-    own = {"code": failure.exit_code, "kind": failure.kind, "message": str(failure), "where": failure.where}
+    own = {"code": failure.exit_code, "kind": failure.kind, "message": one_line(str(failure)), "where": failure.where}
     return {**failure.details, **own}
 
 
@@ -161,14 +169,16 @@ def _standard_output_free(wanted: bool) -> Iterator[Any]:
     if not wanted:
         yield sys.stdout
         return
-    sys.stdout.flush()
+    with suppress(OSError, ValueError):
+        sys.stdout.flush()
     kept = os.dup(1)
     os.dup2(2, 1)
     try:
         with os.fdopen(os.dup(kept), "w", encoding="utf-8") as stream:
             yield stream
     finally:
-        sys.stdout.flush()
+        with suppress(OSError, ValueError):
+            sys.stdout.flush()
         os.dup2(kept, 1)
         os.close(kept)
 

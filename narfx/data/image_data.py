@@ -19,7 +19,9 @@ from narfx.data.sources import read_source
 from narfx.data.splits import Split, hold_out, make_split, statistics, stream, subset
 from narfx.errors import UsageError
 
-__all__ = ["Batch", "ImageData", "Split", "batches", "load_data", "normalisation", "ordered_batches"]
+__all__ = ["ONE_CLASS", "Batch", "ImageData", "Split", "batches", "load_data", "normalisation", "ordered_batches"]
+
+ONE_CLASS = "warning: all images have the same label, so an accuracy on them means nothing: check the data"
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 Normalisation = tuple[tuple[float, ...], tuple[float, ...]]
@@ -122,6 +124,8 @@ def load_data(
     test = None if found.test is None else _whole(found.test, input_shape, place, in_memory)
     mean, std, note = (*normalise, "") if normalise is not None else normalisation(found, train, input_shape)
     notes += [*found.notes, *_fitting(parts, input_shape), *([note] if note else [])]
+    if len(np.unique(labels)) == 1:
+        notes.append(ONE_CLASS)
     if not in_memory:
         notes.append("images are read for each batch, because they do not fit in the memory limit")
     return ImageData(
@@ -266,7 +270,7 @@ def ordered_batches(
         )
     if augment != "none" and generator is None:
         raise ValueError(f"the augmentation {augment!r} needs a seed")
-    chunks = [chunk for chunk in torch.split(order, batch_size) if len(chunk)]
+    chunks = [chunk for chunk in torch.split(order, min(batch_size, max(len(order), 1))) if len(chunk)]
     if drop_last and chunks and len(chunks[-1]) < batch_size:
         chunks.pop()
     return _prepared(split, chunks, data, augment, generator)

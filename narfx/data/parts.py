@@ -20,6 +20,7 @@ from PIL import Image
 from torch.nn import functional
 
 from narfx.errors import UsageError
+from narfx.support.files import check_regular
 
 __all__ = [
     "FORMATS",
@@ -177,6 +178,7 @@ def unreadable(path: Path | str, error: Exception) -> UsageError:
 
 
 def _header(path: Path) -> tuple[str, tuple[int, int]]:
+    check_regular(path, f"there is no file {path}")
     try:
         with Image.open(path, formats=FORMATS) as image:
             return image.mode, (image.height, image.width)
@@ -190,6 +192,7 @@ def decode(path: Path, shape: Shape) -> torch.Tensor:
     Raises:
         UsageError: Pillow cannot read the file, it is truncated, or it has more than 16 bits per channel.
     """
+    check_regular(path, f"there is no file {path}")
     try:
         with Image.open(path, formats=FORMATS) as image:
             return from_pil(image, shape)

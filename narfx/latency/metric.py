@@ -44,8 +44,8 @@ class LatencyOptions(BaseModel):
 
     latency: bool = False
     latency_file: UserPath | None = None
-    threads: int = Field(default=1, ge=1)
-    batch: int = Field(default=1, ge=1)
+    threads: int = Field(default=1, ge=1, le=4096)
+    batch: int = Field(default=1, ge=1, le=2**20)
     provider: str = CPU_PROVIDER
 
     def wanted(self, budget: str = "none") -> bool:

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 from narfx.errors import UsageError
 from narfx.latency.timing import CPU_PROVIDER, cpu_model
 from narfx.support.files import locked, read_json, write_json
+from narfx.support.onnx_session import onnxruntime_module
 from narfx.support.schema import validated
 
 __all__ = ["LatencyFile", "LatencyTable", "Setting"]
@@ -41,7 +42,7 @@ class Setting(BaseModel):
     @classmethod
     def here(cls, threads: int, batch: int, provider: str) -> Setting:
         """The setting of a measurement on this machine."""
-        import onnxruntime
+        onnxruntime = onnxruntime_module()
 
         return cls(
             threads=threads, batch=batch, provider=provider, onnxruntime=onnxruntime.__version__, cpu=cpu_model()

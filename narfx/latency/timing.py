@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narfx.errors import RunError, UsageError
+from narfx.support.onnx_session import onnxruntime_module
 from narfx.support.text import first_line
 
 __all__ = [
@@ -62,7 +63,7 @@ def check_provider(provider: str) -> None:
     Raises:
         UsageError: It does not; the message lists those that it has.
     """
-    import onnxruntime
+    onnxruntime = onnxruntime_module()
 
     known = onnxruntime.get_available_providers()
     if provider not in known:
@@ -87,7 +88,7 @@ def open_call(
         UsageError: onnxruntime does not have the provider, or fell back to another one.
         RunError: onnxruntime cannot load the model.
     """
-    import onnxruntime
+    onnxruntime = onnxruntime_module()
 
     check_provider(provider)
     options = onnxruntime.SessionOptions()

@@ -199,11 +199,16 @@ def interruptible(folder: RunFolder, *, resumable: bool = False) -> Iterator[Non
             resumable=kept,
             where=str(folder.path),
         ) from error
+    except RunError as error:
+        kept = resumable or folder.has_checkpoint
+        left = "the last checkpoint is kept" if kept else "there is no checkpoint yet"
+        raise RunError(f"{error}; {left}", where=error.where, kind=error.kind, details=error.details) from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
+        left = resume if resumable or folder.has_checkpoint else "there is no checkpoint yet"
         raise RunError(
-            f"out of memory: use a smaller batch; {resume}", where=str(folder.path), kind="out_of_memory"
+            f"out of memory: use a smaller batch; {left}", where=str(folder.path), kind="out_of_memory"
         ) from error
 
 

@@ -8,6 +8,8 @@ from typing import Any, Protocol, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from narfx.support.text import escaped
+
 __all__ = ["ConsoleProgress", "Reporter", "Silent"]
 
 T = TypeVar("T")
@@ -44,7 +46,7 @@ class ConsoleProgress:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self.console.print(text, markup=False)
+        self.console.print(escaped(text), markup=False)
 
     def track(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:
         """A bar on a terminal, nothing elsewhere: the caller says a line when the phase ends."""

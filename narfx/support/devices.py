@@ -9,6 +9,7 @@ from narfx.support.text import first_line
 
 __all__ = ["absent_device", "is_out_of_memory", "pick_device"]
 
+_OUT_OF_MEMORY = ("can't allocate memory", "std::bad_alloc", "Failed to allocate memory", "Cannot allocate memory")
 _WORDS = ("NVIDIA", "CUDA", "cuda device", "not compiled with")
 
 
@@ -21,10 +22,10 @@ def absent_device(error: BaseException) -> str | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether memory ran out, on the device or on the CPU (for which torch raises a plain RuntimeError)."""
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
-    )
+    """Whether memory ran out, on the device or on the CPU (then the class of the error varies)."""
+    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+        return True
+    return isinstance(error, Exception) and any(word in str(error)[:10_000] for word in _OUT_OF_MEMORY)
 
 
 def pick_device(name: str) -> torch.device:

@@ -1,10 +1,41 @@
-"""Helpers for messages: an article with a type's name, counts with a plural, and the first line of an error."""
+"""Helpers for messages: articles, counts with a plural, the first line of an error, and text that is safe to print."""
 
 from __future__ import annotations
 
-__all__ = ["article", "count", "first_line"]
+import re
+from typing import Any
+
+__all__ = ["article", "count", "escaped", "first_line", "one_line", "printable"]
 
 _LONGEST = 300
+_LONGEST_MESSAGE = 2000
+# C0 and C1 controls, marks that change the direction of writing, and surrogates: they can rewrite a terminal.
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def escaped(text: str) -> str:
+    """Text with its control characters written as numbers, except tabs and line ends."""
+    return _CONTROLS.sub(lambda found: found[0].encode("unicode_escape", "surrogatepass").decode(), text)
+
+
+def one_line(text: str) -> str:
+    """A message as one line without control characters; if it is too long, its middle is left out."""
+    longest = _LONGEST_MESSAGE
+    if len(text) > 4 * longest:  # so that a message of 100 MB is not searched
+        text = f"{text[: 2 * longest]} ... {text[-2 * longest :]}"
+    line = escaped(" ".join(text.split()) if re.search(r"[\t\n\r\v\f]", text) else text)
+    return line if len(line) <= longest else f"{line[: longest - 300]} ... {line[-290:]}"
+
+
+def printable(value: Any) -> Any:
+    """A result with all its text escaped, for a table (a JSON writer escapes by itself)."""
+    if isinstance(value, str):
+        return escaped(value)
+    if isinstance(value, dict):
+        return {printable(key): printable(entry) for key, entry in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(map(printable, value))
+    return value
 
 
 def article(value: object) -> str:

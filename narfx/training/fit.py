@@ -50,7 +50,7 @@ def train_step(
     value = float(loss.detach())
     if not math.isfinite(value):
         raise RunError(
-            f"the loss became {value}: lower the learning rate (--lr); the last checkpoint is kept",
+            f"the loss became {value}: lower the learning rate (--lr)",
             kind="nan_loss",
         )
     loss.backward()
@@ -58,7 +58,7 @@ def train_step(
     norm = torch.nn.utils.clip_grad_norm_(active, clip)
     if not torch.isfinite(norm):
         raise RunError(
-            f"the gradient became {float(norm)}: lower the learning rate (--lr); the last checkpoint is kept",
+            f"the gradient became {float(norm)}: lower the learning rate (--lr)",
             kind="nan_loss",
         )
     optimizer.step()
@@ -179,7 +179,7 @@ def check_diverged(*modules: nn.Module) -> None:
     for name, tensor in (entry for module in modules for entry in module.state_dict().items()):
         if not torch.isfinite(tensor).all():
             raise RunError(
-                f"{name} became NaN or infinite: lower the learning rate (--lr); the last checkpoint is kept",
+                f"{name} became NaN or infinite: lower the learning rate (--lr)",
                 where=name,
                 kind="nan_loss",
             )

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from narfx.data.image_data import ImageData, normalisation
+from narfx.data.image_data import ONE_CLASS, ImageData, normalisation
 from narfx.data.parts import check_channels
 from narfx.data.sources import read_source
 from narfx.data.splits import make_split
@@ -155,7 +155,7 @@ def evaluate(
     if config.by_pairs:
         found, roc = _pairs(target, config, precision, place, reporter)
     else:
-        found, roc = _classes(target, config, precision, place), {}
+        found, roc = _classes(target, config, precision, place, reporter), {}
     result = {**found, "target": Path(config.target).name, "weights": target.weights, "input": list(target.input)}
     if out is not None:
         write_json(out, {**result, **roc})
@@ -218,7 +218,9 @@ def _pairs(
     return {"task": "verification", "data": pairs.name, **verified.to_json()}, roc
 
 
-def _classes(target: Target, config: EvaluateConfig, precision: Precision, device: torch.device) -> dict[str, Any]:
+def _classes(
+    target: Target, config: EvaluateConfig, precision: Precision, device: torch.device, reporter: Reporter
+) -> dict[str, Any]:
     source = config.data
     found = read_source(source, target.input, _MEMORY)
     parts = {name: held for name in ("test", "val", "train") if (held := getattr(found, name)) is not None}
@@ -227,6 +229,8 @@ def _classes(target: Target, config: EvaluateConfig, precision: Precision, devic
             f"{source} has no part {config.part!r}: it has {', '.join(parts)}", where="--part", kind="no_such_part"
         )
     name = config.part or next(iter(parts))
+    if len(np.unique(parts[name].labels)) == 1:
+        reporter.say(ONE_CLASS)
     splits = {}
     for key in {name, *(() if target.preprocessing else ("train",))}:
         check_channels(parts[key].channels, target.input[0], source)

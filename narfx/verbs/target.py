@@ -17,6 +17,7 @@ from narfx.errors import UsageError
 from narfx.inputs.model_ref import default_input, load_model
 from narfx.inputs.weights import apply_weights
 from narfx.space.architecture import Architecture, Preprocessing
+from narfx.support.onnx_session import onnxruntime_module, run_session
 from narfx.support.schema import validated
 from narfx.support.text import first_line
 
@@ -57,7 +58,7 @@ class OnnxNetwork(nn.Module):
         for chunk in x.split(size):
             filled = functional.pad(chunk, (0, 0, 0, 0, 0, 0, 0, size - len(chunk)))
             try:
-                found = self._session.run(None, {self._name: filled.cpu().numpy()})[0]
+                found = run_session(self._session, None, {self._name: filled.cpu().numpy()})[0]
             except Exception as error:
                 raise _unusable(self._path, error) from error
             rows.append(torch.from_numpy(np.asarray(found))[: len(chunk)])
@@ -70,8 +71,7 @@ def open_onnx(path: Path) -> OnnxNetwork:
     Raises:
         UsageError: There is no such file, onnxruntime cannot load it, or its first input is no float32 image batch.
     """
-    import onnxruntime  # only here: it takes a second to import
-
+    onnxruntime = onnxruntime_module()
     if not path.is_file():
         raise UsageError(f"there is no file {path}", where=str(path), kind="missing_file")
     options = onnxruntime.SessionOptions()

@@ -13,6 +13,7 @@ import narfx._version as version
 from narfx.errors import ParityError
 from narfx.inputs.model_ref import ModelRef
 from narfx.space.architecture import Architecture
+from narfx.support.onnx_session import onnxruntime_module
 
 __all__ = ["PREFIX", "compare_metadata", "describe", "versions"]
 
@@ -64,7 +65,8 @@ def compare_metadata(written: dict[str, str], architecture: Architecture, path: 
 def versions() -> dict[str, str]:
     """The versions of narfx, torch, onnx and onnxruntime that write a file."""
     import onnx
-    import onnxruntime
+
+    onnxruntime = onnxruntime_module()
 
     return {
         "narfx": version.__version__,

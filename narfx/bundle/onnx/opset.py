@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from narfx.support.onnx_session import onnxruntime_module
+
 __all__ = ["OLDEST", "lower_opset", "lowest_opset", "newest_opset", "obstacles"]
 
 # Softmax, Squeeze, Split and others changed their meaning or their arguments at 13.
@@ -23,7 +25,8 @@ def lowest_opset(model: Any) -> int:
 def newest_opset() -> int:
     """The newest opset that onnx can write and onnxruntime can run here; found by trial, as neither reports it."""
     import onnx
-    import onnxruntime
+
+    onnxruntime = onnxruntime_module()
 
     x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1]) for name in "xy")
     graph = onnx.helper.make_graph([onnx.helper.make_node("Identity", ["x"], ["y"])], "identity", [x], [y])

@@ -28,6 +28,7 @@ from narfx.errors import ParityError, RunError, UsageError
 from narfx.graph.nodes import source_line, tensors
 from narfx.graph.unused import unused_keys
 from narfx.passes.verify import verify_lowered
+from narfx.support.onnx_session import onnxruntime_module
 from narfx.support.text import first_line
 
 __all__ = ["OnnxFile", "Parity", "compare_onnx", "export_onnx", "read_onnx", "tensors", "worst"]
@@ -177,7 +178,7 @@ def _set_opset(model: Any, opset: int | None) -> None:
 
 def _check_opset(path: Path, model: Any, asked: int, written: int) -> None:
     """Check that the file has the requested opset and that onnxruntime supports it."""
-    import onnxruntime
+    onnxruntime = onnxruntime_module()
 
     if written != asked:
         raise _other_opset(

@@ -15,6 +15,7 @@ from narfx.errors import ParityError
 from narfx.graph.batchnorm import recalibrate
 from narfx.graph.copying import copy_module
 from narfx.graph.nodes import tensors
+from narfx.support.onnx_session import onnxruntime_module, run_session
 from narfx.support.text import first_line
 
 __all__ = [
@@ -102,7 +103,7 @@ def compare_onnx(
     Raises:
         ParityError: onnxruntime cannot load or run the file, or the file has another number of outputs.
     """
-    import onnxruntime
+    onnxruntime = onnxruntime_module()
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -115,7 +116,7 @@ def compare_onnx(
                 output = tensors(network(x.clone()))  # an in-place operation may change its input
             apart = max(apart, signal(output))
             expected = [tensor.numpy() for tensor in output]
-            found = session.run(None, {name: x.numpy()})
+            found = run_session(session, None, {name: x.numpy()})
             if len(found) != len(expected):
                 raise ValueError(f"it has {len(found)} outputs, but its network has {len(expected)}")
             for ours, theirs in zip(expected, found, strict=True):

@@ -15,6 +15,7 @@ from torch import Tensor, fx, nn
 from narfx.bundle.onnx.marks import MARK
 from narfx.graph.copying import copy_module
 from narfx.graph.proxies import Proxy
+from narfx.support.onnx_session import onnxruntime_module, run_session
 
 __all__ = [
     "Value",
@@ -74,7 +75,8 @@ def run_file(
         wanted: The names of the values to return; default: all floating-point values.
     """
     import onnx
-    import onnxruntime
+
+    onnxruntime = onnxruntime_module()
 
     told = copy.deepcopy(model)
     values = [value for value in node_values(model) if wanted is None or value.name in wanted]
@@ -93,7 +95,7 @@ def run_file(
             raise RuntimeError(str(error).replace(str(path), "the file")) from error
     feeds = {f"{name}{_CUT}": number for name, number in (cuts or {}).items()}
     feeds[session.get_inputs()[0].name] = images.numpy()
-    numbers = session.run([value.name for value in values], feeds) if values else []
+    numbers = run_session(session, [value.name for value in values], feeds) if values else []
     return [
         replace(value, number=number)
         for value, number in zip(values, numbers, strict=True)
