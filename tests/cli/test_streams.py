@@ -71,12 +71,16 @@ def test_a_terminal_that_closes_and_a_scheduler_interrupt_with_a_checkpoint(here
     process = subprocess.Popen(
         [sys.executable, "-m", "narfx", "train", "net.py", "--data", "digits", "--epochs", "100000", "--out", "out"],
         cwd=here, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+        preexec_fn=lambda: signal.signal(getattr(signal, name), signal.SIG_DFL),  # tests may run under nohup
     )  # fmt: skip
     end = time.monotonic() + 120
     while not (here / "out" / "checkpoint.pt").exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)
     process.send_signal(getattr(signal, name))
-    _, stderr = process.communicate(timeout=60)
+    try:
+        _, stderr = process.communicate(timeout=60)
+    finally:
+        process.kill()
     assert process.returncode == 75, stderr
     assert stderr.strip().splitlines()[-1].startswith("narfx: interrupted; the run in out resumes with --resume")
 
