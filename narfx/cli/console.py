@@ -154,7 +154,8 @@ def _failure(error: BaseException) -> NarfxError | None:
 
 
 def _described(failure: NarfxError) -> dict[str, Any]:
-    own = {"code": failure.exit_code, "kind": failure.kind, "message": one_line(str(failure)), "where": failure.where}
+    where = None if failure.where is None else one_line(failure.where)
+    own = {"code": failure.exit_code, "kind": failure.kind, "message": one_line(str(failure)), "where": where}
     return {**failure.details, **own}
 
 
