@@ -188,7 +188,7 @@ def test_control_characters_and_long_messages_do_not_reach_the_terminal(here: Pa
         (here / "arch.json").write_text(json.dumps(fields))
         _, _, stderr = shell("NARFX apply arch.json --out out", here)
         assert stderr.count("\n") == 1 and not set("\x1b\x9b\r\u202e") & set(stderr), ascii(stderr)
-    (here / "arch.json").write_text(json.dumps({"model": "x" * 10**6, "vector": [1]}))
+    (here / "arch.json").write_text(json.dumps({"model": "x" * 10**8, "vector": [1]}))
     _, stdout, stderr = shell("NARFX apply arch.json --out out --json", here)
     assert len(stderr) < 5000 and len(stdout) < 8000
     folder = here / "data" / "train"
