@@ -29,6 +29,7 @@ from narfx.cli.options import (  # fmt: skip
     TASK,
     WEIGHTS,
     given,
+    option_names,
     takes,
 )
 from narfx.data.registry import source_forms
@@ -96,7 +97,7 @@ def trace(
     fields = given({"model": model, **options})
     seed = fields.pop("seed", 0)
     timing = {name: fields.pop(name) for name in LATENCY if name in fields}
-    network = validated(NetworkOptions, fields, "trace")
+    network = validated(NetworkOptions, fields, "trace", names=option_names(fields))
     report = trace_model(network, timing, latency_check, strict=strict, seed=seed, reporter=output.reporter)
     output.result(report, tables.trace)
 
@@ -332,7 +333,7 @@ def evaluate(
         }
     )  # fmt: skip
     result = evaluation.evaluate(
-        validated(evaluation.EvaluateConfig, fields, "evaluate"),
+        validated(evaluation.EvaluateConfig, fields, "evaluate", names=option_names(fields)),
         out,
         device=options["device"],
         overwrite=overwrite,

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from narfx.cli.console import Output
+from narfx.cli.options import option_names
 from narfx.errors import UsageError
 
 __all__ = ["launch"]
@@ -53,7 +54,7 @@ def launch(
     for key in (needed, "data"):
         if key not in values:
             raise UsageError(f"{_MISSING[key]} is missing", where=key, kind="missing_option")
-    config = validated(schema, values, schema.__name__.removesuffix("Config").lower())
+    config = validated(schema, values, schema.__name__.removesuffix("Config").lower(), names=option_names(fields))
     return start(config, out, overwrite=options["overwrite"], **shared)
 
 
@@ -76,7 +77,7 @@ def _values(schema: type[BaseModel], config: Path | None, fields: dict[str, Any]
 
 def _check_resume(options: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
     """Refuse options that a resumed run would ignore."""
-    named = [*(f"--{key}" for key in ("config", "overwrite") if options[key]), *fields]
+    named = [*(f"--{key}" for key in ("config", "overwrite") if options[key]), *option_names(fields).values()]
     if named:
         raise UsageError(
             f"--resume takes everything from the run in --out: leave out {', '.join(named)}",

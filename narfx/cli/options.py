@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -13,7 +13,8 @@ from narfx.cli.console import parse_input, parse_pairs
 from narfx.errors import UsageError
 
 __all__ = [
-    "COMMON", "DATA", "LATENCY", "MODEL", "NETWORK", "RECIPE", "RUN", "TASK", "WEIGHTS", "given", "takes",
+    "COMMON", "DATA", "LATENCY", "MODEL", "NETWORK", "RECIPE", "RUN", "TASK", "WEIGHTS", "given", "option_names",
+    "takes",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -194,6 +195,18 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
         text = fields["max_candidate_params"]
         fields["max_candidate_params"] = text.removesuffix("x") if text[:1].isdigit() or text[:1] == "." else text
     return {key: value for key, value in fields.items() if value not in (None, {})}
+
+
+def option_names(fields: Iterable[str]) -> dict[str, str]:
+    """What the user calls each of these fields of a configuration, for messages."""
+    return {field: _NAMES.get(field, f"--{field.replace('_', '-')}") for field in fields}
+
+
+# Arguments, and options whose fields have another name.
+_NAMES = {
+    "model": "MODEL", "target": "the first argument", "strategy_options": "--strategy-option",
+    "task_options": "--task-option", "operator_files": "--operators-file",
+}  # fmt: skip
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from narfx.errors import UsageError
+from narfx.support.text import count
 
 __all__ = ["read_bin"]
 
@@ -226,6 +227,6 @@ def _checked(value: Any, path: Path) -> tuple[list[bytes], list[bool]]:
     if any(not isinstance(image, (bytes, bytearray)) for image in encoded):
         raise wrong("has an image that is not a byte string")
     if len(encoded) != 2 * len(flags) or not flags:
-        raise wrong(f"has {len(encoded)} images and {len(flags)} flags")
+        raise wrong(f"has {count(len(encoded), 'image')} and {count(len(flags), 'flag')}")
     once = {id(image): bytes(image) for image in encoded}  # one image may be in many pairs
     return [once[id(image)] for image in encoded], [bool(flag) for flag in flags]

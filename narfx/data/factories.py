@@ -14,6 +14,7 @@ from narfx.data.parts import ArrayPart, ItemPart, Part, Shape, check_channels, f
 from narfx.errors import UsageError
 from narfx.inputs.data_ref import DataRef
 from narfx.inputs.user_code import attribute, execute_file, import_module, importable, user_code
+from narfx.support.text import count
 
 __all__ = ["read_factory"]
 
@@ -60,7 +61,7 @@ def read_factory(ref: DataRef, shape: Shape, limit: int) -> Source:
 
 
 def _kind(value: Any) -> str:
-    return f"{len(value)} things" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
+    return count(len(value), "thing") if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
 
 
 def _from_data_sets(train: Any, test: Any, source: str, shape: Shape, limit: int) -> Source:

@@ -18,6 +18,7 @@ from narfx.data.parts import Part, Shape, check_channels
 from narfx.data.sources import read_source
 from narfx.data.splits import Split, hold_out, make_split, statistics, stream, subset
 from narfx.errors import UsageError
+from narfx.support.text import count
 
 __all__ = ["ONE_CLASS", "Batch", "ImageData", "Split", "batches", "load_data", "normalisation", "ordered_batches"]
 
@@ -114,12 +115,13 @@ def load_data(
         chosen, out = hold_out(labels, chosen, val_fraction, seed, found.classes, source)
         val = make_split(found.train, out, input_shape, place, in_memory)
         notes.append(
-            f"validation: {100 * val_fraction:g} % of the training part, {len(out)} images, stratified by class, "
+            f"validation: {100 * val_fraction:g} % of the training part, {count(len(out), 'image')}, stratified by "
+            "class, "
             f"seed {seed}"
         )
     else:
         val = _whole(held, input_shape, place, in_memory)
-        notes.append(f"validation: {len(val)} images of {val_data or 'the source itself'}")
+        notes.append(f"validation: {count(len(val), 'image')} of {val_data or 'the source itself'}")
     train = make_split(found.train, chosen, input_shape, place, in_memory)
     test = None if found.test is None else _whole(found.test, input_shape, place, in_memory)
     mean, std, note = (*normalise, "") if normalise is not None else normalisation(found, train, input_shape)
@@ -212,8 +214,8 @@ def normalisation(found: Source, train: Split, shape: Shape) -> tuple[tuple[floa
         if len(mean) in (1, shape[0]):
             repeat = shape[0] // len(mean)
             return mean * repeat, std * repeat, "mean and standard deviation: published values of the set"
-    mean, std, count = statistics(train)
-    return mean, std, f"mean and standard deviation: of {count} training images"
+    mean, std, seen = statistics(train)
+    return mean, std, f"mean and standard deviation: of {count(seen, 'training image')}"
 
 
 def _fitting(parts: Sequence[Part], shape: Shape) -> list[str]:
@@ -226,7 +228,7 @@ def _fitting(parts: Sequence[Part], shape: Shape) -> list[str]:
         notes.append(f"resized from {origin} to {height}x{width}")
     have = {part.channels for part in parts}
     if 1 in have and channels != 1:
-        notes.append(f"grey images repeated to {channels} channels")
+        notes.append(f"grey images repeated to {count(channels, 'channel')}")
     if 3 in have and channels == 1:
         notes.append("colour converted to luminance (ITU-R 601)")
     return notes

@@ -13,6 +13,7 @@ from narfx.data.folders import SUFFIXES
 from narfx.data.parts import FilePart, IntArray, Part
 from narfx.data.stored import StoredPart
 from narfx.errors import UsageError
+from narfx.support.text import count
 
 __all__ = ["Pairs", "read_pairs"]
 
@@ -140,7 +141,7 @@ def _check_blocks(same: list[bool], folds: int | None, each: int | None, listed:
         stated = f"{each} pairs of one person, then {each} of two"
         raise UsageError(
             f"the first line of {listed} states {stated}{'' if folds is None else f', {folds} times'}, but it has "
-            f"{len(same)} pairs, {sum(same)} of one person: it is truncated, or in another order",
+            f"{count(len(same), 'pair')}, {sum(same)} of one person: it is truncated, or in another order",
             where=str(listed),
             kind="bad_pairs",
         )

@@ -30,7 +30,7 @@ def plan(prepared: Prepared, config: SearchConfig) -> str:
     end = evaluations * images / min(config.reward_images, len(task.data.val)) * reward
     return (
         f"search: {count(len(space) - len(space.skip_slots), 'slot')}{skips}, {space.size:.3g} vectors, "
-        f"budget {space.budget}; {config.epochs} epochs{stages} of "
+        f"budget {space.budget}; {count(config.epochs, 'epoch')}{stages} of "
         f"{task.steps_per_epoch} training steps ({config.pretrain_epochs} of them on uniform random vectors), "
         f"{rewards} rewards, about {evaluations} evaluations on {images} images at the end; "
         f"about {(train * step + rewards * reward + end) / 60:.1f} minutes at the speed just measured"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from narfx.data.pairs import Pairs
 from narfx.errors import UsageError
 from narfx.runs.progress import Reporter, Silent
+from narfx.support.text import count
 
 __all__ = ["FAR_TARGETS", "Verification", "best_threshold", "embed", "similarities", "verify"]
 
@@ -91,10 +92,12 @@ def verify(cosines: Floats, same: Booleans, folds: int = 10) -> Verification:
         UsageError: There are fewer than two folds, fewer pairs than folds, or only pairs of one kind.
     """
     if folds < 2:
-        raise UsageError(f"{folds} folds: the protocol needs at least 2", where="--folds", kind="too_few_folds")
+        raise UsageError(
+            f"{count(folds, 'fold')}: the protocol needs at least 2", where="--folds", kind="too_few_folds"
+        )
     if len(same) < folds:
         raise UsageError(
-            f"{len(same)} pairs are too few for {folds} folds: give more pairs, or fewer --folds",
+            f"too few pairs for {folds} folds, {len(same)}: give more pairs, or fewer --folds",
             where="--folds",
             kind="too_few_pairs",
         )

@@ -16,6 +16,7 @@ from narfx.runs.folder import RunFolder
 from narfx.runs.progress import Reporter, Silent
 from narfx.support.ranks import Ranks
 from narfx.support.seeds import derive
+from narfx.support.text import count
 from narfx.tasks.task import Task
 from narfx.training.objective import Objective
 from narfx.training.recipe import Recipe, sgdr
@@ -146,7 +147,8 @@ def fit(
         )
     shown = ", ".join(f"{part} {metrics[part]['accuracy']:.4f}" for part in ("val", "test") if part in metrics)
     reporter.say(
-        f"{label}: {recipe.epochs} epochs, loss {loss:.4f}, {task.metric} {shown} ({time.monotonic() - started:.0f} s)"
+        f"{label}: {count(recipe.epochs, 'epoch')}, loss {loss:.4f}, {task.metric} {shown} "
+        f"({time.monotonic() - started:.0f} s)"
     )
     return metrics
 

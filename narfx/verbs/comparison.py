@@ -17,6 +17,7 @@ from narfx.inputs.model_ref import default_input
 from narfx.inputs.paths import find
 from narfx.support.devices import pick_device
 from narfx.support.path_fields import NamedPath, UserPath
+from narfx.support.text import count
 from narfx.tasks.options import face_options
 from narfx.tasks.task import Task
 from narfx.training.start import TrainingOptions, fit_to_task, task_of
@@ -123,7 +124,9 @@ def _targets(config: CompareConfig, start: Path | None) -> tuple[Placed, ...]:
     names = config.names or ("refined",)
     if len(names) != len(paths):
         raise UsageError(
-            f"there are {len(paths)} architectures and {len(names)} names", where="names", kind="bad_config"
+            f"there are {count(len(paths), 'architecture')} and {count(len(names), 'name')}",
+            where="names",
+            kind="bad_config",
         )
     found = []
     for path in paths:

@@ -112,6 +112,12 @@ def load_target(target: str, *, weights: str | None = None, input: Shape | None 
                 f"{target} holds its own weights: leave out --weights", where="--weights", kind="two_weights"
             )
         return _from_onnx(path, input)
+    if ":" not in target and not path.exists() and not path.suffix:
+        raise UsageError(
+            f"there is no folder {target}: give a bundle, a run, an arch.json, an .onnx file or a MODEL",
+            where=target,
+            kind="missing_folder",
+        )
     model = load_model(target, seed=seed)
     named = f"none given: as {target} builds it" if weights is None else _load(model, Path(weights))
     shape = input or default_input(target) or (3, 224, 224)

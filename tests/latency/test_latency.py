@@ -287,7 +287,7 @@ HERE = '"setting": {"onnxruntime": "1", "cpu": "c"}'
     ('{"version": 2, "tables": []}', "latency_version", "of version 2"),
     ('{"version": true}', "latency_version", "of version True"),
     ('{"tables": [{"setting": {}}]}', "malformed_latency", "tables.0.setting.onnxruntime: "),
-    ('{"tables": {}}', "malformed_latency", "tables: it must be a list"),
+    ('{"tables": {}}', "malformed_latency", "tables must be a list"),
     ('{"tables": [1]}', "malformed_latency", "tables.0: it must be an object of keys and values (found 1)"),
     ('{"version": 1, "more": 1}', "malformed_latency", "more: "),
     (f'{{"tables": [{{{HERE}, "operators": {{"a": -1}}}}]}}', "malformed_latency", "tables.0.operators.a: "),
