@@ -292,7 +292,7 @@ def compare(
         fields |= {"further": target[1:], "names": ()}
     result = launch(
         comparison.CompareConfig, comparison.compare, comparison.resume_compare, needed="target", out=out,
-        fields=fields, options=options, output=output,
+        fields=fields, options=options, output=output, extends=False,
     )  # fmt: skip
     output.result(result, tables.compare)
 

@@ -28,18 +28,20 @@ def launch(
     fields: dict[str, Any],
     options: Mapping[str, Any],
     output: Output,
+    extends: bool = True,
 ) -> Result:
     """Start a run of this configuration, or resume the one in ``out``.
 
     Args:
         schema: The class of the configuration.
         start: Called with the configuration, ``out``, and ``device``, ``overwrite`` and ``reporter``.
-        resume: Called with ``out``, and ``device`` and ``reporter``.
+        resume: Called with ``out``, and ``device`` and ``reporter``; if ``--epochs`` is given, also with ``epochs``.
         needed: The field that must be given beside ``data``.
         out: The run directory.
         fields: The fields of the configuration that the user gave.
         options: All options of the verb.
         output: Has the reporter.
+        extends: Whether a run of this verb can get more epochs.
 
     Raises:
         UsageError: An option is missing or wrong, or ``--resume`` stands beside options that it ignores.
@@ -48,8 +50,9 @@ def launch(
 
     shared = {"device": options["device"], "reporter": output.reporter}
     if options["resume"]:
+        more = {"epochs": fields.pop("epochs")} if extends and "epochs" in fields else {}
         _check_resume(options, fields)
-        return resume(out, **shared)
+        return resume(out, **more, **shared)
     values = _values(schema, options["config"], fields)
     for key in (needed, "data"):
         if key not in values:
@@ -64,12 +67,12 @@ def _values(schema: type[BaseModel], config: Path | None, fields: dict[str, Any]
         return fields
     from narfx.inputs.paths import relocate
     from narfx.support.files import read_json
-    from narfx.training.recipe import without_schedule
+    from narfx.training.recipe import SCHEDULES, without_schedule
 
     read = read_json(config)
     if not isinstance(read, dict):
         raise UsageError(f"{config} is not a JSON object", where=str(config), kind="bad_config")
-    if "schedule" in fields:  # it wins over the epochs and rates that a run's config.json holds
+    if fields.get("schedule") in SCHEDULES:  # it wins over the epochs and rates that a run's config.json holds
         read = without_schedule(read)
     read = {key: value for key, value in read.items() if key not in fields}
     return {**read, **relocate(schema, read, Path.cwd(), start=config.parent), **fields}

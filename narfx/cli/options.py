@@ -107,20 +107,24 @@ DATA: Group = {
     "val_data": _text("Separate validation data, in any form of --data [a part of the training data]."),
     "data_fraction": _number("The share of the training images that is used [1.0]."),
     "val_fraction": _number("The share of the training images held out for validation [0.1]."),
-    "augment": _text("none, crop, flip or crop-flip [depends on the data]."),
+    "augment": _text(
+        "none, crop, flip, crop-flip, or your own package.module:factory of a transform [depends on the data]."
+    ),
     "batch_size": _whole("Images in a training batch [128]."),
 }
 
 RECIPE: Group = {
-    "epochs": _whole("Training epochs [30 for search, else 35]."),
+    "epochs": _whole("Training epochs; --dry-run says how long they take [30 for search, else 35]."),
     "lr": _number("The highest learning rate of each cycle [0.05 for search, else 0.1]."),
     "lr_min": _number("The lowest learning rate of each cycle [0.0001]."),
     "t0": _whole("Epochs of the first cycle of the learning rate (SGDR) [10 for search, else 5]."),
     "tmult": _whole("Each cycle is this many times as long as the one before [2]."),
     "weight_decay": _number("Weight decay of the parameters that a step uses [0.0005]."),
     "label_smoothing": _number("Label smoothing of the training loss [0]."),
+    "optimizer": _text("Your own optimizer, as in torch.optim:AdamW or FILE.py:factory; needs --lr [SGD]."),
     "schedule": _text(
-        "A schedule of the NAR paper: search (150 epochs, t0 10) or train (35 epochs, t0 5); other options override it."
+        "The NAR paper's search (150 epochs, t0 10) or train (35 epochs, t0 5), which other options override; or your "
+        "own package.module:factory of a learning rate [SGDR by --t0 and --tmult]."
     ),
     "precision": _text("fp32, or bf16 (convolutions and matrix products in bfloat16, by autocast) [fp32]."),
     "channels_last": (
@@ -150,7 +154,7 @@ LATENCY: Group = {
 
 RUN: Group = {
     "config": (Annotated[Path | None, typer.Option(help="The config.json of a run; other options override it.")], None),
-    "resume": _flag("--resume", "Resume the run in --out."),
+    "resume": _flag("--resume", "Resume the run in --out; with --epochs N, extend it (not compare)."),
     "overwrite": _flag("--overwrite", "Replace --out if it is not empty: everything in it is deleted."),
 }
 

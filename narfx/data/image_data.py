@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from narfx.data.arrays import Source
-from narfx.data.augment import augment_images, check_augmentation
+from narfx.data.augment import Augmentation, augment_images, check_augmentation
 from narfx.data.parts import Part, Shape, check_channels
 from narfx.data.sources import read_source
 from narfx.data.splits import Split, hold_out, make_split, statistics, stream, subset
@@ -235,7 +235,7 @@ def _fitting(parts: Sequence[Part], shape: Shape) -> list[str]:
 
 
 def batches(
-    split: Split, batch_size: int, *, data: ImageData, seed: int | None = None, augment: str = "none",
+    split: Split, batch_size: int, *, data: ImageData, seed: int | None = None, augment: Augmentation = "none",
     drop_last: bool = False, limit: int | None = None,
 ) -> Iterator[Batch]:  # fmt: skip
     """One pass over a split: normalised float32 ``(B, C, H, W)`` and int64 labels (B,) on the split's device.
@@ -245,7 +245,7 @@ def batches(
         batch_size: Images per batch.
         data: Its mean and standard deviation normalise the images.
         seed: Seed of shuffling and augmentation; without it the split's own order is kept.
-        augment: ``none``, ``crop``, ``flip`` or ``crop-flip``; all but ``none`` need a seed.
+        augment: ``none``, ``crop``, ``flip``, ``crop-flip`` or the user's own; all but ``none`` need a seed.
         drop_last: Whether to leave out a last batch that is smaller than ``batch_size``.
         limit: The largest number of images.
 
@@ -261,7 +261,7 @@ def batches(
 
 
 def ordered_batches(
-    split: Split, order: torch.Tensor, batch_size: int, *, data: ImageData, augment: str = "none",
+    split: Split, order: torch.Tensor, batch_size: int, *, data: ImageData, augment: Augmentation = "none",
     generator: torch.Generator | None = None, drop_last: bool = False,
 ) -> Iterator[Batch]:  # fmt: skip
     """As :func:`batches`, over the given indices ``order`` of the split."""
@@ -279,7 +279,11 @@ def ordered_batches(
 
 
 def _prepared(
-    split: Split, chunks: Sequence[torch.Tensor], data: ImageData, augment: str, generator: torch.Generator | None
+    split: Split,
+    chunks: Sequence[torch.Tensor],
+    data: ImageData,
+    augment: Augmentation,
+    generator: torch.Generator | None,
 ) -> Iterator[Batch]:
     mean = std = torch.empty(0)
     for indices, images in stream(split, chunks):

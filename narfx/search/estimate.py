@@ -12,7 +12,7 @@ from narfx.search.config import SearchConfig
 from narfx.search.epochs import quick_reward
 from narfx.search.prepared import Prepared
 from narfx.support.text import count
-from narfx.training.fit import sgd, train_step
+from narfx.training.fit import train_step
 
 __all__ = ["plan"]
 
@@ -40,7 +40,7 @@ def plan(prepared: Prepared, config: SearchConfig) -> str:
 def _probe(prepared: Prepared, config: SearchConfig) -> tuple[float, float]:
     """Seconds of one training step and of one reward, data included, the second of two; nothing of the run changes."""
     net = copy_module(prepared.net)
-    optimizer = sgd(net, config)
+    optimizer = prepared.method.optimizer(net)
     seconds = (0.0, 0.0)
     with torch.random.fork_rng(devices=[]):
         for _ in range(2):

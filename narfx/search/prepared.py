@@ -23,6 +23,7 @@ from narfx.tasks.options import open_task
 from narfx.tasks.task import Task
 from narfx.training.checks import check_batches, outputs
 from narfx.training.initialise import reinitialise
+from narfx.training.method import Method, method_of
 
 __all__ = ["Prepared", "prepare"]
 
@@ -37,6 +38,7 @@ class Prepared:
     space: SearchSpace
     stages: tuple[Stage, ...]
     net: Supernet
+    method: Method
     notes: tuple[str, ...]
 
 
@@ -51,6 +53,7 @@ def prepare(
         InfeasibleBudgetError: No vector meets the budget.
     """
     _check_epochs(config)
+    method = method_of(config, relative_to=relative_to)
     place = pick_device(device)
     traced = open_base(config, relative_to=relative_to, seed=config.seed)
     task = open_task(
@@ -70,7 +73,8 @@ def prepare(
     check_stages(stages, space, config.seed)
     notes = [*traced.notes, *task.data.notes, *(latency.notes if latency else ())]
     net, more = _supernet(config, traced, task, place)
-    return Prepared(traced, task, latency, space, tuple(stages), net, (*notes, *more))
+    method.check(net)
+    return Prepared(traced, task, latency, space, tuple(stages), net, method, (*notes, *more))
 
 
 def _check_epochs(config: SearchConfig) -> None:

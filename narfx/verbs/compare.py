@@ -11,6 +11,7 @@ from torch import nn
 from narfx.inputs.paths import find, split_name
 from narfx.inputs.weights import write_weights
 from narfx.runs.events import Trained
+from narfx.runs.finished import finished_result
 from narfx.runs.folder import RunFolder, interruptible
 from narfx.runs.progress import Reporter, Silent
 from narfx.support.files import read_json, write_json
@@ -18,6 +19,7 @@ from narfx.support.schema import validated
 from narfx.tasks.task import Task
 from narfx.training.fit import fit
 from narfx.training.initialise import reinitialise
+from narfx.training.method import own_code
 from narfx.verbs.compare_rows import beside, spread_of, verdict
 from narfx.verbs.comparison import CompareConfig, Comparison, prepare
 from narfx.verbs.contenders import Contender, Entrant, labels
@@ -25,6 +27,8 @@ from narfx.verbs.face_pairs import judge_pairs
 from narfx.verbs.start import create_run
 
 __all__ = ["CompareConfig", "compare", "resume_compare"]
+
+_RESULT = "comparison.json"
 
 
 def compare(
@@ -61,9 +65,11 @@ def compare(
 
 def resume_compare(out: Path | str, *, device: str = "auto", reporter: Reporter | None = None) -> dict[str, Any]:
     """Resume the comparison in ``out``; arguments and errors as for ``compare``."""
-    folder = RunFolder.open(Path(out))
+    folder, reporter = RunFolder.open(Path(out)), reporter or Silent()
+    if (found := finished_result(folder, _RESULT, reporter, extends=False)) is not None:
+        return {**found, "files": {"comparison": str(folder.path / _RESULT)}}
     config = validated(CompareConfig, folder.config(), str(folder.path / "config.json"))
-    return _run(prepare(config, device=device, relative_to=folder.path), folder, reporter or Silent())
+    return _run(prepare(config, device=device, relative_to=folder.path), folder, reporter)
 
 
 def _with_names(config: CompareConfig, start: Path | None) -> CompareConfig:
@@ -95,9 +101,10 @@ def _run(comparison: Comparison, folder: RunFolder, reporter: Reporter) -> dict[
             "rows": list(rows.values()),
             "architectures": found,
             "verdict": "\n".join(entry["verdict"] for entry in found),
+            **own_code(comparison.config),
         }
-        write_json(folder.path / "comparison.json", result)
-    return {**result, "files": {"comparison": str(folder.path / "comparison.json")}}
+        write_json(folder.path / _RESULT, result)
+    return {**result, "files": {"comparison": str(folder.path / _RESULT)}}
 
 
 def _entrants(comparison: Comparison) -> list[Entrant]:
@@ -190,6 +197,7 @@ def _metrics(
         reporter=reporter,
         label=label,
         trained=config.init == "inherit",
+        method=comparison.method,
     )
     if comparison.verified is not None:
         metrics["verification"] = _verification(comparison, contender, network, task, label, reporter)
