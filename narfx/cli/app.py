@@ -146,6 +146,12 @@ def search(
             help="The operators of a site share one BatchNorm, or have one each: shared or separate [shared]."
         ),
     ] = None,
+    quick: Annotated[
+        bool | None,
+        typer.Option(
+            "--quick", help="A first look, not a result: 4 epochs of 10 steps, at most 2,000 training images."
+        ),
+    ] = None,
     **options: Any,
 ) -> None:
     """Search the operators of a model by training shared weights, within a budget."""
@@ -157,14 +163,14 @@ def search(
             "model": model, "data": data, "strategy": strategy,
             "strategy_options": parse_pairs(strategy_option, "--strategy-option"), "budget": budget, "init": init,
             "pretrain_epochs": pretrain_epochs, "steps": steps, "lot": lot, "reward_images": reward_images,
-            "finalists": finalists, "randoms": randoms, "norms": norms, **options,
+            "finalists": finalists, "randoms": randoms, "norms": norms, "quick": quick, **options,
         }
     )  # fmt: skip
     result = launch(
-        searching.SearchConfig, searching.run, searching.resume, needed="model", out=out, fields=fields,
-        options=options, output=output,
+        searching.SearchConfig, searching.run, searching.resume, searching.estimate_search, needed="model", out=out,
+        fields=fields, options=options, output=output,
     )  # fmt: skip
-    output.result(result, tables.search)
+    output.result(result, tables.estimate if options["dry_run"] else tables.search)
 
 
 @app.command()
@@ -232,10 +238,10 @@ def train(
     output = output_of(options)
     fields = given({"target": target, "data": data, "base": base, "init": init, **options})
     result = launch(
-        training.TrainConfig, training.train, training.resume_train, needed="target", out=out, fields=fields,
-        options=options, output=output,
+        training.TrainConfig, training.train, training.resume_train, training.estimate_train, needed="target",
+        out=out, fields=fields, options=options, output=output,
     )  # fmt: skip
-    output.result(result, tables.train)
+    output.result(result, tables.estimate if options["dry_run"] else tables.train)
 
 
 @app.command()
@@ -291,10 +297,10 @@ def compare(
     if target:  # the targets of the command line replace all targets of a config file
         fields |= {"further": target[1:], "names": ()}
     result = launch(
-        comparison.CompareConfig, comparison.compare, comparison.resume_compare, needed="target", out=out,
-        fields=fields, options=options, output=output, extends=False,
+        comparison.CompareConfig, comparison.compare, comparison.resume_compare, comparison.estimate_compare,
+        needed="target", out=out, fields=fields, options=options, output=output, extends=False,
     )  # fmt: skip
-    output.result(result, tables.compare)
+    output.result(result, tables.estimate if options["dry_run"] else tables.compare)
 
 
 @app.command()

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from narfx.cli.console import Output
 from narfx.cli.options import option_names
 from narfx.errors import UsageError
+from narfx.support.files import check_output
 
 __all__ = ["launch"]
 
@@ -22,6 +23,7 @@ def launch(
     schema: type[BaseModel],
     start: Callable[..., Result],
     resume: Callable[..., Result],
+    estimate: Callable[..., Result],
     *,
     needed: str,
     out: Path,
@@ -30,12 +32,13 @@ def launch(
     output: Output,
     extends: bool = True,
 ) -> Result:
-    """Start a run of this configuration, or resume the one in ``out``.
+    """Start a run of this configuration, estimate it, or resume the one in ``out``.
 
     Args:
         schema: The class of the configuration.
         start: Called with the configuration, ``out``, and ``device``, ``overwrite`` and ``reporter``.
         resume: Called with ``out``, and ``device`` and ``reporter``; if ``--epochs`` is given, also with ``epochs``.
+        estimate: Called with the configuration and ``device``, for ``--dry-run``.
         needed: The field that must be given beside ``data``.
         out: The run directory.
         fields: The fields of the configuration that the user gave.
@@ -58,6 +61,9 @@ def launch(
         if key not in values:
             raise UsageError(f"{_MISSING[key]} is missing", where=key, kind="missing_option")
     config = validated(schema, values, schema.__name__.removesuffix("Config").lower(), names=option_names(fields))
+    if options["dry_run"]:
+        check_output(out, overwrite=options["overwrite"])
+        return estimate(config, device=options["device"])
     return start(config, out, overwrite=options["overwrite"], **shared)
 
 
@@ -80,7 +86,10 @@ def _values(schema: type[BaseModel], config: Path | None, fields: dict[str, Any]
 
 def _check_resume(options: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
     """Refuse options that a resumed run would ignore."""
-    named = [*(f"--{key}" for key in ("config", "overwrite") if options[key]), *option_names(fields).values()]
+    named = [
+        *(f"--{key.replace('_', '-')}" for key in ("config", "overwrite", "dry_run") if options[key]),
+        *option_names(fields).values(),
+    ]
     if named:
         raise UsageError(
             f"--resume takes everything from the run in --out: leave out {', '.join(named)}",

@@ -106,6 +106,7 @@ DATA: Group = {
     **TASK,
     "val_data": _text("Separate validation data, in any form of --data [a part of the training data]."),
     "data_fraction": _number("The share of the training images that is used [1.0]."),
+    "max_train_images": _whole("At most so many training images are used, a part of each class [all]."),
     "val_fraction": _number("The share of the training images held out for validation [0.1]."),
     "augment": _text(
         "none, crop, flip, crop-flip, or your own package.module:factory of a transform [depends on the data]."
@@ -156,6 +157,7 @@ RUN: Group = {
     "config": (Annotated[Path | None, typer.Option(help="The config.json of a run; other options override it.")], None),
     "resume": _flag("--resume", "Resume the run in --out; with --epochs N, extend it (not compare)."),
     "overwrite": _flag("--overwrite", "Replace --out if it is not empty: everything in it is deleted."),
+    "dry_run": _flag("--dry-run", "Check everything, say how long it will take, and stop; nothing is written."),
 }
 
 

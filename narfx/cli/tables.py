@@ -12,7 +12,7 @@ from rich.table import Table
 from narfx.support.text import count
 
 __all__ = [
-    "apply", "check", "compare", "evaluate", "ops_list", "ops_test", "proxy", "search", "trace", "train",
+    "apply", "check", "compare", "estimate", "evaluate", "ops_list", "ops_test", "proxy", "search", "trace", "train",
 ]  # fmt: skip
 
 
@@ -157,6 +157,8 @@ def search(result: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     skips = f", skips {result['skips']}" if "skips" in result else ""
     console.print(f"\nvector {result['vector']}{skips}\n{result['verdict']}", markup=False)
+    if result["below_budget"]:
+        console.print(result["below_budget"]["message"], markup=False)
     console.print(f"next: narfx apply {result['files']['arch']} --out DIR", markup=False)
 
 
@@ -200,6 +202,11 @@ def train(result: Mapping[str, Any], console: Console) -> None:
             table.add_row(part, f"{found['accuracy']:.4f}", f"{found['loss']:.4f}", _count(found["images"]))
     console.print(table)
     console.print(f"\nweights: {result['files']['weights']}", markup=False)
+
+
+def estimate(result: Mapping[str, Any], console: Console) -> None:
+    """What a run would take (``--dry-run``)."""
+    console.print(f"{result['message']}; nothing was written (--dry-run)", markup=False)
 
 
 def compare(result: Mapping[str, Any], console: Console) -> None:

@@ -66,7 +66,7 @@ class ImageData:
 
 
 def load_data(
-    source: str, input_shape: tuple[int, int, int], *, seed: int = 0, fraction: float = 1.0,
+    source: str, input_shape: tuple[int, int, int], *, seed: int = 0, fraction: float = 1.0, most: int | None = None,
     val_data: str | None = None, val_fraction: float = 0.1, device: str | torch.device = "cpu", memory: int = _MEMORY,
     repeat_grey: bool = True, normalise: Normalisation | None = None,
 ) -> ImageData:  # fmt: skip
@@ -88,6 +88,7 @@ def load_data(
             aspect ratio). Grey images are repeated to C channels; colour becomes luminance if C is 1.
         seed: Decides the subset and the validation part.
         fraction: The share of the training part to use, stratified by class; one tenth is the NAR paper's proxy.
+        most: At most so many images of the training part are used, instead of the fraction if that is larger.
         val_data: A source whose training part is the validation part.
         val_fraction: The share of each class that is held out if there is no validation part.
         device: The device of batches, and of all images if they fit in memory.
@@ -108,6 +109,7 @@ def load_data(
         check_channels(part.channels, input_shape[0], source, repeat_grey=repeat_grey)
     in_memory = sum(len(part.labels) for part in parts) * int(np.prod(input_shape)) <= memory
     labels, notes = found.train.labels, []
+    fraction = fraction if most is None else min(fraction, most / len(labels))
     chosen = subset(labels, fraction, seed, least=2 if held is None else 1)
     if len(chosen) < len(labels):
         notes.append(f"training part: {len(chosen)} of {len(labels)} images, stratified by class, seed {seed}")

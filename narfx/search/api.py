@@ -17,10 +17,11 @@ from narfx.runs.events import Done, Subscriber
 from narfx.runs.finished import extend, finished_result
 from narfx.runs.folder import RunFolder, interruptible
 from narfx.runs.progress import Reporter, Silent
-from narfx.search.config import SearchConfig
+from narfx.search.config import QUICK_LOOK, SearchConfig
 from narfx.search.estimate import plan
 from narfx.search.loop import Search
-from narfx.search.outcome import EVALUATIONS, Outcome, conclude, verdict
+from narfx.search.near_budget import below_budget, near_budget
+from narfx.search.outcome import EVALUATIONS, Outcome, conclude, evaluate_vector, verdict
 from narfx.search.prepared import Prepared, prepare
 from narfx.search.progress import EpochLines
 from narfx.search.stages import Stage, check_epochs, stages_of
@@ -30,7 +31,7 @@ from narfx.support.files import check_output, read_json, write_json
 from narfx.support.schema import validated
 from narfx.training.method import check_extension, own_code
 
-__all__ = ["resume", "run"]
+__all__ = ["estimate_search", "resume", "run"]
 
 
 def run(
@@ -82,6 +83,20 @@ def run(
         config = config.model_copy(update={"latency_file": _LATENCY})
     folder = RunFolder.create(out, config.model_dump(mode="json"), overwrite=overwrite, inputs=inputs, files=files)
     return _go(prepared, config, folder, reporter, subscribers)
+
+
+def estimate_search(config: SearchConfig, *, device: str = "auto", relative_to: Path | None = None) -> dict[str, Any]:
+    """Check a search and measure how long it will take; nothing is written.
+
+    Returns:
+        ``{"dry_run": True, "estimate": {"seconds", "epochs", "training_steps", "rewards", "evaluations",
+        "evaluation_images"}, "message"}``.
+
+    Raises:
+        UsageError: As for :func:`run`, as are the other errors.
+    """
+    prepared = prepare(config, stages_of(config), device, relative_to, keep_latency=False)
+    return plan(prepared, config).to_json()
 
 
 def resume(
@@ -157,7 +172,7 @@ def _go(
     with folder, interruptible(folder):
         for note in prepared.notes:
             reporter.say(note)
-        reporter.say(plan(prepared, config))
+        reporter.say(f"{QUICK_LOOK if config.quick else ''}{plan(prepared, config).text}")
         net, space, task = prepared.net, prepared.space, prepared.task
         search = Search(config, space, net, prepared.stages, task, folder, reporter, method=prepared.method)
         search.run()
@@ -172,12 +187,24 @@ def _go(
             folder=folder,
             reporter=reporter,
         )
-        result = _write(prepared, config, folder, outcome)
+        near = near_budget(search.strategy.archive(), space.budget)
+        below = below_budget(
+            outcome.best,
+            outcome.finalists,
+            space.budget,
+            task.metric,
+            lambda: None if near is None else evaluate_vector(net, near, task),
+        )
+        result = _write(prepared, config, folder, outcome, below)
         reporter.say(result["verdict"])
+        if result["below_budget"] is not None:
+            reporter.say(result["below_budget"]["message"])
         return result
 
 
-def _write(prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome: Outcome) -> dict[str, Any]:
+def _write(
+    prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome: Outcome, below: dict[str, Any] | None
+) -> dict[str, Any]:
     """Write the chosen network, the front, ``arch.json`` and, last, the result: where it exists, all is complete."""
     best, data = outcome.best, prepared.task.data
     vector = prepared.space.read(best)
@@ -201,7 +228,8 @@ def _write(prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome:
             "mean_accuracy": outcome.random_mean,
             "best_accuracy": outcome.random_best,
         },
-        "verdict": verdict(outcome),
+        "verdict": f"{QUICK_LOOK if config.quick else ''}{verdict(outcome)}",
+        **({"quick": True} if config.quick else {}),
         **own_code(config),
     }
     architecture = prepared.traced.architecture(
@@ -216,6 +244,7 @@ def _write(prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome:
     result = {
         **prepared.space.describe(vector),
         **metrics,
+        "below_budget": below,
         "finalists": outcome.finalists,
         "randoms": outcome.randoms,
     }

@@ -43,9 +43,17 @@ class Prepared:
 
 
 def prepare(
-    config: SearchConfig, stages: Sequence[Stage], device: str, relative_to: Path | None, *, resumed: bool = False
+    config: SearchConfig,
+    stages: Sequence[Stage],
+    device: str,
+    relative_to: Path | None,
+    *,
+    resumed: bool = False,
+    keep_latency: bool = True,
 ) -> Prepared:
     """Load, trace and check all that a search needs; it takes up to minutes on a large model.
+
+    A ``resumed`` search measures no latency; without ``keep_latency`` none is written to a file.
 
     Raises:
         UsageError: The model, the data, a strategy or an option is wrong.
@@ -68,7 +76,7 @@ def prepare(
     latency = None
     if config.wanted(config.budget):
         Budget.parse(config.budget, {**traced.space.cost(traced.space.base), "latency": 0.0})
-        traced, latency = open_latency(traced, config, relative_to=relative_to, measured=resumed)
+        traced, latency = open_latency(traced, config, relative_to=relative_to, measured=resumed, keep=keep_latency)
     space = traced.space.within(Budget.parse(config.budget, traced.space.cost(traced.space.base)))
     check_stages(stages, space, config.seed)
     notes = [*traced.notes, *task.data.notes, *(latency.notes if latency else ())]

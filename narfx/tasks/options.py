@@ -35,6 +35,7 @@ class DataOptions(BaseModel):
     data: DataSource = "digits"
     val_data: DataSource | None = None
     data_fraction: float = Field(default=1.0, gt=0, le=1)
+    max_train_images: int | None = Field(default=None, ge=1)
     val_fraction: float = Field(default=0.1, gt=0, lt=1)
     augment: CodeReference | None = None
     batch_size: int = Field(default=128, ge=1)
@@ -76,6 +77,7 @@ def open_task(
         input_shape,
         seed=seed,
         fraction=options.data_fraction,
+        most=options.max_train_images,
         val_data=None if options.val_data is None else find_source(options.val_data, relative_to),
         val_fraction=options.val_fraction,
         device=device,

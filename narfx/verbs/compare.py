@@ -16,7 +16,9 @@ from narfx.runs.folder import RunFolder, interruptible
 from narfx.runs.progress import Reporter, Silent
 from narfx.support.files import read_json, write_json
 from narfx.support.schema import validated
+from narfx.support.text import count
 from narfx.tasks.task import Task
+from narfx.training.estimate import Estimate, duration, training_seconds
 from narfx.training.fit import fit
 from narfx.training.initialise import reinitialise
 from narfx.training.method import own_code
@@ -26,7 +28,7 @@ from narfx.verbs.contenders import Contender, Entrant, labels
 from narfx.verbs.face_pairs import judge_pairs
 from narfx.verbs.start import create_run
 
-__all__ = ["CompareConfig", "compare", "resume_compare"]
+__all__ = ["CompareConfig", "compare", "estimate_compare", "resume_compare"]
 
 _RESULT = "comparison.json"
 
@@ -61,6 +63,39 @@ def compare(
     comparison = prepare(config, device=device, relative_to=relative_to)
     folder = create_run(config, Path(out), comparison.targets, relative_to, overwrite=overwrite)
     return _run(comparison, folder, reporter or Silent())
+
+
+def estimate_compare(config: CompareConfig, *, device: str = "auto", relative_to: Path | None = None) -> dict[str, Any]:
+    """Check a comparison and measure how long it will take, each network at the speed of its base; nothing is written.
+
+    Returns:
+        ``{"dry_run": True, "estimate": {"seconds", "networks", "seeds", "trainings", "epochs", "training_steps"},
+        "message"}``; errors as for ``compare``.
+    """
+    comparison = prepare(_with_names(config, relative_to), device=device, relative_to=relative_to)
+    networks = list({entrant.key: entrant for entrant in _entrants(comparison)}.values())
+    bases: dict[str, float] = {}
+    for contender, size in zip(comparison.contenders, comparison.sizes, strict=True):
+        if contender.base_of not in bases:
+            task = comparison.tasks[contender.traced.input]
+            task.check(size)
+            base = Entrant("base", contender, contender.traced.space.base).network().to(comparison.device)
+            bases[contender.base_of] = training_seconds(base, task, config, comparison.method)
+    seconds = config.seeds * sum(bases[entrant.contender.base_of] for entrant in networks)
+    steps = config.epochs * sum(comparison.tasks[each.contender.traced.input].steps_per_epoch for each in networks)
+    text = (
+        f"compare: {count(len(networks), 'network')}, {count(config.seeds, 'seed')}, so "
+        f"{count(config.seeds * len(networks), 'training')} of {count(config.epochs, 'epoch')}; about "
+        f"{duration(seconds)} at the speed of the base just measured"
+    )
+    numbers = {
+        "networks": len(networks),
+        "seeds": config.seeds,
+        "trainings": config.seeds * len(networks),
+        "epochs": config.epochs,
+        "training_steps": config.seeds * steps,
+    }
+    return Estimate(text, seconds, numbers).to_json()
 
 
 def resume_compare(out: Path | str, *, device: str = "auto", reporter: Reporter | None = None) -> dict[str, Any]:

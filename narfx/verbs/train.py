@@ -24,14 +24,16 @@ from narfx.support.devices import pick_device
 from narfx.support.files import write_json
 from narfx.support.path_fields import ModelReference, UserPath
 from narfx.support.schema import validated
+from narfx.support.text import count
 from narfx.tasks.task import Task
+from narfx.training.estimate import Estimate, duration, training_seconds
 from narfx.training.fit import fit
 from narfx.training.initialise import kept, reinitialise
 from narfx.training.method import Method, check_extension, method_of, own_code
 from narfx.training.start import TrainingOptions, fit_to_task, task_of
 from narfx.verbs.start import SEEN, Placed, create_run, open_target
 
-__all__ = ["PreparedTraining", "TrainConfig", "prepare", "resume_train", "train"]
+__all__ = ["PreparedTraining", "TrainConfig", "estimate_train", "prepare", "resume_train", "train"]
 
 Shape = tuple[int, int, int]
 
@@ -99,6 +101,22 @@ def train(
     targets = [] if prepared.target is None else [prepared.target]
     folder = create_run(config, Path(out), targets, relative_to, overwrite=overwrite)
     return _run(prepared, folder, reporter or Silent())
+
+
+def estimate_train(config: TrainConfig, *, device: str = "auto", relative_to: Path | None = None) -> dict[str, Any]:
+    """Check a training and measure how long it will take; nothing is written.
+
+    Returns:
+        ``{"dry_run": True, "estimate": {"seconds", "epochs", "training_steps"}, "message"}``; errors as for ``train``.
+    """
+    prepared = prepare(config, device=device, relative_to=relative_to)
+    task, steps = prepared.task, prepared.task.steps_per_epoch
+    seconds = training_seconds(prepared.network, task, config, prepared.method)
+    text = (
+        f"train: {count(config.epochs, 'epoch')} of {count(steps, 'step')}, {count(len(task.data.train), 'image')} to "
+        f"train on; about {duration(seconds)} at the speed just measured"
+    )
+    return Estimate(text, seconds, {"epochs": config.epochs, "training_steps": config.epochs * steps}).to_json()
 
 
 def resume_train(
