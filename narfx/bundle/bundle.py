@@ -241,7 +241,7 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}", where=str(folder), kind="missing_folder")
+        raise UsageError(f"there is no folder {folder}: check the path", where=str(folder), kind="missing_folder")
     for name in (ARCH, WEIGHTS, ONNX):
         if not (folder / name).is_file():
             raise UsageError(

@@ -55,7 +55,7 @@ Overwrite = Annotated[
 Out = Annotated[Path, typer.Option(help="The run directory.")]
 Data = Annotated[
     str | None,
-    typer.Option(help=f"{source_forms()}."),
+    typer.Option(help=f"The data: {source_forms()}."),
 ]
 
 

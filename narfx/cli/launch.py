@@ -59,7 +59,9 @@ def launch(
     values = _values(schema, options["config"], fields)
     for key in (needed, "data"):
         if key not in values:
-            raise UsageError(f"{_MISSING[key]} is missing", where=key, kind="missing_option")
+            raise UsageError(
+                f"{_MISSING[key]} is missing: give it, or a --config that has it", where=key, kind="missing_option"
+            )
     config = validated(schema, values, schema.__name__.removesuffix("Config").lower(), names=option_names(fields))
     if options["dry_run"]:
         check_output(out, overwrite=options["overwrite"])
@@ -77,7 +79,9 @@ def _values(schema: type[BaseModel], config: Path | None, fields: dict[str, Any]
 
     read = read_json(config)
     if not isinstance(read, dict):
-        raise UsageError(f"{config} is not a JSON object", where=str(config), kind="bad_config")
+        raise UsageError(
+            f"{config} holds no JSON object: give the config.json of a run", where=str(config), kind="bad_config"
+        )
     if fields.get("schedule") in SCHEDULES:  # it wins over the epochs and rates that a run's config.json holds
         read = without_schedule(read)
     read = {key: value for key, value in read.items() if key not in fields}

@@ -106,7 +106,7 @@ DATA: Group = {
     **TASK,
     "val_data": _text("Separate validation data, in any form of --data [a part of the training data]."),
     "data_fraction": _number("The share of the training images that is used [1.0]."),
-    "max_train_images": _whole("At most so many training images are used, a part of each class [all]."),
+    "max_train_images": _whole("The most training images that are used, of every class in proportion [all]."),
     "val_fraction": _number("The share of the training images held out for validation [0.1]."),
     "augment": _text(
         "none, crop, flip, crop-flip, or your own package.module:factory of a transform [depends on the data]."
@@ -115,7 +115,7 @@ DATA: Group = {
 }
 
 RECIPE: Group = {
-    "epochs": _whole("Training epochs; --dry-run says how long they take [30 for search, else 35]."),
+    "epochs": _whole("Training epochs; --dry-run says how long they take [30 for search, 4 with --quick, else 35]."),
     "lr": _number("The highest learning rate of each cycle [0.05 for search, else 0.1]."),
     "lr_min": _number("The lowest learning rate of each cycle [0.0001]."),
     "t0": _whole("Epochs of the first cycle of the learning rate (SGDR) [10 for search, else 5]."),

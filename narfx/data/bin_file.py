@@ -52,7 +52,7 @@ def read_bin(path: Path) -> tuple[list[bytes], list[bool]]:
     try:
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise UsageError(f"there is no file {path}", where=str(path), kind="missing_data") from error
+        raise UsageError(f"there is no file {path}: check the path", where=str(path), kind="missing_data") from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", where=str(path), kind="unreadable") from error
     try:

@@ -74,7 +74,7 @@ def _from_data_sets(train: Any, test: Any, source: str, shape: Shape, limit: int
                 kind="factory_result",
             )
         if len(part) == 0:
-            raise UsageError(f"the {name} part has no images", where=source, kind="empty_data")
+            raise UsageError(f"the {name} part has no images: return at least one", where=source, kind="empty_data")
     if "train" not in sets:
         raise UsageError("the train part is None: return a data set", where=source, kind="factory_result")
     small = sum(map(len, sets.values())) * int(np.prod(shape)) <= limit

@@ -95,7 +95,7 @@ def _from_folder(root: Path, listed: Path) -> Pairs:
     if files.missing:
         raise UsageError(
             f"{listed} names {len(files.missing)} images that are not in {root}, for example {files.missing[0]}: check "
-            "folder and list",
+            "the folder and the list",
             where=str(listed),
             kind="missing_image",
         )

@@ -123,7 +123,11 @@ def resume(
     _check_same(folder.path / _STAGES, stages)
     if epochs is not None:
         if stages is not None:
-            raise UsageError("a search with stages has the epochs of its stages", where="--epochs", kind="stage_epochs")
+            raise UsageError(
+                "a search with stages has the epochs of its stages, and cannot be extended",
+                where="--epochs",
+                kind="stage_epochs",
+            )
         check_extension(config, relative_to=folder.path)
         extend(folder, epochs, (_FILES["result"], _FILES["arch"], EVALUATIONS))
         config = config.model_copy(update={"epochs": epochs})

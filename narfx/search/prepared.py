@@ -88,8 +88,8 @@ def prepare(
 def _check_epochs(config: SearchConfig) -> None:
     if config.pretrain_epochs >= config.epochs:
         raise UsageError(
-            f"--pretrain-epochs {config.pretrain_epochs} of --epochs {config.epochs} leave the strategy none to "
-            "learn in: give more epochs, or fewer of them to pretraining",
+            f"--pretrain-epochs {config.pretrain_epochs} of --epochs {config.epochs} leave no epoch for the "
+            "strategy: raise --epochs, or lower --pretrain-epochs",
             where="--pretrain-epochs",
             kind="pretrain_epochs",
         )

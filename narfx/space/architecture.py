@@ -84,7 +84,7 @@ class SpaceOptions(BaseModel):
     def _base_first(cls, operators: tuple[str, ...]) -> tuple[str, ...]:
         file = next((entry for entry in operators if ".py" in entry), None)
         if file is not None:
-            raise ValueError(f"{file} names a file: it belongs into operator_files, and its operators' names here")
+            raise ValueError(f"{file} names a file: put it into operator_files, and the names of its operators here")
         if not operators or operators[0] != "base" or len(set(operators)) != len(operators):
             raise ValueError(
                 f"the list starts with base and names each operator once, not {', '.join(operators) or 'nothing'}"

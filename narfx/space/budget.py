@@ -45,7 +45,9 @@ class Budget:
             if metric not in base:
                 raise unknown_metric(metric, base)
             if metric in bounds:
-                raise UsageError(f"the budget bounds {metric!r} twice", where="--budget", kind="budget_syntax")
+                raise UsageError(
+                    f"the budget bounds {metric!r} twice: remove one bound", where="--budget", kind="budget_syntax"
+                )
             bounds[metric] = number * (base[metric] if unit == "x" else _scale(metric, unit, term.strip()))
         return cls(bounds)
 

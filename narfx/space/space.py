@@ -234,7 +234,9 @@ class SearchSpace:
             len(budget.bounds) > 1
             and next(knapsack(space.slots, space.fixed, budget.bounds, space.feasible), None) is None
         ):
-            raise InfeasibleBudgetError(f"each bound of {budget} can be met alone, but no architecture meets all")
+            raise InfeasibleBudgetError(
+                f"each bound of {budget} can be met alone, but no architecture meets all: raise one of them"
+            )
         return space
 
     def _share(self, metric: str) -> str:

@@ -15,10 +15,10 @@ M = TypeVar("M", bound=BaseModel)
 
 # What a value must be, by pydantic's kind of error; the braces take the error's own context.
 _MUST_BE = {
-    "greater_than_equal": "at least {ge}",
-    "greater_than": "above {gt}",
-    "less_than_equal": "at most {le}",
-    "less_than": "below {lt}",
+    "greater_than_equal": "at least {ge:g}",
+    "greater_than": "above {gt:g}",
+    "less_than_equal": "at most {le:g}",
+    "less_than": "below {lt:g}",
     "literal_error": "{expected}",
     "int_type": "a whole number",
     "int_parsing": "a whole number",

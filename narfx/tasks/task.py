@@ -154,7 +154,11 @@ class Task(ABC):
         """
         split = {"train": self.data.train, "val": self.data.val, "test": self.data.test}.get(part)
         if split is None:
-            raise UsageError(f"{self.data.name} has no part {part!r}", where=self.data.name, kind="no_such_part")
+            raise UsageError(
+                f"{self.data.name} has no part {part!r}: choose train, val or, where there is one, test",
+                where=self.data.name,
+                kind="no_such_part",
+            )
         loss, right = 0.0, 0
         for inputs, target in batches(split, self.batch_size, data=self.data, seed=0):
             logits = self.logits(self.precision.apply(model, inputs))

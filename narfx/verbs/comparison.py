@@ -128,7 +128,7 @@ def _targets(config: CompareConfig, start: Path | None) -> tuple[Placed, ...]:
     names = config.names or ("refined",)
     if len(names) != len(paths):
         raise UsageError(
-            f"there are {count(len(paths), 'architecture')} and {count(len(names), 'name')}",
+            f"there are {count(len(paths), 'architecture')} and {count(len(names), 'name')}: give one name for each",
             where="names",
             kind="bad_config",
         )
@@ -136,7 +136,11 @@ def _targets(config: CompareConfig, start: Path | None) -> tuple[Placed, ...]:
     for path in paths:
         target = open_target(path, start)
         if target is None:
-            raise UsageError(f"compare takes an arch.json, not {path!r}", where=path, kind="not_an_architecture")
+            raise UsageError(
+                f"compare takes an arch.json, as narfx search writes one, not {path!r}",
+                where=path,
+                kind="not_an_architecture",
+            )
         found.append(target)
     return tuple(found)
 

@@ -73,7 +73,7 @@ def open_onnx(path: Path) -> OnnxNetwork:
     """
     onnxruntime = onnxruntime_module()
     if not path.is_file():
-        raise UsageError(f"there is no file {path}", where=str(path), kind="missing_file")
+        raise UsageError(f"there is no file {path}: check the path", where=str(path), kind="missing_file")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = torch.get_num_threads()
@@ -84,7 +84,8 @@ def open_onnx(path: Path) -> OnnxNetwork:
     first = session.get_inputs()[0]
     if first.type != "tensor(float)" or len(first.shape) != 4:
         raise UsageError(
-            f"{path} takes {first.type} of shape {first.shape}; narfx gives float32 images of shape (N, C, H, W)",
+            f"{path} takes {first.type} of shape {first.shape}; narfx gives float32 images of shape (N, C, "
+            "H, W): export it with such an input",
             where=str(path),
             kind="bad_onnx",
         )

@@ -247,7 +247,7 @@ def test_a_file_among_the_names_of_an_arch_json_is_pointed_to_its_place(run: Run
     values = {"model": "net.py", "vector": [0, 0], "operators": ["base", "my_ops.py"]}
     (tmp_path / "arch.json").write_text(json.dumps(values))
     error = refused(run, "apply", "arch.json", "--out", "out")
-    assert "my_ops.py names a file: it belongs into operator_files" in error["message"]
+    assert "my_ops.py names a file: put it into operator_files" in error["message"]
 
 
 # Loading
