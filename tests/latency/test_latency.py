@@ -290,11 +290,11 @@ HERE = '"setting": {"onnxruntime": "1", "cpu": "c"}'
     ('{"tables": {}}', "malformed_latency", "tables must be a list"),
     ('{"tables": [1]}', "malformed_latency", "tables.0 must be an object of keys and values, not 1"),
     ('{"version": 1, "more": 1}', "malformed_latency", "there is no key more"),
-    (f'{{"tables": [{{{HERE}, "operators": {{"a": -1}}}}]}}', "malformed_latency", "operators.a must be at least 0, not"),
+    (f'{{"tables": [{{{HERE}, "operators": {{"a": -1}}}}]}}', "malformed_latency", "operators.a must be at least 0"),
     (f'{{"tables": [{{{HERE}, "operators": {{"a": "1"}}}}]}}', "malformed_latency", "must be a number, not '1'"),
     (f'{{"tables": [{{{HERE}, "networks": {{"a": true}}}}]}}', "malformed_latency", "must be a number, not True"),
     (f'{{"tables": [{{{HERE}}}, {{{HERE}}}]}}', "malformed_latency", "two tables have one setting (threads 1, batch"),
-    ('{"tables": [{"setting": {"onnxruntime": "1", "cpu": "c", "threads": 0}}]}', "malformed_latency", "threads must be at least 1"),
+    ('{"tables": [{"setting": {"onnxruntime": "1", "cpu": "c", "threads": 0}}]}', "malformed_latency", "at least 1"),
     (f'{{"tables": [{{{HERE}, "operators": {{"a": NaN}}}}]}}', "malformed_json", "NaN"),
 ])  # fmt: skip
 def test_malformed_files(run: Run, tmp_path: Path, text: str, kind: str, words: str) -> None:

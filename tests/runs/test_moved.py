@@ -101,6 +101,7 @@ def test_a_search(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = search(config, "runs/one")
     moved = elsewhere(home, monkeypatch)
     check_paths(moved / "runs" / "one", SearchConfig)
+    (moved / "runs" / "one" / "result.json").unlink()  # of a finished run the result is read, and nothing else
     assert resume(moved / "runs" / "one")["accuracy"] == first["accuracy"]
     assert run_app(app, ["search", "--config", str(moved / "runs/one/config.json"), "--out", "again", "--quiet"]) == 0
     check_paths(Path("again").absolute(), SearchConfig)
@@ -113,6 +114,7 @@ def test_a_training(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = elsewhere(home, monkeypatch)
     shutil.rmtree(moved / "found")  # the run has its own copy
     check_paths(moved / "runs" / "one", TrainConfig)
+    (moved / "runs" / "one" / "metrics.json").unlink()
     assert resume_train(moved / "runs" / "one")["val"] == first["val"]
     assert run_app(app, ["train", "--config", str(moved / "runs/one/config.json"), "--out", "again", "--quiet"]) == 0
     again = json.loads(Path("again/arch.json").read_text())
@@ -123,6 +125,7 @@ def test_a_training_of_a_model(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     first = train(TrainConfig(target="nets/net.py:Net", weights="nets/w.safetensors", **QUICK), "runs/one")
     moved = elsewhere(home, monkeypatch)
     check_paths(moved / "runs" / "one", TrainConfig)
+    (moved / "runs" / "one" / "metrics.json").unlink()
     assert resume_train(moved / "runs" / "one")["val"] == first["val"]
 
 
@@ -148,6 +151,7 @@ def test_a_comparison(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = elsewhere(home, monkeypatch)
     shutil.rmtree(moved / "found")
     check_paths(moved / "runs" / "one", CompareConfig)
+    (moved / "runs" / "one" / "comparison.json").unlink()
     assert resume_compare(moved / "runs" / "one")["rows"] == first["rows"]
     assert run_app(app, ["compare", "--config", str(moved / "runs/one/config.json"), "--out", "again", "--quiet"]) == 0
     rows = json.loads(Path("again/comparison.json").read_text())["rows"]
