@@ -41,6 +41,14 @@ import narfx
 narfx.register_operator(narfx.Operator("mine", lambda site: nn.AvgPool2d(3, site.stride, 1)))
 """
 
+OWN = """
+import torch
+from torchvision.transforms import v2
+def adam(parameters, lr): return torch.optim.Adam(parameters, lr)
+def falling(lr): return lambda time: lr / (1 + time)
+def flip(): return v2.RandomHorizontalFlip()
+"""
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -50,6 +58,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (home / name).mkdir(parents=True)
     (home / "nets" / "net.py").write_text(TINY)
     (home / "nets" / "mine.py").write_text(MINE)
+    (home / "nets" / "own.py").write_text(OWN)
     rng = np.random.default_rng(0)
     for name, count in (("train", 60), ("val", 20)):
         images = rng.integers(0, 255, (count, 8, 8), dtype=np.uint8)
@@ -89,7 +98,13 @@ def check_paths(run: Path, schema: Any) -> None:
     assert str(run.parent) not in (run / "config.json").read_text()
 
 
-QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 20, "data": "data/train.npz", "val_data": "data/val.npz"}
+CODE: dict[str, Any] = {
+    "optimizer": "nets/own.py:adam",
+    "lr": 0.01,
+    "schedule": "nets/own.py:falling",
+    "augment": "nets/own.py:flip",
+}
+QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 20, "data": "data/train.npz", "val_data": "data/val.npz", **CODE}
 
 
 def test_a_search(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +159,7 @@ def test_a_comparison(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = CompareConfig(
         target="found/one.json", further=("second=found/two.json",), weights="nets/faces.safetensors", init="inherit",
         task="faces", verify="data/pairs.bin", folds=2, seeds=1, randoms=0, epochs=1, batch_size=9,
-        data="data/faces.npz", val_data="data/others.npz",
+        data="data/faces.npz", val_data="data/others.npz", **CODE,
     )  # fmt: skip
     check_all_set(config, frozenset({"pairs"}))  # a .bin has its own list
     first = compare(config, "runs/one")
