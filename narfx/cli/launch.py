@@ -33,7 +33,7 @@ def launch(
     Args:
         schema: The class of the configuration.
         start: Called with the configuration, ``out``, and ``device``, ``overwrite`` and ``reporter``.
-        resume: Called with ``out``, and ``device`` and ``reporter``.
+        resume: Called with ``out``, and ``device``, ``previous`` and ``reporter``.
         needed: The field that must be given beside ``data``.
         out: The run directory.
         fields: The fields of the configuration that the user gave.
@@ -46,9 +46,10 @@ def launch(
     from narfx.support.schema import validated  # pydantic's models of this package need torch: --help does not
 
     shared = {"device": options["device"], "reporter": output.reporter}
+    previous = _previous(options)
     if options["resume"]:
         _check_resume(options, fields)
-        return resume(out, **shared)
+        return resume(out, previous=previous, **shared)
     values = _values(schema, options["config"], fields)
     for key in (needed, "data"):
         if key not in values:
@@ -72,6 +73,18 @@ def _values(schema: type[BaseModel], config: Path | None, fields: dict[str, Any]
         read = without_schedule(read)
     read = {key: value for key, value in read.items() if key not in fields}
     return {**read, **relocate(schema, read, Path.cwd(), start=config.parent), **fields}
+
+
+def _previous(options: Mapping[str, Any]) -> bool:
+    """Whether a run is resumed from the checkpoint before its last."""
+    named = options["checkpoint"]
+    if named is not None and (named not in ("last", "previous") or not options["resume"]):
+        raise UsageError(
+            f"--checkpoint {named}: write --resume --checkpoint previous, or last",
+            where="--checkpoint",
+            kind="resume_options",
+        )
+    return bool(named == "previous")
 
 
 def _check_resume(options: Mapping[str, Any], fields: Mapping[str, Any]) -> None:

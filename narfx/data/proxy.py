@@ -184,16 +184,15 @@ def _files(found: Source, source: str) -> tuple[Callable[[int], str], Callable[[
         return (lambda index: f"{index:06d}.png"), (lambda index: _png(part, index))
     if isinstance(part, FilePart):
         names = [path.name for path in part.paths]
-        read: Callable[[int], bytes] = lambda index: part.paths[index].read_bytes()  # noqa: E731
     elif isinstance(part, StoredPart):
-        names, read = [PurePosixPath(name).name for name in part.names], part.content
+        names = [PurePosixPath(name).name for name in part.names]
     else:
         raise UsageError(
             f"{source} is code: draw a proxy from a folder, a .tar or arrays", where=source, kind="proxy_form"
         )
     # A class folder with subfolders may contain a name twice.
     taken = len({(int(label), name) for label, name in zip(part.labels, names, strict=True)}) < len(names)
-    return (lambda index: f"{index:06d}_{names[index]}" if taken else names[index]), read
+    return (lambda index: f"{index:06d}_{names[index]}" if taken else names[index]), part.stored
 
 
 def _png(part: ArrayPart, index: int) -> bytes:

@@ -17,9 +17,11 @@ from pydantic import BaseModel
 
 from narfx.inputs.data_ref import DataRef
 from narfx.inputs.model_ref import ModelRef
+from narfx.inputs.user_code import code_files
 from narfx.support.path_fields import PathKind, path_fields
+from narfx.support.seals import digest, file_digest
 
-__all__ = ["find", "find_source", "named_paths", "relocate", "relocated", "split_name"]
+__all__ = ["find", "find_source", "named_digests", "named_paths", "relocate", "relocated", "split_name"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -80,6 +82,27 @@ def named_paths(config: BaseModel, start: Path | None = None) -> list[Path]:
     texts = [(kind, text) for name, kind in path_fields(type(config)).items() for text in _texts(values[name])]
     paths = (_path(kind, text, start) for kind, text in texts)
     return [find(path, start) for path in paths if path is not None]
+
+
+def named_digests(config: BaseModel, start: Path | None = None) -> dict[str, str]:
+    """The digest of every file that a configuration names, by the file's name and the field.
+
+    A Python file counts with all that it imported from its folder, so it must have been run. An ``arch.json`` and a
+    data source are left out: a run holds its own copy of the first, and :mod:`narfx.data.digests` knows the second.
+
+    Raises:
+        UsageError: A model reference cannot be read, or a file cannot.
+    """
+    found: dict[str, str] = {}
+    values = dict(config)
+    for field, kind in path_fields(type(config)).items():
+        for text in _texts(values[field]):
+            path = None if kind in (PathKind.SOURCE, PathKind.NAMED) else _path(kind, text, start)
+            place = None if path is None else find(path, start)
+            if place is not None and place.is_file() and place.suffix != ".json":
+                files = code_files(place) if place.suffix == ".py" else (place,)
+                found[f"{place.name} ({field})"] = digest(map(file_digest, files))
+    return found
 
 
 def _texts(value: Any) -> Iterable[str]:

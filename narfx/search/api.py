@@ -10,7 +10,8 @@ from typing import Any
 from narfx.compiler.lowering import lower
 from narfx.errors import UsageError
 from narfx.graph.batchnorm import recalibrate
-from narfx.inputs.paths import named_paths, relocated
+from narfx.graph.digest import network_digest
+from narfx.inputs.paths import named_digests, named_paths, relocated
 from narfx.inputs.weights import write_weights
 from narfx.latency.table import LatencyFile
 from narfx.runs.events import Done, Subscriber
@@ -26,7 +27,7 @@ from narfx.search.stages import Stage, check_epochs, stages_of
 from narfx.space.architecture import Preprocessing
 from narfx.space.front import front
 from narfx.support.files import check_output, read_json, write_json
-from narfx.support.schema import validated
+from narfx.support.seals import sealed
 
 __all__ = ["resume", "run"]
 
@@ -71,14 +72,16 @@ def run(
     check_output(out, overwrite=overwrite)
     config = config if stages is None else _totals(config, stages)
     prepared = prepare(config, stages or stages_of(config), device, relative_to)
+    reads = _reads(config, prepared, relative_to)
     inputs = named_paths(config, relative_to)
     config = relocated(config, out, start=relative_to)
     files: dict[str, Any] = {} if stages is None else {_STAGES: [stage.describe() for stage in stages]}
     if prepared.latency is not None:
         # Kept in the run, and so measured once: a resumed search, or one with this config, reads it.
-        files[_LATENCY] = LatencyFile(tables=(prepared.latency.table,)).model_dump(mode="json")
+        files[_LATENCY] = sealed(LatencyFile(tables=(prepared.latency.table,)).model_dump(mode="json"))
         config = config.model_copy(update={"latency_file": _LATENCY})
-    folder = RunFolder.create(out, config.model_dump(mode="json"), overwrite=overwrite, inputs=inputs, files=files)
+    values = config.model_dump(mode="json")
+    folder = RunFolder.create(out, values, overwrite=overwrite, inputs=inputs, files=files, reads=reads)
     return _go(prepared, config, folder, reporter, subscribers)
 
 
@@ -86,19 +89,34 @@ def resume(
     out: Path | str,
     *,
     device: str = "auto",
+    previous: bool = False,
     reporter: Reporter | None = None,
     stages: Sequence[Stage] | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> dict[str, Any]:
     """Go on with the run in ``out`` from its last checkpoint; the result is that of a run never stopped.
 
-    A search with ``stages`` of its own takes the same ones again. ``subscribers`` receive the events from here on.
+    With ``previous`` it goes on from the checkpoint before. A search with ``stages`` of its own takes the same ones
+    again. ``subscribers`` receive the events from here on.
+
+    Raises:
+        UsageError: A file of the run is damaged; or its configuration, the model, a file that it names or the data are
+            not those that it began with.
     """
-    folder = RunFolder.open(Path(out))
-    config = validated(SearchConfig, folder.config(), str(folder.path / "config.json"))
+    folder = RunFolder.open(Path(out), previous=previous)
+    config = folder.resumed_config(SearchConfig)
     _check_same(folder.path / _STAGES, stages)
     prepared = prepare(config, stages or stages_of(config), device, folder.path, resumed=True)
+    folder.check_reads(_reads(config, prepared, folder.path))
     return _go(prepared, config, folder, reporter or Silent(), subscribers)
+
+
+def _reads(config: SearchConfig, prepared: Prepared, start: Path | None) -> dict[str, str]:
+    """Digests of all that a search reads from elsewhere."""
+    return named_digests(config, start) | {
+        "the images or labels": prepared.task.data.digest,
+        "the traced network": network_digest(prepared.traced.graph_module),
+    }
 
 
 def _totals(config: SearchConfig, stages: Sequence[Stage]) -> SearchConfig:

@@ -59,8 +59,11 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` by an atomic rename: readers see the old file or the new one, also on a crash."""
+def write_bytes(path: Path, content: bytes, *, keep: Path | None = None) -> None:
+    """Write ``content`` to ``path`` by an atomic rename: readers see the old file or the new one, also on a crash.
+
+    An old file is moved to ``keep``, where that is given; a crash may then leave it there alone.
+    """
     with disk_errors(path):
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -69,6 +72,8 @@ def write_bytes(path: Path, content: bytes) -> None:
                 stream.flush()
                 os.fsync(stream.fileno())
             Path(name).chmod(0o644)
+            if keep is not None and path.exists():
+                path.replace(keep)
             Path(name).replace(path)
         except BaseException:
             with suppress(OSError):

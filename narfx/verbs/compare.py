@@ -8,13 +8,14 @@ from typing import Any
 
 from torch import nn
 
+from narfx.data.digests import data_digest
 from narfx.inputs.paths import find, split_name
 from narfx.inputs.weights import write_weights
 from narfx.runs.events import Trained
 from narfx.runs.folder import RunFolder, interruptible
 from narfx.runs.progress import Reporter, Silent
-from narfx.support.files import read_json, write_json
-from narfx.support.schema import validated
+from narfx.support.files import write_json
+from narfx.support.seals import digest, read_sealed, write_sealed
 from narfx.tasks.task import Task
 from narfx.training.fit import fit
 from narfx.training.initialise import reinitialise
@@ -22,7 +23,7 @@ from narfx.verbs.compare_rows import beside, spread_of, verdict
 from narfx.verbs.comparison import CompareConfig, Comparison, prepare
 from narfx.verbs.contenders import Contender, Entrant, labels
 from narfx.verbs.face_pairs import judge_pairs
-from narfx.verbs.start import create_run
+from narfx.verbs.start import create_run, reads_of
 
 __all__ = ["CompareConfig", "compare", "resume_compare"]
 
@@ -55,15 +56,33 @@ def compare(
     """
     config = _with_names(config, relative_to)
     comparison = prepare(config, device=device, relative_to=relative_to)
-    folder = create_run(config, Path(out), comparison.targets, relative_to, overwrite=overwrite)
+    reads = _reads(comparison, relative_to)
+    folder = create_run(config, Path(out), comparison.targets, relative_to, overwrite=overwrite, reads=reads)
     return _run(comparison, folder, reporter or Silent())
 
 
-def resume_compare(out: Path | str, *, device: str = "auto", reporter: Reporter | None = None) -> dict[str, Any]:
-    """Resume the comparison in ``out``; arguments and errors as for ``compare``."""
-    folder = RunFolder.open(Path(out))
-    config = validated(CompareConfig, folder.config(), str(folder.path / "config.json"))
-    return _run(prepare(config, device=device, relative_to=folder.path), folder, reporter or Silent())
+def resume_compare(
+    out: Path | str, *, device: str = "auto", previous: bool = False, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Resume the comparison in ``out``; arguments and errors as for ``compare``.
+
+    With ``previous`` the network that was being trained goes on from the checkpoint before its last. What the run
+    began with and reads must not have changed.
+    """
+    folder = RunFolder.open(Path(out), previous=previous)
+    comparison = prepare(folder.resumed_config(CompareConfig), device=device, relative_to=folder.path)
+    folder.check_reads(_reads(comparison, folder.path))
+    return _run(comparison, folder, reporter or Silent())
+
+
+def _reads(comparison: Comparison, start: Path | None) -> dict[str, str]:
+    traced = [contender.traced.graph_module for contender in comparison.contenders]
+    found = reads_of(comparison.config, start, comparison.targets, traced, comparison.tasks.values())
+    if comparison.verified is not None:
+        pairs, _ = comparison.verified
+        order = [part.tobytes() for part in (pairs.first, pairs.second, pairs.same)]
+        found["the pairs of --verify"] = digest([data_digest((), [pairs.images]), *order])
+    return found
 
 
 def _with_names(config: CompareConfig, start: Path | None) -> CompareConfig:
@@ -170,8 +189,7 @@ def _metrics(
 ) -> dict[str, Any]:
     """Train one network with one seed, in a run directory of its own; a finished one is only read."""
     if (place / "metrics.json").is_file():
-        found: dict[str, Any] = read_json(place / "metrics.json")
-        return found
+        return read_sealed(place / "metrics.json", f"delete the folder {place}, and this network is trained again")
     place.mkdir(parents=True, exist_ok=True)
     contender, config = entrant.contender, comparison.config
     task = comparison.tasks[contender.traced.input]
@@ -180,13 +198,14 @@ def _metrics(
     if config.init == "scratch":
         reinitialise(network, seed)
     network.to(comparison.device)
-    label = f"{entrant.name}, seed {seed}"
+    label, run = f"{entrant.name}, seed {seed}", RunFolder(place)
+    run.previous = folder.previous and run.has_previous
     metrics = fit(
         network,
         task,
         config,
         seed=seed,
-        folder=RunFolder(place),
+        folder=run,
         reporter=reporter,
         label=label,
         trained=config.init == "inherit",
@@ -194,8 +213,8 @@ def _metrics(
     if comparison.verified is not None:
         metrics["verification"] = _verification(comparison, contender, network, task, label, reporter)
     write_weights(network, place / "weights.safetensors")
-    write_json(place / "metrics.json", metrics)
-    (place / "checkpoint.pt").unlink(missing_ok=True)
+    write_sealed(place / "metrics.json", metrics)
+    run.remove_checkpoints()
     values = {**contender.traced.space.describe(entrant.vector), **metrics}
     folder.write(Trained(name=entrant.name, seed=seed, more=values))
     return metrics

@@ -22,12 +22,11 @@ from narfx.space.architecture import Architecture, Preprocessing
 from narfx.support.devices import pick_device
 from narfx.support.files import write_json
 from narfx.support.path_fields import ModelReference, UserPath
-from narfx.support.schema import validated
 from narfx.tasks.task import Task
 from narfx.training.fit import fit
 from narfx.training.initialise import kept, reinitialise
 from narfx.training.start import TrainingOptions, fit_to_task, task_of
-from narfx.verbs.start import SEEN, Placed, create_run, open_target
+from narfx.verbs.start import SEEN, Placed, create_run, open_target, reads_of
 
 __all__ = ["PreparedTraining", "TrainConfig", "prepare", "resume_train", "train"]
 
@@ -93,15 +92,24 @@ def train(
     """
     prepared = prepare(config, device=device, relative_to=relative_to)
     targets = [] if prepared.target is None else [prepared.target]
-    folder = create_run(config, Path(out), targets, relative_to, overwrite=overwrite)
+    reads = reads_of(config, relative_to, targets, [prepared.network], [prepared.task])
+    folder = create_run(config, Path(out), targets, relative_to, overwrite=overwrite, reads=reads)
     return _run(prepared, folder, reporter or Silent())
 
 
-def resume_train(out: Path | str, *, device: str = "auto", reporter: Reporter | None = None) -> dict[str, Any]:
-    """Resume the training in ``out`` from its last checkpoint; arguments and errors as for ``train``."""
-    folder = RunFolder.open(Path(out))
-    config = validated(TrainConfig, folder.config(), str(folder.path / "config.json"))
-    return _run(prepare(config, device=device, relative_to=folder.path), folder, reporter or Silent())
+def resume_train(
+    out: Path | str, *, device: str = "auto", previous: bool = False, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Resume the training in ``out`` from its last checkpoint; arguments and errors as for ``train``.
+
+    With ``previous`` from the checkpoint before. What the run began with and reads must not have changed.
+    """
+    folder = RunFolder.open(Path(out), previous=previous)
+    config = folder.resumed_config(TrainConfig)
+    prepared = prepare(config, device=device, relative_to=folder.path)
+    targets = [] if prepared.target is None else [prepared.target]
+    folder.check_reads(reads_of(config, folder.path, targets, [prepared.network], [prepared.task]))
+    return _run(prepared, folder, reporter or Silent())
 
 
 def prepare(config: TrainConfig, *, device: str = "auto", relative_to: Path | None = None) -> PreparedTraining:
