@@ -12,7 +12,7 @@ from narfx.latency.timing import CPU_PROVIDER, cpu_model
 from narfx.support.files import locked, read_json
 from narfx.support.onnx_session import onnxruntime_module
 from narfx.support.schema import validated
-from narfx.support.seals import BY_HAND, unsealed, write_sealed
+from narfx.support.seals import unsealed, write_sealed
 
 __all__ = ["LatencyFile", "LatencyTable", "Setting"]
 
@@ -105,7 +105,7 @@ class LatencyFile(BaseModel):
         Raises:
             UsageError: The file does not exist, is not JSON, has another version, or a value that the schema refuses.
         """
-        value = unsealed(read_json(Path(path)), Path(path), BY_HAND)
+        value = unsealed(read_json(Path(path)), Path(path))
         if not isinstance(value, dict):
             raise UsageError(
                 f"{path} is not a latency file: it has {_KINDS.get(type(value), 'null')} instead of an object with "

@@ -70,7 +70,8 @@ class RunFolder:
     ) -> RunFolder:
         """Make a new run; the JSON ``files`` are part of it from the start. Of several ranks, rank 0 alone writes.
 
-        ``reads`` are digests of what the run reads from elsewhere, by the names that :meth:`check_reads` uses.
+        ``reads`` are digests of what the run reads from elsewhere, by the names that :meth:`check_reads` uses; without
+        them it compares nothing.
 
         Raises:
             UsageError: ``path`` is not empty and may not be replaced, or one of the ``inputs`` lies in it.
@@ -88,7 +89,7 @@ class RunFolder:
         for name, value in (files or {}).items():
             write_json(path / name, value)
         digests = {name: file_digest(path / name) for name in files or {}}
-        write_sealed(path / ORIGIN, {CONFIG: config, "files": digests, "reads": dict(reads or {})})
+        write_sealed(path / ORIGIN, {CONFIG: config, "files": digests, "reads": reads})
         write_json(path / CONFIG, config)
         return cls(path, ranks)
 
@@ -109,13 +110,9 @@ class RunFolder:
         Paths may differ, because a run may be moved: what they name is compared by :meth:`check_reads`.
 
         Raises:
-            UsageError: The configuration or another file of the run is not what the run began with.
+            UsageError: The configuration is not the one that the run began with; the message names the field.
         """
-        config, origin = self.config(), self._origin()
-        wrong = [name for name, known in origin["files"].items() if file_digest(self.path / name) != known]
-        if wrong:
-            raise damaged(self.path / wrong[0], "restore it from a copy, or start a new run")
-        began, paths = origin[CONFIG], path_fields(schema)
+        config, began, paths = self.config(), self._origin()[CONFIG], path_fields(schema)
         now = config if isinstance(config, dict) else {}
         for name in sorted((began.keys() | now.keys()) - paths.keys()):
             if name not in now or name not in began or now[name] != began[name]:
@@ -130,9 +127,14 @@ class RunFolder:
         """Refuse to resume a run that would now read something else than when it began.
 
         Raises:
-            UsageError: A digest in ``reads`` is not that of :meth:`create`; the message names what has changed.
+            UsageError: A digest in ``reads`` is not that of :meth:`create`, or one of the run's own files is not what
+                was written then; the message names what has changed.
         """
-        began = self._origin()["reads"]
+        origin = self._origin()
+        for name, known in origin["files"].items():
+            if file_digest(self.path / name) != known:
+                raise damaged(self.path / name, "restore it from a copy, or start a new run")
+        began = reads if origin["reads"] is None else origin["reads"]
         changed = sorted(name for name in began.keys() | reads.keys() if began.get(name) != reads.get(name))
         if changed:
             raise _changed(

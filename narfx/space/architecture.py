@@ -14,7 +14,7 @@ from narfx.space.space import SearchSpace
 from narfx.support.files import read_json
 from narfx.support.path_fields import ModelReference, UserPath
 from narfx.support.schema import validated
-from narfx.support.seals import BY_HAND, unsealed, write_sealed
+from narfx.support.seals import unsealed, write_sealed
 
 __all__ = ["DEFAULT_OPERATORS", "Architecture", "Preprocessing", "SpaceOptions"]
 
@@ -141,7 +141,7 @@ class Architecture(SpaceOptions):
                 of another number of channels than the input.
         """
         path = Path(path)
-        value = unsealed(read_json(path), path, BY_HAND)
+        value = unsealed(read_json(path), path)
         loaded = validated(cls, value, str(path), kind="malformed_architecture")
         if loaded.preprocessing is not None and loaded.input is not None:
             loaded.preprocessing.check_channels(loaded.input[0], str(path))

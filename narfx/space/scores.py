@@ -18,7 +18,7 @@ from narfx.space.solver import check_scores
 from narfx.space.space import SearchSpace
 from narfx.support.files import read_json
 from narfx.support.schema import validated
-from narfx.support.seals import BY_HAND, unsealed, write_sealed
+from narfx.support.seals import unsealed, write_sealed
 
 __all__ = ["ScoreTable", "SlotScores"]
 
@@ -106,7 +106,7 @@ class ScoreTable(BaseModel):
         Raises:
             UsageError: No such file, not JSON, or a value that the schema refuses; the message names the key.
         """
-        values = unsealed(read_json(Path(path)), Path(path), BY_HAND)
+        values = unsealed(read_json(Path(path)), Path(path))
         return validated(cls, values, str(path), kind="malformed_scores")
 
     def save(self, path: Path | str) -> None:

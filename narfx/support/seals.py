@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,8 @@ from narfx.errors import UsageError
 from narfx.support.files import check_regular, read_json, write_json
 
 __all__ = [
-    "BY_HAND",
     "SEAL",
+    "EditedFileWarning",
     "damaged",
     "digest",
     "file_digest",
@@ -29,8 +30,12 @@ __all__ = [
 ]
 
 SEAL = "digest"
-BY_HAND = f'if you changed it on purpose, delete its entry "{SEAL}"'
 _LENGTH = hashlib.sha256().digest_size
+_ZIP_END = slice(-22, -18), b"PK\x05\x06"
+
+
+class EditedFileWarning(UserWarning):
+    """A file that narfx wrote, and that people may edit, is not what was written."""
 
 
 def digest(parts: Iterable[bytes | memoryview | str]) -> str:
@@ -62,18 +67,26 @@ def sealed(values: Mapping[str, Any]) -> dict[str, Any]:
     return {**values, SEAL: digest([json.dumps(values, sort_keys=True, allow_nan=False)])}
 
 
-def unsealed(values: Any, where: Path, cure: str) -> Any:
-    """The object without its digest; what has none (it was written by hand) or is no object is returned as it is.
+def unsealed(values: Any, where: Path) -> Any:
+    """A JSON object that people may edit, without its digest; what has none was written by hand.
 
-    Raises:
-        UsageError: The digest is not that of the values; the message ends in ``cure``.
+    Warns:
+        EditedFileWarning: The digest is not that of the values.
     """
     if not isinstance(values, dict) or SEAL not in values:
         return values
     rest = {key: value for key, value in values.items() if key != SEAL}
-    if sealed(rest)[SEAL] != values[SEAL]:
-        raise damaged(where, cure)
+    if not _holds(values):
+        warnings.warn(
+            f'{where} was changed after narfx wrote it: if that is meant, delete its entry "{SEAL}"',
+            EditedFileWarning,
+            stacklevel=2,
+        )
     return rest
+
+
+def _holds(values: Mapping[str, Any]) -> bool:
+    return bool(sealed({key: value for key, value in values.items() if key != SEAL})[SEAL] == values[SEAL])
 
 
 def write_sealed(path: Path, values: Mapping[str, Any]) -> None:
@@ -88,10 +101,9 @@ def read_sealed(path: Path, cure: str) -> dict[str, Any]:
         UsageError: The file is missing or not JSON, or it is not what was written; the message then ends in ``cure``.
     """
     values = read_json(path)
-    if not isinstance(values, dict) or SEAL not in values:
+    if not isinstance(values, dict) or SEAL not in values or not _holds(values):
         raise damaged(path, cure)
-    found: dict[str, Any] = unsealed(values, path, cure)
-    return found
+    return {key: value for key, value in values.items() if key != SEAL}
 
 
 def seal_bytes(content: bytes) -> bytes:
@@ -100,7 +112,13 @@ def seal_bytes(content: bytes) -> bytes:
 
 
 def unsealed_bytes(content: bytes) -> bytes | None:
-    """The content without its digest; ``None`` where the digest is not that of the content."""
+    """The content without its digest; ``None`` where the digest is not that of the content.
+
+    A zip file, as ``torch.save`` and older versions of narfx write it, has none after its end.
+    """
+    place, mark = _ZIP_END
+    if content[place] == mark:
+        return content
     inner = content[:-_LENGTH]
     return inner if hashlib.sha256(inner).digest() == content[-_LENGTH:] else None
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
@@ -20,7 +19,6 @@ import torch
 from narfx.errors import UsageError
 from narfx.runs.folder import RunFolder, read_events
 from narfx.search import SearchConfig, resume, run
-from narfx.support.seals import seal_bytes
 
 CONFIG = SearchConfig(
     model="narfx:resnet_cifar?depth=8&width=4&in_channels=1&num_classes=10",
@@ -112,10 +110,9 @@ def test_an_interrupted_run_says_how_to_go_on(tmp_path: Path, whole: Path, numbe
 
 def test_a_run_without_a_checkpoint_starts_over(tmp_path: Path, whole: Path) -> None:
     out = tmp_path / "run"
-    out.mkdir()
-    for name in ("config.json", "origin.json"):
-        shutil.copy(whole / name, out)
-    with RunFolder.open(out) as folder:
+    config = json.loads((whole / "config.json").read_text())
+    folder = RunFolder.create(out, config)
+    with folder:
         folder.event("weights", epoch=1, loss=0.0)
     resume(out)
     same(out, whole)
@@ -138,12 +135,19 @@ def test_a_checkpoint_with_parameters_in_another_order_is_refused(
     assert saved["state"].pop("parameters")
     if names is not None:
         saved["state"]["parameters"] = names
-    content = io.BytesIO()
-    torch.save(saved, content)
-    (out / "checkpoint.pt").write_bytes(seal_bytes(content.getvalue()))
+    torch.save(saved, out / "checkpoint.pt")
     with pytest.raises(UsageError, match="start a new run") as caught:
         resume(out)
     assert caught.value.kind == "checkpoint_mismatch"
+
+
+def test_a_broken_checkpoint_is_refused(tmp_path: Path, whole: Path) -> None:
+    out = tmp_path / "run"
+    folder = RunFolder.create(out, json.loads((whole / "config.json").read_text()))
+    (out / "checkpoint.pt").write_bytes(b"not a checkpoint")
+    with pytest.raises(UsageError, match=r"checkpoint.pt"):
+        resume(out)
+    assert folder.has_checkpoint
 
 
 def test_two_processes_do_not_share_a_run(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from small_search import Killed, same
 from torch.utils import _pytree as pytree
 
 from narfx.cli.app import app
@@ -26,8 +28,7 @@ from narfx.runs.folder import RunFolder
 from narfx.search import SearchConfig, resume, run
 from narfx.space.architecture import Architecture
 from narfx.space.scores import ScoreTable
-from narfx.support.seals import read_sealed
-from tests.search.small_search import Killed, same
+from narfx.support.seals import EditedFileWarning, read_sealed
 
 FLIPS = 30
 NET = """
@@ -109,7 +110,7 @@ def equal(a: Any, b: Any) -> bool:
 
 
 @pytest.mark.parametrize("name", READERS)
-def test_a_flipped_bit_is_refused_or_changes_nothing(copy: Path, name: str) -> None:
+def test_a_flipped_bit_is_refused_or_said_or_changes_nothing(copy: Path, name: str) -> None:
     path, read = copy / name, READERS[name]
     content, events = path.read_bytes(), (copy / "cut" / "events.jsonl").read_bytes()
     right, refused = read(path), 0
@@ -120,11 +121,24 @@ def test_a_flipped_bit_is_refused_or_changes_nothing(copy: Path, name: str) -> N
         (copy / "cut" / "events.jsonl").write_bytes(events)
         path.write_bytes(flipped)
         try:
-            assert equal(read(path), right)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", EditedFileWarning)
+                assert equal(read(path), right)
+        except EditedFileWarning:
+            refused += 1
         except (UsageError, ValueError) as error:  # the analysis turns the ValueError of a line into its own
             refused += 1
             assert not isinstance(error, UsageError) or path.name in str(error) or path.parent.name in str(error)
     assert refused > FLIPS / 2
+
+
+def test_an_edited_architecture_is_said(copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    arch, arguments = copy / "whole" / "arch.json", ["evaluate", str(copy / "whole"), "--data", str(copy / "data.npz")]
+    assert run_app(app, arguments) == 0
+    assert "warning" not in capfd.readouterr().err
+    edit(arch, '"seed": 0', '"seed": 1')
+    assert run_app(app, arguments) == 0
+    assert capfd.readouterr().err.startswith(f"narfx: warning: {arch} was changed after narfx wrote it")
 
 
 def test_events_that_changed_stop_a_run_unless_they_are_deleted(copy: Path) -> None:
@@ -138,7 +152,9 @@ def test_events_that_changed_stop_a_run_unless_they_are_deleted(copy: Path) -> N
 
 
 @pytest.mark.parametrize("last", ["damaged", "missing"])
-def test_the_previous_checkpoint_gives_the_same_result(copy: Path, last: str, capfd: pytest.CaptureFixture[str]) -> None:
+def test_the_previous_checkpoint_gives_the_same_result(
+    copy: Path, last: str, capfd: pytest.CaptureFixture[str]
+) -> None:
     path, arguments = copy / "cut" / "checkpoint.pt", ["search", "--resume", "--out", str(copy / "cut"), "--quiet"]
     if last == "missing":  # as a kill between the two renames of a save leaves it
         path.unlink()
@@ -153,7 +169,7 @@ def test_the_previous_checkpoint_gives_the_same_result(copy: Path, last: str, ca
 
 def test_a_previous_checkpoint_that_is_not_there(copy: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (copy / "cut" / "checkpoint.previous.pt").unlink()
-    with pytest.raises(UsageError, match="has no checkpoint.previous.pt"):
+    with pytest.raises(UsageError, match=r"has no checkpoint\.previous\.pt"):
         resume(copy / "cut", previous=True)
     assert run_app(app, ["search", "net.py", "--out", str(copy / "new"), "--checkpoint", "previous"]) == 2
 
@@ -176,7 +192,10 @@ def other_images(path: Path) -> None:
     [
         (lambda home: edit(home / "cut/config.json", '"seed": 0', '"seed": 1'), "config.json says seed 1, .* with 0"),
         (lambda home: edit(home / "cut/config.json", '"lr": 0.05', '"lr": 0.1'), "config.json says lr 0.1"),
-        (lambda home: edit(home / "net.py", "block(8, 8)", "block(8, 9), block(9, 8)"), r"net.py \(model\), the traced"),
+        (
+            lambda home: edit(home / "net.py", "block(8, 8)", "block(8, 9), block(9, 8)"),
+            r"net.py \(model\), the traced",
+        ),
         (lambda home: edit(home / "layers.py", "nn.ReLU()", "nn.SiLU()"), r"net.py \(model\), the traced network"),
         (lambda home: other_images(home / "data.npz"), "the images or labels changed"),
         (lambda home: (home / "cut/origin.json").unlink(), "older version"),
