@@ -22,7 +22,7 @@ from narfx.verbs.compare_rows import beside, spread_of, verdict
 from narfx.verbs.comparison import CompareConfig, Comparison, prepare
 from narfx.verbs.contenders import Contender, Entrant, labels
 from narfx.verbs.face_pairs import judge_pairs
-from narfx.verbs.start import create_run
+from narfx.verbs.start import check_out, create_run
 
 __all__ = ["CompareConfig", "compare", "resume_compare"]
 
@@ -54,6 +54,7 @@ def compare(
         InterruptedRunError: Ctrl-C.
     """
     config = _with_names(config, relative_to)
+    check_out(config, Path(out), relative_to, overwrite=overwrite)
     comparison = prepare(config, device=device, relative_to=relative_to)
     folder = create_run(config, Path(out), comparison.targets, relative_to, overwrite=overwrite)
     return _run(comparison, folder, reporter or Silent())
@@ -85,7 +86,7 @@ def _run(comparison: Comparison, folder: RunFolder, reporter: Reporter) -> dict[
         for note in comparison.notes:
             reporter.say(note)
         for entrant in _entrants(comparison):
-            place = folder.path / "runs" / places.setdefault(entrant.key, entrant.folder)
+            place = f"runs/{places.setdefault(entrant.key, entrant.folder)}"
             rows[entrant.name] = _row(comparison, entrant, place, part, folder, reporter)
         found = [_entry(comparison, contender, rows, part) for contender in comparison.contenders]
         result = {
@@ -97,7 +98,7 @@ def _run(comparison: Comparison, folder: RunFolder, reporter: Reporter) -> dict[
             "verdict": "\n".join(entry["verdict"] for entry in found),
         }
         write_json(folder.path / "comparison.json", result)
-    return {**result, "files": {"comparison": str(folder.path / "comparison.json")}}
+    return {**result, "files": {"comparison": str(folder.out / "comparison.json")}}
 
 
 def _entrants(comparison: Comparison) -> list[Entrant]:
@@ -146,12 +147,12 @@ def _entry(comparison: Comparison, contender: Contender, rows: dict[str, dict[st
 
 
 def _row(
-    comparison: Comparison, entrant: Entrant, place: Path, part: str, folder: RunFolder, reporter: Reporter
+    comparison: Comparison, entrant: Entrant, place: str, part: str, folder: RunFolder, reporter: Reporter
 ) -> dict[str, Any]:
     """One network over all seeds."""
     space, config = entrant.contender.traced.space, comparison.config
     trained = [
-        _metrics(comparison, entrant, place.with_name(f"{place.name}-{seed}"), seed, folder, reporter)
+        _metrics(comparison, entrant, folder.part(f"{place}-{seed}"), seed, folder, reporter)
         for seed in range(config.seed, config.seed + config.seeds)
     ]
     row = {
@@ -166,13 +167,12 @@ def _row(
 
 
 def _metrics(
-    comparison: Comparison, entrant: Entrant, place: Path, seed: int, folder: RunFolder, reporter: Reporter
+    comparison: Comparison, entrant: Entrant, place: RunFolder, seed: int, folder: RunFolder, reporter: Reporter
 ) -> dict[str, Any]:
     """Train one network with one seed, in a run directory of its own; a finished one is only read."""
-    if (place / "metrics.json").is_file():
-        found: dict[str, Any] = read_json(place / "metrics.json")
+    if (place.path / "metrics.json").is_file():
+        found: dict[str, Any] = read_json(place.path / "metrics.json")
         return found
-    place.mkdir(parents=True, exist_ok=True)
     contender, config = entrant.contender, comparison.config
     task = comparison.tasks[contender.traced.input]
     task.check(comparison.sizes[comparison.contenders.index(contender)])  # networks of one task may differ in outputs
@@ -186,16 +186,16 @@ def _metrics(
         task,
         config,
         seed=seed,
-        folder=RunFolder(place),
+        folder=place,
         reporter=reporter,
         label=label,
         trained=config.init == "inherit",
     )
     if comparison.verified is not None:
         metrics["verification"] = _verification(comparison, contender, network, task, label, reporter)
-    write_weights(network, place / "weights.safetensors")
-    write_json(place / "metrics.json", metrics)
-    (place / "checkpoint.pt").unlink(missing_ok=True)
+    write_weights(network, place.path / "weights.safetensors")
+    write_json(place.path / "metrics.json", metrics)
+    (place.path / "checkpoint.pt").unlink(missing_ok=True)
     values = {**contender.traced.space.describe(entrant.vector), **metrics}
     folder.write(Trained(name=entrant.name, seed=seed, more=values))
     return metrics

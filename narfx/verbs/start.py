@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 from narfx.inputs.paths import find, named_paths, relocated
 from narfx.runs.folder import RunFolder
 from narfx.space.architecture import Architecture
+from narfx.support.folders import check_output, check_replaceable
 from narfx.training.start import TrainingOptions
 
-__all__ = ["SEEN", "Placed", "create_run", "open_target"]
+__all__ = ["SEEN", "Placed", "check_out", "create_run", "open_target"]
 
 SEEN = (
     "warning: validation images are held out of the training part, and the weights it starts from may have been "
@@ -36,6 +37,16 @@ def open_target(target: str, start: Path | None) -> Placed | None:
         return None
     path = find(target, start)
     return Placed(Architecture.load(path), path.parent)
+
+
+def check_out(config: TrainingOptions, out: Path, start: Path | None, *, overwrite: bool) -> None:
+    """Refuse an output folder before any work is done.
+
+    Raises:
+        UsageError: ``out`` may not be replaced, or holds what the configuration names.
+    """
+    check_output(out, overwrite=overwrite)
+    check_replaceable(out, named_paths(config, start))
 
 
 def create_run(
@@ -63,4 +74,4 @@ def create_run(
         values["target"] = names[0]
     if len(targets) > 1:
         values["further"] = names[1:]
-    return RunFolder.create(out, values, overwrite=overwrite, inputs=inputs, files=files)
+    return RunFolder.create(out, values, overwrite=overwrite, inputs=inputs, files=files, staged=True)

@@ -27,7 +27,7 @@ from narfx.tasks.task import Task
 from narfx.training.fit import fit
 from narfx.training.initialise import kept, reinitialise
 from narfx.training.start import TrainingOptions, fit_to_task, task_of
-from narfx.verbs.start import SEEN, Placed, create_run, open_target
+from narfx.verbs.start import SEEN, Placed, check_out, create_run, open_target
 
 __all__ = ["PreparedTraining", "TrainConfig", "prepare", "resume_train", "train"]
 
@@ -91,6 +91,7 @@ def train(
         RunError: The loss became NaN or the machine ran out of memory or disk; the last checkpoint is kept.
         InterruptedRunError: Ctrl-C.
     """
+    check_out(config, Path(out), relative_to, overwrite=overwrite)
     prepared = prepare(config, device=device, relative_to=relative_to)
     targets = [] if prepared.target is None else [prepared.target]
     folder = create_run(config, Path(out), targets, relative_to, overwrite=overwrite)
@@ -195,7 +196,7 @@ def _run(prepared: PreparedTraining, folder: RunFolder, reporter: Reporter) -> d
         if trained is not None:
             files["arch"] = "arch.json"
             _result(prepared, trained, folder.path, metrics).save(folder.path / files["arch"])
-    return {**result, "files": {key: str(folder.path / name) for key, name in files.items()}}
+    return {**result, "files": {key: str(folder.out / name) for key, name in files.items()}}
 
 
 def _result(prepared: PreparedTraining, trained: Placed, folder: Path, metrics: dict[str, Any]) -> Architecture:
