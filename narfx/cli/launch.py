@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from narfx.cli.console import Output
 from narfx.errors import UsageError
+from narfx.support.folders import refuse_inside
 
 __all__ = ["launch"]
 
@@ -50,6 +51,8 @@ def launch(
     if options["resume"]:
         _check_resume(options, fields)
         return resume(out, previous=previous, **shared)
+    if options["config"] is not None:
+        refuse_inside(out, [options["config"]])
     values = _values(schema, options["config"], fields)
     for key in (needed, "data"):
         if key not in values:

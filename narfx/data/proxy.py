@@ -19,7 +19,9 @@ from narfx.data.parts import ArrayPart, FilePart, IntArray
 from narfx.data.sources import read_source
 from narfx.data.stored import StoredPart
 from narfx.errors import UsageError
-from narfx.support.files import output_folder, refuse_inside, to_json, write_bytes, write_json
+from narfx.inputs.paths import source_paths
+from narfx.support.files import check_writable, to_json, write_bytes, write_json
+from narfx.support.folders import check_replaceable, output_folder
 from narfx.support.seeds import numpy_generator
 
 __all__ = ["build_proxy"]
@@ -138,12 +140,14 @@ def _write_arrays(
         )
     beside = out.with_suffix(".json")
     for path in (out, beside):
-        if path.exists() and (not overwrite or path.is_dir() or path.resolve() == Path(source).resolve()):
+        read = any(path.resolve() == place.resolve() for place in source_paths(source))
+        if path.exists() and (not overwrite or path.is_dir() or read):
             raise UsageError(
                 f"{path} exists: choose another name, or add --overwrite (which never replaces the source or a folder)",
                 where=str(path),
                 kind="output_exists",
             )
+        check_writable(path)
     arrays: dict[str, Any] = {"class_names": np.array([one.name for one in drawn])}
     for part in ("train", "val"):
         indices = [getattr(one, part) for one in drawn]
@@ -162,8 +166,8 @@ def _write_folder(
 ) -> dict[str, str]:
     name, content = _files(found, source)
     _check_names([one.name for one in drawn], source)
-    if out.exists():
-        refuse_inside(out, [Path(source)])
+    if overwrite:
+        check_replaceable(out, source_paths(source))
     listed: dict[str, dict[str, list[str]]] = {one.name: {} for one in drawn}
     with output_folder(out, overwrite=overwrite) as work:
         for one in drawn:

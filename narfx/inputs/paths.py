@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +22,16 @@ from narfx.inputs.user_code import code_files
 from narfx.support.path_fields import PathKind, path_fields
 from narfx.support.seals import digest, file_digest
 
-__all__ = ["find", "find_source", "named_digests", "named_paths", "relocate", "relocated", "split_name"]
+__all__ = [
+    "find",
+    "find_source",
+    "named_digests",
+    "named_paths",
+    "relocate",
+    "relocated",
+    "source_paths",
+    "split_name",
+]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -73,15 +83,41 @@ def relocate(
 
 
 def named_paths(config: BaseModel, start: Path | None = None) -> list[Path]:
-    """Every file and folder that a configuration names, where its paths start at ``start``.
+    """Every file and folder that a configuration names, also as a module, where its paths start at ``start``.
 
     Raises:
         UsageError: A model reference cannot be read.
     """
     values = dict(config)
     texts = [(kind, text) for name, kind in path_fields(type(config)).items() for text in _texts(values[name])]
-    paths = (_path(kind, text, start) for kind, text in texts)
-    return [find(path, start) for path in paths if path is not None]
+    return [place for kind, text in texts for place in _places(kind, text, start)]
+
+
+def source_paths(source: str) -> list[Path]:
+    """The files and folders that a data source names, also as a module."""
+    return _places(PathKind.SOURCE, source, None)
+
+
+def _places(kind: PathKind, text: str, start: Path | None) -> list[Path]:
+    path = _path(kind, text, start)
+    return _module_files(kind, text, start) if path is None else [find(path, start)]
+
+
+def _module_files(kind: PathKind, text: str, start: Path | None) -> list[Path]:
+    """The file of the module that a reference to a factory names; nothing is imported."""
+    ref: ModelRef | DataRef | None = None
+    if kind is PathKind.SOURCE:
+        ref = DataRef.parse(text, start)
+    elif kind is PathKind.MODEL and _is_reference(text, start):
+        ref = ModelRef.parse(text)
+    if ref is None or ref.kind != "module":
+        return []
+    parts = (ref.place if isinstance(ref, DataRef) else ref.name).split(".")
+    for folder in (Path.cwd(), *map(Path, sys.path)):
+        for path in (folder.joinpath(*parts).with_suffix(".py"), folder.joinpath(*parts, "__init__.py")):
+            if path.is_file():
+                return [path]
+    return []
 
 
 def named_digests(config: BaseModel, start: Path | None = None) -> dict[str, str]:

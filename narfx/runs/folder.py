@@ -12,7 +12,6 @@ from __future__ import annotations
 import io
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -26,7 +25,8 @@ from pydantic import BaseModel
 from narfx.errors import InterruptedRunError, RunError, UsageError
 from narfx.runs.events import EVENTS, Event, Saved, Subscriber, from_line, from_text, read_events, to_text
 from narfx.support.devices import is_out_of_memory
-from narfx.support.files import check_output, disk_errors, read_json, refuse_inside, write_bytes, write_json
+from narfx.support.files import disk_errors, read_json, write_bytes, write_json
+from narfx.support.folders import Stage, busy, check_output, check_replaceable, sweep
 from narfx.support.path_fields import path_fields
 from narfx.support.ranks import Ranks
 from narfx.support.schema import validated
@@ -46,13 +46,22 @@ class RunFolder:
     Of the ranks of one run, rank 0 alone takes the lock, writes and informs subscribers. ``previous`` says that the run
     is resumed from the checkpoint before the last.
 
+    Args:
+        path: The directory, or its path in the run ``inside`` which it is.
+        ranks: Which rank this process is.
+        stage: The new directory in the making.
+        inside: The run that this one is a part of.
+
     Raises:
         UsageError: Another process has the lock.
     """
 
-    def __init__(self, path: Path, ranks: Ranks | None = None, *, previous: bool = False) -> None:
-        self.path, self.ranks, self.previous = path, ranks or Ranks(), previous
-        self._lock = FileLock(path / LOCK, timeout=0)
+    def __init__(
+        self, path: Path, ranks: Ranks | None = None, *, stage: Stage | None = None, inside: RunFolder | None = None
+    ) -> None:
+        self._place, self.ranks, self._stage, self._inside = path, ranks or Ranks(), stage, inside
+        self.previous = False
+        self._lock: FileLock | None = None
         self._subscribers: list[Subscriber] = []
         self._started = time.monotonic()
 
@@ -67,11 +76,13 @@ class RunFolder:
         files: Mapping[str, Any] | None = None,
         reads: Mapping[str, str] | None = None,
         ranks: Ranks | None = None,
+        staged: bool = False,
     ) -> RunFolder:
         """Make a new run; the JSON ``files`` are part of it from the start. Of several ranks, rank 0 alone writes.
 
         ``reads`` are digests of what the run reads from elsewhere, by the names that :meth:`check_reads` uses; without
-        them it compares nothing.
+        them it compares nothing. A ``staged`` run is built under a hidden name and gets its place at its first
+        checkpoint, or at the end of the ``with`` block; where that raises before, nothing is left and an old run stays.
 
         Raises:
             UsageError: ``path`` is not empty and may not be replaced, or one of the ``inputs`` lies in it.
@@ -79,26 +90,81 @@ class RunFolder:
         if not (ranks or Ranks()).first:
             return cls(path, ranks)
         check_output(path, overwrite=overwrite)
-        with disk_errors(path):
-            if path.is_dir() and any(path.iterdir()):
-                refuse_inside(path, inputs)
-                with cls(path):  # a run that another process is still working on is not removed
-                    pass
-                shutil.rmtree(path)
-            path.mkdir(parents=True, exist_ok=True)
-        for name, value in (files or {}).items():
-            write_json(path / name, value)
-        digests = {name: file_digest(path / name) for name in files or {}}
-        write_sealed(path / ORIGIN, {CONFIG: config, "files": digests, "reads": reads})
-        write_json(path / CONFIG, config)
-        return cls(path, ranks)
+        check_replaceable(path, inputs)
+        with cls(path).unused():
+            stage = Stage(path, overwrite=overwrite, alone=True)
+        for name, value in {**(files or {}), CONFIG: config}.items():
+            write_json(stage.work / name, value)
+        digests = {name: file_digest(stage.work / name) for name in files or {}}
+        write_sealed(stage.work / ORIGIN, {CONFIG: config, "files": digests, "reads": reads})
+        folder = cls(path, ranks, stage=stage)
+        if not staged:
+            folder.place()
+        return folder
 
     @classmethod
     def open(cls, path: Path, *, previous: bool = False) -> RunFolder:
         """An existing run, to be resumed; ``UsageError`` where there is none."""
+        if path.parent.is_dir():
+            sweep(path.parent)
         if not (path / CONFIG).is_file():
             raise UsageError(f"{path} holds no run: it has no {CONFIG}", where=str(path), kind="no_run")
-        return cls(path, previous=previous)
+        folder = cls(path)
+        folder.previous = previous
+        return folder
+
+    def part(self, name: str) -> RunFolder:
+        """A run inside this one, in its subfolder ``name``, which exists afterwards; it is not locked by itself.
+
+        It is resumed from its previous checkpoint where this one is and where it has one.
+        """
+        part = RunFolder(Path(name), self.ranks, inside=self)
+        part.path.mkdir(parents=True, exist_ok=True)
+        part.previous = self.previous and part.has_previous
+        return part
+
+    @property
+    def path(self) -> Path:
+        """The directory; that of a staged run changes when it gets its place."""
+        if self._inside is not None:
+            return self._inside.path / self._place
+        return self._place if self._stage is None else self._stage.work
+
+    @property
+    def out(self) -> Path:
+        """The directory as the user named it, which a staged run does not have yet."""
+        return self._place if self._inside is None else self._inside.out / self._place
+
+    @property
+    def staged(self) -> bool:
+        """Whether the run does not have its place yet."""
+        return self._stage is not None if self._inside is None else self._inside.staged
+
+    def place(self) -> None:
+        """Give a staged run its place; an old run there is replaced.
+
+        Raises:
+            UsageError: Another command has made the folder meanwhile, or works in it.
+        """
+        if self._inside is not None:
+            self._inside.place()
+        elif self._stage is not None:
+            with RunFolder(self._place).unused():
+                self._stage.place()
+            self._stage = None
+
+    @contextmanager
+    def unused(self) -> Iterator[None]:
+        """While the block runs, no other process works in the run, if there is one.
+
+        Raises:
+            UsageError: One does.
+        """
+        if not (self._place / LOCK).is_file():
+            yield
+            return
+        with self:
+            yield
 
     def config(self) -> Any:
         """The effective configuration."""
@@ -159,17 +225,21 @@ class RunFolder:
         return self
 
     def _acquire(self) -> None:
+        lock = FileLock(self.path / LOCK, timeout=0)
         try:
-            self._lock.acquire()
+            lock.acquire()
         except Timeout as error:
-            raise UsageError(
-                f"another process is running in {self.path}: wait for it, or choose another folder",
-                where=str(self.path),
-                kind="run_locked",
-            ) from error
+            raise busy(self.path) from error
+        self._lock = lock  # it stays held when the directory moves
 
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self.ranks.first:
+            self.place()
+        if self._stage is not None:
+            self._stage.discard()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Send each event from now on to ``subscriber``, as soon as it is written."""
@@ -208,6 +278,7 @@ class RunFolder:
         torch.save(state, buffer)
         last, previous = self.path / CHECKPOINT, self.path / PREVIOUS
         write_bytes(last, seal_bytes(buffer.getvalue()), keep=previous)
+        self.place()
         self._send(Saved(seconds=self._seconds()))
 
     def _events_on_disk(self) -> int:
@@ -299,26 +370,28 @@ def interruptible(folder: RunFolder, *, resumable: bool = False) -> Iterator[Non
 
     ``resumable`` says that the folder can be resumed without a checkpoint of its own.
     """
-    resume = f"the run in {folder.path} resumes with --resume --out {folder.path}"
+    resume = f"the run in {folder.out} resumes with --resume --out {folder.out}"
+
+    def kept() -> bool:
+        return not folder.staged and (resumable or folder.has_checkpoint)
+
     try:
         yield
     except KeyboardInterrupt as error:
-        kept = resumable or folder.has_checkpoint
         raise InterruptedRunError(
-            f"interrupted; {resume}" if kept else f"interrupted before the first checkpoint of {folder.path}",
-            resumable=kept,
-            where=str(folder.path),
+            f"interrupted; {resume}" if kept() else f"interrupted before the first checkpoint of {folder.out}",
+            resumable=kept(),
+            where=str(folder.out),
         ) from error
     except RunError as error:
-        kept = resumable or folder.has_checkpoint
-        left = "the last checkpoint is kept" if kept else "there is no checkpoint yet"
+        left = "the last checkpoint is kept" if kept() else "there is no checkpoint yet"
         raise RunError(f"{error}; {left}", where=error.where, kind=error.kind, details=error.details) from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        left = resume if resumable or folder.has_checkpoint else "there is no checkpoint yet"
+        left = resume if kept() else "there is no checkpoint yet"
         raise RunError(
-            f"out of memory: use a smaller batch; {left}", where=str(folder.path), kind="out_of_memory"
+            f"out of memory: use a smaller batch; {left}", where=str(folder.out), kind="out_of_memory"
         ) from error
 
 

@@ -26,7 +26,8 @@ from narfx.search.progress import EpochLines
 from narfx.search.stages import Stage, check_epochs, stages_of
 from narfx.space.architecture import Preprocessing
 from narfx.space.front import front
-from narfx.support.files import check_output, read_json, write_json
+from narfx.support.files import read_json, write_json
+from narfx.support.folders import check_output, check_replaceable
 from narfx.support.seals import sealed
 
 __all__ = ["resume", "run"]
@@ -70,10 +71,11 @@ def run(
     """
     out, reporter = Path(out), reporter or Silent()
     check_output(out, overwrite=overwrite)
+    inputs = named_paths(config, relative_to)
+    check_replaceable(out, inputs)
     config = config if stages is None else _totals(config, stages)
     prepared = prepare(config, stages or stages_of(config), device, relative_to)
     reads = _reads(config, prepared, relative_to)
-    inputs = named_paths(config, relative_to)
     config = relocated(config, out, start=relative_to)
     files: dict[str, Any] = {} if stages is None else {_STAGES: [stage.describe() for stage in stages]}
     if prepared.latency is not None:
@@ -81,7 +83,7 @@ def run(
         files[_LATENCY] = sealed(LatencyFile(tables=(prepared.latency.table,)).model_dump(mode="json"))
         config = config.model_copy(update={"latency_file": _LATENCY})
     values = config.model_dump(mode="json")
-    folder = RunFolder.create(out, values, overwrite=overwrite, inputs=inputs, files=files, reads=reads)
+    folder = RunFolder.create(out, values, overwrite=overwrite, inputs=inputs, files=files, reads=reads, staged=True)
     return _go(prepared, config, folder, reporter, subscribers)
 
 
@@ -218,8 +220,8 @@ def _write(prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome:
         **metrics,
         "finalists": outcome.finalists,
         "randoms": outcome.randoms,
-        "out": str(folder.path),
-        "files": {name: str(folder.path / file) for name, file in _FILES.items()},
+        "out": str(folder.out),
+        "files": {name: str(folder.out / file) for name, file in _FILES.items()},
     }
 
 

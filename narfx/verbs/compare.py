@@ -23,7 +23,7 @@ from narfx.verbs.compare_rows import beside, spread_of, verdict
 from narfx.verbs.comparison import CompareConfig, Comparison, prepare
 from narfx.verbs.contenders import Contender, Entrant, labels
 from narfx.verbs.face_pairs import judge_pairs
-from narfx.verbs.start import create_run, reads_of
+from narfx.verbs.start import check_out, create_run, reads_of
 
 __all__ = ["CompareConfig", "compare", "resume_compare"]
 
@@ -55,6 +55,7 @@ def compare(
         InterruptedRunError: Ctrl-C.
     """
     config = _with_names(config, relative_to)
+    check_out(config, Path(out), relative_to, overwrite=overwrite)
     comparison = prepare(config, device=device, relative_to=relative_to)
     reads = _reads(comparison, relative_to)
     folder = create_run(config, Path(out), comparison.targets, relative_to, overwrite=overwrite, reads=reads)
@@ -104,7 +105,7 @@ def _run(comparison: Comparison, folder: RunFolder, reporter: Reporter) -> dict[
         for note in comparison.notes:
             reporter.say(note)
         for entrant in _entrants(comparison):
-            place = folder.path / "runs" / places.setdefault(entrant.key, entrant.folder)
+            place = f"runs/{places.setdefault(entrant.key, entrant.folder)}"
             rows[entrant.name] = _row(comparison, entrant, place, part, folder, reporter)
         found = [_entry(comparison, contender, rows, part) for contender in comparison.contenders]
         result = {
@@ -116,7 +117,7 @@ def _run(comparison: Comparison, folder: RunFolder, reporter: Reporter) -> dict[
             "verdict": "\n".join(entry["verdict"] for entry in found),
         }
         write_json(folder.path / "comparison.json", result)
-    return {**result, "files": {"comparison": str(folder.path / "comparison.json")}}
+    return {**result, "files": {"comparison": str(folder.out / "comparison.json")}}
 
 
 def _entrants(comparison: Comparison) -> list[Entrant]:
@@ -165,12 +166,12 @@ def _entry(comparison: Comparison, contender: Contender, rows: dict[str, dict[st
 
 
 def _row(
-    comparison: Comparison, entrant: Entrant, place: Path, part: str, folder: RunFolder, reporter: Reporter
+    comparison: Comparison, entrant: Entrant, place: str, part: str, folder: RunFolder, reporter: Reporter
 ) -> dict[str, Any]:
     """One network over all seeds."""
     space, config = entrant.contender.traced.space, comparison.config
     trained = [
-        _metrics(comparison, entrant, place.with_name(f"{place.name}-{seed}"), seed, folder, reporter)
+        _metrics(comparison, entrant, folder.part(f"{place}-{seed}"), seed, folder, reporter)
         for seed in range(config.seed, config.seed + config.seeds)
     ]
     row = {
@@ -185,12 +186,12 @@ def _row(
 
 
 def _metrics(
-    comparison: Comparison, entrant: Entrant, place: Path, seed: int, folder: RunFolder, reporter: Reporter
+    comparison: Comparison, entrant: Entrant, place: RunFolder, seed: int, folder: RunFolder, reporter: Reporter
 ) -> dict[str, Any]:
     """Train one network with one seed, in a run directory of its own; a finished one is only read."""
-    if (place / "metrics.json").is_file():
-        return read_sealed(place / "metrics.json", f"delete the folder {place}, and this network is trained again")
-    place.mkdir(parents=True, exist_ok=True)
+    if (place.path / "metrics.json").is_file():
+        cure = f"delete the folder {place.path}, and this network is trained again"
+        return read_sealed(place.path / "metrics.json", cure)
     contender, config = entrant.contender, comparison.config
     task = comparison.tasks[contender.traced.input]
     task.check(comparison.sizes[comparison.contenders.index(contender)])  # networks of one task may differ in outputs
@@ -198,23 +199,22 @@ def _metrics(
     if config.init == "scratch":
         reinitialise(network, seed)
     network.to(comparison.device)
-    label, run = f"{entrant.name}, seed {seed}", RunFolder(place)
-    run.previous = folder.previous and run.has_previous
+    label = f"{entrant.name}, seed {seed}"
     metrics = fit(
         network,
         task,
         config,
         seed=seed,
-        folder=run,
+        folder=place,
         reporter=reporter,
         label=label,
         trained=config.init == "inherit",
     )
     if comparison.verified is not None:
         metrics["verification"] = _verification(comparison, contender, network, task, label, reporter)
-    write_weights(network, place / "weights.safetensors")
-    write_sealed(place / "metrics.json", metrics)
-    run.remove_checkpoints()
+    write_weights(network, place.path / "weights.safetensors")
+    write_sealed(place.path / "metrics.json", metrics)
+    place.remove_checkpoints()
     values = {**contender.traced.space.describe(entrant.vector), **metrics}
     folder.write(Trained(name=entrant.name, seed=seed, more=values))
     return metrics

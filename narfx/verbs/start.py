@@ -12,11 +12,12 @@ from narfx.graph.digest import network_digest
 from narfx.inputs.paths import find, named_digests, named_paths, relocated
 from narfx.runs.folder import RunFolder
 from narfx.space.architecture import Architecture
+from narfx.support.folders import check_output, check_replaceable
 from narfx.support.seals import digest
 from narfx.tasks.task import Task
 from narfx.training.start import TrainingOptions
 
-__all__ = ["SEEN", "Placed", "create_run", "open_target", "reads_of"]
+__all__ = ["SEEN", "Placed", "check_out", "create_run", "open_target", "reads_of"]
 
 SEEN = (
     "warning: validation images are held out of the training part, and the weights it starts from may have been "
@@ -41,6 +42,16 @@ def open_target(target: str, start: Path | None) -> Placed | None:
         return None
     path = find(target, start)
     return Placed(Architecture.load(path), path.parent)
+
+
+def check_out(config: TrainingOptions, out: Path, start: Path | None, *, overwrite: bool) -> None:
+    """Refuse an output folder before any work is done.
+
+    Raises:
+        UsageError: ``out`` may not be replaced, or holds what the configuration names.
+    """
+    check_output(out, overwrite=overwrite)
+    check_replaceable(out, named_paths(config, start))
 
 
 def reads_of(
@@ -94,7 +105,7 @@ def create_run(
         values["target"] = names[0]
     if len(targets) > 1:
         values["further"] = names[1:]
-    return RunFolder.create(out, values, overwrite=overwrite, inputs=inputs, files=files, reads=reads)
+    return RunFolder.create(out, values, overwrite=overwrite, inputs=inputs, files=files, reads=reads, staged=True)
 
 
 def _copies(targets: Sequence[Placed]) -> list[str]:

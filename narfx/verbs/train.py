@@ -26,7 +26,7 @@ from narfx.tasks.task import Task
 from narfx.training.fit import fit
 from narfx.training.initialise import kept, reinitialise
 from narfx.training.start import TrainingOptions, fit_to_task, task_of
-from narfx.verbs.start import SEEN, Placed, create_run, open_target, reads_of
+from narfx.verbs.start import SEEN, Placed, check_out, create_run, open_target, reads_of
 
 __all__ = ["PreparedTraining", "TrainConfig", "prepare", "resume_train", "train"]
 
@@ -90,6 +90,7 @@ def train(
         RunError: The loss became NaN or the machine ran out of memory or disk; the last checkpoint is kept.
         InterruptedRunError: Ctrl-C.
     """
+    check_out(config, Path(out), relative_to, overwrite=overwrite)
     prepared = prepare(config, device=device, relative_to=relative_to)
     targets = [] if prepared.target is None else [prepared.target]
     reads = reads_of(config, relative_to, targets, [prepared.network], [prepared.task])
@@ -203,7 +204,7 @@ def _run(prepared: PreparedTraining, folder: RunFolder, reporter: Reporter) -> d
         if trained is not None:
             files["arch"] = "arch.json"
             _result(prepared, trained, folder.path, metrics).save(folder.path / files["arch"])
-    return {**result, "files": {key: str(folder.path / name) for key, name in files.items()}}
+    return {**result, "files": {key: str(folder.out / name) for key, name in files.items()}}
 
 
 def _result(prepared: PreparedTraining, trained: Placed, folder: Path, metrics: dict[str, Any]) -> Architecture:
