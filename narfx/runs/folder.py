@@ -204,8 +204,8 @@ class RunFolder:
         changed = sorted(name for name in began.keys() | reads.keys() if began.get(name) != reads.get(name))
         if changed:
             raise _changed(
-                f"{', '.join(changed)} changed since the run in {self.path} began, so it cannot end as it would have: "
-                "undo the change, or start a new run",
+                f"what the run in {self.path} reads has changed since it began ({', '.join(changed)}): undo the change, "
+                "or start a new run",
                 self.path / ORIGIN,
             )
 

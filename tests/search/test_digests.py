@@ -197,7 +197,7 @@ def other_images(path: Path) -> None:
             r"net.py \(model\), the traced",
         ),
         (lambda home: edit(home / "layers.py", "nn.ReLU()", "nn.SiLU()"), r"net.py \(model\), the traced network"),
-        (lambda home: other_images(home / "data.npz"), "the images or labels changed"),
+        (lambda home: other_images(home / "data.npz"), "the images or labels"),
         (lambda home: (home / "cut/origin.json").unlink(), "older version"),
     ],
     ids=["seed", "rate", "model", "its import", "data", "origin"],
