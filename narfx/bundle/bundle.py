@@ -35,15 +35,8 @@ from narfx.inputs.paths import named_paths, relocated
 from narfx.inputs.vendor import carry_model, carry_operators
 from narfx.inputs.weights import apply_weights, write_weights
 from narfx.space.architecture import Architecture
-from narfx.support.files import (
-    check_output,
-    output_folder,
-    read_json,
-    refuse_inside,
-    replace_folder,
-    write_json,
-    write_text,
-)
+from narfx.support.files import read_json, write_json, write_text
+from narfx.support.folders import check_output, check_replaceable, output_folder, refuse_inside, replace_folder
 
 __all__ = ["apply", "check", "export"]
 
@@ -89,10 +82,9 @@ def apply(
         relative_to, given = Path(architecture).parent, [Path(architecture)]
         architecture = Architecture.load(architecture)
     check_output(folder, overwrite=overwrite)
-    if folder.exists():
-        refuse_inside(
-            folder, [*named_paths(architecture, relative_to), *([Path(weights)] if weights is not None else []), *given]
-        )
+    inputs = [*named_paths(architecture, relative_to), *([Path(weights)] if weights is not None else []), *given]
+    check_replaceable(folder, inputs)
+    refuse_inside(_failed(folder), inputs)
     lowered = open_architecture(architecture, relative_to=relative_to, weights=weights, seed=seed)
     traced = lowered.traced
     if architecture.preprocessing is not None:
@@ -165,13 +157,13 @@ def export(
             kind="input_shape",
         )
     check_output(folder, overwrite=overwrite)
+    check_replaceable(folder)
     network = _plain_copy(network)
     check_finite(network)
     cost = measure(network, shape)
     failure: ParityError | None = None
     proof = Proof()
     source_note: str | None = None
-    target = folder
     with output_folder(folder, overwrite=overwrite) as work:
         try:
             write_weights(network, work / WEIGHTS)
@@ -203,12 +195,28 @@ def export(
             report["difference"] = proof.difference.to_json()
         write_json(work / REPORT, {**report, "input": list(shape), "files": files})
         if failure is not None:
-            target = folder.with_name(folder.name + ".failed")
-            replace_folder(work, target)
+            kept = _set_aside(work, folder)
             said = str(failure).replace(f"{work}{os.sep}", "")  # the folder in which it was made is no more
-            where = None if failure.where is None else failure.where.replace(str(work), str(target))
-            raise ParityError(f"{said}; the bundle is in {target}", where=where, kind=failure.kind)
+            where = None if failure.where is None else failure.where.replace(str(work), str(_failed(folder)))
+            raise ParityError(f"{said}; {kept}", where=where, kind=failure.kind)
     return {**report, "files": {key: str(folder / name) for key, name in files.items()}}
+
+
+def _failed(folder: Path) -> Path:
+    """Where a bundle that fails its proof is put."""
+    return folder.with_name(f"{folder.name}.failed")
+
+
+def _set_aside(work: Path, folder: Path) -> str:
+    """Move a bundle that failed its proof beside ``folder``, if narfx made what stands there; says where it is."""
+    target = _failed(folder)
+    try:
+        check_output(target, overwrite=True)
+        check_replaceable(target)
+    except UsageError as error:
+        return f"the bundle is not kept ({error})"
+    replace_folder(work, target)
+    return f"the bundle is in {target}"
 
 
 def _explained(error: ParityError, network: fx.GraphModule, shape: tuple[int, int, int]) -> ParityError:

@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import traceback
+import warnings
 from _thread import interrupt_main
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -27,6 +28,7 @@ from narfx.cli.streams import ReaderGoneError, plain_streams, write_result
 from narfx.cli.system_errors import exhausted, of_system
 from narfx.errors import InterruptedRunError, NarfxError, RunError, UsageError
 from narfx.runs.progress import ConsoleProgress, Reporter, Silent
+from narfx.support.seals import EditedFileWarning
 from narfx.support.text import first_line, one_line, printable
 
 __all__ = ["Output", "output_of", "parse_input", "parse_pairs", "run_app"]
@@ -60,7 +62,7 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
     as_json = "--json" in arguments
     verbose = "-v" in arguments or "--verbose" in arguments
     _results.clear()
-    with plain_streams(), _interruptible(), _standard_output_free(as_json) as stdout:
+    with plain_streams(), _interruptible(), _edits_said(), _standard_output_free(as_json) as stdout:
         try:
             code = typer.main.get_command(app).main(args=arguments, prog_name="narfx", standalone_mode=False)
             # typer turns an interrupt into an exit code without a message, and a library may have swallowed it.
@@ -85,6 +87,23 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
                 with suppress(ReaderGoneError, RunError):
                     write_result(stdout, json.dumps({"error": _described(failure)}, indent=2) + "\n")
             return failure.exit_code
+
+
+@contextmanager
+def _edits_said() -> Iterator[None]:
+    """While the block runs, an :class:`EditedFileWarning` is one line on standard error, like any other message."""
+    with warnings.catch_warnings():
+        show = warnings.showwarning
+
+        def say(message: Warning | str, category: type[Warning], *rest: Any, **more: Any) -> None:
+            if issubclass(category, EditedFileWarning):
+                sys.stderr.write(f"narfx: warning: {one_line(str(message))}\n")
+            else:
+                show(message, category, *rest, **more)
+
+        warnings.simplefilter("always", EditedFileWarning)
+        warnings.showwarning = say
+        yield
 
 
 def _as_text(value: dict[str, Any], render: Renderer | None, stdout: TextIO) -> str:

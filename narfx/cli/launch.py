@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from narfx.cli.console import Output
 from narfx.cli.options import option_names
 from narfx.errors import UsageError
-from narfx.support.files import check_output
+from narfx.support.folders import check_output, refuse_inside
 
 __all__ = ["launch"]
 
@@ -37,7 +37,8 @@ def launch(
     Args:
         schema: The class of the configuration.
         start: Called with the configuration, ``out``, and ``device``, ``overwrite`` and ``reporter``.
-        resume: Called with ``out``, and ``device`` and ``reporter``; if ``--epochs`` is given, also with ``epochs``.
+        resume: Called with ``out``, and ``device``, ``previous`` and ``reporter``; if ``--epochs`` is given, also with
+            ``epochs``.
         estimate: Called with the configuration and ``device``, for ``--dry-run``.
         needed: The field that must be given beside ``data``.
         out: The run directory.
@@ -52,10 +53,13 @@ def launch(
     from narfx.support.schema import validated  # pydantic's models of this package need torch: --help does not
 
     shared = {"device": options["device"], "reporter": output.reporter}
+    previous = _previous(options)
     if options["resume"]:
         more = {"epochs": fields.pop("epochs")} if extends and "epochs" in fields else {}
         _check_resume(options, fields)
-        return resume(out, **more, **shared)
+        return resume(out, previous=previous, **more, **shared)
+    if options["config"] is not None:
+        refuse_inside(out, [options["config"]])
     values = _values(schema, options["config"], fields)
     for key in (needed, "data"):
         if key not in values:
@@ -86,6 +90,18 @@ def _values(schema: type[BaseModel], config: Path | None, fields: dict[str, Any]
         read = without_schedule(read)
     read = {key: value for key, value in read.items() if key not in fields}
     return {**read, **relocate(schema, read, Path.cwd(), start=config.parent), **fields}
+
+
+def _previous(options: Mapping[str, Any]) -> bool:
+    """Whether a run is resumed from the checkpoint before its last."""
+    named = options["checkpoint"]
+    if named is not None and (named not in ("last", "previous") or not options["resume"]):
+        raise UsageError(
+            f"--checkpoint {named}: write --resume --checkpoint previous, or last",
+            where="--checkpoint",
+            kind="resume_options",
+        )
+    return bool(named == "previous")
 
 
 def _check_resume(options: Mapping[str, Any], fields: Mapping[str, Any]) -> None:

@@ -156,6 +156,7 @@ LATENCY: Group = {
 RUN: Group = {
     "config": (Annotated[Path | None, typer.Option(help="The config.json of a run; other options override it.")], None),
     "resume": _flag("--resume", "Resume the run in --out; with --epochs N, extend it (not compare)."),
+    "checkpoint": _text("With --resume: last, or previous for the checkpoint before the last [last]."),
     "overwrite": _flag("--overwrite", "Replace --out if it is not empty: everything in it is deleted."),
     "dry_run": _flag("--dry-run", "Check everything, say how long it will take, and stop; nothing is written."),
 }

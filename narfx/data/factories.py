@@ -18,6 +18,8 @@ from narfx.support.text import count
 
 __all__ = ["read_factory"]
 
+_TWICE = 16
+
 
 def read_factory(ref: DataRef, shape: Shape, limit: int) -> Source:
     """Call the factory that a source of kind ``file`` or ``module`` names and read its result.
@@ -112,11 +114,15 @@ def _read_items(data_set: Any, name: str, source: str, shape: Shape, keep: bool)
         if keep:
             kept.append(fit(image, shape))
     targets, deepest, seen = np.array(labels, dtype=np.int64), max(channels), tuple(sorted(sizes))
+    # A data set with random transforms has other images in each process, which is no change of the data.
+    steady = all(
+        torch.equal(item(index)[0], item(index)[0]) for index in range(0, len(labels), max(len(labels) // _TWICE, 1))
+    )
     if not keep:
-        return ItemPart(lambda index: item(index)[0], targets, deepest, seen)
+        return ItemPart(lambda index: item(index)[0], targets, deepest, seen, steady)
     width = max(image.shape[1] for image in kept)
     stacked = torch.cat([image.expand(-1, width, -1, -1) for image in kept])
-    return ArrayPart(stacked.permute(0, 2, 3, 1).numpy(), targets, deepest, seen)
+    return ArrayPart(stacked.permute(0, 2, 3, 1).numpy(), targets, deepest, seen, steady)
 
 
 def _label(value: Any) -> int:

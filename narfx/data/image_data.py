@@ -14,6 +14,7 @@ import torch
 
 from narfx.data.arrays import Source
 from narfx.data.augment import Augmentation, augment_images, check_augmentation
+from narfx.data.digests import data_digest
 from narfx.data.parts import Part, Shape, check_channels
 from narfx.data.sources import read_source
 from narfx.data.splits import Split, hold_out, make_split, statistics, stream, subset
@@ -46,6 +47,7 @@ class ImageData:
         val_from_train: Whether the validation images were split off the training part; weights that were trained
             elsewhere may have seen them.
         augment: The augmentation that suits the images.
+        digest: The digest of all parts at their source (:mod:`narfx.data.digests`); empty where nothing needs it.
     """
 
     name: str
@@ -58,6 +60,7 @@ class ImageData:
     notes: tuple[str, ...]
     val_from_train: bool
     augment: str = "crop-flip"
+    digest: str = ""
 
     @property
     def short_name(self) -> str:
@@ -133,7 +136,8 @@ def load_data(
     if not in_memory:
         notes.append("images are read for each batch, because they do not fit in the memory limit")
     return ImageData(
-        source, found.classes, mean, std, train, val, test, tuple(notes), held is None, found.augment
+        source, found.classes, mean, std, train, val, test, tuple(notes), held is None, found.augment,
+        data_digest(found.classes, (found.train, held, found.test)),
     )  # fmt: skip
 
 

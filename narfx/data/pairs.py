@@ -71,7 +71,7 @@ def read_pairs(source: str, listed: str | None = None) -> Pairs:
 def _from_bin(path: Path) -> Pairs:
     images, same = read_bin(path)
     names = [f"image {index} of {path}" for index in range(len(images))]
-    part = StoredPart(images.__getitem__, names, np.zeros(len(images), dtype=np.int64))
+    part = StoredPart(images.__getitem__, names, list(map(len, images)), np.zeros(len(images), dtype=np.int64))
     order = np.arange(len(images), dtype=np.int64)
     return Pairs(path.name, part, order[0::2], order[1::2], np.array(same))
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -42,6 +42,7 @@ __all__ = [
     "unreadable",
 ]
 
+V = TypeVar("V")
 IntArray = NDArray[np.int64]
 Shape = tuple[int, int, int]
 
@@ -66,6 +67,14 @@ class Part(Protocol):
 
     def read(self, indices: IntArray, shape: Shape) -> torch.Tensor:
         """The images at ``indices`` as uint8 ``(B, c, H, W)`` on the CPU, fitted to ``shape`` (C, H, W)."""
+        ...
+
+    def listing(self) -> tuple[Sequence[str], Sequence[int]]:
+        """The names of the images, without folders and where they have any, and their sizes in bytes."""
+        ...
+
+    def stored(self, index: int) -> bytes:
+        """One image as the source holds it: the bytes of a file, or pixels."""
         ...
 
 
@@ -109,13 +118,16 @@ def fit(images: torch.Tensor, shape: Shape) -> torch.Tensor:
 
 
 class ArrayPart:
-    """Images in one array, uint8 ``(N, H, W, C)``; ``channels`` and ``sizes`` if those of the source were different."""
+    """Images in one array, uint8 ``(N, H, W, C)``; ``channels`` and ``sizes`` if those of the source were different.
+
+    ``steady`` says that the source gives the same images each time.
+    """
 
     def __init__(
         self, images: NDArray[np.uint8], labels: IntArray, channels: int | None = None,
-        sizes: tuple[tuple[int, int], ...] | None = None,
+        sizes: tuple[tuple[int, int], ...] | None = None, steady: bool = True,
     ) -> None:  # fmt: skip
-        self.images, self.labels = images, labels
+        self.images, self.labels, self._steady = images, labels, steady
         self.channels = channels or int(images.shape[3])
         self.sizes = sizes or ((int(images.shape[1]), int(images.shape[2])),)
 
@@ -123,6 +135,14 @@ class ArrayPart:
         """See :class:`Part`."""
         images = torch.from_numpy(self.images[indices]).permute(0, 3, 1, 2)
         return fit(images.contiguous(), shape)
+
+    def listing(self) -> tuple[Sequence[str], Sequence[int]]:
+        """See :class:`Part`; the images of an array have one shape and no names."""
+        return [f"{self.images.shape}"], [self.images[0].nbytes] * len(self.images)
+
+    def stored(self, index: int) -> bytes:
+        """See :class:`Part`; nothing where the source draws its images at random."""
+        return self.images[index].tobytes() if self._steady else b""
 
 
 class FilePart:
@@ -138,21 +158,38 @@ class FilePart:
         """See :class:`Part`; grey files among colour files are repeated here."""
         return torch.cat(in_threads(lambda index: decode(self.paths[index], shape), indices.tolist()))
 
+    def listing(self) -> tuple[Sequence[str], Sequence[int]]:
+        """See :class:`Part`."""
+        return [path.name for path in self.paths], [_reading(path, Path.stat).st_size for path in self.paths]
+
+    def stored(self, index: int) -> bytes:
+        """See :class:`Part`."""
+        return _reading(self.paths[index], Path.read_bytes)
+
 
 class ItemPart:
     """Items of the user's own data set, read one by one, because its code may not be thread-safe.
 
-    ``image`` maps an index to a uint8 image ``(1, c, h, w)``.
+    ``image`` maps an index to a uint8 image ``(1, c, h, w)``; ``steady`` says that it gives the same one each time.
     """
 
     def __init__(
-        self, image: Callable[[int], torch.Tensor], labels: IntArray, channels: int, sizes: tuple[tuple[int, int], ...]
-    ) -> None:
-        self._image, self.labels, self.channels, self.sizes = image, labels, channels, sizes
+        self, image: Callable[[int], torch.Tensor], labels: IntArray, channels: int, sizes: tuple[tuple[int, int], ...],
+        steady: bool,
+    ) -> None:  # fmt: skip
+        self._image, self.labels, self.channels, self.sizes, self._steady = image, labels, channels, sizes, steady
 
     def read(self, indices: IntArray, shape: Shape) -> torch.Tensor:
         """See :class:`Part`; grey images among colour images are repeated here."""
         return torch.cat([fit(self._image(i), shape).expand(-1, shape[0], -1, -1) for i in indices.tolist()])
+
+    def listing(self) -> tuple[Sequence[str], Sequence[int]]:
+        """See :class:`Part`; sizes are known only of what has been read, so the largest stands for all."""
+        return [], [max(height * width for height, width in self.sizes) * self.channels] * len(self.labels)
+
+    def stored(self, index: int) -> bytes:
+        """See :class:`Part`; nothing of a data set that draws its images at random."""
+        return self._image(index).numpy().tobytes() if self._steady else b""
 
 
 @cache
@@ -178,6 +215,14 @@ def unreadable(path: Path | str, error: Exception) -> UsageError:
         where=str(path),
         kind="undecodable_image",
     )
+
+
+def _reading(path: Path, read: Callable[[Path], V]) -> V:
+    check_regular(path, f"there is no file {path}")
+    try:
+        return read(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
 
 
 def _header(path: Path) -> tuple[str, tuple[int, int]]:

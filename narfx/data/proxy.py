@@ -19,7 +19,9 @@ from narfx.data.parts import ArrayPart, FilePart, IntArray
 from narfx.data.sources import read_source
 from narfx.data.stored import StoredPart
 from narfx.errors import UsageError
-from narfx.support.files import output_folder, refuse_inside, to_json, write_bytes, write_json
+from narfx.inputs.paths import source_paths
+from narfx.support.files import check_writable, to_json, write_bytes, write_json
+from narfx.support.folders import check_replaceable, output_folder
 from narfx.support.seeds import numpy_generator
 from narfx.support.text import count
 
@@ -140,12 +142,14 @@ def _write_arrays(
         )
     beside = out.with_suffix(".json")
     for path in (out, beside):
-        if path.exists() and (not overwrite or path.is_dir() or path.resolve() == Path(source).resolve()):
+        read = any(path.resolve() == place.resolve() for place in source_paths(source))
+        if path.exists() and (not overwrite or path.is_dir() or read):
             raise UsageError(
                 f"{path} exists: choose another name, or add --overwrite (which never replaces the source or a folder)",
                 where=str(path),
                 kind="output_exists",
             )
+        check_writable(path)
     arrays: dict[str, Any] = {"class_names": np.array([one.name for one in drawn])}
     for part in ("train", "val"):
         indices = [getattr(one, part) for one in drawn]
@@ -164,8 +168,8 @@ def _write_folder(
 ) -> dict[str, str]:
     name, content = _files(found, source)
     _check_names([one.name for one in drawn], source)
-    if out.exists():
-        refuse_inside(out, [Path(source)])
+    if overwrite:
+        check_replaceable(out, source_paths(source))
     listed: dict[str, dict[str, list[str]]] = {one.name: {} for one in drawn}
     with output_folder(out, overwrite=overwrite) as work:
         for one in drawn:
@@ -186,16 +190,15 @@ def _files(found: Source, source: str) -> tuple[Callable[[int], str], Callable[[
         return (lambda index: f"{index:06d}.png"), (lambda index: _png(part, index))
     if isinstance(part, FilePart):
         names = [path.name for path in part.paths]
-        read: Callable[[int], bytes] = lambda index: part.paths[index].read_bytes()  # noqa: E731
     elif isinstance(part, StoredPart):
-        names, read = [PurePosixPath(name).name for name in part.names], part.content
+        names = [PurePosixPath(name).name for name in part.names]
     else:
         raise UsageError(
             f"{source} is code: draw a proxy from a folder, a .tar or arrays", where=source, kind="proxy_form"
         )
     # A class folder with subfolders may contain a name twice.
     taken = len({(int(label), name) for label, name in zip(part.labels, names, strict=True)}) < len(names)
-    return (lambda index: f"{index:06d}_{names[index]}" if taken else names[index]), read
+    return (lambda index: f"{index:06d}_{names[index]}" if taken else names[index]), part.stored
 
 
 def _png(part: ArrayPart, index: int) -> bytes:

@@ -21,10 +21,15 @@ __all__ = ["StoredPart", "read_tar"]
 
 
 class StoredPart:
-    """Images decoded by threads; ``content`` returns the encoded image of an index, ``names`` are for messages."""
+    """Images decoded by threads.
 
-    def __init__(self, content: Callable[[int], bytes], names: Sequence[str], labels: IntArray) -> None:
-        self.content, self.names, self.labels = content, names, labels
+    ``stored`` returns the encoded image of an index, ``names`` are for messages, ``sizes`` are in bytes.
+    """
+
+    def __init__(
+        self, stored: Callable[[int], bytes], names: Sequence[str], sizes: Sequence[int], labels: IntArray
+    ) -> None:
+        self.stored, self.names, self._bytes, self.labels = stored, names, sizes, labels
         probed = [self._header(index) for index in probes(len(names))]
         self.channels = 1 if all(mode in GREY_MODES for mode, _ in probed) else 3
         self.sizes = tuple(sorted({size for _, size in probed}))
@@ -33,16 +38,20 @@ class StoredPart:
         """See :class:`narfx.data.parts.Part`; grey images among colour images are repeated here."""
         return torch.cat(in_threads(lambda index: self._decode(index, shape), indices.tolist()))
 
+    def listing(self) -> tuple[Sequence[str], Sequence[int]]:
+        """See :class:`narfx.data.parts.Part`; the names would name the file that the images lie in."""
+        return [], self._bytes
+
     def _header(self, index: int) -> tuple[str, tuple[int, int]]:
         try:
-            with Image.open(io.BytesIO(self.content(index)), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(self.stored(index)), formats=FORMATS) as image:
                 return image.mode, (image.height, image.width)
         except Exception as error:  # Pillow's parsers can raise any exception
             raise unreadable(self.names[index], error) from error
 
     def _decode(self, index: int, shape: Shape) -> torch.Tensor:
         try:
-            with Image.open(io.BytesIO(self.content(index)), formats=FORMATS) as image:
+            with Image.open(io.BytesIO(self.stored(index)), formats=FORMATS) as image:
                 return from_pil(image, shape)
         except Exception as error:  # as in _header
             raise unreadable(self.names[index], error) from error
@@ -86,5 +95,6 @@ def read_tar(path: Path) -> Source:
             return stream.read(size)
 
     labels = np.array([number[place.parent] for place in images], dtype=np.int64)
-    part = StoredPart(content, [f"{path}:{place}" for place in images], labels)
+    names, sizes = [f"{path}:{place}" for place in images], [places[place][1] for place in images]
+    part = StoredPart(content, names, sizes, labels)
     return Source(tuple(classes), part, notes=("test: none, a .tar has no parts",))

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,9 +19,20 @@ from pydantic import BaseModel
 from narfx.inputs.data_ref import DataRef
 from narfx.inputs.model_ref import ModelRef
 from narfx.inputs.own_code import is_own
+from narfx.inputs.user_code import code_files
 from narfx.support.path_fields import PathKind, path_fields
+from narfx.support.seals import digest, file_digest
 
-__all__ = ["find", "find_source", "named_paths", "relocate", "relocated", "split_name"]
+__all__ = [
+    "find",
+    "find_source",
+    "named_digests",
+    "named_paths",
+    "relocate",
+    "relocated",
+    "source_paths",
+    "split_name",
+]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -72,15 +84,62 @@ def relocate(
 
 
 def named_paths(config: BaseModel, start: Path | None = None) -> list[Path]:
-    """Every file and folder that a configuration names, where its paths start at ``start``.
+    """Every file and folder that a configuration names, also as a module, where its paths start at ``start``.
 
     Raises:
         UsageError: A model reference cannot be read.
     """
     values = dict(config)
     texts = [(kind, text) for name, kind in path_fields(type(config)).items() for text in _texts(values[name])]
-    paths = (_path(kind, text, start) for kind, text in texts)
-    return [find(path, start) for path in paths if path is not None]
+    return [place for kind, text in texts for place in _places(kind, text, start)]
+
+
+def source_paths(source: str) -> list[Path]:
+    """The files and folders that a data source names, also as a module."""
+    return _places(PathKind.SOURCE, source, None)
+
+
+def _places(kind: PathKind, text: str, start: Path | None) -> list[Path]:
+    path = _path(kind, text, start)
+    return _module_files(kind, text, start) if path is None else [find(path, start)]
+
+
+def _module_files(kind: PathKind, text: str, start: Path | None) -> list[Path]:
+    """The file of the module that a reference to a factory names; nothing is imported."""
+    ref: ModelRef | DataRef | None = None
+    if kind is PathKind.SOURCE:
+        ref = DataRef.parse(text, start)
+    elif _is_reference(kind, text, start):
+        ref = ModelRef.parse(text)
+    if ref is None or ref.kind != "module":
+        return []
+    parts = (ref.place if isinstance(ref, DataRef) else ref.name).split(".")
+    for folder in (Path.cwd(), *map(Path, sys.path)):
+        for path in (folder.joinpath(*parts).with_suffix(".py"), folder.joinpath(*parts, "__init__.py")):
+            if path.is_file():
+                return [path]
+    return []
+
+
+def named_digests(config: BaseModel, start: Path | None = None) -> dict[str, str]:
+    """The digest of every file that a configuration names, by the file's name and the field.
+
+    A Python file counts with all that it imported from its folder, so it must have been run. An ``arch.json`` and a
+    data source are left out: a run holds its own copy of the first, and :mod:`narfx.data.digests` knows the second.
+
+    Raises:
+        UsageError: A model reference cannot be read, or a file cannot.
+    """
+    found: dict[str, str] = {}
+    values = dict(config)
+    for field, kind in path_fields(type(config)).items():
+        for text in _texts(values[field]):
+            path = None if kind in (PathKind.SOURCE, PathKind.NAMED) else _path(kind, text, start)
+            place = None if path is None else find(path, start)
+            if place is not None and place.is_file() and place.suffix != ".json":
+                files = code_files(place) if place.suffix == ".py" else (place,)
+                found[f"{place.name} ({field})"] = digest(map(file_digest, files))
+    return found
 
 
 def _texts(value: Any) -> Iterable[str]:

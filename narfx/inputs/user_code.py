@@ -32,6 +32,7 @@ __all__ = [
     "attribute",
     "call",
     "close_names",
+    "code_files",
     "execute_file",
     "import_module",
     "importable",
@@ -46,6 +47,8 @@ _STDLIB = Path(sysconfig.get_path("stdlib"))
 _numbers = itertools.count()
 _siblings: set[str] = set()
 _running: list[str] = []
+_executed: list[Path] = []
+_imported: dict[Path, tuple[Path, ...]] = {}
 
 
 def running() -> str | None:
@@ -137,7 +140,7 @@ def importable(folder: Path, *, siblings: bool = False) -> Iterator[None]:
         if name.partition(".")[0] in _siblings:
             del sys.modules[name]
     importlib.invalidate_caches()
-    path, before = list(sys.path), set(sys.modules)
+    path, before, files = list(sys.path), set(sys.modules), len(_executed)
     sys.path.insert(0, str(folder))
     try:
         yield
@@ -147,6 +150,19 @@ def importable(folder: Path, *, siblings: bool = False) -> Iterator[None]:
             new = {name for name in set(sys.modules) - before if "." not in name}
             _siblings.clear()
             _siblings.update(name for name in new if _only_in(folder, name, path))
+            _imported.update(dict.fromkeys(_executed[files:], _files(set(sys.modules) - before)))
+            del _executed[files:]
+
+
+def _files(modules: Iterable[str]) -> tuple[Path, ...]:
+    """The files of those modules that came from the folder of a user's file."""
+    found = (getattr(sys.modules[name], "__file__", None) for name in modules if name.partition(".")[0] in _siblings)
+    return tuple(sorted(Path(file).resolve() for file in found if file))
+
+
+def code_files(path: Path) -> tuple[Path, ...]:
+    """The file at ``path``, and all modules that it imported from its own folder when it was last run."""
+    return path.resolve(), *_imported.get(path.resolve(), ())
 
 
 def _only_in(folder: Path, name: str, path: list[str]) -> bool:
@@ -168,6 +184,7 @@ def execute_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     _running.append(name)
+    _executed.append(path.resolve())
     try:
         exec(loader.source_to_code(path.read_bytes(), str(path)), module.__dict__)
     except BaseException:

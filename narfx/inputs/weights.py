@@ -11,8 +11,11 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor, fx, nn
 
 from narfx.errors import UsageError
@@ -20,8 +23,11 @@ from narfx.graph.checks import check_values
 from narfx.graph.unused import unused_keys
 from narfx.inputs.checkpoint import Entry, Reading, find_entries, readings
 from narfx.support.files import check_regular, write_bytes
+from narfx.support.seals import damaged, digest
 
 __all__ = ["Checkpoint", "apply_weights", "load_state", "open_weights", "read_weights", "write_weights"]
+
+_DIGEST = "narfx.digest"
 
 
 @dataclass(frozen=True)
@@ -172,22 +178,36 @@ def _why_none(content: object) -> str:
 
 
 def write_weights(network: nn.Module, path: Path) -> None:
-    """Write a state dict as safetensors, atomically; tied weights are written under each of their keys."""
-    from safetensors.torch import save
-
+    """Write a state dict as safetensors with its digest, atomically; tied weights stand under each of their keys."""
     state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in network.state_dict().items()}
-    write_bytes(path, save(state))
+    write_bytes(path, save(state, metadata={_DIGEST: _digest(state)}))
 
 
 def _read_safetensors(path: Path) -> object:
-    from safetensors.torch import load_file
-
     try:
-        return load_file(path)
+        with safe_open(path, framework="pt") as file:
+            state = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (it is no mapping)
+            known = (file.metadata() or {}).get(_DIGEST)
     except Exception as error:
         raise UsageError(
             f"{path} is not a readable safetensors file: {_one_line(error)}", where=str(path), kind="weights_unreadable"
         ) from error
+    if known is not None and known != _digest(state):
+        raise damaged(path, "restore it from a copy, or write it again")
+    return state
+
+
+def _digest(state: Mapping[str, Tensor]) -> str:
+    """Of keys, types, shapes and values."""
+    return digest(
+        part
+        for key, tensor in sorted(state.items())
+        for part in (f"{key} {tensor.dtype} {tuple(tensor.shape)}", memoryview(_bytes(tensor)))
+    )
+
+
+def _bytes(tensor: Tensor) -> Any:
+    return tensor.contiguous().reshape(-1).view(torch.uint8).numpy()
 
 
 def _read_torch(path: Path) -> object:

@@ -9,9 +9,10 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from narfx.errors import UsageError
 from narfx.latency.timing import CPU_PROVIDER, cpu_model
-from narfx.support.files import locked, read_json, write_json
+from narfx.support.files import locked, read_json
 from narfx.support.onnx_session import onnxruntime_module
 from narfx.support.schema import validated
+from narfx.support.seals import unsealed, write_sealed
 
 __all__ = ["LatencyFile", "LatencyTable", "Setting"]
 
@@ -104,7 +105,7 @@ class LatencyFile(BaseModel):
         Raises:
             UsageError: The file does not exist, is not JSON, has another version, or a value that the schema refuses.
         """
-        value = read_json(Path(path))
+        value = unsealed(read_json(Path(path)), Path(path))
         if not isinstance(value, dict):
             raise UsageError(
                 f"{path} is not a latency file: it has {_KINDS.get(type(value), 'null')} instead of an object with "
@@ -124,7 +125,7 @@ class LatencyFile(BaseModel):
 
     def save(self, path: Path | str) -> None:
         """Write the file atomically."""
-        write_json(Path(path), self.model_dump(mode="json"))
+        write_sealed(Path(path), self.model_dump(mode="json"))
 
     @classmethod
     def add(cls, path: Path | str, table: LatencyTable) -> LatencyTable:

@@ -1,14 +1,15 @@
 """The events of a run as typed records: one class for each kind of line in ``events.jsonl``.
 
 A line is a JSON object with its kind under ``event``, then the values of the record, then ``seconds`` since the run
-began. Reading is tolerant: a value that an older version did not write is ``None``, a kind that is not known here is
-an :class:`Other`, and keys without a field are kept in ``more``.
+began, then ``crc``, the CRC-32 of all before it. Reading is tolerant of other versions: a value that is not there is
+``None``, a kind that is not known here is an :class:`Other`, and keys without a field are kept in ``more``.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import zlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,11 +28,14 @@ __all__ = [
     "Trained",
     "Weights",
     "from_line",
+    "from_text",
     "iter_events",
     "read_events",
+    "to_text",
 ]
 
 EVENTS = "events.jsonl"
+_CRC = ', "crc": '
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,12 +173,39 @@ def from_line(line: Mapping[str, Any]) -> Event:
     return record(**known, more=rest, seconds=line.get("seconds"))
 
 
+def to_text(line: Mapping[str, Any]) -> str:
+    """One line of the file, with its check sum and the newline."""
+    text = json.dumps(line, allow_nan=False)
+    return f"{text[:-1]}{_CRC}{zlib.crc32(text.encode())}}}\n"
+
+
+def from_text(text: str) -> dict[str, Any]:
+    """The object in one line, without its check sum; lines of older versions have none.
+
+    Raises:
+        ValueError: The line is not JSON, or not what was written.
+        TypeError: It is not an object.
+    """
+    line = json.loads(text)
+    if not isinstance(line, dict):
+        raise TypeError(f"a line is {text[:60]!r}, not an object")
+    known = line.pop("crc", None)
+    if known is not None and zlib.crc32(f"{text.rpartition(_CRC)[0]}}}".encode()) != known:
+        raise ValueError(f"the line {text[:60]!r} is damaged: its check sum differs")
+    return line
+
+
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
-    """The lines of the run in the folder ``path`` as plain objects; a last line cut short by a crash is left out."""
+    """The lines of the run in the folder ``path`` as plain objects; a last line cut short by a crash is left out.
+
+    Raises:
+        ValueError: As for :func:`from_text`.
+        TypeError: As for :func:`from_text`.
+    """
     with (path / EVENTS).open(encoding="utf-8") as stream:
         for line in stream:
             if line.endswith("\n"):
-                yield json.loads(line)
+                yield from_text(line)
 
 
 def iter_events(path: Path, kind: type[E]) -> Iterator[E]:
@@ -182,7 +213,7 @@ def iter_events(path: Path, kind: type[E]) -> Iterator[E]:
 
     Raises:
         FileNotFoundError: The run has no events.
-        ValueError: A line is not JSON.
+        ValueError: A line is not JSON, or damaged.
         TypeError: A line is not an object.
         KeyError: A line names no kind.
     """

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from narfx.errors import UsageError
-from narfx.runs.folder import CONFIG, RunFolder
+from narfx.runs.folder import RunFolder
 from narfx.runs.progress import Reporter
-from narfx.support.files import read_json, write_json
+from narfx.support.seals import read_sealed
 
 __all__ = ["extend", "finished_result"]
 
@@ -17,7 +17,7 @@ def finished_result(folder: RunFolder, name: str, reporter: Reporter, *, extends
     """The result of a finished run, which its last file ``name`` holds; ``None`` where the run is not finished."""
     if not (folder.path / name).is_file():
         return None
-    result: dict[str, Any] = read_json(folder.path / name)
+    result = read_sealed(folder.path / name, "delete it, and the run ends once more")
     cure = "; --resume --epochs N extends it" if extends else ""
     reporter.say(f"the run in {folder.path} is finished, and this is its result{cure}")
     return result
@@ -45,4 +45,4 @@ def extend(folder: RunFolder, epochs: int, results: Sequence[str]) -> None:
             )
         for name in results:
             (folder.path / name).unlink(missing_ok=True)
-        write_json(folder.path / CONFIG, {**config, "epochs": epochs})
+        folder.change_config({"epochs": epochs})

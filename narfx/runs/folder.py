@@ -2,47 +2,66 @@
 
 ``events.jsonl`` is the record, one JSON object a line. ``checkpoint.pt`` holds the whole state at the end of a phase
 and the length that ``events.jsonl`` had then: a resumed run drops the events after that and does the phase again.
+``checkpoint.previous.pt`` is the checkpoint before. ``origin.json`` holds what the run began with (its configuration,
+and digests of its files and of all that it reads): a run is resumed only from the same. Each file that is read back
+carries a digest of its own content.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import math
 import os
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from filelock import FileLock, Timeout
+from pydantic import BaseModel
 
 from narfx.errors import InterruptedRunError, RunError, UsageError
-from narfx.runs.events import EVENTS, Event, Saved, Subscriber, from_line, read_events
+from narfx.runs.events import EVENTS, Event, Saved, Subscriber, from_line, from_text, read_events, to_text
 from narfx.support.devices import is_out_of_memory
-from narfx.support.files import check_output, disk_errors, read_json, refuse_inside, write_bytes, write_json
+from narfx.support.files import disk_errors, read_json, write_bytes, write_json
+from narfx.support.folders import Stage, busy, check_output, check_replaceable, sweep
+from narfx.support.path_fields import PathKind, path_fields
 from narfx.support.ranks import Ranks
+from narfx.support.schema import validated
+from narfx.support.seals import damaged, file_digest, read_sealed, seal_bytes, unsealed_bytes, write_sealed
 
 __all__ = ["EVENTS", "RunFolder", "interruptible", "read_events"]
 
-CONFIG, CHECKPOINT, LOCK = "config.json", "checkpoint.pt", ".lock"
+CONFIG, ORIGIN, LOCK = "config.json", "origin.json", ".lock"
+CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class RunFolder:
     """The directory of one run; a context manager that holds a lock on it, so that no second run uses it.
 
-    Of the ranks of one run, rank 0 alone takes the lock, writes and informs subscribers.
+    Of the ranks of one run, rank 0 alone takes the lock, writes and informs subscribers. ``previous`` says that the run
+    is resumed from the checkpoint before the last.
+
+    Args:
+        path: The directory, or its path in the run ``inside`` which it is.
+        ranks: Which rank this process is.
+        stage: The new directory in the making.
+        inside: The run that this one is a part of.
 
     Raises:
         UsageError: Another process has the lock.
     """
 
-    def __init__(self, path: Path, ranks: Ranks | None = None) -> None:
-        self.path, self.ranks = path, ranks or Ranks()
-        self._lock = FileLock(path / LOCK, timeout=0)
+    def __init__(
+        self, path: Path, ranks: Ranks | None = None, *, stage: Stage | None = None, inside: RunFolder | None = None
+    ) -> None:
+        self._place, self.ranks, self._stage, self._inside = path, ranks or Ranks(), stage, inside
+        self.previous = False
+        self._lock: FileLock | None = None
         self._subscribers: list[Subscriber] = []
         self._started = time.monotonic()
 
@@ -55,9 +74,15 @@ class RunFolder:
         overwrite: bool = False,
         inputs: Iterable[Path] = (),
         files: Mapping[str, Any] | None = None,
+        reads: Mapping[str, str] | None = None,
         ranks: Ranks | None = None,
+        staged: bool = False,
     ) -> RunFolder:
         """Make a new run; the JSON ``files`` are part of it from the start. Of several ranks, rank 0 alone writes.
+
+        ``reads`` are digests of what the run reads from elsewhere, by the names that :meth:`check_reads` uses; without
+        them it compares nothing. A ``staged`` run is built under a hidden name and gets its place at its first
+        checkpoint, or at the end of the ``with`` block; where that raises before, nothing is left and an old run stays.
 
         Raises:
             UsageError: ``path`` is not empty and may not be replaced, or one of the ``inputs`` lies in it.
@@ -65,27 +90,144 @@ class RunFolder:
         if not (ranks or Ranks()).first:
             return cls(path, ranks)
         check_output(path, overwrite=overwrite)
-        with disk_errors(path):
-            if path.is_dir() and any(path.iterdir()):
-                refuse_inside(path, inputs)
-                with cls(path):  # a run that another process is still working on is not removed
-                    pass
-                shutil.rmtree(path)
-            path.mkdir(parents=True, exist_ok=True)
+        check_replaceable(path, inputs)
+        with cls(path).unused():
+            stage = Stage(path, overwrite=overwrite, alone=True)
         for name, value in {**(files or {}), CONFIG: config}.items():
-            write_json(path / name, value)
-        return cls(path, ranks)
+            write_json(stage.work / name, value)
+        digests = {name: file_digest(stage.work / name) for name in files or {}}
+        write_sealed(stage.work / ORIGIN, {CONFIG: config, "files": digests, "reads": reads})
+        folder = cls(path, ranks, stage=stage)
+        if not staged:
+            folder.place()
+        return folder
 
     @classmethod
-    def open(cls, path: Path) -> RunFolder:
+    def open(cls, path: Path, *, previous: bool = False) -> RunFolder:
         """An existing run, to be resumed; ``UsageError`` where there is none."""
+        if path.parent.is_dir():
+            sweep(path.parent)
         if not (path / CONFIG).is_file():
             raise UsageError(f"{path} holds no run: it has no {CONFIG}", where=str(path), kind="no_run")
-        return cls(path)
+        folder = cls(path)
+        folder.previous = previous
+        return folder
+
+    def part(self, name: str) -> RunFolder:
+        """A run inside this one, in its subfolder ``name``, which exists afterwards; it is not locked by itself.
+
+        It is resumed from its previous checkpoint where this one is and where it has one.
+        """
+        part = RunFolder(Path(name), self.ranks, inside=self)
+        part.path.mkdir(parents=True, exist_ok=True)
+        part.previous = self.previous and part.has_previous
+        return part
+
+    @property
+    def path(self) -> Path:
+        """The directory; that of a staged run changes when it gets its place."""
+        if self._inside is not None:
+            return self._inside.path / self._place
+        return self._place if self._stage is None else self._stage.work
+
+    @property
+    def out(self) -> Path:
+        """The directory as the user named it, which a staged run does not have yet."""
+        return self._place if self._inside is None else self._inside.out / self._place
+
+    @property
+    def staged(self) -> bool:
+        """Whether the run does not have its place yet."""
+        return self._stage is not None if self._inside is None else self._inside.staged
+
+    def place(self) -> None:
+        """Give a staged run its place; an old run there is replaced.
+
+        Raises:
+            UsageError: Another command has made the folder meanwhile, or works in it.
+        """
+        if self._inside is not None:
+            self._inside.place()
+        elif self._stage is not None:
+            with RunFolder(self._place).unused():
+                self._stage.place()
+            self._stage = None
+
+    @contextmanager
+    def unused(self) -> Iterator[None]:
+        """While the block runs, no other process works in the run, if there is one.
+
+        Raises:
+            UsageError: One does.
+        """
+        if not (self._place / LOCK).is_file():
+            yield
+            return
+        with self:
+            yield
 
     def config(self) -> Any:
         """The effective configuration."""
         return read_json(self.path / CONFIG)
+
+    def change_config(self, changes: Mapping[str, Any]) -> None:
+        """Change what the run is said to have begun with; the caller holds the lock.
+
+        Raises:
+            UsageError: The record of what it began with is missing or damaged.
+        """
+        origin = self._origin()
+        write_sealed(self.path / ORIGIN, {**origin, CONFIG: {**origin[CONFIG], **changes}})
+        write_json(self.path / CONFIG, {**self.config(), **changes})
+
+    def resumed_config(self, schema: type[M]) -> M:
+        """The configuration of a run that is resumed, which is the one it began with.
+
+        Paths may differ, because a run may be moved: what they name is compared by :meth:`check_reads`.
+
+        Raises:
+            UsageError: The configuration is not the one that the run began with; the message names the field.
+        """
+        config, began = self.config(), self._origin()[CONFIG]
+        paths = {name for name, kind in path_fields(schema).items() if kind is not PathKind.CODE}
+        now = config if isinstance(config, dict) else {}
+        for name in sorted((began.keys() | now.keys()) - paths):
+            if name not in now or name not in began or now[name] != began[name]:
+                raise _changed(
+                    f"{self.path / CONFIG} says {name} {_shown(now, name)}, but the run began with "
+                    f"{_shown(began, name)}: put that back, or start a new run with --config",
+                    self.path / CONFIG,
+                )
+        return validated(schema, config, str(self.path / CONFIG))
+
+    def check_reads(self, reads: Mapping[str, str]) -> None:
+        """Refuse to resume a run that would now read something else than when it began.
+
+        Raises:
+            UsageError: A digest in ``reads`` is not that of :meth:`create`, or one of the run's own files is not what
+                was written then; the message names what has changed.
+        """
+        origin = self._origin()
+        for name, known in origin["files"].items():
+            if file_digest(self.path / name) != known:
+                raise damaged(self.path / name, "restore it from a copy, or start a new run")
+        began = reads if origin["reads"] is None else origin["reads"]
+        changed = sorted(name for name in began.keys() | reads.keys() if began.get(name) != reads.get(name))
+        if changed:
+            raise _changed(
+                f"what the run in {self.path} reads has changed since it began ({', '.join(changed)}): undo the "
+                "change, or start a new run",
+                self.path / ORIGIN,
+            )
+
+    def _origin(self) -> dict[str, Any]:
+        if not (self.path / ORIGIN).is_file():
+            raise _changed(
+                f"{self.path} has no {ORIGIN}: an older version of narfx wrote it, or the file was removed; start a "
+                "new run",
+                self.path / ORIGIN,
+            )
+        return read_sealed(self.path / ORIGIN, "restore it from a copy, or start a new run")
 
     def __enter__(self) -> RunFolder:
         if self.ranks.first:
@@ -94,17 +236,21 @@ class RunFolder:
         return self
 
     def _acquire(self) -> None:
+        lock = FileLock(self.path / LOCK, timeout=0)
         try:
-            self._lock.acquire()
+            lock.acquire()
         except Timeout as error:
-            raise UsageError(
-                f"another process is running in {self.path}: wait for it, or choose another folder",
-                where=str(self.path),
-                kind="run_locked",
-            ) from error
+            raise busy(self.path) from error
+        self._lock = lock  # it stays held when the directory moves
 
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None and self.ranks.first:
+            self.place()
+        if self._stage is not None:
+            self._stage.discard()
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def subscribe(self, subscriber: Subscriber) -> None:
         """Send each event from now on to ``subscriber``, as soon as it is written."""
@@ -124,7 +270,7 @@ class RunFolder:
             return
         line = _finite({**values, "seconds": self._seconds()})
         with disk_errors(self.path / EVENTS), (self.path / EVENTS).open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(line, allow_nan=False) + "\n")
+            stream.write(to_text(line))
         self._send(from_line(line))
 
     def _seconds(self) -> float:
@@ -135,52 +281,98 @@ class RunFolder:
             subscriber(event)
 
     def save(self, state: dict[str, Any]) -> None:
-        """Write a checkpoint of tensors and plain values, whole or not at all."""
+        """Write a checkpoint of tensors and plain values, whole or not at all; the one before is kept."""
         if not self.ranks.first:
             return
-        events = self.path / EVENTS
-        state = {
-            "state": state,
-            "events": events.stat().st_size if events.exists() else 0,
-            "seconds": time.monotonic() - self._started,
-        }
+        state = {"state": state, "events": self._events_on_disk(), "seconds": time.monotonic() - self._started}
         buffer = io.BytesIO()
         torch.save(state, buffer)
-        write_bytes(self.path / CHECKPOINT, buffer.getvalue())
+        last, previous = self.path / CHECKPOINT, self.path / PREVIOUS
+        write_bytes(last, seal_bytes(buffer.getvalue()), keep=previous)
+        self.place()
         self._send(Saved(seconds=self._seconds()))
+
+    def _events_on_disk(self) -> int:
+        """The length of the events, which are on the disk before the checkpoint that counts them."""
+        events = self.path / EVENTS
+        if not events.exists():
+            return 0
+        with disk_errors(events), events.open("ab") as stream:
+            os.fsync(stream.fileno())
+            return stream.tell()
+
+    def remove_checkpoints(self) -> None:
+        """Delete both checkpoints of a run that is complete."""
+        for name in (CHECKPOINT, PREVIOUS):
+            (self.path / name).unlink(missing_ok=True)
 
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is something to resume."""
-        return (self.path / CHECKPOINT).is_file()
+        return (self.path / CHECKPOINT).is_file() or self.has_previous
+
+    @property
+    def has_previous(self) -> bool:
+        """Whether the checkpoint before the last is there."""
+        return (self.path / PREVIOUS).is_file()
 
     def load(self) -> dict[str, Any] | None:
         """The state at the last checkpoint, later events dropped; ``None`` (and no events) without a checkpoint.
 
+        Of a run that is resumed from the previous checkpoint, that becomes the last one.
+
         Raises:
-            UsageError: The checkpoint cannot be read.
+            UsageError: The checkpoint or the events are damaged, or there is no previous checkpoint.
         """
-        events = self.path / EVENTS
+        last, events = self.path / CHECKPOINT, self.path / EVENTS
         if not self.has_checkpoint:
             if self.ranks.first:
                 events.unlink(missing_ok=True)
             return None
-        try:
-            saved = torch.load(self.path / CHECKPOINT, map_location="cpu", weights_only=True)
-            state: dict[str, Any] = saved["state"]
-            length = int(saved["events"])
-            self._started = time.monotonic() - float(saved["seconds"])
-        except Exception as error:
+        if self.previous and not self.has_previous:
             raise UsageError(
-                f"the checkpoint of {self.path} cannot be read ({type(error).__name__}): delete {CHECKPOINT} to start "
-                "over",
-                where=str(self.path / CHECKPOINT),
+                f"{self.path} has no {PREVIOUS}: resume it without --checkpoint previous",
+                where=str(self.path),
+                kind="no_checkpoint",
+            )
+        # A process that was killed while it wrote a checkpoint may leave the previous one alone.
+        path = self.path / PREVIOUS if self.previous or not last.is_file() else last
+        saved = self._read(path)
+        if self.ranks.first:
+            self._go_back(path, int(saved["events"]))
+        self._started = time.monotonic() - float(saved["seconds"])
+        state: dict[str, Any] = saved["state"]
+        return state
+
+    def _go_back(self, path: Path, length: int) -> None:
+        """Make ``path`` the last checkpoint, and drop the events after it."""
+        events = self.path / EVENTS
+        if events.exists():
+            _check_events(events, length)
+        with disk_errors(self.path):
+            if events.exists():
+                os.truncate(events, length)
+            path.replace(self.path / CHECKPOINT)
+
+    def _read(self, path: Path) -> Any:
+        content = _content(path)
+        inner = unsealed_bytes(content)
+        if inner is None:
+            other = path.name == CHECKPOINT and (self.path / PREVIOUS).is_file()
+            raise damaged(
+                path,
+                "resume with --checkpoint previous from the one before it, which gives the same result"
+                if other
+                else "restore it from a copy, or start a new run",
+            )
+        try:
+            return torch.load(io.BytesIO(inner), map_location="cpu", weights_only=True)
+        except Exception as error:  # torch has no common class for what a file of another version may raise
+            raise UsageError(
+                f"{path} cannot be read by this torch ({type(error).__name__}): resume with the one that wrote it",
+                where=str(path),
                 kind="bad_checkpoint",
             ) from error
-        with disk_errors(events):
-            if events.exists() and self.ranks.first:
-                os.truncate(events, min(length, events.stat().st_size))
-        return state
 
 
 @contextmanager
@@ -189,27 +381,57 @@ def interruptible(folder: RunFolder, *, resumable: bool = False) -> Iterator[Non
 
     ``resumable`` says that the folder can be resumed without a checkpoint of its own.
     """
-    resume = f"the run in {folder.path} resumes with --resume --out {folder.path}"
+    resume = f"the run in {folder.out} resumes with --resume --out {folder.out}"
+
+    def kept() -> bool:
+        return not folder.staged and (resumable or folder.has_checkpoint)
+
     try:
         yield
     except KeyboardInterrupt as error:
-        kept = resumable or folder.has_checkpoint
         raise InterruptedRunError(
-            f"interrupted; {resume}" if kept else f"interrupted before the first checkpoint of {folder.path}",
-            resumable=kept,
-            where=str(folder.path),
+            f"interrupted; {resume}" if kept() else f"interrupted before the first checkpoint of {folder.out}",
+            resumable=kept(),
+            where=str(folder.out),
         ) from error
     except RunError as error:
-        kept = resumable or folder.has_checkpoint
-        left = "the last checkpoint is kept" if kept else "there is no checkpoint yet"
+        left = "the last checkpoint is kept" if kept() else "there is no checkpoint yet"
         raise RunError(f"{error}; {left}", where=error.where, kind=error.kind, details=error.details) from error
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        left = resume if resumable or folder.has_checkpoint else "there is no checkpoint yet"
+        left = resume if kept() else "there is no checkpoint yet"
         raise RunError(
-            f"out of memory: use a smaller batch; {left}", where=str(folder.path), kind="out_of_memory"
+            f"out of memory: use a smaller batch; {left}", where=str(folder.out), kind="out_of_memory"
         ) from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", where=str(path), kind="unreadable_file") from error
+
+
+def _check_events(path: Path, length: int) -> None:
+    """Refuse events that are not those that were there when the checkpoint was written."""
+    content = _content(path)[:length]
+    try:
+        for line in content.decode().splitlines(keepends=True):
+            from_text(line)
+        whole = len(content) == length and content[-1:] in (b"", b"\n")
+    except (ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise damaged(path, "restore it from a copy, or delete it to go on without the earlier events")
+
+
+def _changed(message: str, where: Path) -> UsageError:
+    return UsageError(message, where=str(where), kind="run_changed")
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    return f"{values[name]!r:.60}" if name in values else "nothing"
 
 
 def _finite(value: Any) -> Any:

@@ -10,7 +10,8 @@ from typing import Any
 from narfx.compiler.lowering import lower
 from narfx.errors import UsageError
 from narfx.graph.batchnorm import recalibrate
-from narfx.inputs.paths import named_paths, relocated
+from narfx.graph.digest import network_digest
+from narfx.inputs.paths import named_digests, named_paths, relocated
 from narfx.inputs.weights import write_weights
 from narfx.latency.table import LatencyFile
 from narfx.runs.events import Done, Subscriber
@@ -27,8 +28,9 @@ from narfx.search.progress import EpochLines
 from narfx.search.stages import Stage, check_epochs, stages_of
 from narfx.space.architecture import Preprocessing
 from narfx.space.front import front
-from narfx.support.files import check_output, read_json, write_json
-from narfx.support.schema import validated
+from narfx.support.files import read_json, write_json
+from narfx.support.folders import check_output, check_replaceable
+from narfx.support.seals import sealed, write_sealed
 from narfx.training.method import check_extension, own_code
 
 __all__ = ["estimate_search", "resume", "run"]
@@ -72,16 +74,19 @@ def run(
     """
     out, reporter = Path(out), reporter or Silent()
     check_output(out, overwrite=overwrite)
+    inputs = named_paths(config, relative_to)
+    check_replaceable(out, inputs)
     config = config if stages is None else _totals(config, stages)
     prepared = prepare(config, stages or stages_of(config), device, relative_to)
-    inputs = named_paths(config, relative_to)
+    reads = _reads(config, prepared, relative_to)
     config = relocated(config, out, start=relative_to)
     files: dict[str, Any] = {} if stages is None else {_STAGES: [stage.describe() for stage in stages]}
     if prepared.latency is not None:
         # Kept in the run, and so measured once: a resumed search, or one with this config, reads it.
-        files[_LATENCY] = LatencyFile(tables=(prepared.latency.table,)).model_dump(mode="json")
+        files[_LATENCY] = sealed(LatencyFile(tables=(prepared.latency.table,)).model_dump(mode="json"))
         config = config.model_copy(update={"latency_file": _LATENCY})
-    folder = RunFolder.create(out, config.model_dump(mode="json"), overwrite=overwrite, inputs=inputs, files=files)
+    values = config.model_dump(mode="json")
+    folder = RunFolder.create(out, values, overwrite=overwrite, inputs=inputs, files=files, reads=reads, staged=True)
     return _go(prepared, config, folder, reporter, subscribers)
 
 
@@ -104,22 +109,24 @@ def resume(
     *,
     epochs: int | None = None,
     device: str = "auto",
+    previous: bool = False,
     reporter: Reporter | None = None,
     stages: Sequence[Stage] | None = None,
     subscribers: Sequence[Subscriber] = (),
 ) -> dict[str, Any]:
     """Go on with the run in ``out`` from its last checkpoint; the result is that of a run never stopped.
 
-    The result of a finished run is read from its files. With ``epochs`` a run, finished or not, gets so many epochs in
-    all: it ends as a run that was started with them, and with the warm-up epochs of this one, because neither SGDR nor
-    a strategy knows how many epochs will follow. A search with ``stages`` of its own takes the same ones again.
-    ``subscribers`` receive the events from here on.
+    With ``previous`` it goes on from the checkpoint before. The result of a finished run is read from its files. With
+    ``epochs`` a run, finished or not, gets so many epochs in all: it ends as a run that was started with them, and with
+    the warm-up epochs of this one, because neither SGDR nor a strategy knows how many epochs will follow. A search with
+    ``stages`` of its own takes the same ones again. ``subscribers`` receive the events from here on.
 
     Raises:
-        UsageError: As for :func:`run`; or the run cannot get these ``epochs``.
+        UsageError: A file of the run is damaged; or its configuration, the model, a file that it names or the data are
+            not those that it began with; or it cannot get these ``epochs``.
     """
-    folder, reporter = RunFolder.open(Path(out)), reporter or Silent()
-    config = validated(SearchConfig, folder.config(), str(folder.path / "config.json"))
+    folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
+    config = folder.resumed_config(SearchConfig)
     _check_same(folder.path / _STAGES, stages)
     if epochs is not None:
         if stages is not None:
@@ -134,7 +141,16 @@ def resume(
     elif (found := finished_result(folder, _FILES["result"], reporter, extends=stages is None)) is not None:
         return {**found, **_places(folder)}
     prepared = prepare(config, stages or stages_of(config), device, folder.path, resumed=True)
+    folder.check_reads(_reads(config, prepared, folder.path))
     return _go(prepared, config, folder, reporter, subscribers)
+
+
+def _reads(config: SearchConfig, prepared: Prepared, start: Path | None) -> dict[str, str]:
+    """Digests of all that a search reads from elsewhere."""
+    return named_digests(config, start) | {
+        "the images or labels": prepared.task.data.digest,
+        "the traced network": network_digest(prepared.traced.graph_module),
+    }
 
 
 def _totals(config: SearchConfig, stages: Sequence[Stage]) -> SearchConfig:
@@ -252,13 +268,13 @@ def _write(
         "finalists": outcome.finalists,
         "randoms": outcome.randoms,
     }
-    write_json(folder.path / _FILES["result"], result)
+    write_sealed(folder.path / _FILES["result"], result)
     return {**result, **_places(folder)}
 
 
 def _places(folder: RunFolder) -> dict[str, Any]:
     """Where the run and its files are."""
-    return {"out": str(folder.path), "files": {name: str(folder.path / file) for name, file in _FILES.items()}}
+    return {"out": str(folder.out), "files": {name: str(folder.out / file) for name, file in _FILES.items()}}
 
 
 _LATENCY, _STAGES = "latency.json", "stages.json"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, FiniteFloat, model_validator
 
 from narfx.compiler.open import NetworkOptions
 from narfx.latency.metric import LatencyOptions
@@ -40,7 +40,7 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     reward_images: int = Field(default=256, ge=1)
     finalists: int = Field(default=10, ge=1)
     randoms: int = Field(default=8, ge=8)
-    lr: float = Field(default=0.05, gt=0)
+    lr: FiniteFloat = Field(default=0.05, gt=0)
     t0: int = Field(default=10, ge=1)
     seed: int = Field(default=0, ge=0)
     quick: bool = False

@@ -15,7 +15,7 @@ from narfx.runs.progress import Reporter
 from narfx.space.records import Vector
 from narfx.space.sampling import sample_window
 from narfx.space.space import SearchSpace
-from narfx.support.files import read_json, write_json
+from narfx.support.seals import read_sealed, write_sealed
 from narfx.support.seeds import numpy_generator
 from narfx.tasks.task import Task
 
@@ -86,14 +86,15 @@ def conclude(
     already. Each evaluation is written into the run as soon as it is done, and is not repeated after an interruption.
     """
     path = folder.path / EVALUATIONS
-    known = {space.read(r): r for r in read_json(path)} if path.exists() else {}
+    records = read_sealed(path, "delete it to evaluate again")["evaluations"] if path.exists() else []
+    known = {space.read(record): record for record in records}
 
     def evaluate(vectors: Iterable[Vector], label: str) -> list[dict[str, Any]]:
         vectors = list(vectors)
         for vector in reporter.track(vectors, len(vectors), label):
             if vector not in known:
                 known[vector] = evaluate_vector(net, vector, task)
-                write_json(path, list(known.values()))
+                write_sealed(path, {"evaluations": list(known.values())})
         reporter.say(f"{label}: {len(vectors)} evaluated on {len(task.data.val)} validation images")
         return [known[vector] for vector in vectors]
 

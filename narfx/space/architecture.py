@@ -20,9 +20,10 @@ from pydantic import (  # fmt: skip
 from narfx.errors import UsageError
 from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
-from narfx.support.files import read_json, write_json
+from narfx.support.files import read_json
 from narfx.support.path_fields import ModelReference, UserPath
 from narfx.support.schema import validated
+from narfx.support.seals import unsealed, write_sealed
 from narfx.support.text import count
 
 __all__ = ["DEFAULT_OPERATORS", "Architecture", "Preprocessing", "SpaceOptions"]
@@ -164,7 +165,7 @@ class Architecture(SpaceOptions):
                 of another number of channels than the input.
         """
         path = Path(path)
-        value = read_json(path)
+        value = unsealed(read_json(path), path)
         loaded = validated(cls, value, str(path), kind="malformed_architecture")
         if loaded.preprocessing is not None and loaded.input is not None:
             loaded.preprocessing.check_channels(loaded.input[0], str(path))
@@ -176,7 +177,7 @@ class Architecture(SpaceOptions):
             mode="json", exclude_none=True, exclude=None if self.operator_files else {"operator_files"}
         )
         first = ("version", "model", "vector", "skips")  # what a person looks for stands on top
-        write_json(Path(path), {key: values[key] for key in first if key in values} | values)
+        write_sealed(Path(path), {key: values[key] for key in first if key in values} | values)
 
     def check(self, space: SearchSpace) -> Vector:
         """The vector of operators and skips, proven legal in ``space`` and meant for it.

@@ -16,8 +16,9 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictInt, model
 from narfx.errors import UsageError
 from narfx.space.solver import check_scores
 from narfx.space.space import SearchSpace
-from narfx.support.files import read_json, write_json
+from narfx.support.files import read_json
 from narfx.support.schema import validated
+from narfx.support.seals import unsealed, write_sealed
 
 __all__ = ["ScoreTable", "SlotScores"]
 
@@ -105,11 +106,12 @@ class ScoreTable(BaseModel):
         Raises:
             UsageError: No such file, not JSON, or a value that the schema refuses; the message names the key.
         """
-        return validated(cls, read_json(Path(path)), str(path), kind="malformed_scores")
+        values = unsealed(read_json(Path(path)), Path(path))
+        return validated(cls, values, str(path), kind="malformed_scores")
 
     def save(self, path: Path | str) -> None:
         """Write the file whole or not at all."""
-        write_json(Path(path), self.model_dump(mode="json"))
+        write_sealed(Path(path), self.model_dump(mode="json"))
 
     def check(self, space: SearchSpace) -> None:
         """Refuse a space that the scores were not measured in, and a table that lacks one.

@@ -1,4 +1,4 @@
-"""Atomic file and folder writes, and JSON reading with clear error messages."""
+"""Atomic file writes, and JSON reading with clear error messages."""
 
 from __future__ import annotations
 
@@ -7,10 +7,9 @@ import hashlib
 import json
 import math
 import os
-import shutil
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -20,19 +19,18 @@ from filelock import FileLock
 from narfx.errors import RunError, UsageError
 
 __all__ = [
-    "check_output",
     "check_regular",
+    "check_writable",
     "disk_errors",
     "locked",
-    "output_folder",
     "read_json",
-    "refuse_inside",
-    "replace_folder",
     "to_json",
     "write_bytes",
     "write_json",
     "write_text",
 ]
+
+_KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
 @contextmanager
@@ -59,17 +57,29 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write ``content`` to ``path`` by an atomic rename: readers see the old file or the new one, also on a crash."""
+def write_bytes(path: Path, content: bytes, *, keep: Path | None = None) -> None:
+    """Write ``content`` to ``path`` by an atomic rename: readers see the old file or the new one, also on a crash.
+
+    Where ``path`` is a link, the file that it points to is written. An old file is moved to ``keep``, where that is
+    given; a crash may then leave it there alone.
+
+    Raises:
+        UsageError: The path cannot be written, or a folder, a pipe or a device stands there.
+        RunError: The disk is full.
+    """
+    check_writable(path)
+    target = Path(os.path.realpath(path))
     with disk_errors(path):
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())
             Path(name).chmod(0o644)
-            Path(name).replace(path)
+            if keep is not None and target.exists():
+                target.replace(keep)
+            Path(name).replace(target)
         except BaseException:
             with suppress(OSError):
                 Path(name).unlink()
@@ -135,9 +145,27 @@ def check_regular(path: Path, missing: str) -> None:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise UsageError(f"cannot read {path}: {reason}", where=str(path), kind="unreadable_file") from error
     if not stat.S_ISREG(mode):
-        kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-        kind = kinds.get(stat.S_IFMT(mode), "a device")
+        kind = _KINDS.get(stat.S_IFMT(mode), "a device")
         raise UsageError(f"{path} is {kind}, not a regular file: give a file", where=str(path), kind="unreadable_file")
+
+
+def check_writable(path: Path) -> None:
+    """Refuse a path where something other than a regular file stands: writing would replace it by a file.
+
+    Raises:
+        UsageError: It is a folder, a pipe, a device or a socket, or a link to one.
+    """
+    with disk_errors(path):
+        if not path.exists():
+            return
+        mode = path.stat().st_mode
+    if not stat.S_ISREG(mode):
+        raise UsageError(
+            f"{path} is {_KINDS.get(stat.S_IFMT(mode), 'a device')}, not a regular file, so it is not replaced: choose "
+            "another name",
+            where=str(path),
+            kind="output_exists",
+        )
 
 
 def _refuse_constant(name: str) -> None:
@@ -149,79 +177,3 @@ def _finite(text: str) -> float:
     if not math.isfinite(number):
         raise ValueError(f"the number {text} is too large")
     return number
-
-
-@contextmanager
-def output_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A temporary folder next to ``path`` that replaces it if the block succeeds, and is deleted if it raises.
-
-    Raises:
-        UsageError: ``path`` is a file, cannot be created, or is a non-empty folder and ``overwrite`` is false.
-    """
-    check_output(path, overwrite=overwrite)
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        work = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
-        work.chmod(0o755)
-    try:
-        with disk_errors(path):
-            yield work
-            replace_folder(work, path)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
-
-
-def check_output(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output folder that may not be written, before any work is done.
-
-    Raises:
-        UsageError: ``path`` is a file, contains the working folder, or is a non-empty folder and ``overwrite`` is
-            false.
-    """
-    with disk_errors(path):
-        exists = path.exists()
-    if exists and not path.is_dir():
-        raise UsageError(f"{path} exists and is not a folder: choose another", where=str(path), kind="output_exists")
-    if Path.cwd().is_relative_to(path.resolve()):
-        raise UsageError(
-            f"{path} is or contains the working folder, so it cannot be replaced: choose another folder",
-            where=str(path),
-            kind="output_exists",
-        )
-    if path.is_dir() and any(path.iterdir()) and not overwrite:
-        raise UsageError(
-            f"the folder {path} exists and is not empty: choose another, or add --overwrite to replace it completely",
-            where=str(path),
-            kind="output_exists",
-        )
-
-
-def replace_folder(work: Path, path: Path) -> None:
-    """Move the folder ``work`` to ``path``; the old folder is deleted only after the new one is in place."""
-    if not path.exists():
-        work.rename(path)
-        return
-    shelf = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
-    path.rename(shelf / "old")
-    try:
-        work.rename(path)
-    except BaseException:
-        (shelf / "old").rename(path)
-        shelf.rmdir()
-        raise
-    shutil.rmtree(shelf, ignore_errors=True)
-
-
-def refuse_inside(folder: Path, inputs: Iterable[Path]) -> None:
-    """Refuse to replace a folder that contains an input of the command.
-
-    Raises:
-        UsageError: One of ``inputs`` is in ``folder``.
-    """
-    for path in inputs:
-        if path.exists() and path.resolve().is_relative_to(folder.resolve()):
-            raise UsageError(
-                f"{path} is in {folder}, which would be replaced: choose another folder for the output",
-                where=str(path),
-                kind="input_in_output",
-            )

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, field_validator, model_validator
 
 from narfx.support.path_fields import CodeReference
 from narfx.tasks.precision import Precision, PrecisionName
@@ -32,12 +32,12 @@ class Recipe(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     epochs: int = Field(default=35, ge=1)
-    lr: float = Field(default=0.1, gt=0)
-    lr_min: float = Field(default=1e-4, ge=0)
+    lr: FiniteFloat = Field(default=0.1, gt=0)
+    lr_min: FiniteFloat = Field(default=1e-4, ge=0)
     t0: int = Field(default=5, ge=1)
     tmult: int = Field(default=2, ge=1)
     momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=5e-4, ge=0)
+    weight_decay: FiniteFloat = Field(default=5e-4, ge=0)
     clip: float = Field(default=5.0, gt=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     optimizer: CodeReference | None = None

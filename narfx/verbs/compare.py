@@ -8,14 +8,14 @@ from typing import Any
 
 from torch import nn
 
+from narfx.data.digests import data_digest
 from narfx.inputs.paths import find, split_name
 from narfx.inputs.weights import write_weights
 from narfx.runs.events import Trained
 from narfx.runs.finished import finished_result
 from narfx.runs.folder import RunFolder, interruptible
 from narfx.runs.progress import Reporter, Silent
-from narfx.support.files import read_json, write_json
-from narfx.support.schema import validated
+from narfx.support.seals import digest, read_sealed, write_sealed
 from narfx.support.text import count
 from narfx.tasks.task import Task
 from narfx.training.estimate import Estimate, duration, training_seconds
@@ -26,7 +26,7 @@ from narfx.verbs.compare_rows import beside, spread_of, verdict
 from narfx.verbs.comparison import CompareConfig, Comparison, prepare
 from narfx.verbs.contenders import Contender, Entrant, labels
 from narfx.verbs.face_pairs import judge_pairs
-from narfx.verbs.start import create_run
+from narfx.verbs.start import check_out, create_run, reads_of
 
 __all__ = ["CompareConfig", "compare", "estimate_compare", "resume_compare"]
 
@@ -60,8 +60,10 @@ def compare(
         InterruptedRunError: Ctrl-C.
     """
     config = _with_names(config, relative_to)
+    check_out(config, Path(out), relative_to, overwrite=overwrite)
     comparison = prepare(config, device=device, relative_to=relative_to)
-    folder = create_run(config, Path(out), comparison.targets, relative_to, overwrite=overwrite)
+    reads = _reads(comparison, relative_to)
+    folder = create_run(config, Path(out), comparison.targets, relative_to, overwrite=overwrite, reads=reads)
     return _run(comparison, folder, reporter or Silent())
 
 
@@ -98,13 +100,31 @@ def estimate_compare(config: CompareConfig, *, device: str = "auto", relative_to
     return Estimate(text, seconds, numbers).to_json()
 
 
-def resume_compare(out: Path | str, *, device: str = "auto", reporter: Reporter | None = None) -> dict[str, Any]:
-    """Resume the comparison in ``out``; arguments and errors as for ``compare``."""
-    folder, reporter = RunFolder.open(Path(out)), reporter or Silent()
+def resume_compare(
+    out: Path | str, *, device: str = "auto", previous: bool = False, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Resume the comparison in ``out``; arguments and errors as for ``compare``.
+
+    With ``previous`` the network that was being trained goes on from the checkpoint before its last. What the run
+    began with and reads must not have changed. The result of a finished comparison is read from its file.
+    """
+    folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
+    config = folder.resumed_config(CompareConfig)
     if (found := finished_result(folder, _RESULT, reporter, extends=False)) is not None:
         return {**found, "files": {"comparison": str(folder.path / _RESULT)}}
-    config = validated(CompareConfig, folder.config(), str(folder.path / "config.json"))
-    return _run(prepare(config, device=device, relative_to=folder.path), folder, reporter)
+    comparison = prepare(config, device=device, relative_to=folder.path)
+    folder.check_reads(_reads(comparison, folder.path))
+    return _run(comparison, folder, reporter)
+
+
+def _reads(comparison: Comparison, start: Path | None) -> dict[str, str]:
+    traced = [contender.traced.graph_module for contender in comparison.contenders]
+    found = reads_of(comparison.config, start, comparison.targets, traced, comparison.tasks.values())
+    if comparison.verified is not None:
+        pairs, _ = comparison.verified
+        order = [part.tobytes() for part in (pairs.first, pairs.second, pairs.same)]
+        found["the pairs of --verify"] = digest([data_digest((), [pairs.images]), *order])
+    return found
 
 
 def _with_names(config: CompareConfig, start: Path | None) -> CompareConfig:
@@ -126,7 +146,7 @@ def _run(comparison: Comparison, folder: RunFolder, reporter: Reporter) -> dict[
         for note in comparison.notes:
             reporter.say(note)
         for entrant in _entrants(comparison):
-            place = folder.path / "runs" / places.setdefault(entrant.key, entrant.folder)
+            place = f"runs/{places.setdefault(entrant.key, entrant.folder)}"
             rows[entrant.name] = _row(comparison, entrant, place, part, folder, reporter)
         found = [_entry(comparison, contender, rows, part) for contender in comparison.contenders]
         result = {
@@ -138,8 +158,8 @@ def _run(comparison: Comparison, folder: RunFolder, reporter: Reporter) -> dict[
             "verdict": "\n".join(entry["verdict"] for entry in found),
             **own_code(comparison.config),
         }
-        write_json(folder.path / _RESULT, result)
-    return {**result, "files": {"comparison": str(folder.path / _RESULT)}}
+        write_sealed(folder.path / _RESULT, result)
+    return {**result, "files": {"comparison": str(folder.out / _RESULT)}}
 
 
 def _entrants(comparison: Comparison) -> list[Entrant]:
@@ -188,12 +208,12 @@ def _entry(comparison: Comparison, contender: Contender, rows: dict[str, dict[st
 
 
 def _row(
-    comparison: Comparison, entrant: Entrant, place: Path, part: str, folder: RunFolder, reporter: Reporter
+    comparison: Comparison, entrant: Entrant, place: str, part: str, folder: RunFolder, reporter: Reporter
 ) -> dict[str, Any]:
     """One network over all seeds."""
     space, config = entrant.contender.traced.space, comparison.config
     trained = [
-        _metrics(comparison, entrant, place.with_name(f"{place.name}-{seed}"), seed, folder, reporter)
+        _metrics(comparison, entrant, folder.part(f"{place}-{seed}"), seed, folder, reporter)
         for seed in range(config.seed, config.seed + config.seeds)
     ]
     row = {
@@ -208,13 +228,12 @@ def _row(
 
 
 def _metrics(
-    comparison: Comparison, entrant: Entrant, place: Path, seed: int, folder: RunFolder, reporter: Reporter
+    comparison: Comparison, entrant: Entrant, place: RunFolder, seed: int, folder: RunFolder, reporter: Reporter
 ) -> dict[str, Any]:
     """Train one network with one seed, in a run directory of its own; a finished one is only read."""
-    if (place / "metrics.json").is_file():
-        found: dict[str, Any] = read_json(place / "metrics.json")
-        return found
-    place.mkdir(parents=True, exist_ok=True)
+    if (place.path / "metrics.json").is_file():
+        cure = f"delete the folder {place.path}, and this network is trained again"
+        return read_sealed(place.path / "metrics.json", cure)
     contender, config = entrant.contender, comparison.config
     task = comparison.tasks[contender.traced.input]
     task.check(comparison.sizes[comparison.contenders.index(contender)])  # networks of one task may differ in outputs
@@ -228,7 +247,7 @@ def _metrics(
         task,
         config,
         seed=seed,
-        folder=RunFolder(place),
+        folder=place,
         reporter=reporter,
         label=label,
         trained=config.init == "inherit",
@@ -236,9 +255,9 @@ def _metrics(
     )
     if comparison.verified is not None:
         metrics["verification"] = _verification(comparison, contender, network, task, label, reporter)
-    write_weights(network, place / "weights.safetensors")
-    write_json(place / "metrics.json", metrics)
-    (place / "checkpoint.pt").unlink(missing_ok=True)
+    write_weights(network, place.path / "weights.safetensors")
+    write_sealed(place.path / "metrics.json", metrics)
+    place.remove_checkpoints()
     values = {**contender.traced.space.describe(entrant.vector), **metrics}
     folder.write(Trained(name=entrant.name, seed=seed, more=values))
     return metrics

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,11 +18,11 @@ from narfx.data.sources import read_source
 from narfx.data.splits import make_split
 from narfx.errors import UsageError
 from narfx.graph.checks import check_values
-from narfx.inputs.paths import relocated
+from narfx.inputs.paths import named_paths, relocated
 from narfx.runs.progress import Reporter, Silent
 from narfx.space.architecture import Preprocessing
 from narfx.support.devices import is_out_of_memory, pick_device
-from narfx.support.files import write_json
+from narfx.support.files import check_writable, read_json, write_json
 from narfx.support.path_fields import DataSource, ModelReference, UserPath
 from narfx.support.text import first_line
 from narfx.tasks.classification import Classification
@@ -149,7 +150,7 @@ def evaluate(
         UsageError: The target, the data or an option is wrong, or the outputs are not finite or have no direction.
     """
     out, reporter, place = None if out is None else Path(out), reporter or Silent(), pick_device(device)
-    _check_file(out, overwrite)
+    _check_file(out, overwrite, named_paths(config, relative_to))
     config = relocated(config, Path.cwd(), start=relative_to) if relative_to is not None else config
     precision = Precision(config.precision, device_type=place.type)
     target = load_target(config.target, weights=config.weights, input=config.input, seed=config.seed)
@@ -165,15 +166,33 @@ def evaluate(
     return result
 
 
-def _check_file(out: Path | None, overwrite: bool) -> None:
+def _check_file(out: Path | None, overwrite: bool, inputs: Sequence[Path]) -> None:
+    """Refuse a file for the result that may not be replaced, before any work is done."""
     if out is None:
         return
     if out.is_dir() or (out.exists() and not overwrite):
         raise UsageError(
             f"{out} exists: choose another name or add --overwrite", where=str(out), kind="output_exists"
         )  # fmt: skip
+    check_writable(out)
     if not out.parent.is_dir():
         raise UsageError(f"there is no folder {out.parent}: make it first", where=str(out), kind="not_writable")
+    places = [path.resolve() for path in inputs]
+    if out.exists() and any(out.resolve().is_relative_to(place) for place in places) and not _is_result(out):
+        raise UsageError(
+            f"{out} is an input of the command, or lies in one: choose another name for the result",
+            where=str(out),
+            kind="input_in_output",
+        )
+
+
+def _is_result(path: Path) -> bool:
+    """Whether an earlier evaluation wrote this file; it may lie in the folder of the run that it is about."""
+    try:
+        value = read_json(path)
+    except UsageError:
+        return False
+    return isinstance(value, dict) and {"task", "target", "accuracy"} <= value.keys()
 
 
 def _try(target: Target, input: Shape | None, device: torch.device) -> None:

@@ -21,9 +21,8 @@ from narfx.runs.folder import RunFolder, interruptible
 from narfx.runs.progress import Reporter, Silent
 from narfx.space.architecture import Architecture, Preprocessing
 from narfx.support.devices import pick_device
-from narfx.support.files import write_json
 from narfx.support.path_fields import ModelReference, UserPath
-from narfx.support.schema import validated
+from narfx.support.seals import write_sealed
 from narfx.support.text import count
 from narfx.tasks.task import Task
 from narfx.training.estimate import Estimate, duration, training_seconds
@@ -31,7 +30,7 @@ from narfx.training.fit import fit
 from narfx.training.initialise import kept, reinitialise
 from narfx.training.method import Method, check_extension, method_of, own_code
 from narfx.training.start import TrainingOptions, fit_to_task, task_of
-from narfx.verbs.start import SEEN, Placed, create_run, open_target
+from narfx.verbs.start import SEEN, Placed, check_out, create_run, open_target, reads_of
 
 __all__ = ["PreparedTraining", "TrainConfig", "estimate_train", "prepare", "resume_train", "train"]
 
@@ -97,9 +96,11 @@ def train(
         RunError: The loss became NaN or the machine ran out of memory or disk; the last checkpoint is kept.
         InterruptedRunError: Ctrl-C.
     """
+    check_out(config, Path(out), relative_to, overwrite=overwrite)
     prepared = prepare(config, device=device, relative_to=relative_to)
     targets = [] if prepared.target is None else [prepared.target]
-    folder = create_run(config, Path(out), targets, relative_to, overwrite=overwrite)
+    reads = reads_of(config, relative_to, targets, [prepared.network], [prepared.task])
+    folder = create_run(config, Path(out), targets, relative_to, overwrite=overwrite, reads=reads)
     return _run(prepared, folder, reporter or Silent())
 
 
@@ -120,22 +121,31 @@ def estimate_train(config: TrainConfig, *, device: str = "auto", relative_to: Pa
 
 
 def resume_train(
-    out: Path | str, *, epochs: int | None = None, device: str = "auto", reporter: Reporter | None = None
+    out: Path | str,
+    *,
+    epochs: int | None = None,
+    device: str = "auto",
+    previous: bool = False,
+    reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Resume the training in ``out`` from its last checkpoint; arguments and errors as for ``train``.
 
-    The result of a finished run is read from its files. With ``epochs`` a run, finished or not, gets so many epochs in
-    all, and ends as a run that was started with them.
+    With ``previous`` from the checkpoint before. What the run began with and reads must not have changed. The result of
+    a finished run is read from its files. With ``epochs`` a run, finished or not, gets so many epochs in all, and ends
+    as a run that was started with them.
     """
-    folder, reporter = RunFolder.open(Path(out)), reporter or Silent()
-    config = validated(TrainConfig, folder.config(), str(folder.path / "config.json"))
+    folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
+    config = folder.resumed_config(TrainConfig)
     if epochs is not None:
         check_extension(config, relative_to=folder.path)
         extend(folder, epochs, (_FILES["metrics"], _ARCH))
         config = config.model_copy(update={"epochs": epochs})
     elif (found := finished_result(folder, _FILES["metrics"], reporter)) is not None:
         return {**found, "files": _places(folder, (folder.path / _ARCH).is_file())}
-    return _run(prepare(config, device=device, relative_to=folder.path), folder, reporter)
+    prepared = prepare(config, device=device, relative_to=folder.path)
+    targets = [] if prepared.target is None else [prepared.target]
+    folder.check_reads(reads_of(config, folder.path, targets, [prepared.network], [prepared.task]))
+    return _run(prepared, folder, reporter)
 
 
 def prepare(config: TrainConfig, *, device: str = "auto", relative_to: Path | None = None) -> PreparedTraining:
@@ -231,13 +241,13 @@ def _run(prepared: PreparedTraining, folder: RunFolder, reporter: Reporter) -> d
         result = {**measure(prepared.network, prepared.input), **described, **metrics, **own_code(prepared.config)}
         if trained is not None:
             _result(prepared, trained, folder.path, metrics).save(folder.path / _ARCH)
-        write_json(folder.path / _FILES["metrics"], result)  # last: where it exists, all is complete
+        write_sealed(folder.path / _FILES["metrics"], result)  # last: where it exists, all is complete
     return {**result, "files": _places(folder, trained is not None)}
 
 
 def _places(folder: RunFolder, has_arch: bool) -> dict[str, str]:
     files = {**_FILES, "arch": _ARCH} if has_arch else _FILES
-    return {key: str(folder.path / name) for key, name in files.items()}
+    return {key: str(folder.out / name) for key, name in files.items()}
 
 
 def _result(prepared: PreparedTraining, trained: Placed, folder: Path, metrics: dict[str, Any]) -> Architecture:

@@ -389,8 +389,12 @@ def test_a_folder_that_is_not_empty_is_kept_or_replaced_whole(tmp_path: Path) ->
         narfx.apply(arch, out)
     assert (caught.value.kind, caught.value.where) == ("output_exists", str(out))
     assert [path.name for path in out.iterdir()] == ["precious.txt"]
+    with pytest.raises(UsageError, match="narfx did not make the folder"):
+        narfx.apply(arch, out, overwrite=True)
+    assert [path.name for path in out.iterdir()] == ["precious.txt"]
+    (out / "precious.txt").unlink()
+    narfx.apply(arch, out)
     narfx.apply(arch, out, overwrite=True, opset=18)
-    assert not (out / "precious.txt").exists()
     assert {entry.domain: entry.version for entry in onnx.load(out / "model.onnx").opset_import}[""] == 18
     assert narfx.check(out)["parity"]["passed"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["arch.json", "net.py", "out"]

@@ -145,8 +145,12 @@ def test_nothing_is_overwritten(folder: Path, tmp_path: Path) -> None:
         assert caught.value.kind == kind
     assert (tmp_path / "out" / "mine").read_text() == "kept" == (tmp_path / "out.npz").read_text()
     build_proxy(str(tmp_path / "faces.npz"), tmp_path / "out.npz", identities=2, images=3, overwrite=True)
-    build_proxy(str(folder), tmp_path / "out", identities=2, images=3, overwrite=True)
-    assert not (tmp_path / "out" / "mine").exists()
+    with pytest.raises(UsageError, match="narfx did not make the folder"):
+        build_proxy(str(folder), tmp_path / "out", identities=2, images=3, overwrite=True)
+    assert (tmp_path / "out" / "mine").read_text() == "kept"
+    for seed in (0, 1):
+        build_proxy(str(folder), tmp_path / "new", identities=2, images=3, overwrite=True, seed=seed)
+    assert json.loads((tmp_path / "new" / "proxy.json").read_text())["seed"] == 1
 
 
 @pytest.mark.parametrize("name", ["../escaped", "..", "a/b", "", ".hidden"])

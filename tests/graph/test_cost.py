@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import narfx
 from narfx.graph.cost import measure
+from narfx.graph.tracing import trace_graph
+from narfx.inputs.model_ref import load_model
 from narfx.operators import unregister_operator
 from narfx.space.records import Site
 
@@ -229,3 +232,33 @@ def test_products_with_weights_are_linear_layers_and_attention_is_none() -> None
     plain, attention = (measure(Products(attention), (3, 6, 6))["macs"] for attention in (False, True))
     assert plain == _torch_macs(Products(False), (3, 6, 6)) == 36 * (3 * 9 * 8 + 2 * 8 * 8)
     assert attention - plain == 36 * 4 * 8 * 8  # the four projections alone
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "densenet121", "googlenet", "lraspp_mobilenet_v3_large", "mnasnet0_5", "regnet_y_400mf", "shufflenet_v2_x0_5",
+        "squeezenet1_1", "swin_t", "timm:botnet26t_256", "timm:mobilevitv2_050",
+    ],
+)  # fmt: skip
+def test_published_networks_cost_what_torch_counts(name: str) -> None:
+    """At batch 1, two operations a MAC; torch also counts products of two values (attention), which narfx does not."""
+    model = _published(name)
+    shape = (3, 256, 256) if name.startswith("timm") else (3, 64, 64)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(1, *shape))
+    flops = {str(operation): found for operation, found in counter.get_flop_counts()["Global"].items()}
+    products = [flops.pop(operation) for operation in [*flops] if "bmm" in operation or "attention" in operation]
+    assert products or name != "swin_t"
+    assert 2 * measure(trace_graph(model).graph_module, shape)["macs"] == sum(flops.values()) > 0
+
+
+def _published(name: str) -> nn.Module:
+    if name.startswith("timm:"):
+        pytest.importorskip("timm", reason="timm is not installed")
+        return load_model(name, seed=0).eval()
+    weightless = {"weights_backbone": None} if name.startswith("lraspp") else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of initialisations that will change one day
+        model: nn.Module = torchvision.models.get_model(name, weights=None, **weightless).eval()
+    return model

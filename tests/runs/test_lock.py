@@ -50,7 +50,7 @@ def test_a_lock_file_that_is_left_hinders_nothing(run: Path) -> None:
         with RunFolder.open(run) as folder:
             folder.event("mine")
     RunFolder.create(run, {"new": True}, overwrite=True)
-    assert {path.name for path in run.iterdir()} == {"config.json"}
+    assert {path.name for path in run.iterdir()} == {"config.json", "origin.json"}
 
 
 def test_the_same_process_is_refused_too(run: Path) -> None:

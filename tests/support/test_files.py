@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,15 +10,7 @@ from pathlib import Path
 import pytest
 
 from narfx.errors import UsageError
-from narfx.support.files import (
-    check_output,
-    output_folder,
-    read_json,
-    replace_folder,
-    write_bytes,
-    write_json,
-    write_text,
-)
+from narfx.support.files import read_json, write_bytes, write_json, write_text
 
 
 def test_what_was_written_is_read(tmp_path: Path) -> None:
@@ -51,7 +44,8 @@ def test_a_full_disk_ends_the_run_and_keeps_the_old_file(tmp_path: Path) -> None
 import resource
 from pathlib import Path
 from narfx.errors import RunError
-from narfx.support.files import output_folder, write_bytes
+from narfx.support.files import write_bytes
+from narfx.support.folders import output_folder
 
 def fill(path):
     with output_folder(path) as work:
@@ -71,40 +65,20 @@ for write in (lambda: write_bytes(Path("a"), b"new" * 1000), lambda: fill(Path("
     assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a", "old")]
 
 
-def test_an_output_folder_stands_only_when_all_went_well(tmp_path: Path) -> None:
-    target = tmp_path / "deep" / "out"
-    with pytest.raises(RuntimeError), output_folder(target) as work:
-        (work / "half").write_text("x")
-        raise RuntimeError
-    assert list((tmp_path / "deep").iterdir()) == []
-    with output_folder(target) as work:
-        (work / "whole").write_text("x")
-        assert not target.exists()
-    assert [path.name for path in target.iterdir()] == ["whole"]
-    assert target.stat().st_mode & 0o777 == 0o755
-    with pytest.raises(RuntimeError), output_folder(target, overwrite=True) as work:
-        (work / "other").write_text("x")
-        raise RuntimeError
-    assert [path.name for path in target.iterdir()] == ["whole"]
-    with output_folder(target, overwrite=True) as work:
-        (work / "other").write_text("x")
-    assert [path.name for path in target.iterdir()] == ["other"]
-    assert [path.name for path in target.parent.iterdir()] == ["out"]
+def test_a_link_stays_and_its_file_is_written(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to("there/file")  # it points to nothing yet
+    for text in ("new", "newer"):
+        write_text(tmp_path / "link", text)
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "file").read_text() == text
 
 
-def test_an_empty_folder_is_free(tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    check_output(tmp_path / "out", overwrite=False)
-    check_output(tmp_path / "new", overwrite=False)
-    (tmp_path / "out" / "file").touch()
-    check_output(tmp_path / "out", overwrite=True)
-    with pytest.raises(UsageError, match="add --overwrite"):
-        check_output(tmp_path / "out", overwrite=False)
-
-
-def test_replacing_a_folder_puts_the_old_one_back_when_it_fails(tmp_path: Path) -> None:
-    (tmp_path / "old").mkdir()
-    (tmp_path / "old" / "mine").write_text("precious")
-    with pytest.raises(FileNotFoundError):
-        replace_folder(tmp_path / "not-there", tmp_path / "old")
-    assert (tmp_path / "old" / "mine").read_text() == "precious"
+def test_only_a_regular_file_is_replaced(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "null").symlink_to("/dev/null")
+    for name, what in (("pipe", "a pipe"), ("folder", "a folder"), ("null", "a device")):
+        with pytest.raises(UsageError, match=f"{name} is {what}, not a regular file"):
+            write_text(tmp_path / name, "text")
+    assert Path("/dev/null").is_char_device()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "null", "pipe"]

@@ -1,0 +1,285 @@
+"""Kill search, train, compare and apply at random moments, go on, and compare with runs that nobody disturbed.
+
+Each kill is a SIGKILL to a process in the midst of its work. A run is then resumed (every third time it is killed
+again), ``apply`` is repeated; what lies there in the end must be, byte for byte, what an undisturbed command wrote, and
+nothing may lie beside it. Times are no results: ``seconds`` in events and checkpoints are left out of the comparison.
+
+    OMP_NUM_THREADS=1 python tools/kill_drill.py --kills 100 --seed 0 --out build/kill_drill
+    OMP_NUM_THREADS=1 python tools/kill_drill.py --kills 8 --json
+
+The drill goes on where it was stopped: each kill is a line of OUT/kills.jsonl. What was not sound stays in OUT.
+Commands run in forks of this process, so that the moments fall into the work and not into the imports. Exit code 1
+where a kill was not sound.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import io
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from torch.utils import _pytree as pytree
+
+from narfx.cli.app import app
+from narfx.cli.console import run_app
+from narfx.runs.events import EVENTS, read_events
+from narfx.runs.folder import CHECKPOINT, LOCK, PREVIOUS
+from narfx.support.seals import unsealed_bytes
+
+NET = """from torch import nn
+
+
+def block(inputs):
+    return nn.Sequential(nn.Conv2d(inputs, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU())
+
+
+def model():
+    head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10)]
+    return nn.Sequential(block(1), block(8), block(8), *head)
+"""
+DATA = "--data digits --data-fraction 0.1 --batch-size 64 --augment none"
+ARCH = "../base/search/arch.json"
+VERBS = {
+    "search": f"../net.py {DATA} --input 1,8,8 --init scratch --epochs 3 --pretrain-epochs 1 --steps 3 --finalists 3",
+    "train": f"{ARCH} {DATA} --epochs 3 --init scratch",
+    "compare": f"{ARCH} {DATA} --epochs 2 --t0 2 --seeds 1 --randoms 1",
+    "apply": ARCH,
+}
+IMPORTS = (
+    "narfx.search", "narfx.verbs.train", "narfx.verbs.compare", "narfx.bundle.bundle", "onnx", "onnxruntime",
+    "onnxscript", "sklearn.datasets", "torch.onnx._internal.exporter._core",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Kill:
+    """One kill: at which moment of how many seconds of work, how often the command was killed, and what was wrong."""
+
+    number: int
+    verb: str
+    moment: float
+    of: float
+    killed: int
+    fault: str | None
+
+    @property
+    def sound(self) -> bool:
+        """Whether the result was that of an undisturbed command."""
+        return self.fault is None
+
+
+class Drill:
+    """The folder of a drill: ``whole`` has the undisturbed results, ``base`` the architecture that other verbs take."""
+
+    def __init__(self, out: Path, seed: int) -> None:
+        self.out, self.seed = out.resolve(), seed
+        self.whole, self.record = self.out / "whole", self.out / "kills.jsonl"
+        self.out.mkdir(parents=True, exist_ok=True)
+
+    def done(self) -> list[Kill]:
+        """The kills of this seed that are on record."""
+        lines = self.record.read_text().splitlines() if self.record.exists() else []
+        found = [json.loads(line) for line in lines]
+        return [
+            Kill(**{k: v for k, v in entry.items() if k != "seed"}) for entry in found if entry["seed"] == self.seed
+        ]
+
+    def prepare(self) -> dict[str, float]:
+        """The undisturbed results, made anew in each process, and the seconds that each took."""
+        for folder in (self.whole, self.out / "base"):
+            shutil.rmtree(folder, ignore_errors=True)
+        self.whole.mkdir()
+        (self.out / "net.py").write_text(NET)
+        seconds = {}
+        for verb in VERBS:
+            began = time.monotonic()
+            code = _wait(_start(self.whole, verb))
+            seconds[verb] = time.monotonic() - began
+            if code != 0:
+                raise SystemExit(f"the undisturbed {verb} ended in {code}: {(self.whole / 'log').read_text()}")
+            if verb == "search":  # all commands run in folders of one depth, so that relative paths are equal
+                shutil.copytree(self.whole / verb, self.out / "base" / verb)
+        return seconds
+
+    def kill(self, number: int, seconds: Mapping[str, float]) -> Kill:
+        """Kill one command, go on, and compare."""
+        draw = random.Random(f"{self.seed} {number}")
+        verb = list(VERBS)[number % len(VERBS)]
+        work = self.out / f"work-{self.seed}-{number}"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir()
+        moment, killed = draw.uniform(0, seconds[verb]), 0
+        while killed == 0:  # one that ends before its moment is not killed: a moment earlier
+            shutil.rmtree(work / verb, ignore_errors=True)
+            killed += _killed(_start(work, verb), moment)
+            moment *= 1 if killed else 0.7
+        fault = self._half(work, verb)
+        if fault is None and number % 3 == 0:
+            killed += _killed(_start(work, verb, again=True), draw.uniform(0, seconds[verb]))
+            fault = self._half(work, verb)
+        fault = fault or self._fault(work, verb)
+        if fault is None:
+            shutil.rmtree(work)
+        kill = Kill(number, verb, round(moment, 3), round(seconds[verb], 3), killed, fault)
+        with self.record.open("a") as stream:
+            stream.write(json.dumps({**asdict(kill), "seed": self.seed}) + "\n")
+        return kill
+
+    def _half(self, work: Path, verb: str) -> str | None:
+        """What is wrong with what a kill left: a bundle is whole or absent, a run can be resumed or is absent."""
+        if verb != "apply":
+            there = (work / verb).exists() and any((work / verb).iterdir())
+            return "a folder without a run" if there and not (work / verb / "config.json").exists() else None
+        return _difference(work / verb, self.whole / verb) if (work / verb).exists() else None
+
+    def _fault(self, work: Path, verb: str) -> str | None:
+        """Go on to the end; what is wrong there."""
+        code = _wait(_start(work, verb, again=True))
+        if code != 0:
+            return f"exit code {code}: {(work / 'log').read_text()[-400:]}"
+        beside = sorted(path.name for path in work.iterdir() if path.name not in (verb, "log"))
+        if beside:
+            return f"left beside it: {', '.join(beside)}"
+        return _difference(work / verb, self.whole / verb)
+
+
+def _start(folder: Path, verb: str, *, again: bool = False) -> int:
+    """Start a command in a fork, its output in a log: a new one or, ``again``, whatever goes on with the one there."""
+    arguments = [verb, *VERBS[verb].split()]
+    if again and verb == "apply":
+        arguments.append("--overwrite")
+    elif again and (folder / verb / "config.json").exists():
+        arguments = [verb, "--resume"]
+    child = os.fork()
+    if child:
+        return child
+    code = 70
+    with suppress(BaseException):
+        os.chdir(folder)
+        log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        code = run_app(app, [*arguments, "--out", verb])
+    os._exit(code)
+
+
+def _wait(child: int) -> int:
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def _killed(child: int, after: float) -> bool:
+    """Kill a process after so many seconds; whether it still ran."""
+    time.sleep(after)
+    os.kill(child, signal.SIGKILL)
+    return _wait(child) == -signal.SIGKILL
+
+
+def _difference(found: Path, right: Path) -> str | None:
+    """The first file that differs, if any."""
+    names = [sorted(str(path.relative_to(top)) for path in _files(top)) for top in (found, right)]
+    if names[0] != names[1]:
+        return f"other files: {', '.join(sorted(set(names[0]) ^ set(names[1])))}"
+    return next((f"{name} differs" for name in names[0] if not _same(found / name, right / name)), None)
+
+
+def _files(top: Path) -> Iterator[Path]:
+    return (path for path in top.rglob("*") if path.is_file() and path.name != LOCK)
+
+
+def _same(a: Path, b: Path) -> bool:
+    if a.name == EVENTS:
+        return _timeless_events(a.parent) == _timeless_events(b.parent)
+    if a.name in (CHECKPOINT, PREVIOUS):
+        (one, shape), (two, other) = (pytree.tree_flatten(_state(path)) for path in (a, b))
+        return shape == other and all(map(_equal, one, two))
+    return a.read_bytes() == b.read_bytes()
+
+
+def _timeless_events(run: Path) -> list[dict[str, Any]]:
+    return [{key: value for key, value in event.items() if key != "seconds"} for event in read_events(run)]
+
+
+def _state(path: Path) -> Any:
+    content = unsealed_bytes(path.read_bytes())
+    if content is None:
+        return "damaged"
+    return torch.load(io.BytesIO(content), weights_only=True)["state"]
+
+
+def _equal(a: Any, b: Any) -> bool:
+    return torch.equal(a, b) if isinstance(a, torch.Tensor) else bool(a == b)
+
+
+def summary(kills: list[Kill]) -> dict[str, Any]:
+    """The numbers of a drill, for each verb and in all, and the faults."""
+    rows = [
+        {
+            "verb": verb,
+            "kills": sum(kill.killed for kill in own),
+            "commands": len(own),
+            "sound": sum(kill.sound for kill in own),
+        }
+        for verb in VERBS
+        for own in [[kill for kill in kills if kill.verb == verb]]
+    ]
+    return {"rows": rows, "faults": [asdict(kill) for kill in kills if not kill.sound]}
+
+
+def show(found: Mapping[str, Any], console: Console) -> None:
+    """The summary as a table."""
+    table = Table("verb", "commands killed", "kills", "sound", box=box.SIMPLE)
+    for row in found["rows"]:
+        table.add_row(row["verb"], *(str(row[key]) for key in ("commands", "kills", "sound")))
+    console.print(table)
+    for fault in found["faults"]:
+        console.print(
+            f"kill {fault['number']} of {fault['verb']} at {fault['moment']} s: {fault['fault']}", markup=False
+        )
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the drill; 0 where every kill was sound."""
+    parser = argparse.ArgumentParser(description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100, help="How many commands are killed [100].")
+    parser.add_argument("--seed", type=int, default=0, help="Decides the moments [0].")
+    parser.add_argument("--out", type=Path, default=Path("build/kill_drill"), help="A folder [build/kill_drill].")
+    parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    for name in IMPORTS:  # once, and not in every fork
+        importlib.import_module(name)
+    drill = Drill(options.out, options.seed)
+    kills = drill.done()
+    known = {kill.number for kill in kills}
+    missing = [number for number in range(options.kills) if number not in known]
+    seconds = drill.prepare() if missing else {}
+    for number in missing:
+        kill = drill.kill(number, seconds)
+        kills.append(kill)
+        print(f"{number + 1}/{options.kills} {kill.verb}: {kill.fault or 'sound'}", file=sys.stderr, flush=True)
+    found = summary(kills)
+    if options.json:
+        print(json.dumps(found, indent=2))
+    else:
+        show(found, Console())
+    return 1 if found["faults"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
