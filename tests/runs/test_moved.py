@@ -104,11 +104,6 @@ CODE: dict[str, Any] = {
     "schedule": "nets/own.py:falling",
     "augment": "nets/own.py:flip",
 }
-    "optimizer": "nets/own.py:adam",
-    "lr": 0.01,
-    "schedule": "nets/own.py:falling",
-    "augment": "nets/own.py:flip",
-}
 QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 20, "data": "data/train.npz", "val_data": "data/val.npz", **CODE}
 
 
