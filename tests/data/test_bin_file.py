@@ -160,7 +160,7 @@ def test_bombs_cost_nothing(path: Path, bomb: bytes) -> None:
     [
         (IMAGES, "is not a pair (images, flags)"),
         ((IMAGES, 3), "no lists"),
-        ((IMAGES, [True]), "4 images and 1 flags"),
+        ((IMAGES, [True]), "4 images and 1 flag:"),
         (([], []), "0 images and 0 flags"),
         ((IMAGES, [True, 2]), "neither true nor false"),
         ((IMAGES, [True, None]), "neither true nor false"),
