@@ -207,7 +207,8 @@ def _go(
             folder=folder,
             reporter=reporter,
         )
-        near = near_budget(search.strategy.archive(), space.budget)
+        tried = search.strategy.archive() if hasattr(search.strategy, "archive") else ()  # the last stage needs none
+        near = near_budget(tried, space.budget)
         below = below_budget(
             outcome.best,
             outcome.finalists,

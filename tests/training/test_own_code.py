@@ -134,6 +134,8 @@ def test_a_finished_run_says_so_and_gives_its_result(here: Path, cli: Run) -> No
         code, again, told = cli(verb, "--resume", "--out", verb, "--json")
         assert (code, json.loads(again)) == (0, json.loads(first))
         assert f"the run in {verb} is finished" in told and ("--epochs N" in told) == (verb != "compare")
+        if verb == "compare":
+            assert "\n1 seed; " in cli(verb, "--resume", "--out", verb)[1]
         code, _, told = cli(verb, "--resume", "--out", verb, "--epochs", "2")
         assert code == 2 and ("give a larger number" in told or verb == "compare")
 
