@@ -27,6 +27,7 @@ __all__ = [
     "busy",
     "check_output",
     "check_replaceable",
+    "in_the_making",
     "output_folder",
     "refuse_inside",
     "replace_folder",
@@ -65,7 +66,7 @@ class Stage:
             self._target.parent.mkdir(parents=True, exist_ok=True)
             with locked(self._target) if alone else nullcontext():
                 sweep(self._target.parent)
-                if alone and any(self._target.parent.glob(f"{escape(_hidden_prefix(self._target))}*")):
+                if alone and in_the_making(path):
                     raise busy(path)
                 hidden = self._open.enter_context(_hidden_beside(self._target))
             self.work = hidden / _NEW
@@ -193,6 +194,12 @@ def sweep(folder: Path) -> None:
         for hidden in folder.glob(f".*{_MARK}*"):
             if hidden.is_dir() and not hidden.is_symlink() and _abandoned(hidden):
                 _remove(hidden)
+
+
+def in_the_making(path: Path) -> bool:
+    """Whether a hidden folder that is to become ``path`` exists."""
+    target = Path(os.path.realpath(path))
+    return any(target.parent.glob(f"{escape(_hidden_prefix(target))}*"))
 
 
 def busy(path: Path) -> UsageError:
