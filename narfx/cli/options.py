@@ -150,7 +150,7 @@ LATENCY: Group = {
 RUN: Group = {
     "config": (Annotated[Path | None, typer.Option(help="The config.json of a run; other options override it.")], None),
     "resume": _flag("--resume", "Resume the run in --out."),
-    "overwrite": _flag("--overwrite", "Replace --out if it is not empty: everything in it is deleted."),
+    "overwrite": _flag("--overwrite", "Replace all of --out, if narfx made it, once the new one is whole."),
 }
 
 
