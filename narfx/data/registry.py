@@ -38,7 +38,8 @@ def register_source(
         read: Called with the parsed source, whose ``place`` is PATH, with the network's input (C, H, W), and with the
             number of bytes that images fitted to it may take in memory. While the input is not known yet, that number
             is 0: images are then given in their own size, because it decides the input.
-            :func:`narfx.data.arrays.from_arrays` makes the result of arrays. It raises ``UsageError`` for what it cannot read.
+            :func:`narfx.data.arrays.from_arrays` makes the result of arrays. It raises ``UsageError`` for what it
+            cannot read.
         form: How error messages write the form [``NAME:PATH``, or the suffix].
         takes_name: Whether sources are ``SCHEME:NAME:PATH``; ``read`` finds NAME in ``name`` of the parsed source.
         takes_path: Whether a path belongs to it; without one, only the scheme alone is such a source. Paths in the

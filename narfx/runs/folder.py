@@ -22,7 +22,7 @@ from filelock import FileLock, Timeout
 from narfx.errors import InterruptedRunError, RunError, UsageError
 from narfx.runs.events import EVENTS, Event, Saved, Subscriber, from_line, read_events
 from narfx.support.devices import is_out_of_memory
-from narfx.support.files import disk_errors, read_json, write_bytes, write_json
+from narfx.support.files import HIDDEN, disk_errors, read_json, write_bytes, write_json
 from narfx.support.folders import Stage, busy, check_output, check_replaceable, sweep
 from narfx.support.ranks import Ranks
 
@@ -94,6 +94,7 @@ class RunFolder:
             sweep(path.parent)
         if not (path / CONFIG).is_file():
             raise UsageError(f"{path} holds no run: it has no {CONFIG}", where=str(path), kind="no_run")
+        _check_checkpoint(path / CHECKPOINT)
         return cls(path)
 
     def part(self, name: str) -> RunFolder:
@@ -162,6 +163,8 @@ class RunFolder:
         except Timeout as error:
             raise busy(self.path) from error
         self._lock = lock  # it stays held when the directory moves
+        for left in self.path.rglob(f".*{HIDDEN}*"):  # a process that was killed while it wrote a file
+            left.unlink(missing_ok=True)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None and self.ranks.first:
@@ -228,6 +231,7 @@ class RunFolder:
             UsageError: The checkpoint cannot be read.
         """
         events = self.path / EVENTS
+        _check_checkpoint(self.path / CHECKPOINT)
         if not self.has_checkpoint:
             if self.ranks.first:
                 events.unlink(missing_ok=True)
@@ -248,6 +252,16 @@ class RunFolder:
             if events.exists() and self.ranks.first:
                 os.truncate(events, min(length, events.stat().st_size))
         return state
+
+
+def _check_checkpoint(path: Path) -> None:
+    """Refuse what stands in the place of a checkpoint and is none, before anything of the run is changed."""
+    if os.path.lexists(path) and not path.is_file():
+        raise UsageError(
+            f"{path} is not a regular file, so it is no checkpoint: restore it, or delete it to start over",
+            where=str(path),
+            kind="bad_checkpoint",
+        )
 
 
 @contextmanager
