@@ -69,7 +69,8 @@ class RunFolder:
         """Make a new run; the JSON ``files`` are part of it from the start. Of several ranks, rank 0 alone writes.
 
         A ``staged`` run is built under a hidden name and gets its place at its first checkpoint, or at the end of the
-        ``with`` block; where that raises before, nothing is left and an old run stays.
+        ``with`` block. Where that raises before, an old run stays, and nothing is left of the new one, unless it had to
+        stop (``RunError``) and replaces nothing: then it can be resumed.
 
         Raises:
             UsageError: ``path`` is not empty and may not be replaced, or one of the ``inputs`` lies in it.
@@ -167,7 +168,9 @@ class RunFolder:
             left.unlink(missing_ok=True)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and self.ranks.first:
+        # Without room or memory the user makes some, and resumes; what a run would replace stays until a checkpoint.
+        resumable = kind is not None and issubclass(kind, RunError) and not self._place.exists()
+        if self.ranks.first and (kind is None or resumable):
             self.place()
         if self._stage is not None:
             self._stage.discard()
