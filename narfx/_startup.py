@@ -84,10 +84,10 @@ def _report(kind: type[BaseException], error: BaseException, trace: Any) -> None
     os._exit(code)
 
 
-def _crashed(number: signal.Signals) -> int:
+def _crashed(process: int, number: signal.Signals) -> int:
     """Report that the process which did the work was ended by the system."""
     _open_closed_streams()
-    left = clean_up(sys.orig_argv)
+    left = clean_up(process, sys.orig_argv)
     if number == signal.SIGKILL:
         _tell(7, "killed", f"the command was killed, perhaps because the machine is out of memory{left}")
     else:

@@ -15,6 +15,8 @@ from collections.abc import Callable, Iterable
 from itertools import pairwise
 from pathlib import Path
 
+from narfx.support.hidden import hidden_for, remove_hidden
+
 __all__ = ["clean_up", "supervise"]
 
 _PR_SET_PDEATHSIG = 1
@@ -22,12 +24,12 @@ _SI_KERNEL = 0x80
 _CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGKILL")
 
 
-def supervise(passed_on: Iterable[signal.Signals], crashed: Callable[[signal.Signals], int]) -> None:
+def supervise(passed_on: Iterable[signal.Signals], crashed: Callable[[int, signal.Signals], int]) -> None:
     """Go on in a child process; the parent never returns.
 
     Args:
         passed_on: The signals that the parent passes on to the child.
-        crashed: Called in the parent with the signal of a crash; returns the exit code.
+        crashed: Called in the parent with the number of the child and the signal of a crash; returns the exit code.
     """
     if sys.platform != "linux":
         return
@@ -43,7 +45,7 @@ def supervise(passed_on: Iterable[signal.Signals], crashed: Callable[[signal.Sig
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _wait(child: int, waited: set[signal.Signals], crashed: Callable[[signal.Signals], int]) -> int:
+def _wait(child: int, waited: set[signal.Signals], crashed: Callable[[int, signal.Signals], int]) -> int:
     """Wait for the child, and return the exit code; signals that it did not get itself are passed on."""
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     ended, status = 0, 0
@@ -57,7 +59,7 @@ def _wait(child: int, waited: set[signal.Signals], crashed: Callable[[signal.Sig
         return os.WEXITSTATUS(status)
     number = signal.Signals(os.WTERMSIG(status))
     if number.name in _CRASHES:
-        return crashed(number)
+        return crashed(child, number)
     signal.signal(number, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {number})
     os.kill(os.getpid(), number)
@@ -73,17 +75,16 @@ def _die_with(parent: int) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def clean_up(arguments: list[str]) -> str:
-    """Remove the hidden folder of a command that crashed; says in words what is left of its ``--out``."""
-    from narfx.support.folders import in_the_making, sweep  # only a crash needs it
-
+def clean_up(process: int, arguments: list[str]) -> str:
+    """Remove the hidden folders of a process that crashed; says in words what is left of the command's ``--out``."""
     named = [text.removeprefix("--out=") for text in arguments if text.startswith("--out=")]
     named += [value for option, value in pairwise(arguments) if option == "--out"]
     if not named:
         return ""
     out = Path(named[-1])
-    unfinished = in_the_making(out)
-    sweep(out.resolve().parent)
+    unfinished = hidden_for(out, process)
+    for hidden in unfinished:
+        remove_hidden(hidden)
     if not unfinished and (out / "checkpoint.pt").is_file():
         return f"; the run in {out} resumes with --resume --out {out}"
     return f"; nothing was written to {out}" if unfinished or not out.exists() else ""

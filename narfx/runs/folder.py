@@ -22,8 +22,9 @@ from filelock import FileLock, Timeout
 from narfx.errors import InterruptedRunError, RunError, UsageError
 from narfx.runs.events import EVENTS, Event, Saved, Subscriber, from_line, read_events
 from narfx.support.devices import is_out_of_memory
-from narfx.support.files import HIDDEN, disk_errors, read_json, write_bytes, write_json
+from narfx.support.files import disk_errors, read_json, write_bytes, write_json
 from narfx.support.folders import Stage, busy, check_output, check_replaceable, sweep
+from narfx.support.hidden import HIDDEN
 from narfx.support.ranks import Ranks
 
 __all__ = ["EVENTS", "RunFolder", "interruptible", "read_events"]

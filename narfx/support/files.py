@@ -17,9 +17,9 @@ from typing import Any
 from filelock import FileLock
 
 from narfx.errors import RunError, UsageError
+from narfx.support.hidden import hidden_prefix
 
 __all__ = [
-    "HIDDEN",
     "check_regular",
     "check_writable",
     "disk_errors",
@@ -31,8 +31,6 @@ __all__ = [
     "write_text",
 ]
 
-HIDDEN = ".narfx-"
-"""What stands in the name of everything that is not yet in its place."""
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -72,7 +70,7 @@ def write_bytes(path: Path, content: bytes) -> None:
     check_writable(path)
     target = Path(os.path.realpath(path))
     with disk_errors(path):
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}{HIDDEN}")
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=hidden_prefix(target, os.getpid()))
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(content)
