@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock
 
 from narfx.errors import RunError, UsageError
+from narfx.support.hidden import hidden_prefix
 
 __all__ = [
     "check_regular",
@@ -70,7 +71,7 @@ def write_bytes(path: Path, content: bytes, *, keep: Path | None = None) -> None
     check_writable(path)
     target = Path(os.path.realpath(path))
     with disk_errors(path):
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=hidden_prefix(target, os.getpid()))
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(content)

@@ -9,18 +9,17 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from glob import escape
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from narfx.errors import UsageError
 from narfx.support.files import disk_errors, locked, read_json
+from narfx.support.hidden import HIDDEN, OLD, hidden_for, hidden_prefix, remove_hidden
 
 __all__ = [
     "Stage",
@@ -33,9 +32,8 @@ __all__ = [
     "sweep",
 ]
 
-_NEW, _OLD, _LOCK, _MARK = "new", "old", "lock", ".narfx-"
-_LONGEST = 100  # a name and the marks around it must fit into the 255 bytes of a file system
-_UNLOCKED_SECONDS = 3600
+_NEW, _LOCK = "new", "lock"
+_UNLOCKED_SECONDS = 7 * 24 * 3600  # without a lock only its age says that a folder is abandoned
 # A folder that narfx made holds a JSON object with these keys, and one of these files beside it.
 _SIGNS: tuple[tuple[str, frozenset[str], tuple[str, ...]], ...] = (
     ("config.json", frozenset(), (".lock", "events.jsonl", "checkpoint.pt")),
@@ -65,7 +63,7 @@ class Stage:
             self._target.parent.mkdir(parents=True, exist_ok=True)
             with locked(self._target) if alone else nullcontext():
                 sweep(self._target.parent)
-                if alone and any(self._target.parent.glob(f"{escape(_hidden_prefix(self._target))}*")):
+                if alone and any(map(_held, hidden_for(path))):
                     raise busy(path)
                 hidden = self._open.enter_context(_hidden_beside(self._target))
             self.work = hidden / _NEW
@@ -177,7 +175,7 @@ def replace_folder(work: Path, path: Path) -> None:
         work.rename(path)
         return
     with _hidden_beside(path) as hidden:
-        old = hidden / _OLD / path.name
+        old = hidden / OLD / path.name
         old.parent.mkdir()
         path.rename(old)
         try:
@@ -190,9 +188,9 @@ def replace_folder(work: Path, path: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove the hidden folders that killed processes left in ``folder``; those of living ones stay."""
     with suppress(OSError):
-        for hidden in folder.glob(f".*{_MARK}*"):
+        for hidden in folder.glob(f".*{HIDDEN}*"):
             if hidden.is_dir() and not hidden.is_symlink() and _abandoned(hidden):
-                _remove(hidden)
+                remove_hidden(hidden)
 
 
 def busy(path: Path) -> UsageError:
@@ -207,7 +205,7 @@ def busy(path: Path) -> UsageError:
 @contextmanager
 def _hidden_beside(path: Path) -> Iterator[Path]:
     """A hidden folder beside ``path`` with a lock that dies with this process; it is deleted after the block."""
-    hidden = Path(tempfile.mkdtemp(dir=path.parent, prefix=_hidden_prefix(path)))
+    hidden = Path(tempfile.mkdtemp(dir=path.parent, prefix=hidden_prefix(path, os.getpid())))
     lock = FileLock(hidden / _LOCK, timeout=0)
     try:
         with suppress(NotImplementedError, OSError):  # a file system without locks: then nothing is swept there
@@ -215,31 +213,25 @@ def _hidden_beside(path: Path) -> Iterator[Path]:
         yield hidden
     finally:
         lock.release()
-        _remove(hidden)
+        remove_hidden(hidden)
 
 
-def _hidden_prefix(path: Path) -> str:
-    return f".{path.name[:_LONGEST]}{_MARK}"
+def _held(hidden: Path) -> bool | None:
+    """Whether a living process holds the lock; ``None`` where there is no lock (yet), or the file system has none."""
+    if not (hidden / _LOCK).is_file():
+        return None
+    try:
+        with FileLock(hidden / _LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (NotImplementedError, OSError):
+        return None
 
 
 def _abandoned(hidden: Path) -> bool:
-    """Whether no living process holds the lock; for a moment a new folder has none."""
-    if not (hidden / _LOCK).is_file():
-        return time.time() - hidden.stat().st_mtime > _UNLOCKED_SECONDS
-    try:
-        with FileLock(hidden / _LOCK, timeout=0):
-            return True
-    except (Timeout, NotImplementedError, OSError):
-        return False
-
-
-def _remove(hidden: Path) -> None:
-    """Delete a hidden folder; an old folder in it whose place is empty goes back there first."""
-    with suppress(OSError):
-        for old in (hidden / _OLD).iterdir():
-            if not (hidden.parent / old.name).exists():
-                old.rename(hidden.parent / old.name)
-    shutil.rmtree(hidden, ignore_errors=True)
+    held = _held(hidden)
+    return time.time() - hidden.stat().st_mtime > _UNLOCKED_SECONDS if held is None else not held
 
 
 def _taken(path: Path) -> UsageError:
