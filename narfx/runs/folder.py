@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from narfx.errors import InterruptedRunError, RunError, UsageError
-from narfx.runs.events import EVENTS, Event, Saved, Subscriber, from_line, from_text, read_events, to_text
+from narfx.runs.events import EVENTS, Event, Saved, Subscriber, from_line, from_texts, read_events, to_text
 from narfx.support.devices import is_out_of_memory
 from narfx.support.files import disk_errors, read_json, write_bytes, write_json
 from narfx.support.folders import Stage, busy, check_output, check_replaceable, sweep
@@ -204,8 +204,8 @@ class RunFolder:
         changed = sorted(name for name in began.keys() | reads.keys() if began.get(name) != reads.get(name))
         if changed:
             raise _changed(
-                f"what the run in {self.path} reads has changed since it began ({', '.join(changed)}): undo the change, "
-                "or start a new run",
+                f"what the run in {self.path} reads has changed since it began ({', '.join(changed)}): undo that, or "
+                "start a new run",
                 self.path / ORIGIN,
             )
 
@@ -406,8 +406,8 @@ def _check_events(path: Path, length: int) -> None:
     """Refuse events that are not those that were there when the checkpoint was written."""
     content = _content(path)[:length]
     try:
-        for line in content.decode().splitlines(keepends=True):
-            from_text(line)
+        for _ in from_texts(content.decode().splitlines(keepends=True)):
+            pass
         whole = len(content) == length and content[-1:] in (b"", b"\n")
     except (ValueError, TypeError):
         whole = False
