@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from narfx.errors import InterruptedRunError, RunError, UsageError
 from narfx.runs.events import EVENTS, Event, Saved, Subscriber, from_line, from_texts, read_events, to_text
 from narfx.support.devices import is_out_of_memory
-from narfx.support.files import disk_errors, read_json, remove_unfinished, write_bytes, write_json
+from narfx.support.files import disk_errors, read_json, write_bytes, write_json
 from narfx.support.folders import Stage, busy, check_output, check_replaceable, sweep
 from narfx.support.path_fields import path_fields
 from narfx.support.ranks import Ranks
@@ -222,7 +222,6 @@ class RunFolder:
         if self.ranks.first:
             with disk_errors(self.path):
                 self._acquire()
-            remove_unfinished(self.path)
         return self
 
     def _acquire(self) -> None:

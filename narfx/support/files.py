@@ -24,14 +24,12 @@ __all__ = [
     "disk_errors",
     "locked",
     "read_json",
-    "remove_unfinished",
     "to_json",
     "write_bytes",
     "write_json",
     "write_text",
 ]
 
-_UNFINISHED = ".tmp"
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -72,7 +70,7 @@ def write_bytes(path: Path, content: bytes, *, keep: Path | None = None) -> None
     check_writable(path)
     target = Path(os.path.realpath(path))
     with disk_errors(path):
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=_UNFINISHED)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(content)
@@ -101,13 +99,6 @@ def locked(path: Path) -> Iterator[None]:
         with suppress(OSError):
             stack.enter_context(lock)
         yield
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Delete what writes that a kill cut short left in ``folder``, in which nobody else may be writing."""
-    for path in folder.rglob(f".*{_UNFINISHED}"):
-        with suppress(OSError):
-            path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -280,9 +280,12 @@ def test_all_of_torchvision_costs_what_torch_counts(monkeypatch: pytest.MonkeyPa
 
 
 def _on_meta(name: str) -> nn.Module:
-    weightless = {"weights_backbone": None} if "deeplab" in name or "fcn" in name or "lraspp" in name else {}
-    try:
-        with torch.device("meta"):
-            return torchvision.models.get_model(name, weights=None, **weightless).eval()  # type: ignore[no-any-return]
-    except NotImplementedError:  # RegNet computes its widths with tensors
-        return torchvision.models.get_model(name, weights=None, **weightless).eval().to("meta")  # type: ignore[no-any-return]
+    weightless = {"weights_backbone": None} if name.startswith(("deeplab", "fcn", "lraspp")) else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with torch.device("meta"):
+                model: nn.Module = torchvision.models.get_model(name, weights=None, **weightless).eval()
+        except NotImplementedError:  # RegNet computes its widths with tensors
+            model = torchvision.models.get_model(name, weights=None, **weightless).eval().to("meta")
+    return model
