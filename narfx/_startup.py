@@ -17,6 +17,8 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from narfx._supervisor import clean_up, supervise
+
 __all__ = ["INTERRUPTS"]
 
 INTERRUPTS = tuple(
@@ -82,6 +84,19 @@ def _report(kind: type[BaseException], error: BaseException, trace: Any) -> None
     os._exit(code)
 
 
+def _crashed(number: signal.Signals) -> int:
+    """Report that the process which did the work was ended by the system."""
+    _open_closed_streams()
+    left = clean_up(sys.orig_argv)
+    if number == signal.SIGKILL:
+        _tell(7, "killed", f"the command was killed, perhaps because the machine is out of memory{left}")
+    else:
+        cause = f"torch or another native library crashed ({signal.strsignal(number)})"
+        cure = "python -X faulthandler -m narfx with the same options shows where; another version of torch may help"
+        _tell(7, "native_crash", f"{cause}{left}: {cure}")
+    return 7
+
+
 def _is_program() -> bool:
     as_module = sys.argv[:1] == ["-m"] and ("-m", "narfx") in pairwise(sys.orig_argv)
     return as_module or Path(sys.argv[0] if sys.argv else "").stem == "narfx"
@@ -104,6 +119,8 @@ def _tell(code: int, kind: str, message: str, where: str | None = None) -> None:
 
 
 if _is_program():
+    if not {"--help", "--version"} & set(sys.orig_argv):
+        supervise(INTERRUPTS, _crashed)
     _open_closed_streams()
     sys.excepthook = _report
     _check_folder()

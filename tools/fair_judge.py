@@ -50,7 +50,7 @@ from narfx.support.devices import pick_device
 from narfx.support.files import read_json, write_json
 from narfx.support.schema import validated
 from narfx.support.seeds import derive, numpy_generator
-from narfx.tasks.options import DataOptions, open_task
+from narfx.tasks.options import DataOptions, open_images, open_task
 from narfx.tasks.task import Task
 from narfx.training.checks import outputs
 from narfx.training.fit import fit
@@ -96,10 +96,16 @@ class Measurement:
 
     def __init__(self, config: Config, out: Path, device: str, reporter: Reporter) -> None:
         self.config, self.out, self.device, self.reporter = config, out, pick_device(device), reporter
-        self.traced: Traced = open_base(NetworkOptions(model=config.model), seed=config.seed)
+        opened = open_images(config, None)
+        self.traced: Traced = open_base(NetworkOptions(model=config.model), seed=config.seed, images=opened.images)
         self.vectors = draw(self.traced.space, config.vectors, config.seed)
         self.task: Task = open_task(
-            config, self.traced.input, seed=config.seed, device=self.device, label_smoothing=config.label_smoothing
+            config,
+            self.traced.input,
+            opened=opened,
+            seed=config.seed,
+            device=self.device,
+            label_smoothing=config.label_smoothing,
         )
         self.part = "val" if self.task.data.test is None else "test"
         base = lower(Supernet(self.traced), self.traced.space.base).to(self.device)

@@ -49,7 +49,8 @@ app.add_typer(ops, name="ops")
 app.add_typer(analyze, name="analyze")
 
 Overwrite = Annotated[
-    bool, typer.Option("--overwrite", help="Replace --out if it is not empty: everything in it is deleted.")
+    bool,
+    typer.Option("--overwrite", help="Replace all of --out, if narfx made it, once the new one is whole."),
 ]
 Out = Annotated[Path, typer.Option(help="The run directory.")]
 Data = Annotated[

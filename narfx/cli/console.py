@@ -9,10 +9,12 @@ from __future__ import annotations
 import ast
 import io
 import json
+import math
 import os
 import signal
 import sys
 import threading
+import time
 import traceback
 import warnings
 from _thread import interrupt_main
@@ -37,6 +39,8 @@ Renderer = Callable[[dict[str, Any], Console], None]
 
 _results: list[tuple[dict[str, Any], Renderer, bool]] = []
 _interrupts: list[int] = []
+_last_arrivals: dict[int, float] = {}
+_TWICE_SECONDS = 0.5
 
 
 class Output:
@@ -123,6 +127,7 @@ def _interruptible() -> Iterator[None]:
     Where Ctrl-C or the end of the terminal is ignored, as in a job started in the background or by nohup, it stays so.
     """
     _interrupts.clear()
+    _last_arrivals.clear()
     previous = {number: signal.getsignal(number) for number in INTERRUPTS}
     for number, handler in previous.items():
         if number in (signal.SIGTERM, signal.SIGUSR1) or handler is not signal.SIG_IGN:
@@ -179,6 +184,10 @@ def _described(failure: NarfxError) -> dict[str, Any]:
 
 
 def _interrupt(number: int, _: Any) -> None:
+    now, last = time.monotonic(), _last_arrivals.get(number, -math.inf)
+    _last_arrivals[number] = now
+    if now - last < _TWICE_SECONDS:  # sent to the whole group, and passed on by the parent process as well
+        return
     _interrupts.append(number)
     raise KeyboardInterrupt
 

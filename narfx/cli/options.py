@@ -55,7 +55,7 @@ COMMON: Group = {
 WEIGHTS: Group = {"weights": _text("A state dict, .safetensors or .pt (read with weights_only).")}
 
 NETWORK: Group = {
-    "input": _text("The shape of one image: channels,height,width [the model's own, else 3,224,224]."),
+    "input": _text("The shape of one image: channels,height,width [that of the images, or what the model states]."),
     "granularity": _text("conv: one choice for each convolution; block: one for each residual block [conv]."),
     "operators": _text(
         "The operators to choose from, base first, joined by commas; FILE.py adds all operators of a file."
@@ -151,7 +151,7 @@ RUN: Group = {
     "config": (Annotated[Path | None, typer.Option(help="The config.json of a run; other options override it.")], None),
     "resume": _flag("--resume", "Resume the run in --out."),
     "checkpoint": _text("With --resume: last, or previous for the checkpoint before the last [last]."),
-    "overwrite": _flag("--overwrite", "Replace --out if it is not empty: everything in it is deleted."),
+    "overwrite": _flag("--overwrite", "Replace all of --out, if narfx made it, once the new one is whole."),
 }
 
 

@@ -16,6 +16,7 @@ from narfx.graph.order import keep_order
 from narfx.graph.tracing import GraphTrace, trace_graph
 from narfx.graph.unused import keep_unused
 from narfx.inputs.arguments import check_input, check_model, listed
+from narfx.inputs.image_size import input_of_module
 from narfx.operators import get_operator, load_operators
 from narfx.passes.sites import find_sites, frozen_sites
 from narfx.passes.skips import SkipDomain, find_skips
@@ -32,7 +33,7 @@ __all__ = ["Traced", "trace"]
 @collector_paused()
 def trace(
     model: nn.Module,
-    input: tuple[int, int, int] = (3, 224, 224),
+    input: tuple[int, int, int] | None = None,
     granularity: str = "conv",
     *,
     operators: Sequence[str] = DEFAULT_OPERATORS,
@@ -52,7 +53,7 @@ def trace(
 
     Args:
         model: Any module that maps one tensor (N, C, H, W) to its outputs.
-        input: One sample's shape: channels, height, width.
+        input: One sample's shape: channels, height, width; default: what the module itself states, as timm's do.
         granularity: ``"conv"`` for one slot a convolution, ``"block"`` for one slot a residual block.
         operators: The list that a vector's entries index; the first is ``base``.
         operator_files: Python files of the user's that register operators of that list; they are run.
@@ -69,6 +70,14 @@ def trace(
         NothingToRefineError: The trace holds no site with a choice; the message says why for the first few.
     """
     check_model(model)
+    input = input_of_module(model) if input is None else input
+    if input is None:
+        raise UsageError(
+            f"the size of the images is not known, because {type(model).__name__} does not state it: give "
+            "input=(channels, height, width)",
+            where="--input",
+            kind="input_shape",
+        )
     check_input(input)
     options = validated(
         SpaceOptions,

@@ -13,7 +13,8 @@ from narfx.compiler.supernet import Supernet
 from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
 from narfx.graph.trace_parity import compare_trace
-from narfx.inputs.model_ref import default_input, load_model
+from narfx.inputs.image_size import Images, choose_input
+from narfx.inputs.model_ref import load_model
 from narfx.inputs.outputs import load_with_outputs
 from narfx.inputs.paths import find
 from narfx.inputs.weights import Checkpoint, apply_weights, load_state, open_weights
@@ -21,9 +22,7 @@ from narfx.space.architecture import Architecture, SpaceOptions
 from narfx.support.path_fields import ModelReference, UserPath
 from narfx.support.text import count
 
-__all__ = ["DEFAULT_INPUT", "Lowered", "NetworkOptions", "open_architecture", "open_base"]
-
-DEFAULT_INPUT = (3, 224, 224)
+__all__ = ["Lowered", "NetworkOptions", "open_architecture", "open_base"]
 
 
 class NetworkOptions(SpaceOptions):
@@ -44,22 +43,29 @@ class Lowered:
 
 
 def open_base(
-    options: NetworkOptions, *, relative_to: Path | None = None, seed: int = 0, outputs: int | None = None
+    options: NetworkOptions,
+    *,
+    relative_to: Path | None = None,
+    seed: int = 0,
+    outputs: int | None = None,
+    images: Images | None = None,
 ) -> Traced:
     """Build the model that the options name, load its weights where they name any, and trace it.
 
-    With ``outputs`` the model is given so many of them; a note of the trace says how.
+    With ``outputs`` the model is given so many of them; a note of the trace says how. ``images`` are those that the
+    network gets, which decide its input where the options do not (:mod:`narfx.inputs.image_size`).
 
     Raises:
         UsageError: The model, its weights or an option is wrong.
         NothingToRefineError: No site of the model has a choice.
         ParityError: The trace does not compute what the model computes.
     """
-    shape = options.input or default_input(options.model, relative_to=relative_to) or DEFAULT_INPUT
     note, loaded = "", None
-    if outputs is None:
-        model = load_model(options.model, relative_to=relative_to, seed=seed)
-    else:
+    model = load_model(options.model, relative_to=relative_to, seed=seed)
+    shape, origin = options.input, None
+    if shape is None:
+        shape, origin = choose_input(options.model, model, images, relative_to=relative_to)
+    if outputs is not None:
         model, note = load_with_outputs(options.model, outputs, shape, relative_to=relative_to, seed=seed)
     if options.weights is not None:
         loaded = apply_weights(model, find(options.weights, relative_to), source=options.weights)
@@ -71,7 +77,8 @@ def open_base(
         reference=options.model,
         **fields,
     )
-    further = [*compare_trace(model, traced.graph_module, shape), *([note] if note else [])]
+    further = [*([origin] if origin else []), *compare_trace(model, traced.graph_module, shape)]
+    further += [note] if note else []
     further += [f"weights {options.weights}: {loaded}"] if loaded else []
     # Like the model, its files of operators stay named as they were: from the folder of what names them.
     kept = traced.options.model_copy(update={"operator_files": options.operator_files})
@@ -79,9 +86,14 @@ def open_base(
 
 
 def open_architecture(
-    architecture: Architecture, *, relative_to: Path | None = None, weights: str | None = None, seed: int = 0
+    architecture: Architecture,
+    *,
+    relative_to: Path | None = None,
+    weights: str | None = None,
+    seed: int = 0,
+    images: Images | None = None,
 ) -> Lowered:
-    """The lowered network of an architecture.
+    """The lowered network of an architecture; ``images`` are as for :func:`open_base`.
 
     ``weights`` (else those that the architecture names) may have the keys of the base, from which the other operators
     are then started, or the keys of the lowered network.
@@ -90,7 +102,17 @@ def open_architecture(
         UsageError: The architecture does not fit the model, or the weights fit neither network.
     """
     options = NetworkOptions(model=architecture.model, input=architecture.input, **architecture.of_space())
-    traced = open_base(options, relative_to=relative_to, seed=seed)
+    try:
+        traced = open_base(options, relative_to=relative_to, seed=seed, images=images)
+    except UsageError as error:
+        if error.kind != "unknown_input":
+            raise
+        raise UsageError(
+            f"the size of the images is not known, because {architecture.model} does not state it: add "
+            '"input": [channels, height, width] to the arch.json',
+            where="input",
+            kind=error.kind,
+        ) from error
     vector = architecture.check(traced.space)
     started = sum(1 for entry in architecture.vector if entry)
     candidates = f"; operators at {count(started, 'slot')} warm-started, not trained" if started else ""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from narfx.data.arrays import Source, from_arrays, number_classes
-from narfx.data.parts import ArrayPart, ItemPart, Part, Shape, check_channels, fit, image_of
+from narfx.data.parts import ArrayPart, ItemPart, Part, image_of
 from narfx.errors import UsageError
 from narfx.inputs.data_ref import DataRef
 from narfx.inputs.user_code import attribute, execute_file, import_module, importable, user_code
@@ -20,7 +20,7 @@ __all__ = ["read_factory"]
 _TWICE = 16
 
 
-def read_factory(ref: DataRef, shape: Shape, limit: int) -> Source:
+def read_factory(ref: DataRef, limit: int) -> Source:
     """Call the factory that a source of kind ``file`` or ``module`` names and read its result.
 
     The result is a mapping with the keys of an ``.npz`` source, or a pair (train, test or ``None``) of map-style data
@@ -28,8 +28,7 @@ def read_factory(ref: DataRef, shape: Shape, limit: int) -> Source:
 
     Args:
         ref: The reference to the factory, a callable without arguments.
-        shape: The network's input (C, H, W).
-        limit: Fitted images are kept if they need at most this many bytes; otherwise they are read again when needed.
+        limit: Images are kept if they need at most this many bytes; otherwise they are read again when needed.
 
     Raises:
         UsageError: The code cannot be imported, fails, or returns something else.
@@ -58,14 +57,14 @@ def read_factory(ref: DataRef, shape: Shape, limit: int) -> Source:
                 where=source,
                 kind="factory_result",
             )
-        return _from_data_sets(result[0], result[1], source, shape, limit)
+        return _from_data_sets(result[0], result[1], source, limit)
 
 
 def _kind(value: Any) -> str:
     return f"{len(value)} things" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
 
 
-def _from_data_sets(train: Any, test: Any, source: str, shape: Shape, limit: int) -> Source:
+def _from_data_sets(train: Any, test: Any, source: str, limit: int) -> Source:
     sets = {name: part for name, part in (("train", train), ("test", test)) if part is not None}
     for name, part in sets.items():
         if not (hasattr(part, "__getitem__") and hasattr(part, "__len__")) or isinstance(part, (str, dict)):
@@ -78,8 +77,7 @@ def _from_data_sets(train: Any, test: Any, source: str, shape: Shape, limit: int
             raise UsageError(f"the {name} part has no images", where=source, kind="empty_data")
     if "train" not in sets:
         raise UsageError("the train part is None: return a data set", where=source, kind="factory_result")
-    small = sum(map(len, sets.values())) * int(np.prod(shape)) <= limit
-    parts = {name: _read_items(part, name, source, shape, small) for name, part in sets.items()}
+    parts = {name: _read_items(part, name, source, limit // len(sets)) for name, part in sets.items()}
     names = _class_names(train)
     classes = number_classes(parts["train"].labels, names, source)
     return Source(classes, parts["train"], test=parts.get("test"), named=names is not None)
@@ -93,35 +91,43 @@ def _class_names(data_set: Any) -> tuple[str, ...] | None:
     return None
 
 
-def _read_items(data_set: Any, name: str, source: str, shape: Shape, keep: bool) -> Part:
+def _read_items(data_set: Any, name: str, source: str, limit: int) -> Part:
     def item(index: int) -> tuple[torch.Tensor, int]:
         def read() -> tuple[torch.Tensor, int]:
             image, label = data_set[index]
-            return image_of(image, shape), _label(label)
+            return image_of(image), _label(label)
 
         with user_code(f"item {index} of the {name} part cannot be read", where=source, kind="bad_item"):
-            image, label = read()
-        check_channels(image.shape[1], shape[0], f"{source}, {name} part, item {index}")
-        return image, label
+            return read()
 
-    labels, channels, sizes, kept = [], set(), set(), []
+    labels, deepest, sizes, kept, held = [], 1, set(), list[torch.Tensor](), 0
     for index in range(len(data_set)):
         image, label = item(index)
         labels.append(label)
-        channels.add(int(image.shape[1]))
+        channels = int(image.shape[1])
+        if channels != deepest and 1 not in (channels, deepest):
+            raise UsageError(
+                f"item {index} of the {name} part has {channels} channels, and others have {deepest}: give all images "
+                "the same number of channels",
+                where=source,
+                kind="channels",
+            )
+        deepest = max(deepest, channels)
         sizes.add((int(image.shape[2]), int(image.shape[3])))
-        if keep:
-            kept.append(fit(image, shape))
-    targets, deepest, seen = np.array(labels, dtype=np.int64), max(channels), tuple(sorted(sizes))
+        held += image.numel()
+        if held <= limit:
+            kept.append(image)
+    targets, seen = np.array(labels, dtype=np.int64), tuple(sorted(sizes))
     # A data set with random transforms has other images in each process, which is no change of the data.
     steady = all(
         torch.equal(item(index)[0], item(index)[0]) for index in range(0, len(labels), max(len(labels) // _TWICE, 1))
     )
-    if not keep:
+    if held > limit:
         return ItemPart(lambda index: item(index)[0], targets, deepest, seen, steady)
-    width = max(image.shape[1] for image in kept)
-    stacked = torch.cat([image.expand(-1, width, -1, -1) for image in kept])
-    return ArrayPart(stacked.permute(0, 2, 3, 1).numpy(), targets, deepest, seen, steady)
+    if len(sizes) > 1:
+        return ItemPart(kept.__getitem__, targets, deepest, seen, steady)
+    stacked = torch.cat([image.expand(-1, deepest, -1, -1) for image in kept])
+    return ArrayPart(stacked.permute(0, 2, 3, 1).numpy(), targets, steady=steady)
 
 
 def _label(value: Any) -> int:

@@ -19,8 +19,22 @@ from narfx.data.parts import Part, Shape, check_channels
 from narfx.data.sources import read_source
 from narfx.data.splits import Split, hold_out, make_split, statistics, stream, subset
 from narfx.errors import UsageError
+from narfx.inputs.image_size import Images
 
-__all__ = ["ONE_CLASS", "Batch", "ImageData", "Split", "batches", "load_data", "normalisation", "ordered_batches"]
+__all__ = [
+    "ONE_CLASS",
+    "Batch",
+    "ImageData",
+    "Opened",
+    "Split",
+    "batches",
+    "fitting",
+    "images_of",
+    "load_data",
+    "normalisation",
+    "open_data",
+    "ordered_batches",
+]
 
 ONE_CLASS = "warning: all images have the same label, so an accuracy on them means nothing: check the data"
 
@@ -67,8 +81,44 @@ class ImageData:
         return ":".join(Path(part).name or part for part in self.name.split(":"))
 
 
+@dataclass(frozen=True)
+class Opened:
+    """A source that is read, and its validation part if it is not split off the training part."""
+
+    source: str
+    found: Source
+    held: Part | None
+
+    @property
+    def parts(self) -> tuple[Part, ...]:
+        """The training, validation and test part, as far as they exist."""
+        return tuple(part for part in (self.found.train, self.held, self.found.test) if part is not None)
+
+    @property
+    def images(self) -> Images:
+        """What is known of the images of all parts."""
+        return images_of(self.source, *self.parts)
+
+
+def images_of(name: str, *parts: Part) -> Images:
+    """What is known of the images of these parts."""
+    sizes = sorted({size for part in parts for size in part.sizes})
+    return Images(name, max(part.channels for part in parts), tuple(sizes))
+
+
+def open_data(source: str, val_data: str | None = None, shape: Shape | None = None, memory: int = _MEMORY) -> Opened:
+    """Read ``source`` and ``val_data``, as for :func:`load_data`, before the network's input ``shape`` is known.
+
+    Raises:
+        UsageError: A source or its content is wrong, or their classes differ.
+    """
+    _check_validation(source, val_data)
+    found = read_source(source, shape, memory)
+    return Opened(source, found, _validation_source(found, val_data, shape, memory))
+
+
 def load_data(
-    source: str, input_shape: tuple[int, int, int], *, seed: int = 0, fraction: float = 1.0,
+    source: str | Opened, input_shape: tuple[int, int, int], *, seed: int = 0, fraction: float = 1.0,
     val_data: str | None = None, val_fraction: float = 0.1, device: str | torch.device = "cpu", memory: int = _MEMORY,
     repeat_grey: bool = True, normalise: Normalisation | None = None,
 ) -> ImageData:  # fmt: skip
@@ -85,7 +135,7 @@ def load_data(
       keys of the ``.npz``, or a pair (train, test) of data sets of (image, label).
 
     Args:
-        source: One of the forms above.
+        source: One of the forms above, or what :func:`open_data` has read; then ``val_data`` is read already too.
         input_shape: The network's (C, H, W). Images are resized to H and W (antialiased bilinear, without keeping the
             aspect ratio). Grey images are repeated to C channels; colour becomes luminance if C is 1.
         seed: Decides the subset and the validation part.
@@ -101,11 +151,10 @@ def load_data(
     Raises:
         UsageError: An argument, the source or its content is wrong.
     """
-    _check_arguments(source, input_shape, seed, fraction, val_data, val_fraction)
+    _check_arguments(input_shape, seed, fraction, val_fraction)
     place = torch.device(device)
-    found = read_source(source, input_shape, memory)
-    held = _validation_source(found, val_data, input_shape, memory)
-    parts = [part for part in (found.train, held, found.test) if part is not None]
+    opened = open_data(source, val_data, input_shape, memory) if isinstance(source, str) else source
+    source, found, held, parts = opened.source, opened.found, opened.held, opened.parts
     for part in parts:
         check_channels(part.channels, input_shape[0], source, repeat_grey=repeat_grey)
     in_memory = sum(len(part.labels) for part in parts) * int(np.prod(input_shape)) <= memory
@@ -126,7 +175,7 @@ def load_data(
     train = make_split(found.train, chosen, input_shape, place, in_memory)
     test = None if found.test is None else _whole(found.test, input_shape, place, in_memory)
     mean, std, note = (*normalise, "") if normalise is not None else normalisation(found, train, input_shape)
-    notes += [*found.notes, *_fitting(parts, input_shape), *([note] if note else [])]
+    notes += [*found.notes, *fitting(parts, input_shape), *([note] if note else [])]
     if len(np.unique(labels)) == 1:
         notes.append(ONE_CLASS)
     if not in_memory:
@@ -137,9 +186,7 @@ def load_data(
     )  # fmt: skip
 
 
-def _check_arguments(
-    source: str, shape: Shape, seed: int, fraction: float, val_data: str | None, val_fraction: float
-) -> None:
+def _check_arguments(shape: Shape, seed: int, fraction: float, val_fraction: float) -> None:
     if len(shape) != 3 or min(shape) < 1:
         raise UsageError(
             f"the input is {shape}: it must be (channels, height, width), three positive integers",
@@ -160,6 +207,9 @@ def _check_arguments(
             where="--val-fraction",
             kind="fraction",
         )
+
+
+def _check_validation(source: str, val_data: str | None) -> None:
     if val_data == source:
         raise UsageError(
             "the validation data are the training data: name other data, or leave out --val-data to split some off",
@@ -168,7 +218,7 @@ def _check_arguments(
         )
 
 
-def _validation_source(found: Source, val_data: str | None, shape: Shape, memory: int) -> Part | None:
+def _validation_source(found: Source, val_data: str | None, shape: Shape | None, memory: int) -> Part | None:
     """The validation part of the user or of the source; ``None`` if it must be split off the training part."""
     for part, name in ((found.val, "validation"), (found.test, "test")):
         if part is not None:
@@ -220,14 +270,15 @@ def normalisation(found: Source, train: Split, shape: Shape) -> tuple[tuple[floa
     return mean, std, f"mean and standard deviation: of {count} training images"
 
 
-def _fitting(parts: Sequence[Part], shape: Shape) -> list[str]:
-    """Notes on what was done to the images."""
+def fitting(parts: Sequence[Part], shape: Shape) -> list[str]:
+    """Sentences on what is done to the images of these parts for a network of input ``shape`` (C, H, W)."""
     channels, height, width = shape
     notes = []
     sizes = sorted({size for part in parts for size in part.sizes})
     if sizes != [(height, width)]:
         origin = "several sizes" if len(sizes) > 1 else f"{sizes[0][0]}x{sizes[0][1]}"
-        notes.append(f"resized from {origin} to {height}x{width}")
+        larger = any(size[0] < height or size[1] < width for size in sizes)
+        notes.append(f"{'enlarged' if larger else 'resized'} from {origin} to {height}x{width}")
     have = {part.channels for part in parts}
     if 1 in have and channels != 1:
         notes.append(f"grey images repeated to {channels} channels")

@@ -48,7 +48,7 @@ Shape = tuple[int, int, int]
 GREY_MODES = ("1", "L", "LA", "La", "I;16", "I;16L", "I;16B", "I;16N")
 # Some of Pillow's readers start other programs (Ghostscript for EPS); they are never used, whatever the suffix.
 FORMATS = ("JPEG", "PNG", "BMP", "WEBP", "PPM", "TIFF", "GIF")
-_PROBES = 64
+_PROBES = 1024
 
 
 class Part(Protocol):
@@ -245,8 +245,10 @@ def decode(path: Path, shape: Shape) -> torch.Tensor:
         raise unreadable(path, error) from error
 
 
-def from_pil(image: Image.Image, shape: Shape) -> torch.Tensor:
-    """A Pillow image as uint8 ``(1, c, H, W)``, fitted to ``shape``; transparency is dropped."""
+def from_pil(image: Image.Image, shape: Shape | None = None) -> torch.Tensor:
+    """A Pillow image as uint8 ``(1, c, H, W)``, fitted to ``shape`` where it is given; transparency is dropped."""
+    if shape is None:
+        shape = (1 if image.mode in GREY_MODES else 3, image.height, image.width)
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
@@ -262,7 +264,7 @@ def from_pil(image: Image.Image, shape: Shape) -> torch.Tensor:
     return pixels.view(1, height, width, -1).permute(0, 3, 1, 2)
 
 
-def image_of(value: Any, shape: Shape) -> torch.Tensor:
+def image_of(value: Any) -> torch.Tensor:
     """An image of a user's data set, as uint8 ``(1, c, h, w)``.
 
     ``value`` is a Pillow image, a uint8 array ``(h, w)`` or ``(h, w, c)``, or a tensor ``(h, w)`` or ``(c, h, w)`` that
@@ -272,7 +274,7 @@ def image_of(value: Any, shape: Shape) -> torch.Tensor:
         ValueError: It is something else; the message says what.
     """
     if isinstance(value, Image.Image):
-        return from_pil(value, shape)
+        return from_pil(value)
     if isinstance(value, np.ndarray):
         if value.dtype != np.uint8 or value.ndim not in (2, 3):
             raise ValueError(f"an array must be uint8 of shape (H, W) or (H, W, C), not {value.dtype} {value.shape}")

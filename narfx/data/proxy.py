@@ -74,7 +74,7 @@ def build_proxy(
     out = Path(out)
     held_out = max(images // 10, 1) if held_out is None else held_out
     _check_numbers(identities, images, held_out)
-    found = read_source(source, (3, 1, 1), 0)
+    found = read_source(source, None, 0)
     drawn, enough = _draw(found, source, identities, images, held_out, seed)
     record = {
         "source": Path(source).name,

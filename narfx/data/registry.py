@@ -36,8 +36,10 @@ def register_source(
     Args:
         name: A scheme, ``lmdb`` for sources ``lmdb:PATH``; or a suffix, ``.h5`` for files that end in it.
         read: Called with the parsed source, whose ``place`` is PATH, with the network's input (C, H, W), and with the
-            number of bytes that images fitted to it may take in memory. :func:`narfx.data.arrays.from_arrays` makes
-            the result of arrays. It raises ``UsageError`` for what it cannot read.
+            number of bytes that images fitted to it may take in memory. While the input is not known yet, that number
+            is 0: images are then given in their own size, because it decides the input.
+            :func:`narfx.data.arrays.from_arrays` makes the result of arrays. It raises ``UsageError`` for what it
+            cannot read.
         form: How error messages write the form [``NAME:PATH``, or the suffix].
         takes_name: Whether sources are ``SCHEME:NAME:PATH``; ``read`` finds NAME in ``name`` of the parsed source.
         takes_path: Whether a path belongs to it; without one, only the scheme alone is such a source. Paths in the

@@ -19,6 +19,8 @@ from narfx.inputs.data_ref import DataRef
 
 __all__ = ["read_source"]
 
+_ANY_SHAPE = (3, 1, 1)
+
 
 class _Known(NamedTuple):
     """A data set of torchvision: its class, its folder in the root, published statistics of the training part."""
@@ -38,13 +40,13 @@ _TORCHVISION = {
 }
 
 
-def read_source(source: str, shape: Shape, limit: int) -> Source:
+def read_source(source: str, shape: Shape | None, limit: int) -> Source:
     """Read the parts of ``source``; the images may be read later.
 
     Args:
         source: One of the forms that :func:`narfx.data.registry.source_forms` lists.
-        shape: The network's input (C, H, W), to which images of a user's own data sets are fitted at once.
-        limit: How many bytes of fitted images may be kept in memory.
+        shape: The network's input (C, H, W), if it is known already; registered readers may fit images to it at once.
+        limit: How many bytes of images may be kept in memory.
 
     Raises:
         UsageError: The source has no known form, does not exist, or has wrong content.
@@ -56,14 +58,16 @@ def read_source(source: str, shape: Shape, limit: int) -> Source:
         raise UsageError(f"cannot read {place}: {error.strerror or error}", where=source, kind="unreadable") from error
 
 
-def _read(source: str, shape: Shape, limit: int) -> Source:
+def _read(source: str, shape: Shape | None, limit: int) -> Source:
     if not source:
         raise UsageError(f"the data source is empty: give {source_forms()}", kind="unknown_source")
     ref = DataRef.parse(source)
+    # Without memory for fitted images a reader gives images as they are, fitted when they are read.
+    fitted = (_ANY_SHAPE, 0) if shape is None else (shape, limit)
     if ref.kind == "path":
-        return _from_path(ref, shape, limit)
-    read = find_reader(ref.kind) or read_factory
-    return read(ref, shape, limit)
+        return _from_path(ref, *fitted)
+    read = find_reader(ref.kind)
+    return read_factory(ref, limit) if read is None else read(ref, *fitted)
 
 
 def _from_path(ref: DataRef, shape: Shape, limit: int) -> Source:

@@ -150,8 +150,8 @@ def load_model(ref: str | ModelRef, *, relative_to: Path | None = None, seed: in
 def default_input(ref: str | ModelRef, *, relative_to: Path | None = None) -> Shape | None:
     """(channels, height, width) of one sample if the model's origin states it, otherwise ``None``.
 
-    Models of narfx and timm state it. torchvision's classifiers take 3x224x224 (Inception 3x299x299). A file may
-    contain a line ``INPUT_SHAPE = (3, 32, 32)``, which is read without running the file.
+    Models of narfx and timm state it, and torchvision's classifiers (mostly 3x224x224). A file may contain a line
+    ``INPUT_SHAPE = (3, 32, 32)``, which is read without running the file.
 
     Raises:
         UsageError: The reference cannot be read, or its origin has no such model.

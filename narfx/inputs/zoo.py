@@ -39,11 +39,13 @@ class ZooModel:
         factory: Builds the model.
         fixed: Arguments that the user cannot choose.
         input_shape: (channels, height, width) of one sample, if known.
+        one_size: Whether it takes no other height and width.
     """
 
     factory: Callable[..., Any]
     fixed: Mapping[str, Any] = field(default_factory=dict)
     input_shape: tuple[int, int, int] | None = None
+    one_size: bool = False
 
 
 def _asks_for_weights(argument: str, value: object) -> bool:
@@ -75,7 +77,8 @@ def find_model(zoo: str, name: str, arguments: Mapping[str, Any] | None = None) 
 
 def _narfx(name: str) -> ZooModel:
     _check_name("narfx", name, MODELS)
-    return ZooModel(MODELS[name].factory, {}, MODELS[name].input_shape)
+    factory = MODELS[name].factory
+    return ZooModel(factory, {}, MODELS[name].input_shape, "size" in inspect.signature(factory).parameters)
 
 
 def _torchvision(name: str) -> ZooModel:
@@ -88,8 +91,11 @@ def _torchvision(name: str) -> ZooModel:
     builder = models.get_model_builder(name)
     fixed = {"weights", "weights_backbone"} & set(inspect.signature(builder).parameters)
     classifiers = {*models.list_models(module=models), *models.list_models(module=models.quantization)}
-    side = 299 if name.endswith("inception_v3") else 224
-    return ZooModel(builder, dict.fromkeys(fixed), (3, side, side) if name in classifiers else None)
+    if name not in classifiers:
+        return ZooModel(builder, dict.fromkeys(fixed))
+    # The sizes of the images that its weights were made for; without weights the larger vision transformers take 224.
+    side = min((entry.transforms().crop_size[0] for entry in models.get_model_weights(name)), default=224)
+    return ZooModel(builder, dict.fromkeys(fixed), (3, side, side), one_size=name.startswith("vit_"))
 
 
 def _timm(name: str) -> ZooModel:
@@ -101,9 +107,12 @@ def _timm(name: str) -> ZooModel:
     if not timm.is_model(name):
         _check_name("timm", name, timm.list_models())
     config = timm.get_pretrained_cfg(name)
-    channels, height, width = config.input_size if config is not None else (3, 224, 224)
+    fixed = {"model_name": name, "pretrained": False}
+    if config is None:
+        return ZooModel(timm.create_model, fixed)
+    channels, height, width = config.input_size
     shape = (int(channels), int(height), int(width))
-    return ZooModel(timm.create_model, {"model_name": name, "pretrained": False}, shape)
+    return ZooModel(timm.create_model, fixed, shape, bool(config.fixed_input_size))
 
 
 def _unusable(package: str, cure: str, error: Exception) -> UsageError:

@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from narfx.errors import InterruptedRunError, RunError, UsageError
 from narfx.runs.events import EVENTS, Event, Saved, Subscriber, from_line, from_texts, read_events, to_text
 from narfx.support.devices import is_out_of_memory
-from narfx.support.files import disk_errors, read_json, write_bytes, write_json
+from narfx.support.files import HIDDEN, disk_errors, read_json, write_bytes, write_json
 from narfx.support.folders import Stage, busy, check_output, check_replaceable, sweep
 from narfx.support.path_fields import path_fields
 from narfx.support.ranks import Ranks
@@ -82,7 +82,8 @@ class RunFolder:
 
         ``reads`` are digests of what the run reads from elsewhere, by the names that :meth:`check_reads` uses; without
         them it compares nothing. A ``staged`` run is built under a hidden name and gets its place at its first
-        checkpoint, or at the end of the ``with`` block; where that raises before, nothing is left and an old run stays.
+        checkpoint, or at the end of the ``with`` block. Where that raises before, an old run stays, and nothing is left
+        of the new one, unless it had to stop (``RunError``) and replaces nothing: then it can be resumed.
 
         Raises:
             UsageError: ``path`` is not empty and may not be replaced, or one of the ``inputs`` lies in it.
@@ -109,6 +110,7 @@ class RunFolder:
             sweep(path.parent)
         if not (path / CONFIG).is_file():
             raise UsageError(f"{path} holds no run: it has no {CONFIG}", where=str(path), kind="no_run")
+        _check_checkpoint(path / CHECKPOINT)
         folder = cls(path)
         folder.previous = previous
         return folder
@@ -231,9 +233,13 @@ class RunFolder:
         except Timeout as error:
             raise busy(self.path) from error
         self._lock = lock  # it stays held when the directory moves
+        for left in self.path.rglob(f".*{HIDDEN}*"):  # a process that was killed while it wrote a file
+            left.unlink(missing_ok=True)
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None and self.ranks.first:
+        # Without room or memory the user makes some, and resumes; what a run would replace stays until a checkpoint.
+        resumable = kind is not None and issubclass(kind, RunError) and not self._place.exists()
+        if self.ranks.first and (kind is None or resumable):
             self.place()
         if self._stage is not None:
             self._stage.discard()
@@ -314,6 +320,7 @@ class RunFolder:
             UsageError: The checkpoint or the events are damaged, or there is no previous checkpoint.
         """
         last, events = self.path / CHECKPOINT, self.path / EVENTS
+        _check_checkpoint(last)
         if not self.has_checkpoint:
             if self.ranks.first:
                 events.unlink(missing_ok=True)
@@ -362,6 +369,16 @@ class RunFolder:
                 where=str(path),
                 kind="bad_checkpoint",
             ) from error
+
+
+def _check_checkpoint(path: Path) -> None:
+    """Refuse what stands in the place of a checkpoint and is none, before anything of the run is changed."""
+    if os.path.lexists(path) and not path.is_file():
+        raise UsageError(
+            f"{path} is not a regular file, so it is no checkpoint: restore it, or delete it to start over",
+            where=str(path),
+            kind="bad_checkpoint",
+        )
 
 
 @contextmanager

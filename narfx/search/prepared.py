@@ -19,7 +19,7 @@ from narfx.search.stages import Stage, check_stages
 from narfx.space.budget import Budget
 from narfx.space.space import SearchSpace
 from narfx.support.devices import pick_device
-from narfx.tasks.options import open_task
+from narfx.tasks.options import open_images, open_task
 from narfx.tasks.task import Task
 from narfx.training.checks import check_batches, outputs
 from narfx.training.initialise import reinitialise
@@ -52,10 +52,12 @@ def prepare(
     """
     _check_epochs(config)
     place = pick_device(device)
-    traced = open_base(config, relative_to=relative_to, seed=config.seed)
+    opened = open_images(config, relative_to, config.input)
+    traced = open_base(config, relative_to=relative_to, seed=config.seed, images=opened.images)
     task = open_task(
         config,
         traced.input,
+        opened=opened,
         seed=config.seed,
         device=place,
         label_smoothing=config.label_smoothing,

@@ -98,7 +98,7 @@ class Architecture(SpaceOptions):
 
     ``skips`` are the skips [t, j] that are open; absent means the base's own, and where they are given the skip domain
     is open whether ``search_skips`` stands there or not.
-    ``input`` is one sample's shape, channels first; absent means what the model's origin states, else (3, 224, 224).
+    ``input`` is one sample's shape, channels first; absent means what the model states, or that of the images.
     ``sites`` are the lines that ``fingerprint`` was made of, kept so that a difference can be shown.
     """
 

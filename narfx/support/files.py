@@ -19,6 +19,7 @@ from filelock import FileLock
 from narfx.errors import RunError, UsageError
 
 __all__ = [
+    "HIDDEN",
     "check_regular",
     "check_writable",
     "disk_errors",
@@ -30,6 +31,8 @@ __all__ = [
     "write_text",
 ]
 
+HIDDEN = ".narfx-"
+"""What stands in the name of everything that is not yet in its place."""
 _KINDS = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
 
 
@@ -70,7 +73,7 @@ def write_bytes(path: Path, content: bytes, *, keep: Path | None = None) -> None
     check_writable(path)
     target = Path(os.path.realpath(path))
     with disk_errors(path):
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:100]}{HIDDEN}")
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(content)

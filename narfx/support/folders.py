@@ -20,22 +20,23 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from narfx.errors import UsageError
-from narfx.support.files import disk_errors, locked, read_json
+from narfx.support.files import HIDDEN, disk_errors, locked, read_json
 
 __all__ = [
     "Stage",
     "busy",
     "check_output",
     "check_replaceable",
+    "in_the_making",
     "output_folder",
     "refuse_inside",
     "replace_folder",
     "sweep",
 ]
 
-_NEW, _OLD, _LOCK, _MARK = "new", "old", "lock", ".narfx-"
+_NEW, _OLD, _LOCK = "new", "old", "lock"
 _LONGEST = 100  # a name and the marks around it must fit into the 255 bytes of a file system
-_UNLOCKED_SECONDS = 3600
+_UNLOCKED_SECONDS = 7 * 24 * 3600  # without a lock only its age says that a folder is abandoned
 # A folder that narfx made holds a JSON object with these keys, and one of these files beside it.
 _SIGNS: tuple[tuple[str, frozenset[str], tuple[str, ...]], ...] = (
     ("config.json", frozenset(), (".lock", "events.jsonl", "checkpoint.pt")),
@@ -65,7 +66,7 @@ class Stage:
             self._target.parent.mkdir(parents=True, exist_ok=True)
             with locked(self._target) if alone else nullcontext():
                 sweep(self._target.parent)
-                if alone and any(self._target.parent.glob(f"{escape(_hidden_prefix(self._target))}*")):
+                if alone and any(map(_held, _hidden_for(path))):
                     raise busy(path)
                 hidden = self._open.enter_context(_hidden_beside(self._target))
             self.work = hidden / _NEW
@@ -190,9 +191,14 @@ def replace_folder(work: Path, path: Path) -> None:
 def sweep(folder: Path) -> None:
     """Remove the hidden folders that killed processes left in ``folder``; those of living ones stay."""
     with suppress(OSError):
-        for hidden in folder.glob(f".*{_MARK}*"):
+        for hidden in folder.glob(f".*{HIDDEN}*"):
             if hidden.is_dir() and not hidden.is_symlink() and _abandoned(hidden):
                 _remove(hidden)
+
+
+def in_the_making(path: Path) -> bool:
+    """Whether a hidden folder that is to become ``path`` exists."""
+    return bool(_hidden_for(path))
 
 
 def busy(path: Path) -> UsageError:
@@ -219,18 +225,30 @@ def _hidden_beside(path: Path) -> Iterator[Path]:
 
 
 def _hidden_prefix(path: Path) -> str:
-    return f".{path.name[:_LONGEST]}{_MARK}"
+    return f".{path.name[:_LONGEST]}{HIDDEN}"
+
+
+def _hidden_for(path: Path) -> list[Path]:
+    target = Path(os.path.realpath(path))
+    return list(target.parent.glob(f"{escape(_hidden_prefix(target))}*"))
+
+
+def _held(hidden: Path) -> bool | None:
+    """Whether a living process holds the lock; ``None`` where there is no lock (yet), or the file system has none."""
+    if not (hidden / _LOCK).is_file():
+        return None
+    try:
+        with FileLock(hidden / _LOCK, timeout=0):
+            return False
+    except Timeout:
+        return True
+    except (NotImplementedError, OSError):
+        return None
 
 
 def _abandoned(hidden: Path) -> bool:
-    """Whether no living process holds the lock; for a moment a new folder has none."""
-    if not (hidden / _LOCK).is_file():
-        return time.time() - hidden.stat().st_mtime > _UNLOCKED_SECONDS
-    try:
-        with FileLock(hidden / _LOCK, timeout=0):
-            return True
-    except (Timeout, NotImplementedError, OSError):
-        return False
+    held = _held(hidden)
+    return time.time() - hidden.stat().st_mtime > _UNLOCKED_SECONDS if held is None else not held
 
 
 def _remove(hidden: Path) -> None:

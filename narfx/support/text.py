@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
-__all__ = ["article", "count", "escaped", "first_line", "one_line", "printable"]
+__all__ = ["article", "count", "escaped", "first_line", "one_line", "printable", "times"]
 
 _LONGEST = 300
 _LONGEST_MESSAGE = 2000
 # C0 and C1 controls, marks that change the direction of writing, and surrogates: they can rewrite a terminal.
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def times(sizes: Iterable[int]) -> str:
+    """Sizes as in 3x224x224."""
+    return "x".join(map(str, sizes))
 
 
 def escaped(text: str) -> str:

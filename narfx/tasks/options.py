@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from narfx.data.image_data import load_data
+from narfx.data.image_data import Opened, load_data, open_data
 from narfx.errors import UsageError
 from narfx.inputs.paths import find_source
 from narfx.support.path_fields import DataSource
@@ -19,7 +19,9 @@ from narfx.tasks.faces import FaceOptions, Faces
 from narfx.tasks.precision import Precision
 from narfx.tasks.task import Task
 
-__all__ = ["DataOptions", "face_options", "open_task"]
+__all__ = ["DataOptions", "face_options", "open_images", "open_task"]
+
+Shape = tuple[int, int, int]
 
 
 class DataOptions(BaseModel):
@@ -49,17 +51,28 @@ def face_options(options: Mapping[str, Any]) -> FaceOptions:
     return validated(FaceOptions, dict(options), "--task-option", kind="task_options")
 
 
+def open_images(options: DataOptions, relative_to: Path | None, shape: Shape | None = None) -> Opened:
+    """The data, before they are fitted to the network; its input ``shape`` (C, H, W) need not be known yet.
+
+    Raises:
+        UsageError: The data are missing, malformed or do not fit together.
+    """
+    val_data = None if options.val_data is None else find_source(options.val_data, relative_to)
+    return open_data(find_source(options.data, relative_to), val_data, shape)
+
+
 def open_task(
     options: DataOptions,
-    input_shape: tuple[int, int, int],
+    input_shape: Shape,
     *,
+    opened: Opened | None = None,
     seed: int,
     device: torch.device,
     label_smoothing: float = 0.0,
     relative_to: Path | None = None,
     precision: Precision | None = None,
 ) -> Task:
-    """Load the data for a network of this input shape, as a task.
+    """Load the data for a network of this input shape, as a task; :func:`open_images` may have ``opened`` them.
 
     Faces are normalised to [-1, 1], as in ArcFace.
 
@@ -69,7 +82,7 @@ def open_task(
     faces = face_options(options.task_options) if options.task == "faces" else None
     channels = input_shape[0]
     data = load_data(
-        find_source(options.data, relative_to),
+        find_source(options.data, relative_to) if opened is None else opened,
         input_shape,
         seed=seed,
         fraction=options.data_fraction,

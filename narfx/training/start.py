@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from narfx.data.image_data import Opened
 from narfx.graph.checks import check_values
 from narfx.tasks.options import DataOptions, open_task
 from narfx.tasks.task import Task
@@ -23,9 +24,17 @@ class TrainingOptions(Recipe, DataOptions):
 
 
 def task_of(
-    options: TrainingOptions, input: Shape, *, seed: int, device: torch.device, relative_to: Path | None = None
+    options: TrainingOptions,
+    input: Shape,
+    *,
+    seed: int,
+    device: torch.device,
+    relative_to: Path | None = None,
+    opened: Opened | None = None,
 ) -> Task:
     """The task of a training, for networks of this ``input`` (C, H, W); ``seed`` decides the parts of the data.
+
+    ``opened`` are the data, where they have been read to know the input.
 
     Raises:
         UsageError: The data or an option is wrong, or the device has no bfloat16.
@@ -33,6 +42,7 @@ def task_of(
     return open_task(
         options,
         input,
+        opened=opened,
         seed=seed,
         device=device,
         label_smoothing=options.label_smoothing,

@@ -10,14 +10,13 @@ from typing import Literal
 import torch
 from pydantic import Field, PositiveInt, model_validator
 
-from narfx.compiler.open import DEFAULT_INPUT
+from narfx.data.image_data import Opened
 from narfx.data.pairs import Pairs
 from narfx.errors import UsageError
-from narfx.inputs.model_ref import default_input
 from narfx.inputs.paths import find
 from narfx.support.devices import pick_device
 from narfx.support.path_fields import NamedPath, UserPath
-from narfx.tasks.options import face_options
+from narfx.tasks.options import face_options, open_images
 from narfx.tasks.task import Task
 from narfx.training.start import TrainingOptions, fit_to_task, task_of
 from narfx.verbs.contenders import Contender, Entrant, open_contender
@@ -100,9 +99,9 @@ def prepare(config: CompareConfig, *, device: str = "auto", relative_to: Path | 
             kind="missing_option",
         )
     targets = _targets(config, relative_to)
-    tasks: dict[Shape, Task] = {}
+    opened = open_images(config, relative_to, config.input)
     contenders = tuple(
-        _open(config, target, name, tasks, place, relative_to)
+        _open(config, target, name, opened, relative_to)
         for target, name in zip(targets, config.names or ("refined",), strict=True)
     )
     if config.init == "inherit" and len({contender.base_of for contender in contenders}) > 1:
@@ -112,6 +111,10 @@ def prepare(config: CompareConfig, *, device: str = "auto", relative_to: Path | 
             where="--init",
             kind="several_bases",
         )
+    tasks = {
+        shape: task_of(config, shape, seed=config.seed, device=place, relative_to=relative_to, opened=opened)
+        for shape in dict.fromkeys(contender.traced.input for contender in contenders)
+    }
     verified = _pairs(config, contenders, relative_to)
     notes = _notes(config, contenders, tasks)
     sizes = tuple(_check(contender, tasks[contender.traced.input], place) for contender in contenders)
@@ -134,33 +137,20 @@ def _targets(config: CompareConfig, start: Path | None) -> tuple[Placed, ...]:
     return tuple(found)
 
 
-def _open(
-    config: CompareConfig, target: Placed, name: str, tasks: dict[Shape, Task], device: torch.device, start: Path | None
-) -> Contender:
-    """Open one architecture; ``tasks`` gets the task of its input, where it does not have it yet."""
+def _open(config: CompareConfig, target: Placed, name: str, opened: Opened, start: Path | None) -> Contender:
     architecture, place = target
-
-    def task(shape: Shape) -> Task:
-        if shape not in tasks:
-            tasks[shape] = task_of(config, shape, seed=config.seed, device=device, relative_to=start)
-        return tasks[shape]
-
     wanted = None if isinstance(config.outputs, str) else config.outputs
-    if config.outputs == "auto":
-        shape = config.input or architecture.input or default_input(architecture.model, relative_to=place)
-        wanted = len(task(shape or DEFAULT_INPUT).data.classes)
-    contender = open_contender(
+    return open_contender(
         architecture,
         name,
         randoms=config.randoms,
         seed=config.seed,
         place=place,
         weights=None if config.weights is None else str(find(config.weights, start)),
-        outputs=wanted,
+        outputs=len(opened.found.classes) if config.outputs == "auto" else wanted,
         input=config.input,
+        images=opened.images,
     )
-    task(contender.traced.input)
-    return contender
 
 
 def _pairs(config: CompareConfig, contenders: tuple[Contender, ...], start: Path | None) -> tuple[Pairs, int] | None:

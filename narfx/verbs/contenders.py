@@ -15,6 +15,7 @@ from narfx.compiler.open import NetworkOptions, open_architecture, open_base
 from narfx.compiler.supernet import Supernet
 from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
+from narfx.inputs.image_size import Images
 from narfx.inputs.model_ref import ModelRef
 from narfx.space.architecture import Architecture
 from narfx.space.records import Vector
@@ -116,6 +117,7 @@ def open_contender(
     weights: str | None = None,
     outputs: int | None = None,
     input: Shape | None = None,
+    images: Images | None = None,
 ) -> Contender:
     """Trace an architecture's base and draw random vectors, uniform over those with 98 to 100 % of its MACs.
 
@@ -128,6 +130,7 @@ def open_contender(
         weights: Weights of the base.
         outputs: The number of outputs that the base gets; without it the base keeps its own.
         input: (C, H, W) of one image, instead of the architecture's.
+        images: What the networks are trained on; they decide the input where neither says it.
 
     Raises:
         UsageError: The architecture, its weights, the outputs or the input do not fit the model.
@@ -136,11 +139,11 @@ def open_contender(
     if input is not None and input != architecture.input:
         base = base.model_copy(update={"input": input, "fingerprint": None, "sites": ()})
     if outputs is None:
-        opened = open_architecture(base, relative_to=place, weights=weights, seed=seed)
+        opened = open_architecture(base, relative_to=place, weights=weights, seed=seed, images=images)
         traced, origin = opened.traced, opened.weights
     else:
         options = NetworkOptions(model=base.model, input=base.input, **base.of_space())
-        traced = open_base(options, relative_to=place, seed=seed, outputs=outputs)
+        traced = open_base(options, relative_to=place, seed=seed, outputs=outputs, images=images)
         origin = "none given"
     if base.sites != architecture.sites:
         _check_geometry(architecture, traced)

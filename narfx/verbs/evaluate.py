@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-from narfx.data.image_data import ONE_CLASS, ImageData, normalisation
-from narfx.data.parts import check_channels
+from narfx.data.arrays import Source
+from narfx.data.image_data import ONE_CLASS, ImageData, fitting, images_of, normalisation
+from narfx.data.pairs import Pairs, read_pairs
+from narfx.data.parts import Part, check_channels
 from narfx.data.sources import read_source
 from narfx.data.splits import make_split
 from narfx.errors import UsageError
@@ -29,7 +31,7 @@ from narfx.tasks.classification import Classification
 from narfx.tasks.options import face_options
 from narfx.tasks.precision import Precision, PrecisionName
 from narfx.training.checks import outputs
-from narfx.verbs.face_pairs import judge_pairs, open_pairs
+from narfx.verbs.face_pairs import check_pairs, judge_pairs
 from narfx.verbs.target import Shape, Target, load_target
 
 __all__ = ["EvaluateConfig", "evaluate"]
@@ -151,12 +153,16 @@ def evaluate(
     _check_file(out, overwrite, named_paths(config, relative_to))
     config = relocated(config, Path.cwd(), start=relative_to) if relative_to is not None else config
     precision = Precision(config.precision, device_type=place.type)
-    target = load_target(config.target, weights=config.weights, input=config.input, seed=config.seed)
+    data = read_pairs(config.data, config.pairs) if config.by_pairs else read_source(config.data, config.input, _MEMORY)
+    images = images_of(config.data, *([data.images] if isinstance(data, Pairs) else _parts(data).values()))
+    target = load_target(config.target, weights=config.weights, input=config.input, images=images, seed=config.seed)
+    if target.origin is not None:
+        reporter.say(target.origin)
     _try(target, config.input, place)
-    if config.by_pairs:
-        found, roc = _pairs(target, config, precision, place, reporter)
+    if isinstance(data, Pairs):
+        found, roc = _pairs(target, data, config, precision, place, reporter)
     else:
-        found, roc = _classes(target, config, precision, place, reporter), {}
+        found, roc = _classes(target, data, config, precision, place, reporter), {}
     result = {**found, "target": Path(config.target).name, "weights": target.weights, "input": list(target.input)}
     if out is not None:
         write_json(out, {**result, **roc})
@@ -216,10 +222,10 @@ def _try(target: Target, input: Shape | None, device: torch.device) -> None:
 
 
 def _pairs(
-    target: Target, config: EvaluateConfig, precision: Precision, device: torch.device, reporter: Reporter
+    target: Target, pairs: Pairs, config: EvaluateConfig, precision: Precision, device: torch.device, reporter: Reporter
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     repeat_grey = face_options(config.task_options).grey == "repeat"
-    pairs, folds = open_pairs(config.data, config.pairs, config.folds, target.input[0], repeat_grey)
+    folds = check_pairs(pairs, config.data, config.folds, target.input[0], repeat_grey)
     half = (0.5,) * target.input[0]
     used = target.preprocessing or Preprocessing(mean=half, std=half)
     verified = judge_pairs(
@@ -237,12 +243,21 @@ def _pairs(
     return {"task": "verification", "data": pairs.name, **verified.to_json()}, roc
 
 
+def _parts(found: Source) -> dict[str, Part]:
+    """The parts that a source has, the one to judge on first."""
+    named = {"test": found.test, "val": found.val, "train": found.train}
+    return {name: part for name, part in named.items() if part is not None}
+
+
 def _classes(
-    target: Target, config: EvaluateConfig, precision: Precision, device: torch.device, reporter: Reporter
+    target: Target,
+    found: Source,
+    config: EvaluateConfig,
+    precision: Precision,
+    device: torch.device,
+    reporter: Reporter,
 ) -> dict[str, Any]:
-    source = config.data
-    found = read_source(source, target.input, _MEMORY)
-    parts = {name: held for name in ("test", "val", "train") if (held := getattr(found, name)) is not None}
+    source, parts = config.data, _parts(found)
     if config.part is not None and config.part not in parts:
         raise UsageError(
             f"{source} has no part {config.part!r}: it has {', '.join(parts)}", where="--part", kind="no_such_part"
@@ -250,6 +265,8 @@ def _classes(
     name = config.part or next(iter(parts))
     if len(np.unique(parts[name].labels)) == 1:
         reporter.say(ONE_CLASS)
+    for note in fitting([parts[name]], target.input):
+        reporter.say(note)
     splits = {}
     for key in {name, *(() if target.preprocessing else ("train",))}:
         check_channels(parts[key].channels, target.input[0], source)

@@ -15,7 +15,7 @@ from narfx.errors import UsageError
 from narfx.runs.progress import Reporter
 from narfx.tasks.verification import Verification, similarities, verify
 
-__all__ = ["judge_pairs", "open_pairs"]
+__all__ = ["check_pairs", "judge_pairs", "open_pairs"]
 
 Shape = tuple[int, int, int]
 
@@ -23,22 +23,41 @@ Shape = tuple[int, int, int]
 def open_pairs(
     source: str, listed: str | None, folds: int | None, channels: int, repeat_grey: bool
 ) -> tuple[Pairs, int]:
-    """Read and check pairs of faces.
+    """Read pairs of faces and check them, as :func:`check_pairs` says.
 
     Args:
         source: A ``.bin``, or a folder of images.
         listed: The list of pairs of a folder; without it ``pairs.txt`` in the folder.
-        folds: As many as the list says, else ten, where it is ``None``.
-        channels: Of the network's input.
-        repeat_grey: Whether a network of several channels takes grey images.
+        folds: See :func:`check_pairs`.
+        channels: See :func:`check_pairs`.
+        repeat_grey: See :func:`check_pairs`.
 
     Returns:
         The pairs, and the number of folds.
 
     Raises:
-        UsageError: The pairs are missing or malformed, grey where the network takes colour, or too few for the folds.
+        UsageError: The pairs are missing or malformed, or do not fit.
     """
     pairs = read_pairs(source, listed)
+    return pairs, check_pairs(pairs, source, folds, channels, repeat_grey)
+
+
+def check_pairs(pairs: Pairs, source: str, folds: int | None, channels: int, repeat_grey: bool) -> int:
+    """Check that pairs fit a network, and are enough for the folds.
+
+    Args:
+        pairs: The pairs.
+        source: What they were read from, for messages.
+        folds: As many as the list says, else ten, where it is ``None``.
+        channels: Of the network's input.
+        repeat_grey: Whether a network of several channels takes grey images.
+
+    Returns:
+        The number of folds.
+
+    Raises:
+        UsageError: The pairs are grey where the network takes colour, or too few for the folds.
+    """
     if folds is not None and pairs.folds is not None and folds > pairs.folds:
         raise UsageError(
             f"{pairs.name} has {pairs.folds} folds, fewer than the {folds} of --folds: lower --folds",
@@ -48,7 +67,7 @@ def open_pairs(
     check_channels(pairs.images.channels, channels, source, repeat_grey=repeat_grey)
     wanted = next(number for number in (folds, pairs.folds, 10) if number is not None)
     verify(np.zeros(len(pairs.same)), pairs.same, wanted)  # any error of the pairs is raised before the work begins
-    return pairs, wanted
+    return wanted
 
 
 def judge_pairs(

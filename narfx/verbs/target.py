@@ -14,12 +14,13 @@ from torch.nn import functional
 
 from narfx.compiler.open import open_architecture
 from narfx.errors import UsageError
-from narfx.inputs.model_ref import default_input, load_model
+from narfx.inputs.image_size import Images, choose_input
+from narfx.inputs.model_ref import load_model
 from narfx.inputs.weights import apply_weights
 from narfx.space.architecture import Architecture, Preprocessing
 from narfx.support.onnx_session import onnxruntime_module, run_session
 from narfx.support.schema import validated
-from narfx.support.text import first_line
+from narfx.support.text import first_line, times
 
 __all__ = ["OnnxNetwork", "Target", "load_target", "open_onnx"]
 
@@ -28,18 +29,23 @@ Shape = tuple[int, int, int]
 
 @dataclass(frozen=True)
 class Target:
-    """A network to evaluate, its input (C, H, W), the preprocessing of images, and where its weights come from."""
+    """A network to evaluate, its input (C, H, W), the preprocessing of images, and where its weights come from.
+
+    ``origin`` says where the input comes from, if it was chosen.
+    """
 
     network: nn.Module
     input: Shape
     preprocessing: Preprocessing | None
     weights: str
+    origin: str | None = None
 
 
 class OnnxNetwork(nn.Module):
     """An ONNX file as a module, run by onnxruntime on the CPU; made by :func:`open_onnx`.
 
-    ``input`` (C, H, W) is ``None`` where the file leaves an axis free; ``metadata`` are the file's own entries.
+    ``input`` (C, H, W) is ``None`` where the file leaves an axis free, ``channels`` where it leaves that one free;
+    ``metadata`` are the file's own entries.
     """
 
     def __init__(self, session: Any, path: Path) -> None:
@@ -50,6 +56,7 @@ class OnnxNetwork(nn.Module):
         self._batch: int | None = batch if isinstance(batch, int) else None
         known = all(isinstance(size, int) for size in sizes)
         self.input: Shape | None = (sizes[0], sizes[1], sizes[2]) if known else None
+        self.channels: int | None = sizes[0] if isinstance(sizes[0], int) else None
         self.metadata: dict[str, str] = dict(session.get_modelmeta().custom_metadata_map)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -96,30 +103,39 @@ def _unusable(path: Path, error: Exception) -> UsageError:
     return UsageError(f"onnxruntime cannot run {path}: {first_line(error)}", where=str(path), kind="bad_onnx")
 
 
-def load_target(target: str, *, weights: str | None = None, input: Shape | None = None, seed: int = 0) -> Target:
+def load_target(
+    target: str,
+    *,
+    weights: str | None = None,
+    input: Shape | None = None,
+    images: Images | None = None,
+    seed: int = 0,
+) -> Target:
     """The network that ``target`` names: an ``arch.json``, a bundle or run, an ``.onnx`` file, or a model reference.
+
+    ``images`` are those that it gets; they decide its input where neither ``input`` nor the target does.
 
     Raises:
         UsageError: There is no such thing, its weights do not fit, or no input shape is known.
     """
     path = Path(target)
     if path.is_dir():
-        return _from_folder(path, weights, seed)
+        return _from_folder(path, weights, input, images, seed)
     if target.endswith(".json"):
-        return _from_architecture(path, weights, seed)
+        return _from_architecture(path, weights, input, images, seed)
     if path.suffix.lower() == ".onnx":
         if weights is not None:
             raise UsageError(
                 f"{target} holds its own weights: leave out --weights", where="--weights", kind="two_weights"
             )
-        return _from_onnx(path, input)
+        return _from_onnx(path, input, images)
     model = load_model(target, seed=seed)
     named = f"none given: as {target} builds it" if weights is None else _load(model, Path(weights))
-    shape = input or default_input(target) or (3, 224, 224)
-    return Target(model, shape, None, named)
+    shape, origin = (input, None) if input is not None else choose_input(target, model, images)
+    return Target(model, shape, None, named, origin)
 
 
-def _from_folder(folder: Path, weights: str | None, seed: int) -> Target:
+def _from_folder(folder: Path, weights: str | None, input: Shape | None, images: Images | None, seed: int) -> Target:
     arch, source, own = (folder / name for name in ("arch.json", "model.py", "model.safetensors"))
     if not arch.is_file():
         raise UsageError(
@@ -127,7 +143,7 @@ def _from_folder(folder: Path, weights: str | None, seed: int) -> Target:
         )
     architecture = Architecture.load(arch)
     if not (source.is_file() and own.is_file() and architecture.input is not None):
-        return _from_architecture(arch, weights, seed)
+        return _from_architecture(arch, weights, input, images, seed)
     model, path = load_model(str(source.absolute())), own if weights is None else Path(weights)
     return Target(model, architecture.input, architecture.preprocessing, _load(model, path))
 
@@ -138,15 +154,24 @@ def _load(model: nn.Module, path: Path) -> str:
     return f"{path.name} ({done})" if done else path.name
 
 
-def _from_architecture(path: Path, weights: str | None, seed: int) -> Target:
+def _from_architecture(
+    path: Path, weights: str | None, input: Shape | None, images: Images | None, seed: int
+) -> Target:
     architecture = Architecture.load(path)
-    lowered = open_architecture(architecture, relative_to=path.parent, weights=weights, seed=seed)
-    return Target(lowered.network, lowered.traced.input, architecture.preprocessing, lowered.weights)
+    if architecture.input is None:
+        architecture = architecture.model_copy(update={"input": input})
+    lowered = open_architecture(architecture, relative_to=path.parent, weights=weights, seed=seed, images=images)
+    traced = lowered.traced
+    origin = next((note for note in traced.notes if note.startswith(f"input {times(traced.input)}:")), None)
+    return Target(lowered.network, traced.input, architecture.preprocessing, lowered.weights, origin)
 
 
-def _from_onnx(path: Path, input: Shape | None) -> Target:
+def _from_onnx(path: Path, input: Shape | None, images: Images | None) -> Target:
     network = open_onnx(path)
-    shape = network.input or input
+    shape, origin = network.input or input, None
+    if shape is None and images is not None and len(images.sizes) == 1:
+        shape = (network.channels or images.channels, *images.sizes[0])
+        origin = f"input {times(shape)}: the size of the images"
     if shape is None:
         raise UsageError(
             f"{path} does not say its input shape: give it with --input", where="--input", kind="input_shape"
@@ -158,4 +183,4 @@ def _from_onnx(path: Path, input: Shape | None) -> Target:
             Preprocessing, dict(zip(("mean", "std"), known, strict=True)), str(path), kind="bad_onnx"
         )
         preprocessing.check_channels(shape[0], str(path))
-    return Target(network, shape, preprocessing, path.name)
+    return Target(network, shape, preprocessing, path.name, origin)

@@ -10,10 +10,12 @@ from pydantic import Field
 from torch import fx
 
 from narfx.compiler.modes import settle_training
-from narfx.compiler.open import DEFAULT_INPUT, open_architecture
+from narfx.compiler.open import open_architecture
+from narfx.errors import UsageError
 from narfx.graph.cost import measure
 from narfx.graph.tracing import trace_graph
-from narfx.inputs.model_ref import default_input, load_model
+from narfx.inputs.image_size import Images, choose_input
+from narfx.inputs.model_ref import load_model
 from narfx.inputs.paths import find, relocated
 from narfx.inputs.weights import apply_weights, write_weights
 from narfx.runs.folder import RunFolder, interruptible
@@ -22,6 +24,8 @@ from narfx.space.architecture import Architecture, Preprocessing
 from narfx.support.devices import pick_device
 from narfx.support.files import write_json
 from narfx.support.path_fields import ModelReference, UserPath
+from narfx.support.text import times
+from narfx.tasks.options import open_images
 from narfx.tasks.task import Task
 from narfx.training.fit import fit
 from narfx.training.initialise import kept, reinitialise
@@ -121,8 +125,12 @@ def prepare(config: TrainConfig, *, device: str = "auto", relative_to: Path | No
     """
     place = pick_device(device)
     target = open_target(config.target, relative_to)
-    opened = _open_model(config, relative_to) if target is None else _open_architecture(config, target, relative_to)
-    task = task_of(config, opened.input, seed=config.seed, device=place, relative_to=relative_to)
+    data = open_images(config, relative_to, config.input)
+    if target is None:
+        opened = _open_model(config, relative_to, data.images)
+    else:
+        opened = _open_architecture(config, target, relative_to, data.images)
+    task = task_of(config, opened.input, seed=config.seed, device=place, relative_to=relative_to, opened=data)
     notes = [*opened.notes, *task.data.notes]
     if config.init == "scratch":
         notes += kept(reinitialise(opened.network, config.seed))
@@ -152,10 +160,18 @@ class _Opened:
     complete: Architecture | None
 
 
-def _open_architecture(config: TrainConfig, target: Placed, start: Path | None) -> _Opened:
+def _open_architecture(config: TrainConfig, target: Placed, start: Path | None, images: Images) -> _Opened:
     wanted = target.architecture.as_base() if config.base else target.architecture
+    if config.input is not None:
+        if wanted.input not in (None, config.input):
+            raise UsageError(
+                f"{config.target} is for inputs of {times(wanted.input)}, not {times(config.input)}: leave out --input",
+                where="--input",
+                kind="input_shape",
+            )
+        wanted = wanted.model_copy(update={"input": config.input})
     weights = _weights(config, start)
-    lowered = open_architecture(wanted, relative_to=target.place, weights=weights, seed=config.seed)
+    lowered = open_architecture(wanted, relative_to=target.place, weights=weights, seed=config.seed, images=images)
     traced = lowered.traced
     return _Opened(
         lowered.network,
@@ -166,14 +182,17 @@ def _open_architecture(config: TrainConfig, target: Placed, start: Path | None) 
     )
 
 
-def _open_model(config: TrainConfig, start: Path | None) -> _Opened:
+def _open_model(config: TrainConfig, start: Path | None, images: Images) -> _Opened:
     """A model as a graph, also where nothing of it can be refined."""
     model, weights = load_model(config.target, relative_to=start, seed=config.seed), _weights(config, start)
     done = None if weights is None else apply_weights(model, weights)
     traced = trace_graph(model)
     settle_training(traced)
-    shape = config.input or default_input(config.target, relative_to=start) or DEFAULT_INPUT
+    shape, origin = config.input, None
+    if shape is None:
+        shape, origin = choose_input(config.target, model, images, relative_to=start)
     notes = [f"weights {Path(str(weights)).name}: {done}"] if done else []
+    notes += [origin] if origin else []
     return _Opened(traced.graph_module, shape, [*notes, *traced.notes], weights is not None, None)
 
 

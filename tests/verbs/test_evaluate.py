@@ -128,7 +128,7 @@ def test_every_target_tells_the_same(command: Evaluate, place: Path) -> None:
 
 
 def test_onnx_files_of_others(place: Path, command: Evaluate) -> None:
-    """A fixed batch is filled up; a file without a shape wants one; other inputs are refused."""
+    """A fixed batch is filled up; a file without a shape takes that of the images; other inputs are refused."""
     shapes: list[tuple[str, list[str | int | None]]] = [
         ("fixed", [3, 3, 16, 16]),
         ("free", ["n", 3, "h", "w"]),
@@ -151,7 +151,7 @@ def test_onnx_files_of_others(place: Path, command: Evaluate) -> None:
     write_folder(place / "folder", 3, 4)
     classes = command("net.py:Pixels", *PIXELS, "--data", "folder")
     assert command("fixed.onnx", "--data", "folder")["loss"] == pytest.approx(classes["loss"], rel=1e-6)
-    assert command("free.onnx", "--data", "pairs.bin")["kind"] == "input_shape"
+    assert command("free.onnx", "--data", "pairs.bin")["folds"] == wanted["folds"]
     assert command("fixed.onnx", "--input", "3,8,8", "--data", "pairs.bin")["kind"] == "input_shape"
     assert command("flat.onnx", "--data", "pairs.bin")["kind"] == "bad_onnx"
     assert command("fixed.onnx", "--weights", "w.pt", "--data", "pairs.bin")["kind"] == "two_weights"

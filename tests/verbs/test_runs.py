@@ -9,9 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from narfx.cli.app import app
+from narfx.cli.console import run_app
 from narfx.errors import NarfxError, RunError, UsageError
 from narfx.inputs.model_ref import load_model
 from narfx.inputs.weights import read_weights, write_weights
+from narfx.space.architecture import Architecture
 from narfx.verbs.compare import CompareConfig, compare, resume_compare
 from narfx.verbs.train import TrainConfig, resume_train, train
 
@@ -111,3 +114,25 @@ def test_what_a_network_cannot_train_on_is_said_first(here: Path) -> None:
         with pytest.raises(NarfxError) as caught:
             train(config, "run")
         assert caught.value.kind == kind and not (here / "run").exists()
+
+
+def test_without_an_input_every_verb_takes_the_size_of_the_images(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also of an arch.json by hand; it is said, and a run keeps it in what it writes."""
+    layers = "nn.Conv2d(1, 4, 3), nn.Conv2d(4, 4, 3, 1, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10)"
+    (here / "own.py").write_text(f"from torch import nn\n\ndef make():\n    return nn.Sequential({layers})\n")
+    (here / "hand.json").write_text('{"model": "own.py:make", "vector": [1]}')
+    search = "search own.py:make --epochs 2 --pretrain-epochs 1 --steps 1 --finalists 1 --budget none --out s"
+    for command in (
+        search, "train own.py:make --epochs 1 --out t", "train hand.json --epochs 1 --out h",
+        "compare hand.json --epochs 1 --seeds 1 --randoms 0 --out c", "evaluate own.py:make", "evaluate hand.json",
+    ):  # fmt: skip
+        assert run_app(app, [*command.split(), "--data", "d.npz"]) == 0
+        assert "input 1x8x8: the size of the images" in capfd.readouterr().err
+    for run in ("s", "h"):
+        assert Architecture.load(here / run / "arch.json").input == (1, 8, 8)
+    assert run_app(app, ["apply", "hand.json", "--out", "b"]) == 2
+    assert 'add "input": [channels, height, width] to the arch.json' in capfd.readouterr().err
+    assert run_app(app, ["train", "s/arch.json", "--data", "d.npz", "--input", "1,9,9", "--out", "n"]) == 2
+    assert "is for inputs of 1x8x8, not 1x9x9" in capfd.readouterr().err
