@@ -36,6 +36,7 @@ __all__ = ["EVENTS", "RunFolder", "interruptible", "read_events"]
 
 CONFIG, ORIGIN, LOCK = "config.json", "origin.json", ".lock"
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+_BEFORE = "config before"
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -180,7 +181,8 @@ class RunFolder:
         Raises:
             UsageError: The configuration is not the one that the run began with; the message names the field.
         """
-        config, began, paths = self.config(), self._origin()[CONFIG], path_fields(schema)
+        config, origin, paths = self.config(), self._origin(), path_fields(schema)
+        began = config if config == origin.get(_BEFORE) else origin[CONFIG]
         now = config if isinstance(config, dict) else {}
         for name in sorted((began.keys() | now.keys()) - paths.keys()):
             if name not in now or name not in began or now[name] != began[name]:
@@ -190,6 +192,16 @@ class RunFolder:
                     self.path / CONFIG,
                 )
         return validated(schema, config, str(self.path / CONFIG))
+
+    def reconfigure(self, **fields: Any) -> None:
+        """Change fields of the configuration of a run that goes on, such as the number of epochs.
+
+        A process that is killed in the midst of it leaves the old configuration or the new one, and both resume.
+        """
+        before = self.config()
+        after = {**before, **fields}
+        write_sealed(self.path / ORIGIN, {**self._origin(), CONFIG: after, _BEFORE: before})
+        write_json(self.path / CONFIG, after)
 
     def check_reads(self, reads: Mapping[str, str]) -> None:
         """Refuse to resume a run that would now read something else than when it began.
