@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias, TypeVar
@@ -28,7 +28,7 @@ __all__ = [
     "Trained",
     "Weights",
     "from_line",
-    "from_text",
+    "from_texts",
     "iter_events",
     "read_events",
     "to_text",
@@ -176,36 +176,41 @@ def from_line(line: Mapping[str, Any]) -> Event:
 def to_text(line: Mapping[str, Any]) -> str:
     """One line of the file, with its check sum and the newline."""
     text = json.dumps(line, allow_nan=False)
-    return f"{text[:-1]}{_CRC}{zlib.crc32(text.encode())}}}\n"
+    return f"{text[:-1]}{_CRC}{_crc(text)}}}\n"
 
 
-def from_text(text: str) -> dict[str, Any]:
-    """The object in one line, without its check sum; lines of older versions have none.
+def from_texts(texts: Iterable[str]) -> Iterator[dict[str, Any]]:
+    """The objects in whole lines of one file, without their check sums; a file of an older version has none.
 
     Raises:
-        ValueError: The line is not JSON, or not what was written.
-        TypeError: It is not an object.
+        ValueError: A line is not JSON, or not what was written.
+        TypeError: A line is not an object.
     """
-    line = json.loads(text)
-    if not isinstance(line, dict):
-        raise TypeError(f"a line is {text[:60]!r}, not an object")
-    known = line.pop("crc", None)
-    if known is not None and zlib.crc32(f"{text.rpartition(_CRC)[0]}}}".encode()) != known:
-        raise ValueError(f"the line {text[:60]!r} is damaged: its check sum differs")
-    return line
+    sums: bool | None = None
+    for text in texts:
+        line = json.loads(text)
+        if not isinstance(line, dict):
+            raise TypeError(f"a line is {text[:60]!r}, not an object")
+        known = line.pop("crc", None)
+        sums = known is not None if sums is None else sums
+        if (known is not None) != sums or (sums and _crc(text.rpartition(_CRC)[0] + "}") != known):
+            raise ValueError(f"the line {text[:60]!r} is damaged: its check sum differs")
+        yield line
+
+
+def _crc(text: str) -> int:
+    return zlib.crc32(text.encode())
 
 
 def read_events(path: Path) -> Iterator[dict[str, Any]]:
     """The lines of the run in the folder ``path`` as plain objects; a last line cut short by a crash is left out.
 
     Raises:
-        ValueError: As for :func:`from_text`.
-        TypeError: As for :func:`from_text`.
+        ValueError: As for :func:`from_texts`.
+        TypeError: As for :func:`from_texts`.
     """
     with (path / EVENTS).open(encoding="utf-8") as stream:
-        for line in stream:
-            if line.endswith("\n"):
-                yield from_text(line)
+        yield from from_texts(line for line in stream if line.endswith("\n"))
 
 
 def iter_events(path: Path, kind: type[E]) -> Iterator[E]:

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from pydantic import BaseModel
 
 from narfx.errors import InterruptedRunError, RunError, UsageError
-from narfx.runs.events import EVENTS, Event, Saved, Subscriber, from_line, from_text, read_events, to_text
+from narfx.runs.events import EVENTS, Event, Saved, Subscriber, from_line, from_texts, read_events, to_text
 from narfx.support.devices import is_out_of_memory
 from narfx.support.files import disk_errors, read_json, write_bytes, write_json
 from narfx.support.folders import Stage, busy, check_output, check_replaceable, sweep
@@ -37,6 +37,7 @@ __all__ = ["EVENTS", "RunFolder", "interruptible", "read_events"]
 
 CONFIG, ORIGIN, LOCK = "config.json", "origin.json", ".lock"
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+_BEFORE = "config before"
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -191,8 +192,9 @@ class RunFolder:
         Raises:
             UsageError: The configuration is not the one that the run began with; the message names the field.
         """
-        config, began = self.config(), self._origin()[CONFIG]
+        config, origin = self.config(), self._origin()
         paths = {name for name, kind in path_fields(schema).items() if kind is not PathKind.CODE}
+        began = config if config == origin.get(_BEFORE) else origin[CONFIG]
         now = config if isinstance(config, dict) else {}
         for name in sorted((began.keys() | now.keys()) - paths):
             if name not in now or name not in began or now[name] != began[name]:
@@ -202,6 +204,16 @@ class RunFolder:
                     self.path / CONFIG,
                 )
         return validated(schema, config, str(self.path / CONFIG))
+
+    def reconfigure(self, **fields: Any) -> None:
+        """Change fields of the configuration of a run that goes on, such as the number of epochs.
+
+        A process that is killed in the midst of it leaves the old configuration or the new one, and both resume.
+        """
+        before = self.config()
+        after = {**before, **fields}
+        write_sealed(self.path / ORIGIN, {**self._origin(), CONFIG: after, _BEFORE: before})
+        write_json(self.path / CONFIG, after)
 
     def check_reads(self, reads: Mapping[str, str]) -> None:
         """Refuse to resume a run that would now read something else than when it began.
@@ -218,8 +230,8 @@ class RunFolder:
         changed = sorted(name for name in began.keys() | reads.keys() if began.get(name) != reads.get(name))
         if changed:
             raise _changed(
-                f"what the run in {self.path} reads has changed since it began ({', '.join(changed)}): undo the "
-                "change, or start a new run",
+                f"what the run in {self.path} reads has changed since it began ({', '.join(changed)}): undo that, or "
+                "start a new run",
                 self.path / ORIGIN,
             )
 
@@ -435,8 +447,8 @@ def _check_events(path: Path, length: int) -> None:
     """Refuse events that are not those that were there when the checkpoint was written."""
     content = _content(path)[:length]
     try:
-        for line in content.decode().splitlines(keepends=True):
-            from_text(line)
+        for _ in from_texts(content.decode().splitlines(keepends=True)):
+            pass
         whole = len(content) == length and content[-1:] in (b"", b"\n")
     except (ValueError, TypeError):
         whole = False

@@ -86,6 +86,7 @@ def open_onnx(path: Path) -> OnnxNetwork:
     options.intra_op_num_threads = torch.get_num_threads()
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        _ = session.get_modelmeta().custom_metadata_map  # a damaged one is no text
     except Exception as error:  # onnxruntime has a class for each of its codes
         raise _unusable(path, error) from error
     first = session.get_inputs()[0]

@@ -235,6 +235,7 @@ def test_a_full_disk(run: Run, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr and sorted(p.name for p in (tmp_path / "r").iterdir()) == [
         ".lock",
         "config.json",
+        "origin.json",
     ]
     code, _, err = run("search", "--resume", "--out", "r")
     assert code == 0 and (tmp_path / "r" / "arch.json").is_file(), err

@@ -262,3 +262,30 @@ def _published(name: str) -> nn.Module:
         warnings.simplefilter("ignore")  # of initialisations that will change one day
         model: nn.Module = torchvision.models.get_model(name, weights=None, **weightless).eval()
     return model
+
+
+@pytest.mark.slow
+def test_all_of_torchvision_costs_what_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without products of values; of Swin V2 also without its position bias, which is computed from weights alone."""
+    monkeypatch.setattr(torch.backends.mha, "get_fastpath_enabled", lambda: False)  # torch does not count that path
+    models = torchvision.models
+    for name in [*models.list_models(module=models), *models.list_models(module=models.segmentation)]:
+        model = _on_meta(name)
+        side = 299 if name == "inception_v3" else 224
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(torch.zeros(1, 3, side, side, device="meta"))
+        flops = {str(operation): found for operation, found in counter.get_flop_counts()["Global"].items()}
+        found = sum(count for operation, count in flops.items() if "bmm" not in operation and "atten" not in operation)
+        assert 2 * measure(model, (3, side, side))["macs"] == found or name.startswith("swin_v2"), name
+
+
+def _on_meta(name: str) -> nn.Module:
+    weightless = {"weights_backbone": None} if name.startswith(("deeplab", "fcn", "lraspp")) else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            with torch.device("meta"):
+                model: nn.Module = torchvision.models.get_model(name, weights=None, **weightless).eval()
+        except NotImplementedError:  # RegNet computes its widths with tensors
+            model = torchvision.models.get_model(name, weights=None, **weightless).eval().to("meta")
+    return model

@@ -48,4 +48,4 @@ def test_a_file_that_was_being_written_is_removed_with_the_next_lock(tmp_path: P
     folder = RunFolder.create(tmp_path / "run", {})
     (tmp_path / "run" / ".checkpoint.pt.narfx-abc").touch()
     with folder:
-        assert sorted(path.name for path in folder.path.iterdir()) == [".lock", "config.json"]
+        assert sorted(path.name for path in folder.path.iterdir()) == [".lock", "config.json", "origin.json"]

@@ -209,6 +209,17 @@ def test_a_run_goes_on_only_with_what_it_began_with(copy: Path, change: Callable
     assert caught.value.kind == "run_changed"
 
 
+def test_a_configuration_that_narfx_changes_itself_is_no_change(copy: Path) -> None:
+    folder, old = RunFolder.open(copy / "cut"), (copy / "cut/config.json").read_text()
+    folder.reconfigure(epochs=5)
+    assert folder.resumed_config(SearchConfig).epochs == 5
+    (copy / "cut/config.json").write_text(old)  # as a kill in the midst of it leaves the run
+    assert folder.resumed_config(SearchConfig).epochs == 3
+    edit(copy / "cut/config.json", '"epochs": 3', '"epochs": 4')
+    with pytest.raises(UsageError, match="epochs 4"):
+        folder.resumed_config(SearchConfig)
+
+
 def test_where_data_lie_is_no_change(tmp_path: Path) -> None:
     def digest(path: Path) -> str:
         return load_data(str(path), (3, 8, 8)).digest
