@@ -45,4 +45,4 @@ def extend(folder: RunFolder, epochs: int, results: Sequence[str]) -> None:
             )
         for name in results:
             (folder.path / name).unlink(missing_ok=True)
-        folder.change_config({"epochs": epochs})
+        folder.reconfigure(epochs=epochs)

@@ -174,16 +174,6 @@ class RunFolder:
         """The effective configuration."""
         return read_json(self.path / CONFIG)
 
-    def change_config(self, changes: Mapping[str, Any]) -> None:
-        """Change what the run is said to have begun with; the caller holds the lock.
-
-        Raises:
-            UsageError: The record of what it began with is missing or damaged.
-        """
-        origin = self._origin()
-        write_sealed(self.path / ORIGIN, {**origin, CONFIG: {**origin[CONFIG], **changes}})
-        write_json(self.path / CONFIG, {**self.config(), **changes})
-
     def resumed_config(self, schema: type[M]) -> M:
         """The configuration of a run that is resumed, which is the one it began with.
 
