@@ -14,24 +14,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import fx, nn
 
-from narfx.bundle.codegen import CodegenError, generate
 from narfx.bundle.onnx.metadata import compare_metadata, describe, versions
 from narfx.bundle.onnx.write import OnnxFile, export_onnx, read_onnx
 from narfx.bundle.proof.proof import Proof
+from narfx.bundle.source import SOURCE, WEIGHTS, load_source, plain_copy, write_source
 from narfx.compiler.open import Lowered, open_architecture
 from narfx.errors import ParityError, UsageError
 from narfx.graph.batch import lost_axis
-from narfx.graph.checks import check_finite, check_values
-from narfx.graph.copying import copy_module
+from narfx.graph.checks import check_finite
 from narfx.graph.cost import measure, shapes_and_cost
-from narfx.graph.nodes import tensors
-from narfx.graph.unused import drop_unused
 from narfx.inputs.arguments import check_graph
-from narfx.inputs.model_ref import load_model
 from narfx.inputs.paths import named_paths, relocated
+from narfx.inputs.trust import digest_of, remember
 from narfx.inputs.vendor import carry_model, carry_operators
 from narfx.inputs.weights import apply_weights, write_weights
 from narfx.space.architecture import Architecture
@@ -42,12 +38,11 @@ from narfx.support.files import (
     refuse_inside,
     replace_folder,
     write_json,
-    write_text,
 )
 
 __all__ = ["apply", "check", "export"]
 
-ARCH, SOURCE, WEIGHTS, ONNX, REPORT = "arch.json", "model.py", "model.safetensors", "model.onnx", "report.json"
+ARCH, ONNX, REPORT = "arch.json", "model.onnx", "report.json"
 _FILES = {"arch": ARCH, "source": SOURCE, "weights": WEIGHTS, "onnx": ONNX, "report": REPORT}
 
 
@@ -165,7 +160,7 @@ def export(
             kind="input_shape",
         )
     check_output(folder, overwrite=overwrite)
-    network = _plain_copy(network)
+    network = plain_copy(network)
     check_finite(network)
     cost = measure(network, shape)
     failure: ParityError | None = None
@@ -175,7 +170,7 @@ def export(
     with output_folder(folder, overwrite=overwrite) as work:
         try:
             write_weights(network, work / WEIGHTS)
-            source_note = _write_source(network, work / SOURCE, architecture, shape)
+            source_note = write_source(network, work / SOURCE, architecture, shape)
             architecture = _carry(architecture, folder, work) if architecture is not None else None
             write = partial(export_onnx, opset=opset, input_name=input_name, output_names=output_names)
             proof.file = write(network, shape, work / ONNX, metadata=describe(architecture, shape))
@@ -208,6 +203,8 @@ def export(
             said = str(failure).replace(f"{work}{os.sep}", "")  # the folder in which it was made is no more
             where = None if failure.where is None else failure.where.replace(str(work), str(target))
             raise ParityError(f"{said}; the bundle is in {target}", where=where, kind=failure.kind)
+    if "source" in files:  # whoever wrote a bundle may check it without --trust
+        remember(digest_of((folder / SOURCE).read_bytes()), str(folder / SOURCE))
     return {**report, "files": {key: str(folder / name) for key, name in files.items()}}
 
 
@@ -258,7 +255,7 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
         )
     network: nn.Module
     if (folder / SOURCE).is_file():
-        network = load_model(str((folder / SOURCE).absolute()))
+        network = load_source(folder, architecture)
         apply_weights(network, folder / WEIGHTS)
     else:
         network = open_architecture(architecture, relative_to=folder).network
@@ -301,59 +298,3 @@ def _compare_report(file: OnnxFile, folder: Path) -> None:
                 where=str(folder / ONNX),
                 kind="metadata",
             )
-
-
-def _plain_copy(network: fx.GraphModule) -> fx.GraphModule:
-    """A copy, on the CPU, in float32 and eval mode, of the parts that the graph uses.
-
-    Integer and boolean tensors (an index, a mask, a weight that forward converts to floats) keep their type.
-
-    Raises:
-        UsageError: A weight is complex, quantised or without values, or an entry of the state dict is not a tensor.
-    """
-    plain: fx.GraphModule = copy_module(network)
-    drop_unused(plain)
-    for name, value in plain.state_dict(keep_vars=True).items():
-        if not isinstance(value, torch.Tensor):
-            kind = str(value) if isinstance(value, torch.dtype) else f"a {type(value).__name__}"
-            why = f"is {kind}, not a tensor; torch cannot export it"
-        elif value.is_quantized:
-            why = f"is quantised ({value.dtype}); torch cannot export tensors that it has quantised"
-        elif value.is_complex():
-            why = f"is {value.dtype}, but ONNX has only real numbers: store two real tensors instead"
-        else:
-            continue
-        cure = "" if why.endswith("instead") else ": export the float model, and quantise the ONNX file"
-        raise UsageError(f"{name} {why}{cure}", where=name, kind="weights_not_float")
-    check_values(plain)
-    return plain.to(device="cpu", dtype=torch.float32).eval()
-
-
-def _write_source(
-    network: fx.GraphModule, path: Path, architecture: Architecture | None, shape: tuple[int, int, int]
-) -> str | None:
-    """Write ``model.py`` after running it once; returns ``None``, or the reason why it cannot be written."""
-    described = "x".join(map(str, shape))
-    title = f"A network lowered by narfx for inputs of {described}."
-    if architecture is not None:
-        title = (
-            f"{Path(architecture.model).name}, refined: operator vector {list(architecture.vector)}, "
-            + ("" if architecture.skips is None else f"skips {architecture.describe()['skips']}, ")
-            + f"input {described}."
-        )
-    try:
-        source = generate(network, title, shape)
-        scope: dict[str, Any] = {"__name__": "narfx_generated"}
-        exec(compile(source, str(path), "exec"), scope)  # run the source before it is written
-        rebuilt = scope["Model"]().eval()
-        rebuilt.load_state_dict(network.state_dict())
-        x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-        with torch.inference_mode():
-            if not all(map(torch.equal, tensors(rebuilt(x.clone())), tensors(network(x.clone())))):
-                raise CodegenError("the generated source computes other values")
-    except CodegenError as error:
-        return f"no model.py: {error}"
-    except Exception as error:
-        return f"no model.py: {type(error).__name__}: {error}"
-    write_text(path, source)
-    return None

@@ -27,6 +27,7 @@ from narfx.cli.options import (  # fmt: skip
     RECIPE,
     RUN,
     TASK,
+    TRUST,
     WEIGHTS,
     given,
     takes,
@@ -167,7 +168,7 @@ def search(
 
 
 @app.command()
-@takes(WEIGHTS, COMMON)
+@takes(WEIGHTS, TRUST, COMMON)
 def apply(
     architecture: Annotated[Path, typer.Argument(help="The architecture to build.", metavar="ARCH.JSON")],
     out: Annotated[Path, typer.Option(help="The folder that gets the bundle.")],
@@ -193,7 +194,7 @@ def apply(
 
 
 @app.command()
-@takes(COMMON)
+@takes(TRUST, COMMON)
 def check(
     folder: Annotated[Path, typer.Argument(help="A folder written by narfx apply.", metavar="DIR")], **options: Any
 ) -> None:
@@ -297,7 +298,7 @@ def compare(
 
 
 @app.command()
-@takes(TASK, {name: NETWORK[name] for name in ("input", "weights")}, COMMON)
+@takes(TASK, {name: NETWORK[name] for name in ("input", "weights")}, TRUST, COMMON)
 def evaluate(
     target: Annotated[
         str, typer.Argument(help="An arch.json, a bundle or run, an .onnx file, or a MODEL.", metavar="TARGET")

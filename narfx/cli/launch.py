@@ -32,7 +32,8 @@ def launch(
 
     Args:
         schema: The class of the configuration.
-        start: Called with the configuration, ``out``, and ``device``, ``overwrite`` and ``reporter``.
+        start: Called with the configuration, ``out``, and ``device``, ``overwrite`` and ``reporter``; with a config
+            file also with ``relative_to``.
         resume: Called with ``out``, and ``device`` and ``reporter``.
         needed: The field that must be given beside ``data``.
         out: The run directory.
@@ -43,6 +44,8 @@ def launch(
     Raises:
         UsageError: An option is missing or wrong, or ``--resume`` stands beside options that it ignores.
     """
+    from narfx.inputs.paths import code_places
+    from narfx.inputs.trust import naming
     from narfx.support.schema import validated  # pydantic's models of this package need torch: --help does not
 
     shared = {"device": options["device"], "reporter": output.reporter}
@@ -54,7 +57,10 @@ def launch(
         if key not in values:
             raise UsageError(f"{_MISSING[key]} is missing", where=key, kind="missing_option")
     config = validated(schema, values, schema.__name__.removesuffix("Config").lower())
-    return start(config, out, overwrite=options["overwrite"], **shared)
+    if options["config"] is not None:  # what a config file names is not named by the user
+        shared["relative_to"] = Path.cwd()
+    with naming(code_places(schema, fields)):
+        return start(config, out, overwrite=options["overwrite"], **shared)
 
 
 def _values(schema: type[BaseModel], config: Path | None, fields: dict[str, Any]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from narfx.graph.trace_parity import compare_trace
 from narfx.inputs.model_ref import default_input, load_model
 from narfx.inputs.outputs import load_with_outputs
 from narfx.inputs.paths import find
+from narfx.inputs.trust import out_of
 from narfx.inputs.weights import Checkpoint, apply_weights, load_state, open_weights
 from narfx.space.architecture import Architecture, SpaceOptions
 from narfx.support.path_fields import ModelReference, UserPath
@@ -65,12 +66,8 @@ def open_base(
         loaded = apply_weights(model, find(options.weights, relative_to), source=options.weights)
     fields = options.of_space()
     fields["operator_files"] = [str(find(file, relative_to)) for file in options.operator_files]
-    traced = trace(
-        model,
-        input=shape,
-        reference=options.model,
-        **fields,
-    )
+    with out_of(relative_to):
+        traced = trace(model, input=shape, reference=options.model, **fields)
     further = [*compare_trace(model, traced.graph_module, shape), *([note] if note else [])]
     further += [f"weights {options.weights}: {loaded}"] if loaded else []
     # Like the model, its files of operators stay named as they were: from the folder of what names them.

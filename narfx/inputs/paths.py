@@ -19,7 +19,7 @@ from narfx.inputs.data_ref import DataRef
 from narfx.inputs.model_ref import ModelRef
 from narfx.support.path_fields import PathKind, path_fields
 
-__all__ = ["find", "find_source", "named_paths", "relocate", "relocated", "split_name"]
+__all__ = ["code_places", "find", "find_source", "named_paths", "relocate", "relocated", "split_name"]
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -80,6 +80,26 @@ def named_paths(config: BaseModel, start: Path | None = None) -> list[Path]:
     texts = [(kind, text) for name, kind in path_fields(type(config)).items() for text in _texts(values[name])]
     paths = (_path(kind, text, start) for kind, text in texts)
     return [find(path, start) for path in paths if path is not None]
+
+
+def code_places(schema: type[BaseModel], values: Mapping[str, Any]) -> list[str]:
+    """The Python files and modules that values of ``schema`` name; the values need not be valid yet.
+
+    Raises:
+        UsageError: A model reference cannot be read.
+    """
+    kinds = {name: kind for name, kind in path_fields(schema).items() if name in values}
+    return [place for name, kind in kinds.items() for text in _texts(values[name]) if (place := _code(kind, text))]
+
+
+def _code(kind: PathKind, text: str) -> str | None:
+    if kind is PathKind.SOURCE:
+        source = DataRef.parse(text)
+        return source.place if source.kind in ("file", "module") else None
+    if kind is PathKind.MODEL and _is_reference(text, None):
+        model = ModelRef.parse(text)
+        return model.name if model.kind in ("file", "module") else None
+    return text if text.endswith(".py") else None
 
 
 def _texts(value: Any) -> Iterable[str]:
