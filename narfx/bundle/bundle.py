@@ -19,6 +19,7 @@ from torch import fx, nn
 from narfx.bundle.onnx.metadata import compare_metadata, describe, versions
 from narfx.bundle.onnx.write import OnnxFile, export_onnx, read_onnx
 from narfx.bundle.proof.proof import Proof
+from narfx.bundle.proof.stored import compare_stored, output_shapes
 from narfx.bundle.source import SOURCE, WEIGHTS, load_source, plain_copy, write_source
 from narfx.compiler.open import Lowered, open_architecture
 from narfx.errors import ParityError, UsageError
@@ -29,7 +30,7 @@ from narfx.inputs.arguments import check_graph
 from narfx.inputs.paths import named_paths, relocated
 from narfx.inputs.trust import digest_of, remember
 from narfx.inputs.vendor import carry_model, carry_operators
-from narfx.inputs.weights import apply_weights, write_weights
+from narfx.inputs.weights import apply_weights, read_weights, write_weights
 from narfx.space.architecture import Architecture
 from narfx.support.files import (
     check_output,
@@ -221,22 +222,37 @@ def _carry(architecture: Architecture, folder: Path, work: Path) -> Architecture
     return architecture.model_copy(update={"operator_files": files, "model": model})
 
 
-def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
+def check(folder: Path | str, *, seed: int = 0, code: bool = True) -> dict[str, Any]:
     """Prove a bundle again from its files: costs, metadata, the ONNX checker, and parity at three batch sizes.
+
+    Without ``code`` nothing of the bundle is run but its ONNX file: the file is compared with the weights and the
+    metadata, and onnxruntime runs it. What its nodes compute with the weights is then not proven.
 
     Args:
         folder: The bundle.
         seed: Seed of the random images.
+        code: Whether the network may be built from the bundle's Python.
 
     Returns:
-        Costs, the architecture, opset and names of the ONNX file, parity, and the folder.
+        The architecture, opset and names of the ONNX file, the folder, and costs and parity; without ``code``
+        ``"weights"``, ``"outputs"`` and ``"not_proven"`` instead of costs and parity.
 
     Raises:
-        UsageError: A file of the bundle is missing or malformed.
+        UsageError: A file of the bundle is missing or malformed, or its code may not run.
         ParityError: The files do not belong together, or the ONNX file computes other values; in the second case
             ``where`` is the first node that differs.
     """
     folder = Path(folder)
+    architecture, shape = _open(folder)
+    file = read_onnx(folder / ONNX)
+    compare_metadata(file.metadata, architecture, folder / ONNX)
+    _compare_report(file, folder)
+    found = _prove(folder, architecture, shape, file, seed) if code else _compare(folder, shape, seed)
+    return {**found, **architecture.describe(), **file.to_json(), "folder": str(folder)}
+
+
+def _open(folder: Path) -> tuple[Architecture, tuple[int, int, int]]:
+    """The architecture of a bundle and the input that it states, after a look for the other files."""
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}", where=str(folder), kind="missing_folder")
     for name in (ARCH, WEIGHTS, ONNX):
@@ -253,6 +269,13 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
             where=str(folder / ARCH),
             kind="input_shape",
         )
+    return architecture, architecture.input
+
+
+def _prove(
+    folder: Path, architecture: Architecture, shape: tuple[int, int, int], file: OnnxFile, seed: int
+) -> dict[str, Any]:
+    """Build the network and compare its costs and values with the files."""
     network: nn.Module
     if (folder / SOURCE).is_file():
         network = load_source(folder, architecture)
@@ -260,10 +283,7 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
     else:
         network = open_architecture(architecture, relative_to=folder).network
     network.eval()
-    cost = measure(network, architecture.input)
-    file = read_onnx(folder / ONNX)
-    compare_metadata(file.metadata, architecture, folder / ONNX)
-    _compare_report(file, folder)
+    cost = measure(network, shape)
     for metric, number in cost.items():
         if architecture.metrics.get(metric, number) != number:
             raise ParityError(
@@ -272,16 +292,20 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
                 kind="cost",
             )
     proof = Proof(file)
-    proof.add(network, folder / ONNX, architecture.input, seed=seed)
-    proof.add_nodes(network, folder / ONNX, architecture.input, seed=seed)
+    proof.add(network, folder / ONNX, shape, seed=seed)
+    proof.add_nodes(network, folder / ONNX, shape, seed=seed)
     if not proof.passed:
         raise proof.error(str(folder / ONNX), str(folder / ONNX))
+    return {**cost, "parity": proof.to_json()}
+
+
+def _compare(folder: Path, shape: tuple[int, int, int], seed: int) -> dict[str, Any]:
+    """Compare the ONNX file with the weights, and run it."""
+    stored = compare_stored(folder / ONNX, read_weights(folder / WEIGHTS)[0])
     return {
-        **cost,
-        **architecture.describe(),
-        **file.to_json(),
-        "parity": proof.to_json(),
-        "folder": str(folder),
+        "weights": stored.to_json(),
+        "outputs": output_shapes(folder / ONNX, shape, seed=seed),
+        "not_proven": ["that its nodes compute what model.py or the base model computes", "the costs in arch.json"],
     }
 
 

@@ -196,14 +196,20 @@ def apply(
 @app.command()
 @takes(TRUST, COMMON)
 def check(
-    folder: Annotated[Path, typer.Argument(help="A folder written by narfx apply.", metavar="DIR")], **options: Any
+    folder: Annotated[Path, typer.Argument(help="A folder written by narfx apply.", metavar="DIR")],
+    no_code: Annotated[
+        bool,
+        typer.Option("--no-code", help="Run no Python of the bundle: compare the ONNX file with the weights only."),
+    ] = False,
+    **options: Any,
 ) -> None:
     """Verify a bundle again, from its files alone."""
     from narfx.bundle import bundle
     from narfx.support.devices import pick_device
 
     pick_device(options["device"])
-    output_of(options).result(bundle.check(folder, seed=options["seed"] or 0), tables.check)
+    report = bundle.check(folder, seed=options["seed"] or 0, code=not no_code)
+    output_of(options).result(report, tables.check_without_code if no_code else tables.check)
 
 
 @app.command()
