@@ -105,11 +105,11 @@ def admit(content: bytes, path: Path, *, named: bool) -> None:
     Raises:
         UsageError: A file names this code, and it is neither trusted nor known.
     """
-    digest = digest_of(content)
+    digest, shown = digest_of(content), os.path.normpath(path.absolute())
     if named or _trusts():
-        remember(digest, str(path.absolute()))
+        remember(digest, shown)
     elif digest not in _known():
-        raise _refused(f"{path} is code that you have not run before, or that has changed since", str(path))
+        raise _refused(f"{shown} is code that you have not run before, or that has changed since", shown)
 
 
 def check_module(name: str) -> None:
@@ -151,7 +151,7 @@ def check_entry(entry: Any, code: str, name: str, arguments: Mapping[str, Any], 
     elif plain and (_is_network(entry) or known_name in _known()):
         return
     elif known_call not in _known():
-        what = "a function that you have not named before" if plain else "called with arguments that may name files"
+        what = "a function that you have not named before" if plain else "called with arguments that may name files or downloads"
         raise _refused(f"{label} is {what}", label)
 
 
@@ -167,7 +167,8 @@ def remember(digest: str, what: str) -> None:
             return
         record = _record()
         record.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        handle = os.open(record, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        # Without waiting: opening a pipe that nobody reads would never end.
+        handle = os.open(record, os.O_WRONLY | os.O_APPEND | os.O_CREAT | getattr(os, "O_NONBLOCK", 0), 0o600)
         with os.fdopen(handle, "a", encoding="utf-8", errors="backslashreplace") as stream:
             stream.write(f"{digest} {' '.join(what.split())[:1000]}\n")
 
