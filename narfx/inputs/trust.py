@@ -151,7 +151,11 @@ def check_entry(entry: Any, code: str, name: str, arguments: Mapping[str, Any], 
     elif plain and (_is_network(entry) or known_name in _known()):
         return
     elif known_call not in _known():
-        what = "a function that you have not named before" if plain else "called with arguments that may name files or downloads"
+        what = (
+            "a function that you have not named before"
+            if plain
+            else "called with arguments that may name files or downloads"
+        )
         raise _refused(f"{label} is {what}", label)
 
 

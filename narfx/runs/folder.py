@@ -23,7 +23,15 @@ from filelock import FileLock, Timeout
 from narfx.errors import InterruptedRunError, RunError, UsageError
 from narfx.runs.events import EVENTS, Event, Saved, Subscriber, from_line, read_events
 from narfx.support.devices import is_out_of_memory
-from narfx.support.files import check_output, disk_errors, read_json, refuse_inside, write_bytes, write_json
+from narfx.support.files import (
+    check_output,
+    check_regular,
+    disk_errors,
+    read_json,
+    refuse_inside,
+    write_bytes,
+    write_json,
+)
 from narfx.support.ranks import Ranks
 
 __all__ = ["EVENTS", "RunFolder", "interruptible", "read_events"]
@@ -37,11 +45,14 @@ class RunFolder:
     Of the ranks of one run, rank 0 alone takes the lock, writes and informs subscribers.
 
     Raises:
-        UsageError: Another process has the lock.
+        UsageError: A file of the run is a pipe, a device or a folder; or, on entry, another process has the lock.
     """
 
     def __init__(self, path: Path, ranks: Ranks | None = None) -> None:
         self.path, self.ranks = path, ranks or Ranks()
+        for file in (path / EVENTS, path / LOCK):
+            if file.exists():
+                check_regular(file, f"there is no file {file}")  # opening a pipe would never end
         self._lock = FileLock(path / LOCK, timeout=0)
         self._subscribers: list[Subscriber] = []
         self._started = time.monotonic()
