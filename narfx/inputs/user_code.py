@@ -187,12 +187,13 @@ def importable(folder: Path, *, siblings: bool = False, named: bool = True) -> I
     importlib.invalidate_caches()
     path, before = list(sys.path), set(sys.modules)
     sys.path.insert(0, str(folder))
+    outer = finder.open, finder.named
     finder.open, finder.named = True, named
     try:
         yield
     finally:
         sys.path[:] = path
-        finder.open = False
+        finder.open, finder.named = outer
         if siblings:
             new = {name for name in set(sys.modules) - before if "." not in name}
             _siblings.clear()
