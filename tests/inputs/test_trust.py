@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from command import RunJson, in_process_json
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import numpy_helper
@@ -22,7 +23,6 @@ from torch import nn
 from narfx.errors import UsageError
 from narfx.inputs.model_ref import load_model
 from narfx.inputs.trust import UNTRUSTED, trusted
-from tests.command import RunJson, in_process_json
 
 NET = """
 from torch import nn
@@ -234,7 +234,7 @@ def test_a_run_resumes_while_its_code_is_what_it_was(here: Path, narfx: RunJson,
 
 def test_a_bundle_of_somebody_else(here: Path, narfx: RunJson, monkeypatch: Any) -> None:
     """It runs where narfx writes the same model.py; its ONNX file is proven without any Python of it."""
-    Path("arch.json").write_text(json.dumps({"model": "narfx:resnet_digits", "vector": [0, 1, 0, 2] + [0] * 8}))
+    architecture("narfx:chain12?channels=4&nodes=3&in_channels=1", vector=[0, 1, 2])
     assert narfx("apply", "arch.json", "--out", "out")[0] == 0
     monkeypatch.setenv("XDG_STATE_HOME", str(here / "of another user"))
     assert narfx("check", "out")[0] == 0
@@ -248,7 +248,7 @@ def test_a_bundle_of_somebody_else(here: Path, narfx: RunJson, monkeypatch: Any)
     assert (code, found["outputs"], found["weights"]["constants"]) == (0, {"output": [10]}, {}), found
     assert found["weights"]["fused"] > found["weights"]["equal"] > 0 and found["not_proven"]
     assert untouched(here)
-    for name in ("conv1.weight", "fc.bias"):
+    for name in ("stem.conv.weight", "fc.bias"):
         shutil.copytree(here / "out", here / name)
         _change(here / name / "model.onnx", name)
         code, found, _ = narfx("check", name, "--no-code")
