@@ -26,7 +26,6 @@ from narfx.errors import UsageError
 
 __all__ = [
     "UNTRUSTED",
-    "WEIGHT_ARGUMENTS",
     "admit",
     "check_entry",
     "check_module",
@@ -41,19 +40,9 @@ __all__ = [
 UNTRUSTED = "untrusted_code"
 """The ``kind`` of every error here."""
 
-# Each of these would download weights, or read a checkpoint that narfx has not checked.
-WEIGHT_ARGUMENTS = frozenset(
-    {
-        "checkpoint_path",
-        "pretrained",
-        "pretrained_backbone",
-        "pretrained_cfg",
-        "pretrained_cfg_overlay",
-        "weights",
-        "weights_backbone",
-    }
-)
-
+_PYTHON = sys.stdlib_module_names | {"test"}  # importing some of Python's own tests starts them
+# Arguments that make a package read or fetch something: it could be a pickle, or code.
+_RISKY = re.compile(r"(^|_)(weights|pretrained|checkpoint|ckpt|path|file|filename|folder|dir|url|repo|hub|trust)(_|$)")
 _WORD = re.compile(r"[\w+-]*")
 _trusting: ContextVar[bool] = ContextVar("trusting", default=False)
 _in_file: ContextVar[bool] = ContextVar("in_file", default=False)
@@ -119,7 +108,7 @@ def check_module(name: str) -> None:
         UsageError: It is part of Python's standard library, or a program.
     """
     parts = name.split(".")
-    if parts[0] in sys.stdlib_module_names or "__main__" in parts:
+    if parts[0] in _PYTHON or "__main__" in parts:
         raise _never(name, name)
 
 
@@ -142,7 +131,7 @@ def check_entry(entry: Any, code: str, name: str, arguments: Mapping[str, Any], 
     """
     if not named and _of_standard_library(entry):
         raise _never(label, label)
-    plain = not any(key in WEIGHT_ARGUMENTS and value for key, value in arguments.items()) and _plain(arguments)
+    plain = _plain(arguments)
     known_name = digest_of(f"{code}:{name}".encode())
     known_call = digest_of(f"{code}:{name}?{sorted(arguments.items())!r}".encode())
     if named or _trusts():
@@ -199,7 +188,7 @@ def _trusts() -> bool:
 def _of_standard_library(entry: Any) -> bool:
     if not isinstance(entry, (type, FunctionType, BuiltinFunctionType, MethodType)):
         return False
-    return str(getattr(entry, "__module__", None)).partition(".")[0] in sys.stdlib_module_names
+    return str(getattr(entry, "__module__", None)).partition(".")[0] in _PYTHON
 
 
 def _is_network(entry: Any) -> bool:
@@ -216,9 +205,10 @@ def _is_network(entry: Any) -> bool:
 
 
 def _plain(value: Any) -> bool:
-    """Whether a value holds numbers and words only: no path, no address, no name of a file that exists."""
+    """Whether arguments hold numbers and words only: no path, no address, no file that exists, nothing to fetch."""
     if isinstance(value, Mapping):
-        return all(_plain(key) and _plain(entry) for key, entry in value.items())
+        safe = (not entry or isinstance(entry, float) or not _RISKY.search(str(key)) for key, entry in value.items())
+        return all(safe) and all(_plain(key) and _plain(entry) for key, entry in value.items())
     if isinstance(value, (list, tuple, set)):
         return all(map(_plain, value))
     if isinstance(value, str):

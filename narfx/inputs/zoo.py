@@ -12,11 +12,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from narfx.errors import UsageError
-from narfx.inputs.trust import WEIGHT_ARGUMENTS
 from narfx.inputs.user_code import close_names, pair_error
 from narfx.models import MODELS
 
 __all__ = ["ZOOS", "ZooModel", "find_model", "without_weights"]
+
+# Each of these would download weights, or read a checkpoint that narfx has not checked.
+_WEIGHT_ARGUMENTS = frozenset(
+    {
+        "checkpoint_path",
+        "pretrained",
+        "pretrained_backbone",
+        "pretrained_cfg",
+        "pretrained_cfg_overlay",
+        "weights",
+        "weights_backbone",
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -36,12 +48,12 @@ class ZooModel:
 
 def _asks_for_weights(argument: str, value: object) -> bool:
     """Whether an argument of a factory asks for weights; ``weights=None`` does not."""
-    return argument in WEIGHT_ARGUMENTS and bool(value)
+    return argument in _WEIGHT_ARGUMENTS and bool(value)
 
 
 def without_weights(arguments: Mapping[str, Any]) -> dict[str, Any]:
     """The arguments without those about weights: a collection is always called without them."""
-    return {argument: value for argument, value in arguments.items() if argument not in WEIGHT_ARGUMENTS}
+    return {argument: value for argument, value in arguments.items() if argument not in _WEIGHT_ARGUMENTS}
 
 
 def find_model(zoo: str, name: str, arguments: Mapping[str, Any] | None = None) -> ZooModel:

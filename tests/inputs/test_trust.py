@@ -8,6 +8,7 @@ import marshal
 import shutil
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -82,6 +83,11 @@ HOSTILE = [
     "numpy:savetxt?fname=canary&X=[1]",
     "torchvision.models:alexnet?weights=DEFAULT",
     "torchvision.models:alexnet?pretrained=True",
+    "torchvision.models:alexnet?progress='https://a/b'",
+    "torch.nn:Module?trust_remote_code=True",
+    "torch.nn:Module?model_name_or_path=evil",
+    "torch.nn:Conv2d?in_channels=1&out_channels=2&kernel_size=evil",
+    "test.autotest:main",
     "narfx.__main__:main",
     "narfx.cli:main",
     "narfx.inputs.trust:trusted",
@@ -121,7 +127,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (folder / "net.py").write_text(NET)
     (folder / "layers.py").write_text(LAYERS)
     load_model("net.py:make")
-    for name in ("evil.py", "../outside.py", "hub/hubconf.py", "pack/__init__.py", "pack/inner.py", "room/inner.py"):
+    for name in (
+        "evil",
+        "evil.py",
+        "../outside.py",
+        "hub/hubconf.py",
+        "pack/__init__.py",
+        "pack/inner.py",
+        "room/inner.py",
+    ):
         (folder / name).write_text(EVIL)
     torch.save({"evil": _Touch()}, folder / "evil.pt")
     np.save(folder / "evil.npy", np.array([_Touch()], dtype=object), allow_pickle=True)
@@ -168,6 +182,17 @@ def test_no_module_of_python_is_even_imported(here: Path, top: str, sub: str, na
     assert raised.value.kind == UNTRUSTED and untouched(here) and set(sys.modules) == before
     with trusted(), pytest.raises(UsageError):
         load_model(f"{top}{sub}:{name}{arguments}", relative_to=here)
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@given(st.sampled_from([torch, torch.hub, torch.nn, torch.nn.functional, torch.utils.data, np, onnx, sys]), st.data())
+def test_no_function_of_a_package_is_called(here: Path, module: ModuleType, data: st.DataObject) -> None:
+    name = data.draw(st.sampled_from(sorted(vars(module))))
+    entry = getattr(module, name)
+    if not (isinstance(entry, type) and issubclass(entry, nn.Module)):
+        with pytest.raises(UsageError) as raised:
+            load_model(f"{module.__name__}:{name}", relative_to=here)
+        assert raised.value.kind == UNTRUSTED
 
 
 @pytest.mark.parametrize(
