@@ -12,7 +12,7 @@
 Each form takes arguments for the factory: ``torchvision:resnet18?num_classes=10&norm_layer=...``. A value is read as a
 Python literal if possible, otherwise as text. A suffix ``#PART`` selects one submodule of the model:
 ``torchvision:fasterrcnn_resnet50_fpn#backbone``. Nothing is ever downloaded. A model file is the user's own code: it
-is executed, and its output goes to standard error.
+is executed, and its output goes to standard error. Where a file names it, :mod:`narfx.inputs.trust` decides.
 """
 
 from __future__ import annotations

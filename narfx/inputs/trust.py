@@ -140,12 +140,8 @@ def check_entry(entry: Any, code: str, name: str, arguments: Mapping[str, Any], 
     elif plain and (_is_network(entry) or known_name in _known()):
         return
     elif known_call not in _known():
-        what = (
-            "a function that you have not named before"
-            if plain
-            else "called with arguments that may name files or downloads"
-        )
-        raise _refused(f"{label} is {what}", label)
+        why = "has arguments that may name files or downloads" if not plain else "is a function that you never named"
+        raise _refused(f"{label} {why}", label)
 
 
 def digest_of(content: bytes) -> str:

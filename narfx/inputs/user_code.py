@@ -193,7 +193,8 @@ def importable(folder: Path, *, siblings: bool = False, named: bool = True) -> I
         yield
     finally:
         sys.path[:] = path
-        finder.open, finder.named = outer
+        # What the code imports later is named, or not, as it was itself.
+        finder.open, finder.named = outer if outer[0] else (False, named)
         if siblings:
             new = {name for name in set(sys.modules) - before if "." not in name}
             _siblings.clear()

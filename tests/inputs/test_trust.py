@@ -224,6 +224,22 @@ def test_what_the_user_ran_goes_on_without_a_flag_until_it_changes(here: Path, n
     load_model("net.py:make", relative_to=here)  # what was trusted once is known
 
 
+def test_what_a_model_imports_while_it_runs(here: Path) -> None:
+    (here / "mine").mkdir()
+    (here / "mine" / "__init__.py").write_text("")
+    (here / "mine" / "late.py").write_text("")
+    (here / "lazy.py").write_text(
+        "import mine\nfrom torch import nn\n\n\nclass Net(nn.Module):\n    def forward(self, x):\n"
+        "        import mine.late\n        return x\n"
+    )
+    load_model("lazy.py")(torch.ones(1))
+    load_model("lazy.py", relative_to=here)(torch.ones(1))
+    (here / "mine" / "late.py").write_text("open('canary', 'w').close()\n")
+    with pytest.raises(UsageError, match=r"late\.py is code that you have not run before"):
+        load_model("lazy.py", relative_to=here)(torch.ones(1))
+    assert untouched(here)
+
+
 def test_operators_and_data_out_of_files(here: Path, narfx: RunJson) -> None:
     architecture("narfx:resnet_digits", operator_files=["evil.py"])
     assert narfx("apply", "arch.json", "--out", "out")[1]["error"]["kind"] == UNTRUSTED
