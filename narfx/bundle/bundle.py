@@ -34,6 +34,7 @@ from narfx.inputs.weights import apply_weights, read_weights, write_weights
 from narfx.space.architecture import Architecture
 from narfx.support.files import (
     check_output,
+    check_regular,
     output_folder,
     read_json,
     refuse_inside,
@@ -262,6 +263,9 @@ def _open(folder: Path) -> tuple[Architecture, tuple[int, int, int]]:
                 where=str(folder / name),
                 kind="missing_file",
             )
+    for path in folder.rglob("*"):  # an ONNX file may name any of them for its weights, and a pipe would never end
+        if not path.is_dir():
+            check_regular(path, f"there is no file {path}: check the path")
     architecture = Architecture.load(folder / ARCH)
     if architecture.input is None:
         raise UsageError(

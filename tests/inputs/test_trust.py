@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import marshal
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -288,6 +289,9 @@ def test_a_bundle_of_somebody_else(here: Path, narfx: RunJson, monkeypatch: Any)
     code, found, _ = narfx("check", "out", "--no-code")
     assert (code, found["outputs"], found["weights"]["constants"]) == (0, {"output": [10]}, {}), found
     assert found["weights"]["fused"] > found["weights"]["equal"] > 0 and found["not_proven"]
+    os.mkfifo(here / "out" / "model.onnx.data")  # where an ONNX file may say that its weights are
+    assert narfx("check", "out", "--no-code")[1]["error"]["kind"] == "unreadable_file"
+    (here / "out" / "model.onnx.data").unlink()
     assert untouched(here)
     for name in ("stem.conv.weight", "fc.bias"):
         shutil.copytree(here / "out", here / name)
