@@ -36,7 +36,7 @@ def read_factory(ref: DataRef, shape: Shape, limit: int) -> Source:
     source, place, name, is_file = str(ref), ref.place, ref.name, ref.kind == "file"
     if is_file and not Path(place).is_file():
         raise UsageError(f"there is no file {place}: check the path", where=source, kind="missing_data")
-    named = is_named(place)
+    named = is_named(place, stated=ref.stated)
     with importable(Path(place).resolve().parent if is_file else Path.cwd(), siblings=is_file, named=named):
         with user_code(f"cannot import {place}", where=source, kind="import_failed"):
             module = execute_file(Path(place), named=named) if is_file else import_module(place, named=named)

@@ -185,7 +185,7 @@ def _part(model: nn.Module, ref: ModelRef) -> nn.Module:
 
 def _load_file(ref: ModelRef, relative_to: Path | None) -> nn.Module:
     path = _find(ref.name, relative_to)
-    named = is_named(str(path), relative_to)
+    named = is_named(str(path), stated=relative_to is not None)
     with importable(path.parent, siblings=True, named=named):
         with user_code(f"cannot import {ref.name}", where=ref.name, kind="import_failed"):
             module = execute_file(path, named=named)
@@ -197,7 +197,7 @@ def _load_file(ref: ModelRef, relative_to: Path | None) -> nn.Module:
 
 def _load_module(ref: ModelRef, relative_to: Path | None) -> nn.Module:
     assert ref.factory is not None
-    named, label = is_named(ref.name, relative_to), f"{ref.name}:{ref.factory}"
+    named, label = is_named(ref.name, stated=relative_to is not None), f"{ref.name}:{ref.factory}"
     with importable(Path.cwd(), named=named):
         entry = attribute(import_module(ref.name, named=named), ref.factory, ref.name)
         check_entry(entry, ref.name, ref.factory, ref.arguments, label=label, named=named)

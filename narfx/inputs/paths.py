@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from narfx.inputs.data_ref import DataRef
+from narfx.inputs.data_ref import DataRef, Stated
 from narfx.inputs.model_ref import ModelRef
 from narfx.support.path_fields import PathKind, path_fields
 
@@ -33,9 +33,10 @@ def find(path: str, folder: Path | None) -> Path:
 
 
 def find_source(source: str, folder: Path | None) -> str:
-    """A data source that is written in a file in ``folder``, with its path resolved."""
+    """A data source that is written in a file in ``folder``, if one is given, with its path resolved."""
     ref = DataRef.parse(source, folder)
-    return source if ref.path is None else str(ref.at(str(find(ref.path, folder))))
+    found = source if ref.path is None else str(ref.at(str(find(ref.path, folder))))
+    return found if folder is None else Stated(found)
 
 
 def split_name(text: str, folder: Path | None = None) -> tuple[str | None, str]:

@@ -79,9 +79,9 @@ def naming(places: Iterable[str]) -> Iterator[None]:
         _named.reset(token)
 
 
-def is_named(place: str, relative_to: Path | None = None) -> bool:
-    """Whether the user names this file or module, not a file (in the folder ``relative_to``, if one is given)."""
-    return (relative_to is None and not _in_file.get()) or _place(place) in _named.get()
+def is_named(place: str, *, stated: bool) -> bool:
+    """Whether the user names this file or module, and not only a file (``stated``) does."""
+    return not (stated or _in_file.get()) or _place(place) in _named.get()
 
 
 def _place(place: str) -> str:

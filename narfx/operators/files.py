@@ -40,7 +40,7 @@ def load_operators(path: Path | str, *, relative_to: Path | None = None) -> tupl
             where=str(path),
             kind="missing_file",
         )
-    found, named = found.resolve(), is_named(str(found), relative_to)
+    found, named = found.resolve(), is_named(str(found), stated=relative_to is not None)
     with registration(), contextlib.redirect_stdout(sys.stderr), importable(found.parent, siblings=True, named=named):
         with user_code(f"cannot import {path}", where=str(path), kind="import_failed"):
             module = execute_file(found, named=named)

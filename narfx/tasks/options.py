@@ -12,7 +12,6 @@ from pydantic import BaseModel, ConfigDict, Field
 from narfx.data.image_data import load_data
 from narfx.errors import UsageError
 from narfx.inputs.paths import find_source
-from narfx.inputs.trust import out_of
 from narfx.support.path_fields import DataSource
 from narfx.support.schema import validated
 from narfx.tasks.classification import Classification
@@ -69,18 +68,17 @@ def open_task(
     """
     faces = face_options(options.task_options) if options.task == "faces" else None
     channels = input_shape[0]
-    with out_of(relative_to):
-        data = load_data(
-            find_source(options.data, relative_to),
-            input_shape,
-            seed=seed,
-            fraction=options.data_fraction,
-            val_data=None if options.val_data is None else find_source(options.val_data, relative_to),
-            val_fraction=options.val_fraction,
-            device=device,
-            repeat_grey=faces is None or faces.grey == "repeat",
-            normalise=None if faces is None else ((0.5,) * channels, (0.5,) * channels),
-        )
+    data = load_data(
+        find_source(options.data, relative_to),
+        input_shape,
+        seed=seed,
+        fraction=options.data_fraction,
+        val_data=None if options.val_data is None else find_source(options.val_data, relative_to),
+        val_fraction=options.val_fraction,
+        device=device,
+        repeat_grey=faces is None or faces.grey == "repeat",
+        normalise=None if faces is None else ((0.5,) * channels, (0.5,) * channels),
+    )
     if faces is not None:
         return Faces(
             data,

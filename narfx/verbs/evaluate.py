@@ -18,7 +18,6 @@ from narfx.data.splits import make_split
 from narfx.errors import UsageError
 from narfx.graph.checks import check_values
 from narfx.inputs.paths import relocated
-from narfx.inputs.trust import out_of
 from narfx.runs.progress import Reporter, Silent
 from narfx.space.architecture import Preprocessing
 from narfx.support.devices import is_out_of_memory, pick_device
@@ -151,13 +150,12 @@ def evaluate(
     _check_file(out, overwrite)
     config = relocated(config, Path.cwd(), start=relative_to) if relative_to is not None else config
     precision = Precision(config.precision, device_type=place.type)
-    with out_of(relative_to):
-        target = load_target(config.target, weights=config.weights, input=config.input, seed=config.seed)
-        _try(target, config.input, place)
-        if config.by_pairs:
-            found, roc = _pairs(target, config, precision, place, reporter)
-        else:
-            found, roc = _classes(target, config, precision, place, reporter), {}
+    target = load_target(config.target, weights=config.weights, input=config.input, seed=config.seed)
+    _try(target, config.input, place)
+    if config.by_pairs:
+        found, roc = _pairs(target, config, precision, place, reporter)
+    else:
+        found, roc = _classes(target, config, precision, place, reporter), {}
     result = {**found, "target": Path(config.target).name, "weights": target.weights, "input": list(target.input)}
     if out is not None:
         write_json(out, {**result, **roc})
