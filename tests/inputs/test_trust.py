@@ -82,9 +82,9 @@ HOSTILE = [
     "torch.utils.cpp_extension:load?name=evil&sources=['evil.cpp']",
     "numpy:load?file=evil.npy&allow_pickle=True",
     "numpy:savetxt?fname=canary&X=[1]",
-    "torchvision.models:alexnet?weights=DEFAULT",
-    "torchvision.models:alexnet?pretrained=True",
-    "torchvision.models:alexnet?progress='https://a/b'",
+    "torchvision.models:squeezenet1_1?weights=DEFAULT",
+    "torchvision.models:squeezenet1_1?pretrained=True",
+    "torchvision.models:squeezenet1_1?progress='https://a/b'",
     "torch.nn:Module?trust_remote_code=True",
     "torch.nn:Module?model_name_or_path=evil",
     "torch.nn:Conv2d?in_channels=1&out_channels=2&kernel_size=evil",
@@ -198,8 +198,8 @@ def test_no_function_of_a_package_is_called(here: Path, module: ModuleType, data
 
 @pytest.mark.parametrize(
     "reference",
-    ["narfx:resnet8", "torchvision:alexnet", "torchvision.models:alexnet?num_classes=3", "torch.nn:Conv2d?in_channels=1"
-     "&out_channels=2&kernel_size=3", "net.py:make", "net.py:make?width=7"],
+    ["narfx:resnet8", "torchvision:squeezenet1_1", "torchvision.models:squeezenet1_1?num_classes=3",
+     "torch.nn:Conv2d?in_channels=1&out_channels=2&kernel_size=3", "net.py:make", "net.py:make?width=7"],
 )  # fmt: skip
 def test_networks_of_packages_and_what_the_user_named_run(here: Path, reference: str) -> None:
     assert isinstance(load_model(reference, relative_to=here), nn.Module)

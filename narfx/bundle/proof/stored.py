@@ -53,6 +53,42 @@ def compare_stored(path: Path, weights: Mapping[str, Tensor]) -> Stored:
     Raises:
         ParityError: A weight has other values in the file, or is not found there.
     """
+    try:
+        return _compare(path, weights)
+    except ParityError:
+        raise
+    except Exception as error:  # a hostile file may hold any shape, and protobuf has exceptions of its own
+        reason = first_line(error)
+        raise ParityError(
+            f"{path} cannot be compared with the weights: {reason}", where=str(path), kind="weights"
+        ) from error
+
+
+def output_shapes(path: Path, shape: tuple[int, int, int], *, seed: int = 0) -> dict[str, list[int]]:
+    """Run an ONNX file on random images (C, H, W) at several batch sizes; the shape of one sample's outputs by name.
+
+    Raises:
+        ParityError: onnxruntime cannot run it, or an output does not keep the batch.
+    """
+    onnxruntime = onnxruntime_module()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    shapes: dict[str, list[int]] = {}
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        feed, names = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
+        for images in input_batches(shape, seed=seed):
+            for name, values in zip(names, run_session(session, None, {feed: images.numpy()}), strict=True):
+                size, *sizes = np.shape(values) or (0,)
+                if size != len(images) or shapes.setdefault(name, sizes) != sizes:
+                    raise ValueError(f"{name} has shape {np.shape(values)} for {len(images)} images")
+    except Exception as error:
+        reason = first_line(error).replace(str(path), path.name)
+        raise ParityError(f"onnxruntime cannot run {path.name}: {reason}", where=str(path)) from error
+    return shapes
+
+
+def _compare(path: Path, weights: Mapping[str, Tensor]) -> Stored:
     import onnx
 
     graph = onnx.load(str(path)).graph
@@ -82,30 +118,6 @@ def compare_stored(path: Path, weights: Mapping[str, Tensor]) -> Stored:
             kind="weights",
         )
     return found
-
-
-def output_shapes(path: Path, shape: tuple[int, int, int], *, seed: int = 0) -> dict[str, list[int]]:
-    """Run an ONNX file on random images (C, H, W) at several batch sizes; the shape of one sample's outputs by name.
-
-    Raises:
-        ParityError: onnxruntime cannot run it, or an output does not keep the batch.
-    """
-    onnxruntime = onnxruntime_module()
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    shapes: dict[str, list[int]] = {}
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        feed, names = session.get_inputs()[0].name, [output.name for output in session.get_outputs()]
-        for images in input_batches(shape, seed=seed):
-            for name, values in zip(names, run_session(session, None, {feed: images.numpy()}), strict=True):
-                size, *sizes = np.shape(values) or (0,)
-                if size != len(images) or shapes.setdefault(name, sizes) != sizes:
-                    raise ValueError(f"{name} has shape {np.shape(values)} for {len(images)} images")
-    except Exception as error:
-        reason = first_line(error).replace(str(path), path.name)
-        raise ParityError(f"onnxruntime cannot run {path.name}: {reason}", where=str(path)) from error
-    return shapes
 
 
 def _fused(node: Any, held: Mapping[str, Values], state: Mapping[str, Values], found: Stored) -> set[str]:
