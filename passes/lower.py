@@ -33,7 +33,7 @@ class Lower(Pass):
     in_place: ClassVar[bool] = False
     swaps_only: ClassVar[bool] = True
 
-    def __init__(self, space: SearchSpace, vector: Sequence[int]) -> None:
+    def __init__(self, space: SearchSpace, vector: Sequence[int | str]) -> None:
         self.vector = space.validate(vector)
         self.names = [slot.choices[entry] for slot, entry in zip(space.slots, self.vector, strict=True)]
         self.opened = frozenset(space.split(self.vector)[1] or ())

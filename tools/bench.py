@@ -44,7 +44,7 @@ from narfx.runs.progress import ConsoleProgress
 from narfx.space.architecture import DEFAULT_OPERATORS
 from narfx.space.sampling import FeasibleSampler
 from narfx.support.seeds import numpy_generator
-from narfx.training.fit import sgd
+from narfx.training.method import sgd
 from narfx.training.recipe import Recipe
 
 MODEL, QUICK_MODEL, INPUT = "torchvision:resnet18", "narfx:resnet8", (3, 32, 32)

@@ -37,7 +37,9 @@ class Drawing:
         self._folder = folder
         self._files = {kind: folder / f"{name}.{kind}" for kind in (*_FORMATS, "json")}
         if folder.exists() and not folder.is_dir():
-            raise UsageError(f"{folder} exists and is not a folder", where=str(folder), kind="output_exists")
+            raise UsageError(
+                f"{folder} exists and is not a folder: choose another", where=str(folder), kind="output_exists"
+            )
         for path in self._files.values():
             if path.exists() and not overwrite:
                 raise UsageError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narfx.analysis.drawing import Drawing, Panel
-from narfx.analysis.steps import curve, enough, malformed, read_steps
+from narfx.analysis.steps import curve, enough, malformed, read_operators, read_steps
 from narfx.errors import UsageError
 from narfx.runs.events import EVENTS, Step
 
@@ -40,6 +41,7 @@ def rewards(run: Path | str, out: Path | str | None = None, overwrite: bool = Fa
     run = Path(run)
     drawing = None if out is None else Drawing(Path(out), "rewards", overwrite=overwrite)
     strategy, all_steps = read_steps(run)
+    operators = read_operators(run)
     steps = [step for step in all_steps if step.assigned is not None]
     if not steps:
         raise UsageError(
@@ -57,7 +59,7 @@ def rewards(run: Path | str, out: Path | str | None = None, overwrite: bool = Fa
     result: dict[str, Any] = {"run": str(run), "strategy": strategy, "steps": len(steps), "parts": parts}
     if drawing is not None:
         series = {part: {name: values.tolist() for name, values in variances[part].items()} for part in variances}
-        result["files"] = drawing.write(_panels(choices, targets, variances), {**result, "series": series})
+        result["files"] = drawing.write(_panels(choices, targets, variances, operators), {**result, "series": series})
     return result
 
 
@@ -109,12 +111,16 @@ def _over_steps(choices: Floats) -> dict[str, Any]:
     return found
 
 
-def _panels(choices: dict[str, Floats], targets: list[int], variances: dict[str, dict[str, Floats]]) -> list[Panel]:
+def _panels(
+    choices: dict[str, Floats], targets: list[int], variances: dict[str, dict[str, Floats]], operators: Sequence[str]
+) -> list[Panel]:
     steps = list(range(1, len(next(iter(choices.values()))) + 1))
     panels = []
     if "operators" in choices:
         by_operator = choices["operators"].mean(1).T
-        lines = {f"operator {index}": (steps, row.tolist()) for index, row in enumerate(by_operator)}
+        # Slots with choices of their own may have more of them than there are operators.
+        names = [*operators, *(f"choice {index}" for index in range(len(operators), len(by_operator)))]
+        lines = {name: (steps, row.tolist()) for name, row in zip(names, by_operator, strict=False)}
         panels.append(Panel("assigned reward, mean over slots", lines))
     if "skips" in choices:
         opened = choices["skips"][..., 1]

@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from narfx.errors import UsageError
 from narfx.runs.events import EVENTS, Step, iter_events
 from narfx.runs.folder import RunFolder
+from narfx.support.text import count
 
-__all__ = ["LEAST", "curve", "enough", "malformed", "read_steps"]
+__all__ = ["LEAST", "curve", "enough", "malformed", "read_operators", "read_steps"]
 
 LEAST = 3
 
@@ -41,11 +42,18 @@ def read_steps(run: Path) -> tuple[str, list[Step]]:
     return str(config.get("strategy") if isinstance(config, dict) else None), steps
 
 
+def read_operators(run: Path) -> tuple[str, ...]:
+    """The names of the operators of the run in a folder, none where its configuration does not list them."""
+    config = RunFolder.open(run).config()
+    operators = config.get("operators") if isinstance(config, dict) else None
+    return tuple(map(str, operators)) if isinstance(operators, list) else ()
+
+
 def enough(run: Path, steps: int, what: str) -> None:
     """Refuse a curve of fewer than three points."""
     if steps < LEAST:
         raise UsageError(
-            f"{run} has {steps} steps with {what}, and a curve needs at least {LEAST}: search for longer",
+            f"{run} has {count(steps, 'step')} with {what}, and a curve needs at least {LEAST}: search for longer",
             where=str(run / EVENTS),
             kind="too_few_steps",
         )

@@ -255,7 +255,7 @@ def check(folder: Path | str, *, seed: int = 0, code: bool = True) -> dict[str, 
 def _open(folder: Path) -> tuple[Architecture, tuple[int, int, int]]:
     """The architecture of a bundle and the input that it states, after a look for the other files."""
     if not folder.is_dir():
-        raise UsageError(f"there is no folder {folder}", where=str(folder), kind="missing_folder")
+        raise UsageError(f"there is no folder {folder}: check the path", where=str(folder), kind="missing_folder")
     for name in (ARCH, WEIGHTS, ONNX):
         if not (folder / name).is_file():
             raise UsageError(

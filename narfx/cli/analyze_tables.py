@@ -8,6 +8,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from narfx.support.text import count
+
 __all__ = ["gradients", "rewards"]
 
 
@@ -23,7 +25,7 @@ def _number(value: float | None) -> str:
 
 
 def _end(result: Mapping[str, Any], console: Console) -> None:
-    console.print(f"\n{result['run']}: strategy {result['strategy']}, {result['steps']} steps", markup=False)
+    console.print(f"\n{result['run']}: strategy {result['strategy']}, {count(result['steps'], 'step')}", markup=False)
     if "files" in result:
         console.print("files: " + ", ".join(result["files"].values()), markup=False)
 

@@ -30,6 +30,7 @@ from narfx.cli.options import (  # fmt: skip
     TRUST,
     WEIGHTS,
     given,
+    option_names,
     takes,
 )
 from narfx.data.registry import source_forms
@@ -55,7 +56,7 @@ Overwrite = Annotated[
 Out = Annotated[Path, typer.Option(help="The run directory.")]
 Data = Annotated[
     str | None,
-    typer.Option(help=f"{source_forms()}."),
+    typer.Option(help=f"The data: {source_forms()}."),
 ]
 
 
@@ -97,7 +98,7 @@ def trace(
     fields = given({"model": model, **options})
     seed = fields.pop("seed", 0)
     timing = {name: fields.pop(name) for name in LATENCY if name in fields}
-    network = validated(NetworkOptions, fields, "trace")
+    network = validated(NetworkOptions, fields, "trace", names=option_names(fields))
     report = trace_model(network, timing, latency_check, strict=strict, seed=seed, reporter=output.reporter)
     output.result(report, tables.trace)
 
@@ -146,6 +147,12 @@ def search(
             help="The operators of a site share one BatchNorm, or have one each: shared or separate [shared]."
         ),
     ] = None,
+    quick: Annotated[
+        bool | None,
+        typer.Option(
+            "--quick", help="A first look, not a result: 4 epochs of 10 steps, at most 2,000 training images."
+        ),
+    ] = None,
     **options: Any,
 ) -> None:
     """Search the operators of a model by training shared weights, within a budget."""
@@ -157,14 +164,14 @@ def search(
             "model": model, "data": data, "strategy": strategy,
             "strategy_options": parse_pairs(strategy_option, "--strategy-option"), "budget": budget, "init": init,
             "pretrain_epochs": pretrain_epochs, "steps": steps, "lot": lot, "reward_images": reward_images,
-            "finalists": finalists, "randoms": randoms, "norms": norms, **options,
+            "finalists": finalists, "randoms": randoms, "norms": norms, "quick": quick, **options,
         }
     )  # fmt: skip
     result = launch(
-        searching.SearchConfig, searching.run, searching.resume, needed="model", out=out, fields=fields,
-        options=options, output=output,
+        searching.SearchConfig, searching.run, searching.resume, searching.estimate_search, needed="model", out=out,
+        fields=fields, options=options, output=output,
     )  # fmt: skip
-    output.result(result, tables.search)
+    output.result(result, tables.estimate if options["dry_run"] else tables.search)
 
 
 @app.command()
@@ -238,10 +245,10 @@ def train(
     output = output_of(options)
     fields = given({"target": target, "data": data, "base": base, "init": init, **options})
     result = launch(
-        training.TrainConfig, training.train, training.resume_train, needed="target", out=out, fields=fields,
-        options=options, output=output,
+        training.TrainConfig, training.train, training.resume_train, training.estimate_train, needed="target",
+        out=out, fields=fields, options=options, output=output,
     )  # fmt: skip
-    output.result(result, tables.train)
+    output.result(result, tables.estimate if options["dry_run"] else tables.train)
 
 
 @app.command()
@@ -297,10 +304,10 @@ def compare(
     if target:  # the targets of the command line replace all targets of a config file
         fields |= {"further": target[1:], "names": ()}
     result = launch(
-        comparison.CompareConfig, comparison.compare, comparison.resume_compare, needed="target", out=out,
-        fields=fields, options=options, output=output,
+        comparison.CompareConfig, comparison.compare, comparison.resume_compare, comparison.estimate_compare,
+        needed="target", out=out, fields=fields, options=options, output=output, extends=False,
     )  # fmt: skip
-    output.result(result, tables.compare)
+    output.result(result, tables.estimate if options["dry_run"] else tables.compare)
 
 
 @app.command()
@@ -339,7 +346,7 @@ def evaluate(
         }
     )  # fmt: skip
     result = evaluation.evaluate(
-        validated(evaluation.EvaluateConfig, fields, "evaluate"),
+        validated(evaluation.EvaluateConfig, fields, "evaluate", names=option_names(fields)),
         out,
         device=options["device"],
         overwrite=overwrite,

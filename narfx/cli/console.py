@@ -185,11 +185,11 @@ def _standard_output_free(wanted: bool) -> Iterator[Any]:
 
 
 def parse_input(text: str | None) -> tuple[int, int, int] | None:
-    """``3,224,224`` as a tuple; ``UsageError`` for another form."""
+    """``3,224,224``, or ``3x224x224`` as tables have it, as a tuple; ``UsageError`` for another form."""
     if text is None:
         return None
     try:
-        shape = [int(part) for part in text.split(",")]
+        shape = [int(part) for part in text.lower().replace("x", ",").split(",")]
     except ValueError:
         shape = []
     if len(shape) != 3 or min(shape) < 1:

@@ -9,7 +9,9 @@ from typing import Any
 from pydantic import BaseModel
 
 from narfx.cli.console import Output
+from narfx.cli.options import option_names
 from narfx.errors import UsageError
+from narfx.support.files import check_output
 
 __all__ = ["launch"]
 
@@ -21,25 +23,30 @@ def launch(
     schema: type[BaseModel],
     start: Callable[..., Result],
     resume: Callable[..., Result],
+    estimate: Callable[..., Result],
     *,
     needed: str,
     out: Path,
     fields: dict[str, Any],
     options: Mapping[str, Any],
     output: Output,
+    extends: bool = True,
 ) -> Result:
-    """Start a run of this configuration, or resume the one in ``out``.
+    """Start a run of this configuration, estimate it, or resume the one in ``out``.
 
     Args:
         schema: The class of the configuration.
         start: Called with the configuration, ``out``, and ``device``, ``overwrite`` and ``reporter``; with a config
             file also with ``relative_to``.
-        resume: Called with ``out``, and ``device`` and ``reporter``.
+        resume: Called with ``out``, and ``device`` and ``reporter``; if ``--epochs`` is given, also with ``epochs``.
+        estimate: Called with the configuration and ``device``, for ``--dry-run``; with a config file also with
+            ``relative_to``.
         needed: The field that must be given beside ``data``.
         out: The run directory.
         fields: The fields of the configuration that the user gave.
         options: All options of the verb.
         output: Has the reporter.
+        extends: Whether a run of this verb can get more epochs.
 
     Raises:
         UsageError: An option is missing or wrong, or ``--resume`` stands beside options that it ignores.
@@ -50,17 +57,23 @@ def launch(
 
     shared = {"device": options["device"], "reporter": output.reporter}
     if options["resume"]:
+        more = {"epochs": fields.pop("epochs")} if extends and "epochs" in fields else {}
         _check_resume(options, fields)
-        return resume(out, **shared)
+        return resume(out, **more, **shared)
     values = _values(schema, options["config"], fields)
     for key in (needed, "data"):
         if key not in values:
-            raise UsageError(f"{_MISSING[key]} is missing", where=key, kind="missing_option")
-    config = validated(schema, values, schema.__name__.removesuffix("Config").lower())
-    if options["config"] is not None:  # what a config file names is not named by the user
-        shared["relative_to"] = Path.cwd()
+            raise UsageError(
+                f"{_MISSING[key]} is missing: give it, or a --config that has it", where=key, kind="missing_option"
+            )
+    config = validated(schema, values, schema.__name__.removesuffix("Config").lower(), names=option_names(fields))
+    # What a config file names is not named by the user.
+    start_of_paths = {} if options["config"] is None else {"relative_to": Path.cwd()}
     with naming(code_places(schema, fields)):
-        return start(config, out, overwrite=options["overwrite"], **shared)
+        if options["dry_run"]:
+            check_output(out, overwrite=options["overwrite"])
+            return estimate(config, device=options["device"], **start_of_paths)
+        return start(config, out, overwrite=options["overwrite"], **shared, **start_of_paths)
 
 
 def _values(schema: type[BaseModel], config: Path | None, fields: dict[str, Any]) -> dict[str, Any]:
@@ -69,12 +82,14 @@ def _values(schema: type[BaseModel], config: Path | None, fields: dict[str, Any]
         return fields
     from narfx.inputs.paths import relocate
     from narfx.support.files import read_json
-    from narfx.training.recipe import without_schedule
+    from narfx.training.recipe import SCHEDULES, without_schedule
 
     read = read_json(config)
     if not isinstance(read, dict):
-        raise UsageError(f"{config} is not a JSON object", where=str(config), kind="bad_config")
-    if "schedule" in fields:  # it wins over the epochs and rates that a run's config.json holds
+        raise UsageError(
+            f"{config} holds no JSON object: give the config.json of a run", where=str(config), kind="bad_config"
+        )
+    if fields.get("schedule") in SCHEDULES:  # it wins over the epochs and rates that a run's config.json holds
         read = without_schedule(read)
     read = {key: value for key, value in read.items() if key not in fields}
     return {**read, **relocate(schema, read, Path.cwd(), start=config.parent), **fields}
@@ -82,7 +97,10 @@ def _values(schema: type[BaseModel], config: Path | None, fields: dict[str, Any]
 
 def _check_resume(options: Mapping[str, Any], fields: Mapping[str, Any]) -> None:
     """Refuse options that a resumed run would ignore."""
-    named = [*(f"--{key}" for key in ("config", "overwrite") if options[key]), *fields]
+    named = [
+        *(f"--{key.replace('_', '-')}" for key in ("config", "overwrite", "dry_run") if options[key]),
+        *option_names(fields).values(),
+    ]
     if named:
         raise UsageError(
             f"--resume takes everything from the run in --out: leave out {', '.join(named)}",

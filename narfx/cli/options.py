@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -14,7 +14,8 @@ from narfx.cli.console import parse_input, parse_pairs
 from narfx.errors import UsageError
 
 __all__ = [
-    "COMMON", "DATA", "LATENCY", "MODEL", "NETWORK", "RECIPE", "RUN", "TASK", "TRUST", "WEIGHTS", "given", "takes",
+    "COMMON", "DATA", "LATENCY", "MODEL", "NETWORK", "RECIPE", "RUN", "TASK", "TRUST", "WEIGHTS", "given",
+    "option_names", "takes",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -112,21 +113,26 @@ DATA: Group = {
     **TASK,
     "val_data": _text("Separate validation data, in any form of --data [a part of the training data]."),
     "data_fraction": _number("The share of the training images that is used [1.0]."),
+    "max_train_images": _whole("The most training images that are used, of every class in proportion [all]."),
     "val_fraction": _number("The share of the training images held out for validation [0.1]."),
-    "augment": _text("none, crop, flip or crop-flip [depends on the data]."),
+    "augment": _text(
+        "none, crop, flip, crop-flip, or your own package.module:factory of a transform [depends on the data]."
+    ),
     "batch_size": _whole("Images in a training batch [128]."),
 }
 
 RECIPE: Group = {
-    "epochs": _whole("Training epochs [30 for search, else 35]."),
+    "epochs": _whole("Training epochs; --dry-run says how long they take [30 for search, 4 with --quick, else 35]."),
     "lr": _number("The highest learning rate of each cycle [0.05 for search, else 0.1]."),
     "lr_min": _number("The lowest learning rate of each cycle [0.0001]."),
     "t0": _whole("Epochs of the first cycle of the learning rate (SGDR) [10 for search, else 5]."),
     "tmult": _whole("Each cycle is this many times as long as the one before [2]."),
     "weight_decay": _number("Weight decay of the parameters that a step uses [0.0005]."),
     "label_smoothing": _number("Label smoothing of the training loss [0]."),
+    "optimizer": _text("Your own optimizer, as in torch.optim:AdamW or FILE.py:factory; needs --lr [SGD]."),
     "schedule": _text(
-        "A schedule of the NAR paper: search (150 epochs, t0 10) or train (35 epochs, t0 5); other options override it."
+        "The NAR paper's search (150 epochs, t0 10) or train (35 epochs, t0 5), which other options override; or your "
+        "own package.module:factory of a learning rate [SGDR by --t0 and --tmult]."
     ),
     "precision": _text("fp32, or bf16 (convolutions and matrix products in bfloat16, by autocast) [fp32]."),
     "channels_last": (
@@ -157,8 +163,9 @@ LATENCY: Group = {
 RUN: Group = {
     **TRUST,
     "config": (Annotated[Path | None, typer.Option(help="The config.json of a run; other options override it.")], None),
-    "resume": _flag("--resume", "Resume the run in --out."),
+    "resume": _flag("--resume", "Resume the run in --out; with --epochs N, extend it (not compare)."),
     "overwrite": _flag("--overwrite", "Replace --out if it is not empty: everything in it is deleted."),
+    "dry_run": _flag("--dry-run", "Check everything, say how long it will take, and stop; nothing is written."),
 }
 
 
@@ -217,6 +224,18 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
         text = fields["max_candidate_params"]
         fields["max_candidate_params"] = text.removesuffix("x") if text[:1].isdigit() or text[:1] == "." else text
     return {key: value for key, value in fields.items() if value not in (None, {})}
+
+
+def option_names(fields: Iterable[str]) -> dict[str, str]:
+    """What the user calls each of these fields of a configuration, for messages."""
+    return {field: _NAMES.get(field, f"--{field.replace('_', '-')}") for field in fields}
+
+
+# Arguments, and options whose fields have another name.
+_NAMES = {
+    "model": "MODEL", "target": "the first argument", "strategy_options": "--strategy-option",
+    "task_options": "--task-option", "operator_files": "--operators-file",
+}  # fmt: skip
 
 
 def _names(text: str) -> tuple[str, ...]:

@@ -28,7 +28,11 @@ def exhausted(error: BaseException) -> RunError | None:
                 "too many open files: raise the limit (ulimit -n), or close other programs", kind="too_many_files"
             )
         if is_out_of_memory(cause) or number == errno.ENOMEM:
-            return error if isinstance(error, RunError) else RunError("out of memory", kind="out_of_memory")
+            return (
+                error
+                if isinstance(error, RunError)
+                else RunError("out of memory: use a smaller batch or a smaller model", kind="out_of_memory")
+            )
         if number in _DISK and not isinstance(error, RunError):
             name = f" {cause.filename}" if isinstance(cause, OSError) and cause.filename else ""
             return RunError(

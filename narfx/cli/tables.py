@@ -12,7 +12,7 @@ from rich.table import Table
 from narfx.support.text import count
 
 __all__ = [
-    "apply", "check", "compare", "evaluate", "ops_list", "ops_test", "proxy", "search", "trace", "train",
+    "apply", "check", "compare", "estimate", "evaluate", "ops_list", "ops_test", "proxy", "search", "trace", "train",
 ]  # fmt: skip
 
 
@@ -157,6 +157,8 @@ def search(result: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     skips = f", skips {result['skips']}" if "skips" in result else ""
     console.print(f"\nvector {result['vector']}{skips}\n{result['verdict']}", markup=False)
+    if result["below_budget"]:
+        console.print(result["below_budget"]["message"], markup=False)
     console.print(f"next: narfx apply {result['files']['arch']} --out DIR", markup=False)
 
 
@@ -205,7 +207,7 @@ def _parity(parity: Mapping[str, Any], console: Console) -> None:
     console.print(
         f"parity {'passed' if parity['passed'] else 'FAILED'}: the largest difference is "
         f"{parity['max_rel_error']:.2e} of the largest output (tolerance {parity['tolerance']:g}), "
-        f"{parity['samples']} images in batches of {', '.join(map(str, parity['batch_sizes']))}",
+        f"{count(parity['samples'], 'image')} in batches of {', '.join(map(str, parity['batch_sizes']))}",
         markup=False,
     )
 
@@ -219,6 +221,11 @@ def train(result: Mapping[str, Any], console: Console) -> None:
             table.add_row(part, f"{found['accuracy']:.4f}", f"{found['loss']:.4f}", _count(found["images"]))
     console.print(table)
     console.print(f"\nweights: {result['files']['weights']}", markup=False)
+
+
+def estimate(result: Mapping[str, Any], console: Console) -> None:
+    """What a run would take (``--dry-run``)."""
+    console.print(f"{result['message']}; nothing was written (--dry-run)", markup=False)
 
 
 def compare(result: Mapping[str, Any], console: Console) -> None:
@@ -251,7 +258,7 @@ def compare(result: Mapping[str, Any], console: Console) -> None:
         costs = (_count(row["params"]), _count(row["macs"]), _share(row["macs"], base["macs"]))
         table.add_row(name, *kind, *cells, *costs)
     console.print(table)
-    console.print(f"\n{result['seeds']} seeds; {result['verdict']}", markup=False)
+    console.print(f"\n{count(result['seeds'], 'seed')}; {result['verdict']}", markup=False)
 
 
 def ops_list(report: Mapping[str, Any], console: Console) -> None:
@@ -303,7 +310,9 @@ def evaluate(result: Mapping[str, Any], console: Console) -> None:
         table.add_row("images", f"{_count(result['images'])} ({result['part']})")
     else:
         folds = len(result["folds"])
-        table.add_row(f"accuracy, {folds} folds", f"{result['accuracy']:.4f} ± {result['standard_error']:.4f} s.e.")
+        table.add_row(
+            f"accuracy, {count(folds, 'fold')}", f"{result['accuracy']:.4f} ± {result['standard_error']:.4f} s.e."
+        )
         for far, tar in result["tar_at_far"].items():
             table.add_row(f"TAR at FAR {far}", "too few pairs" if tar is None else f"{tar:.4f}")
         table.add_row("pairs", f"{_count(result['pairs'])}, {_count(result['same'])} of one person")

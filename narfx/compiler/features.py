@@ -38,7 +38,7 @@ def check_slots(space: SearchSpace, slots: Iterable[int]) -> dict[int, tuple[Any
             )
         if not space.slots[index].sites:
             raise UsageError(
-                f"slot {index} ({space.slots[index].name}) has no features, only the slots of operators have them",
+                f"slot {index} ({space.slots[index].name}) has no features: only the slots of operators have them",
                 kind="no_features",
             )
         wanted[index] = space.slots[index].sites

@@ -190,7 +190,8 @@ def _find_skips(
     if not skips.candidates:
         why = next(iter(skips.impossible.values()), "a skip passes over at least one node")
         raise UsageError(
-            f"{type(model).__name__} has no possible skip: its main path has {len(skips.nodes) - 1} nodes; {why}",
+            f"{type(model).__name__} has no possible skip: its main path has {count(len(skips.nodes) - 1, 'node')}; "
+            f"{why}",
             where="--search-skips",
             kind="no_skips",
         )

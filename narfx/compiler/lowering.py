@@ -16,7 +16,7 @@ __all__ = ["lower"]
 
 
 @collector_paused()
-def lower(net: Supernet, vector: Sequence[int]) -> fx.GraphModule:
+def lower(net: Supernet, vector: Sequence[int | str]) -> fx.GraphModule:
     """The network that ``vector`` describes, as an ordinary GraphModule with the supernet's current weights.
 
     It contains no class of narfx, keeps the state-dict keys of untouched parts, and shares no storage with ``net``.

@@ -30,7 +30,9 @@ def read_mixture(space: SearchSpace, mixture: Mixture) -> list[dict[int, Weight]
         UsageError: The rows do not fit the space, or a weight is not a finite number.
     """
     if not isinstance(mixture, (Tensor, Sequence)) or (isinstance(mixture, Tensor) and mixture.dim() == 0):
-        raise UsageError(f"a mixture is a list of one row of weights a slot, not {article(mixture)}", kind="mixture")
+        raise UsageError(
+            f"a mixture is a list of one row of weights for each slot, not {article(mixture)}", kind="mixture"
+        )
     if len(mixture) != len(space):
         raise UsageError(
             f"the mixture has {count(len(mixture), 'row')}, but the space has {count(len(space), 'slot')}: give one "

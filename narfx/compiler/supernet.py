@@ -18,10 +18,11 @@ from narfx.passes.insert_dispatch import InsertDispatch
 from narfx.passes.insert_skips import InsertSkips
 from narfx.passes.lower_skips import closed
 from narfx.passes.skips import SkipCandidate, SkipDomain
+from narfx.space.notebook import slot_table
 from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
 from narfx.support.collector import collector_paused
-from narfx.support.text import article
+from narfx.support.text import article, count
 
 __all__ = ["Supernet"]
 
@@ -65,6 +66,16 @@ class Supernet(nn.Module):
         self._vector: Vector | None
         self.set_vector(self.space.start)
 
+    def __repr__(self) -> str:
+        """One line; ``graph_module`` holds the modules."""
+        if self._vector is None:
+            return f"Supernet(a mixture, {self.space!r})"
+        slots = count(len(self._vector), "slot")
+        return f"Supernet({sum(map(bool, self._vector))} of {slots} not as the base, {self.space!r})"
+
+    def _repr_html_(self) -> str:
+        return slot_table(repr(self), self.space.slots, self._vector)
+
     @property
     def vector(self) -> Vector:
         """The vector that a forward pass computes.
@@ -78,8 +89,10 @@ class Supernet(nn.Module):
             )
         return self._vector
 
-    def set_vector(self, vector: Sequence[int]) -> None:
+    def set_vector(self, vector: Sequence[int | str]) -> None:
         """Select one operator at each slot, and open and close skips where the space has any; ends a mixture.
+
+        An entry is the index of a choice or its name, such as ``"dwsep3x3"``.
 
         Raises:
             UsageError: The vector is not legal; the message names the slot and the reason.

@@ -14,11 +14,13 @@ from narfx.passes.skips import SkipDomain
 from narfx.space.architecture import Architecture, SpaceOptions
 from narfx.space.records import Site, Skipped
 from narfx.space.space import SearchSpace
+from narfx.support.html import html_table
+from narfx.support.text import count
 
 __all__ = ["Traced"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Traced:
     """The result of ``trace``: the graph, the search space, and what is not refined, with reasons.
 
@@ -37,7 +39,30 @@ class Traced:
     model: str | None = field(default=None)
     skips: SkipDomain | None = None
 
-    def architecture(self, vector: Sequence[int], **known: Any) -> Architecture:
+    def __repr__(self) -> str:
+        shape = "x".join(map(str, self.input))
+        name = self.model or type(self.graph_module).__name__
+        costs = f"{self.cost['params'] / 1e6:.4g} M parameters, {self.cost['macs'] / 1e6:,.4g} M MACs"
+        left = f"{count(len(self.skipped), 'call')} left as {'it is' if len(self.skipped) == 1 else 'they are'}"
+        return f"Traced({name}, input {shape}, {costs}, {self.space!r}, {left})"
+
+    def _repr_html_(self) -> str:
+        """The table of sites, as ``narfx trace`` prints it."""
+        rows = [
+            (
+                site["name"],
+                site["slot"],
+                site["kind"],
+                "x".join(map(str, site["output_shape"])),
+                *("" if site[cost] is None else f"{site[cost]:,.0f}" for cost in ("params", "macs")),
+                ", ".join(site["candidates"]),
+                site["where"],
+            )
+            for site in self.to_json()["sites"]
+        ]
+        return html_table(repr(self), ("site", "slot", "kind", "output", "params", "MACs", "operators", "line"), rows)
+
+    def architecture(self, vector: Sequence[int | str], **known: Any) -> Architecture:
         """An :class:`Architecture` of this model with ``vector``; ``known`` fills its other fields.
 
         In a space with the skip domain the vector holds both, and the architecture has operators and skips apart. It

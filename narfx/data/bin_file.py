@@ -19,6 +19,7 @@ import numpy as np
 
 from narfx.errors import UsageError
 from narfx.support.files import check_regular
+from narfx.support.text import count
 
 __all__ = ["read_bin"]
 
@@ -54,7 +55,7 @@ def read_bin(path: Path) -> tuple[list[bytes], list[bool]]:
             check_regular(path, f"there is no file {path}")
         content = path.read_bytes()
     except FileNotFoundError as error:
-        raise UsageError(f"there is no file {path}", where=str(path), kind="missing_data") from error
+        raise UsageError(f"there is no file {path}: check the path", where=str(path), kind="missing_data") from error
     except OSError as error:
         raise UsageError(f"cannot read {path}: {error.strerror}", where=str(path), kind="unreadable") from error
     try:
@@ -229,6 +230,6 @@ def _checked(value: Any, path: Path) -> tuple[list[bytes], list[bool]]:
     if any(not isinstance(image, (bytes, bytearray)) for image in encoded):
         raise wrong("has an image that is not a byte string")
     if len(encoded) != 2 * len(flags) or not flags:
-        raise wrong(f"has {len(encoded)} images and {len(flags)} flags")
+        raise wrong(f"has {count(len(encoded), 'image')} and {count(len(flags), 'flag')}")
     once = {id(image): bytes(image) for image in encoded}  # one image may be in many pairs
     return [once[id(image)] for image in encoded], [bool(flag) for flag in flags]

@@ -15,6 +15,7 @@ from narfx.errors import UsageError
 from narfx.inputs.data_ref import DataRef
 from narfx.inputs.trust import check_entry, digest_of, is_named
 from narfx.inputs.user_code import attribute, execute_file, import_module, importable, user_code
+from narfx.support.text import count
 
 __all__ = ["read_factory"]
 
@@ -64,7 +65,7 @@ def read_factory(ref: DataRef, shape: Shape, limit: int) -> Source:
 
 
 def _kind(value: Any) -> str:
-    return f"{len(value)} things" if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
+    return count(len(value), "thing") if isinstance(value, (tuple, list)) else f"a {type(value).__name__}"
 
 
 def _from_data_sets(train: Any, test: Any, source: str, shape: Shape, limit: int) -> Source:
@@ -77,7 +78,7 @@ def _from_data_sets(train: Any, test: Any, source: str, shape: Shape, limit: int
                 kind="factory_result",
             )
         if len(part) == 0:
-            raise UsageError(f"the {name} part has no images", where=source, kind="empty_data")
+            raise UsageError(f"the {name} part has no images: return at least one", where=source, kind="empty_data")
     if "train" not in sets:
         raise UsageError("the train part is None: return a data set", where=source, kind="factory_result")
     small = sum(map(len, sets.values())) * int(np.prod(shape)) <= limit

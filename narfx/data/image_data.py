@@ -13,11 +13,12 @@ import numpy as np
 import torch
 
 from narfx.data.arrays import Source
-from narfx.data.augment import augment_images, check_augmentation
+from narfx.data.augment import Augmentation, augment_images, check_augmentation
 from narfx.data.parts import Part, Shape, check_channels
 from narfx.data.sources import read_source
 from narfx.data.splits import Split, hold_out, make_split, statistics, stream, subset
 from narfx.errors import UsageError
+from narfx.support.text import count
 
 __all__ = ["ONE_CLASS", "Batch", "ImageData", "Split", "batches", "load_data", "normalisation", "ordered_batches"]
 
@@ -65,7 +66,7 @@ class ImageData:
 
 
 def load_data(
-    source: str, input_shape: tuple[int, int, int], *, seed: int = 0, fraction: float = 1.0,
+    source: str, input_shape: tuple[int, int, int], *, seed: int = 0, fraction: float = 1.0, most: int | None = None,
     val_data: str | None = None, val_fraction: float = 0.1, device: str | torch.device = "cpu", memory: int = _MEMORY,
     repeat_grey: bool = True, normalise: Normalisation | None = None,
 ) -> ImageData:  # fmt: skip
@@ -87,6 +88,7 @@ def load_data(
             aspect ratio). Grey images are repeated to C channels; colour becomes luminance if C is 1.
         seed: Decides the subset and the validation part.
         fraction: The share of the training part to use, stratified by class; one tenth is the NAR paper's proxy.
+        most: At most so many images of the training part are used, instead of the fraction if that is larger.
         val_data: A source whose training part is the validation part.
         val_fraction: The share of each class that is held out if there is no validation part.
         device: The device of batches, and of all images if they fit in memory.
@@ -107,6 +109,7 @@ def load_data(
         check_channels(part.channels, input_shape[0], source, repeat_grey=repeat_grey)
     in_memory = sum(len(part.labels) for part in parts) * int(np.prod(input_shape)) <= memory
     labels, notes = found.train.labels, []
+    fraction = fraction if most is None else min(fraction, most / len(labels))
     chosen = subset(labels, fraction, seed, least=2 if held is None else 1)
     if len(chosen) < len(labels):
         notes.append(f"training part: {len(chosen)} of {len(labels)} images, stratified by class, seed {seed}")
@@ -114,12 +117,13 @@ def load_data(
         chosen, out = hold_out(labels, chosen, val_fraction, seed, found.classes, source)
         val = make_split(found.train, out, input_shape, place, in_memory)
         notes.append(
-            f"validation: {100 * val_fraction:g} % of the training part, {len(out)} images, stratified by class, "
+            f"validation: {100 * val_fraction:g} % of the training part, {count(len(out), 'image')}, stratified by "
+            "class, "
             f"seed {seed}"
         )
     else:
         val = _whole(held, input_shape, place, in_memory)
-        notes.append(f"validation: {len(val)} images of {val_data or 'the source itself'}")
+        notes.append(f"validation: {count(len(val), 'image')} of {val_data or 'the source itself'}")
     train = make_split(found.train, chosen, input_shape, place, in_memory)
     test = None if found.test is None else _whole(found.test, input_shape, place, in_memory)
     mean, std, note = (*normalise, "") if normalise is not None else normalisation(found, train, input_shape)
@@ -212,8 +216,8 @@ def normalisation(found: Source, train: Split, shape: Shape) -> tuple[tuple[floa
         if len(mean) in (1, shape[0]):
             repeat = shape[0] // len(mean)
             return mean * repeat, std * repeat, "mean and standard deviation: published values of the set"
-    mean, std, count = statistics(train)
-    return mean, std, f"mean and standard deviation: of {count} training images"
+    mean, std, seen = statistics(train)
+    return mean, std, f"mean and standard deviation: of {count(seen, 'training image')}"
 
 
 def _fitting(parts: Sequence[Part], shape: Shape) -> list[str]:
@@ -226,14 +230,14 @@ def _fitting(parts: Sequence[Part], shape: Shape) -> list[str]:
         notes.append(f"resized from {origin} to {height}x{width}")
     have = {part.channels for part in parts}
     if 1 in have and channels != 1:
-        notes.append(f"grey images repeated to {channels} channels")
+        notes.append(f"grey images repeated to {count(channels, 'channel')}")
     if 3 in have and channels == 1:
         notes.append("colour converted to luminance (ITU-R 601)")
     return notes
 
 
 def batches(
-    split: Split, batch_size: int, *, data: ImageData, seed: int | None = None, augment: str = "none",
+    split: Split, batch_size: int, *, data: ImageData, seed: int | None = None, augment: Augmentation = "none",
     drop_last: bool = False, limit: int | None = None,
 ) -> Iterator[Batch]:  # fmt: skip
     """One pass over a split: normalised float32 ``(B, C, H, W)`` and int64 labels (B,) on the split's device.
@@ -243,7 +247,7 @@ def batches(
         batch_size: Images per batch.
         data: Its mean and standard deviation normalise the images.
         seed: Seed of shuffling and augmentation; without it the split's own order is kept.
-        augment: ``none``, ``crop``, ``flip`` or ``crop-flip``; all but ``none`` need a seed.
+        augment: ``none``, ``crop``, ``flip``, ``crop-flip`` or the user's own; all but ``none`` need a seed.
         drop_last: Whether to leave out a last batch that is smaller than ``batch_size``.
         limit: The largest number of images.
 
@@ -259,7 +263,7 @@ def batches(
 
 
 def ordered_batches(
-    split: Split, order: torch.Tensor, batch_size: int, *, data: ImageData, augment: str = "none",
+    split: Split, order: torch.Tensor, batch_size: int, *, data: ImageData, augment: Augmentation = "none",
     generator: torch.Generator | None = None, drop_last: bool = False,
 ) -> Iterator[Batch]:  # fmt: skip
     """As :func:`batches`, over the given indices ``order`` of the split."""
@@ -277,7 +281,11 @@ def ordered_batches(
 
 
 def _prepared(
-    split: Split, chunks: Sequence[torch.Tensor], data: ImageData, augment: str, generator: torch.Generator | None
+    split: Split,
+    chunks: Sequence[torch.Tensor],
+    data: ImageData,
+    augment: Augmentation,
+    generator: torch.Generator | None,
 ) -> Iterator[Batch]:
     mean = std = torch.empty(0)
     for indices, images in stream(split, chunks):

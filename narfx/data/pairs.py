@@ -14,6 +14,7 @@ from narfx.data.parts import FilePart, IntArray, Part
 from narfx.data.stored import StoredPart
 from narfx.errors import UsageError
 from narfx.support.files import check_regular
+from narfx.support.text import count
 
 __all__ = ["Pairs", "read_pairs"]
 
@@ -92,7 +93,7 @@ def _from_folder(root: Path, listed: Path) -> Pairs:
     if files.missing:
         raise UsageError(
             f"{listed} names {len(files.missing)} images that are not in {root}, for example {files.missing[0]}: check "
-            "folder and list",
+            "the folder and the list",
             where=str(listed),
             kind="missing_image",
         )
@@ -138,7 +139,7 @@ def _check_blocks(same: list[bool], folds: int | None, each: int | None, listed:
         stated = f"{each} pairs of one person, then {each} of two"
         raise UsageError(
             f"the first line of {listed} states {stated}{'' if folds is None else f', {folds} times'}, but it has "
-            f"{len(same)} pairs, {sum(same)} of one person: it is truncated, or in another order",
+            f"{count(len(same), 'pair')}, {sum(same)} of one person: it is truncated, or in another order",
             where=str(listed),
             kind="bad_pairs",
         )

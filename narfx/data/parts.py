@@ -21,6 +21,7 @@ from torch.nn import functional
 
 from narfx.errors import UsageError
 from narfx.support.files import check_regular
+from narfx.support.text import count
 
 __all__ = [
     "FORMATS",
@@ -79,14 +80,16 @@ def check_channels(have: int, want: int, where: str, *, repeat_grey: bool = True
     """
     if have == 1 < want and not repeat_grey:
         raise UsageError(
-            f"the images are grey, but the network takes {want} channels: give colour images, or repeat the grey "
+            f"the images are grey, but the network takes {count(want, 'channel')}: give colour images, or repeat "
+            "the grey "
             "channel with --task-option grey=repeat",
             where=where,
             kind="grey_images",
         )
     if have not in (1, want) and (have, want) != (3, 1):
         raise UsageError(
-            f"the images have {have} channels, but the network takes {want}: give images of {want} channels, or grey "
+            f"the images have {count(have, 'channel')}, but the network takes {want}: give images of "
+            f"{count(want, 'channel')}, or grey "
             "images (arrays have the channels last: N, H, W, C)",
             where=where,
             kind="channels",

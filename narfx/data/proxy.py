@@ -21,6 +21,7 @@ from narfx.data.stored import StoredPart
 from narfx.errors import UsageError
 from narfx.support.files import output_folder, refuse_inside, to_json, write_bytes, write_json
 from narfx.support.seeds import numpy_generator
+from narfx.support.text import count
 
 __all__ = ["build_proxy"]
 
@@ -99,7 +100,7 @@ def _check_numbers(identities: int, images: int, held_out: int) -> None:
             raise UsageError(f"{option} is {value}: it must be at least {least}", where=option, kind="proxy_size")
     if held_out >= images:
         raise UsageError(
-            f"holding out {held_out} of {images} images leaves none for training: lower --held-out",
+            f"holding out {held_out} of {count(images, 'image')} leaves none for training: lower --held-out",
             where="--held-out",
             kind="proxy_size",
         )
@@ -113,7 +114,8 @@ def _draw(
     enough = np.flatnonzero(counts >= images)
     if len(enough) < identities:
         raise UsageError(
-            f"only {len(enough)} of the {len(counts)} identities in {source} have at least {images} images, but "
+            f"only {len(enough)} of the {len(counts)} identities in {source} have at least "
+            f"{count(images, 'image')}, but "
             f"--identities is {identities}: lower --identities or --images",
             where=source,
             kind="too_few_identities",

@@ -16,6 +16,7 @@ from narfx.data.registry import find_reader, register_source, source_forms
 from narfx.data.stored import read_tar
 from narfx.errors import UsageError
 from narfx.inputs.data_ref import DataRef
+from narfx.inputs.user_code import close_names
 
 __all__ = ["read_source"]
 
@@ -79,7 +80,14 @@ def _from_path(ref: DataRef, shape: Shape, limit: int) -> Source:
         raise UsageError(f"{source} is not a data source: {how}", where=source, kind="unknown_source")
     if "/" in source or "\\" in source or path.suffix:
         raise UsageError(f"there is no file or folder {source}: check the path", where=source, kind="missing_data")
-    raise UsageError(f"unknown data source {source!r}: give {source_forms()}", where=source, kind="unknown_source")
+    close = close_names(source, ["digits", *_TORCHVISION])
+    hint = f"did you mean {' or '.join(map(_form, close))}?" if close else f"check the path, or give {source_forms()}"
+    raise UsageError(f"there is no folder and no data source {source}: {hint}", where=source, kind="unknown_source")
+
+
+def _form(name: str) -> str:
+    """How a source of this name is written."""
+    return f"torchvision:{name}:ROOT" if name in _TORCHVISION else name
 
 
 def _digits(*_: Any) -> Source:

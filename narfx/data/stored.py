@@ -15,6 +15,7 @@ from narfx.data.arrays import Source
 from narfx.data.folders import SUFFIXES
 from narfx.data.parts import FORMATS, GREY_MODES, IntArray, Shape, from_pil, in_threads, probes, unreadable
 from narfx.errors import UsageError
+from narfx.support.text import count
 
 __all__ = ["StoredPart", "read_tar"]
 
@@ -70,7 +71,8 @@ def read_tar(path: Path) -> Source:
     classes = [folder.name for folder in folders]
     if not images or {"", ".."} & set(classes) or len(set(classes)) < len(classes):
         raise UsageError(
-            f"{path} has {len(images)} images in {len(folders)} folders: it must have one folder with its own name for "
+            f"{path} has {count(len(images), 'image')} in {count(len(folders), 'folder')}: it must have one folder "
+            "with its own name for "
             "each class",
             where=str(path),
             kind="empty_data",

@@ -46,8 +46,7 @@ from narfx.inputs.user_code import (
     user_code,
 )
 from narfx.inputs.weights import apply_weights
-from narfx.inputs.zoo import ZOOS, find_model, without_weights
-from narfx.models import MODELS
+from narfx.inputs.zoo import ZOOS, find_model, suggestions, without_weights
 from narfx.support.text import article
 
 __all__ = ["ModelRef", "apply_weights", "default_input", "load_model"]
@@ -102,7 +101,7 @@ class ModelRef:
             return cls(name, factory, None, arguments)
         if colon and _dotted(name) and _dotted(factory):
             return cls("module", name, factory, arguments)
-        known = [f"narfx:{found}" for found in close_names(head, MODELS)]
+        known = [f"{head}.py"] if Path(f"{head}.py").is_file() else suggestions(head)
         hint = f"; did you mean {' or '.join(known)}?" if known else ""
         raise UsageError(
             f"cannot read the model reference {text!r}: write {_FORMS}{hint}", where=text, kind="model_reference"

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from narfx.errors import UsageError
 from narfx.inputs.model_ref import ModelRef, load_model
 from narfx.inputs.trust import UNTRUSTED
+from narfx.support.text import count
 
 __all__ = ["load_with_outputs"]
 
@@ -92,9 +93,10 @@ def _replace_last_linear(model: nn.Module, reference: str, outputs: int, input: 
         parent, _, own = name.rpartition(".")
         setattr(model.get_submodule(parent), own, fresh)
         if _outputs(model, input) == outputs:
-            return f"its last linear layer, {name}, replaced by a new one with {outputs} outputs"
+            return f"its last linear layer, {name}, replaced by a new one with {count(outputs, 'output')}"
     raise UsageError(
-        f"{reference} cannot have {outputs} outputs: its factory has none of the arguments {', '.join(_ARGUMENTS)}, "
+        f"{reference} cannot have {count(outputs, 'output')}: its factory has none of the arguments "
+        f"{', '.join(_ARGUMENTS)}, "
         + (f"and its last linear layer, {called[-1]}, is not its output" if called else "and it has no linear layer")
         + "; add such an argument to the factory",
         where=reference,

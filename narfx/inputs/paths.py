@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from narfx.inputs.data_ref import DataRef, Stated
 from narfx.inputs.model_ref import ModelRef
+from narfx.inputs.own_code import is_own
 from narfx.support.path_fields import PathKind, path_fields
 
 __all__ = ["code_places", "find", "find_source", "named_paths", "relocate", "relocated", "split_name"]
@@ -97,7 +98,7 @@ def _code(kind: PathKind, text: str) -> str | None:
     if kind is PathKind.SOURCE:
         source = DataRef.parse(text)
         return source.place if source.kind in ("file", "module") else None
-    if kind is PathKind.MODEL and _is_reference(text, None):
+    if _is_reference(kind, text, None):
         model = ModelRef.parse(text)
         return model.name if model.kind in ("file", "module") else None
     return text if text.endswith(".py") else None
@@ -119,7 +120,7 @@ def _each(kind: PathKind, value: Any, folder: Path, start: Path | None) -> str |
 
 def _rewritten(kind: PathKind, text: str, folder: Path, start: Path | None) -> str:
     """One text of a marked field as a file in ``folder`` says it; what holds no path stays."""
-    if kind is PathKind.MODEL and _is_reference(text, start):
+    if _is_reference(kind, text, start):
         return str(ModelRef.parse(text).beside(folder, relative_to=start))
     path = _path(kind, text, start)
     if path is None:
@@ -134,12 +135,16 @@ def _path(kind: PathKind, text: str, start: Path | None) -> str | None:
     """The path in one text of a marked field, if there is one."""
     if kind is PathKind.SOURCE:
         return DataRef.parse(text, start).path
-    if kind is PathKind.MODEL and _is_reference(text, start):
+    if kind is PathKind.CODE and not is_own(text):
+        return None
+    if _is_reference(kind, text, start):
         ref = ModelRef.parse(text)
         return ref.name if ref.kind == "file" else None
     return split_name(text, start)[1] if kind is PathKind.NAMED else text
 
 
-def _is_reference(text: str, start: Path | None) -> bool:
-    """Whether a text of kind ``MODEL`` is a model reference, and no ``arch.json``, ONNX file or folder."""
-    return not (text.lower().endswith((".json", ".onnx")) or find(text, start).is_dir())
+def _is_reference(kind: PathKind, text: str, start: Path | None) -> bool:
+    """Whether a text is a reference to code, and no ``arch.json``, ONNX file, folder or word."""
+    if kind is PathKind.CODE:
+        return is_own(text)
+    return kind is PathKind.MODEL and not (text.lower().endswith((".json", ".onnx")) or find(text, start).is_dir())

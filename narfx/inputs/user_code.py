@@ -29,6 +29,7 @@ from narfx.inputs.trust import admit, check_module
 from narfx.support.devices import absent_device
 
 __all__ = [
+    "accepts",
     "attribute",
     "call",
     "close_names",
@@ -300,6 +301,11 @@ def call(factory: Callable[..., Any], arguments: Mapping[str, Any], label: str, 
         raise UsageError(f"{label} has no argument {unknown[0]!r}: {hint}", where=label, kind="model_arguments")
     with user_code(f"{label} could not be built", where=label, kind="factory_failed", locate=locate):
         return factory(**arguments)
+
+
+def accepts(factory: Callable[..., Any], name: str) -> bool:
+    """Whether ``factory`` has a parameter of this name."""
+    return any(p.name == name and p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY) for p in _parameters(factory))
 
 
 def missing_arguments(factory: Callable[..., Any], given: Iterable[str]) -> list[str]:

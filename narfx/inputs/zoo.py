@@ -15,7 +15,7 @@ from narfx.errors import UsageError
 from narfx.inputs.user_code import close_names, pair_error
 from narfx.models import MODELS
 
-__all__ = ["ZOOS", "ZooModel", "find_model", "without_weights"]
+__all__ = ["ZOOS", "ZooModel", "find_model", "suggestions", "without_weights"]
 
 # Each of these would download weights, or read a checkpoint that narfx has not checked.
 _WEIGHT_ARGUMENTS = frozenset(
@@ -73,6 +73,19 @@ def find_model(zoo: str, name: str, arguments: Mapping[str, Any] | None = None) 
     return ZOOS[zoo](name)
 
 
+def suggestions(name: str) -> list[str]:
+    """References to models of torchvision and narfx that have this name, or else similar ones; at most three."""
+    try:
+        from torchvision import models
+
+        builders = models.list_models()
+    except Exception:  # without torchvision, or with one of another torch, the suggestions are narfx's own
+        builders = []
+    zoos = {"torchvision": builders, "narfx": MODELS}
+    alike = dict.fromkeys([name.lower(), *close_names(name, {each for names in zoos.values() for each in names})])
+    return [f"{zoo}:{each}" for each in alike for zoo, names in zoos.items() if each in names][:3]
+
+
 def _narfx(name: str) -> ZooModel:
     _check_name("narfx", name, MODELS)
     return ZooModel(MODELS[name].factory, {}, MODELS[name].input_shape)
@@ -121,7 +134,7 @@ def _check_name(zoo: str, name: str, names: Iterable[str]) -> None:
     names = list(names)
     if name in names:
         return
-    close = close_names(name, names)
+    close = [*(ref for ref in suggestions(name) if ref.endswith(f":{name}")), *close_names(name, names)]
     some = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
     hint = f"did you mean {' or '.join(close)}?" if close else f"it has {some}"
     raise UsageError(f"{zoo} has no model {name!r}: {hint}", where=f"{zoo}:{name}", kind="unknown_model")

@@ -75,7 +75,12 @@ class LatencyReport:
 
 
 def open_latency(
-    traced: Traced, options: LatencyOptions, *, relative_to: Path | None = None, measured: bool = False
+    traced: Traced,
+    options: LatencyOptions,
+    *,
+    relative_to: Path | None = None,
+    measured: bool = False,
+    keep: bool = True,
 ) -> tuple[Traced, LatencyReport]:
     """Add the metric ``latency`` to a trace; latencies come from the file of the options, missing ones are measured.
 
@@ -86,6 +91,7 @@ def open_latency(
         options: The file, and the setting of measurements.
         relative_to: The folder at which a relative path starts.
         measured: Whether all latencies must be in the file, so that nothing is measured again.
+        keep: Whether what is measured is added to the file.
 
     Returns:
         The trace with the metric, and a report on where the latencies come from.
@@ -118,7 +124,7 @@ def open_latency(
         )
     check_provider(options.provider)
     table = table.with_entries(measure(traced, missing, here))
-    if path is not None:
+    if path is not None and keep:
         table = LatencyFile.add(path, table)  # other processes may have added to the file meanwhile
     return with_latency(traced, table), LatencyReport(table, len(missing), len(needed) - len(missing))
 

@@ -1,6 +1,6 @@
 """Search: strategies, stages, and the loop that trains shared weights and a strategy."""
 
-from narfx.search.api import resume, run
+from narfx.search.api import estimate_search, resume, run
 from narfx.search.config import SearchConfig
 from narfx.search.preparation import NO_PREPARATION, Preparation, WarmUp
 from narfx.search.registry import (
@@ -40,6 +40,7 @@ __all__ = [
     "SupernetStrategy",
     "WarmUp",
     "WeightSteps",
+    "estimate_search",
     "keep_finalists",
     "make_strategy",
     "register_strategy",

@@ -14,12 +14,14 @@ from narfx.inputs.paths import named_paths, relocated
 from narfx.inputs.weights import write_weights
 from narfx.latency.table import LatencyFile
 from narfx.runs.events import Done, Subscriber
+from narfx.runs.finished import extend, finished_result
 from narfx.runs.folder import RunFolder, interruptible
 from narfx.runs.progress import Reporter, Silent
-from narfx.search.config import SearchConfig
+from narfx.search.config import QUICK_LOOK, SearchConfig
 from narfx.search.estimate import plan
 from narfx.search.loop import Search
-from narfx.search.outcome import Outcome, conclude, verdict
+from narfx.search.near_budget import below_budget, near_budget
+from narfx.search.outcome import EVALUATIONS, Outcome, conclude, evaluate_vector, verdict
 from narfx.search.prepared import Prepared, prepare
 from narfx.search.progress import EpochLines
 from narfx.search.stages import Stage, check_epochs, stages_of
@@ -27,8 +29,9 @@ from narfx.space.architecture import Preprocessing
 from narfx.space.front import front
 from narfx.support.files import check_output, read_json, write_json
 from narfx.support.schema import validated
+from narfx.training.method import check_extension, own_code
 
-__all__ = ["resume", "run"]
+__all__ = ["estimate_search", "resume", "run"]
 
 
 def run(
@@ -82,9 +85,24 @@ def run(
     return _go(prepared, config, folder, reporter, subscribers)
 
 
+def estimate_search(config: SearchConfig, *, device: str = "auto", relative_to: Path | None = None) -> dict[str, Any]:
+    """Check a search and measure how long it will take; nothing is written.
+
+    Returns:
+        ``{"dry_run": True, "estimate": {"seconds", "epochs", "training_steps", "rewards", "evaluations",
+        "evaluation_images"}, "message"}``.
+
+    Raises:
+        UsageError: As for :func:`run`, as are the other errors.
+    """
+    prepared = prepare(config, stages_of(config), device, relative_to, keep_latency=False)
+    return plan(prepared, config).to_json()
+
+
 def resume(
     out: Path | str,
     *,
+    epochs: int | None = None,
     device: str = "auto",
     reporter: Reporter | None = None,
     stages: Sequence[Stage] | None = None,
@@ -92,13 +110,31 @@ def resume(
 ) -> dict[str, Any]:
     """Go on with the run in ``out`` from its last checkpoint; the result is that of a run never stopped.
 
-    A search with ``stages`` of its own takes the same ones again. ``subscribers`` receive the events from here on.
+    The result of a finished run is read from its files. With ``epochs`` a run, finished or not, gets so many epochs in
+    all: it ends as a run that was started with them, and with the warm-up epochs of this one, because neither SGDR nor
+    a strategy knows how many epochs will follow. A search with ``stages`` of its own takes the same ones again.
+    ``subscribers`` receive the events from here on.
+
+    Raises:
+        UsageError: As for :func:`run`; or the run cannot get these ``epochs``.
     """
-    folder = RunFolder.open(Path(out))
+    folder, reporter = RunFolder.open(Path(out)), reporter or Silent()
     config = validated(SearchConfig, folder.config(), str(folder.path / "config.json"))
     _check_same(folder.path / _STAGES, stages)
+    if epochs is not None:
+        if stages is not None:
+            raise UsageError(
+                "a search with stages has the epochs of its stages, and cannot be extended",
+                where="--epochs",
+                kind="stage_epochs",
+            )
+        check_extension(config, relative_to=folder.path)
+        extend(folder, epochs, (_FILES["result"], _FILES["arch"], EVALUATIONS))
+        config = config.model_copy(update={"epochs": epochs})
+    elif (found := finished_result(folder, _FILES["result"], reporter, extends=stages is None)) is not None:
+        return {**found, **_places(folder)}
     prepared = prepare(config, stages or stages_of(config), device, folder.path, resumed=True)
-    return _go(prepared, config, folder, reporter or Silent(), subscribers)
+    return _go(prepared, config, folder, reporter, subscribers)
 
 
 def _totals(config: SearchConfig, stages: Sequence[Stage]) -> SearchConfig:
@@ -140,9 +176,9 @@ def _go(
     with folder, interruptible(folder):
         for note in prepared.notes:
             reporter.say(note)
-        reporter.say(plan(prepared, config))
+        reporter.say(f"{QUICK_LOOK if config.quick else ''}{plan(prepared, config).text}")
         net, space, task = prepared.net, prepared.space, prepared.task
-        search = Search(config, space, net, prepared.stages, task, folder, reporter)
+        search = Search(config, space, net, prepared.stages, task, folder, reporter, method=prepared.method)
         search.run()
         outcome = conclude(
             net,
@@ -155,13 +191,25 @@ def _go(
             folder=folder,
             reporter=reporter,
         )
-        result = _write(prepared, config, folder, outcome)
+        near = near_budget(search.strategy.archive(), space.budget)
+        below = below_budget(
+            outcome.best,
+            outcome.finalists,
+            space.budget,
+            task.metric,
+            lambda: None if near is None else evaluate_vector(net, near, task),
+        )
+        result = _write(prepared, config, folder, outcome, below)
         reporter.say(result["verdict"])
+        if result["below_budget"] is not None:
+            reporter.say(result["below_budget"]["message"])
         return result
 
 
-def _write(prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome: Outcome) -> dict[str, Any]:
-    """Write the chosen network, the front and, last, ``arch.json``: where it exists, the others are complete."""
+def _write(
+    prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome: Outcome, below: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Write the chosen network, the front, ``arch.json`` and, last, the result: where it exists, all is complete."""
     best, data = outcome.best, prepared.task.data
     vector = prepared.space.read(best)
     network = lower(prepared.net, vector)
@@ -184,7 +232,9 @@ def _write(prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome:
             "mean_accuracy": outcome.random_mean,
             "best_accuracy": outcome.random_best,
         },
-        "verdict": verdict(outcome),
+        "verdict": f"{QUICK_LOOK if config.quick else ''}{verdict(outcome)}",
+        **({"quick": True} if config.quick else {}),
+        **own_code(config),
     }
     architecture = prepared.traced.architecture(
         vector,
@@ -195,18 +245,24 @@ def _write(prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome:
     ).model_copy(update={"model": config.model, "operator_files": config.operator_files})
     architecture.save(folder.path / "arch.json")
     folder.write(Done(more=metrics))
-    return {
+    result = {
         **prepared.space.describe(vector),
         **metrics,
+        "below_budget": below,
         "finalists": outcome.finalists,
         "randoms": outcome.randoms,
-        "out": str(folder.path),
-        "files": {name: str(folder.path / file) for name, file in _FILES.items()},
     }
+    write_json(folder.path / _FILES["result"], result)
+    return {**result, **_places(folder)}
+
+
+def _places(folder: RunFolder) -> dict[str, Any]:
+    """Where the run and its files are."""
+    return {"out": str(folder.path), "files": {name: str(folder.path / file) for name, file in _FILES.items()}}
 
 
 _LATENCY, _STAGES = "latency.json", "stages.json"
 _FILES = {
     "arch": "arch.json", "weights": "weights.safetensors", "front": "front.json", "events": "events.jsonl",
-    "config": "config.json",
+    "config": "config.json", "result": "result.json",
 }  # fmt: skip

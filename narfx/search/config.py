@@ -11,7 +11,11 @@ from narfx.latency.metric import LatencyOptions
 from narfx.tasks.options import DataOptions
 from narfx.training.recipe import Recipe
 
-__all__ = ["SearchConfig"]
+__all__ = ["QUICK", "QUICK_LOOK", "SearchConfig"]
+
+QUICK: dict[str, Any] = {"epochs": 4, "steps": 10, "finalists": 4, "max_train_images": 2000}
+"""The values of ``--quick``, with one epoch of warm-up; what is given explicitly wins over them."""
+QUICK_LOOK = "QUICK LOOK (--quick), NOT A RESULT: "
 
 
 class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
@@ -21,7 +25,7 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     ``pretrain_epochs`` there are 3 of these, or fewer in a search of less than four epochs, so that at least one is
     left for the strategy. Each epoch after the warm-up is followed by ``steps`` steps of the strategy, each on a batch
     of ``lot`` proposals and one validation minibatch of ``reward_images`` images. Latency is a cost where it is asked
-    for or bounded by the budget.
+    for or bounded by the budget. ``quick`` is a first look: it changes the defaults to those of :data:`QUICK`.
     """
 
     strategy: str = "nar"
@@ -39,11 +43,14 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     lr: float = Field(default=0.05, gt=0)
     t0: int = Field(default=10, ge=1)
     seed: int = Field(default=0, ge=0)
+    quick: bool = False
 
     @model_validator(mode="before")
     @classmethod
     def _short(cls, values: Any) -> Any:
+        quick = isinstance(values, dict) and values.get("quick") is True
+        values = {**QUICK, **values} if quick else values
         if isinstance(values, dict) and "pretrain_epochs" not in values and isinstance(values.get("epochs"), int):
-            known = cls.model_fields["pretrain_epochs"].default
+            known = 1 if quick else cls.model_fields["pretrain_epochs"].default
             return {**values, "pretrain_epochs": max(0, min(known, values["epochs"] - 1))}
         return values

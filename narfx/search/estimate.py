@@ -7,18 +7,17 @@ import time
 import torch
 
 from narfx.graph.copying import copy_module
-from narfx.graph.frozen import train_mode
 from narfx.search.config import SearchConfig
 from narfx.search.epochs import quick_reward
 from narfx.search.prepared import Prepared
 from narfx.support.text import count
-from narfx.training.fit import sgd, train_step
+from narfx.training.estimate import Estimate, duration, timed_step
 
 __all__ = ["plan"]
 
 
-def plan(prepared: Prepared, config: SearchConfig) -> str:
-    """Images, evaluations, and a time measured on a copy of the supernet, in one sentence."""
+def plan(prepared: Prepared, config: SearchConfig) -> Estimate:
+    """Images, evaluations, and a time measured on a copy of the supernet."""
     task, space = prepared.task, prepared.space
     train = config.epochs * task.steps_per_epoch
     rewards = (config.epochs - config.pretrain_epochs) * config.steps * config.lot
@@ -28,28 +27,34 @@ def plan(prepared: Prepared, config: SearchConfig) -> str:
     skips = f" and {count(len(space.skip_slots), 'possible skip')}" if space.skip_slots else ""
     stages = f" in {len(prepared.stages)} stages" if len(prepared.stages) > 1 else ""
     end = evaluations * images / min(config.reward_images, len(task.data.val)) * reward
-    return (
+    seconds = train * step + rewards * reward + end
+    text = (
         f"search: {count(len(space) - len(space.skip_slots), 'slot')}{skips}, {space.size:.3g} vectors, "
-        f"budget {space.budget}; {config.epochs} epochs{stages} of "
-        f"{task.steps_per_epoch} training steps ({config.pretrain_epochs} of them on uniform random vectors), "
-        f"{rewards} rewards, about {evaluations} evaluations on {images} images at the end; "
-        f"about {(train * step + rewards * reward + end) / 60:.1f} minutes at the speed just measured"
+        f"budget {space.budget}; {count(config.epochs, 'epoch')}{stages} of "
+        f"{count(task.steps_per_epoch, 'training step')} ({config.pretrain_epochs} of them on uniform random vectors), "
+        f"{count(rewards, 'reward')}, about {count(evaluations, 'evaluation')} on {count(images, 'image')} at the end; "
+        f"about {duration(seconds)} at the speed just measured"
     )
+    numbers = {
+        "epochs": config.epochs,
+        "training_steps": train,
+        "rewards": rewards,
+        "evaluations": evaluations,
+        "evaluation_images": images,
+    }
+    return Estimate(text, seconds, numbers)
 
 
 def _probe(prepared: Prepared, config: SearchConfig) -> tuple[float, float]:
     """Seconds of one training step and of one reward, data included, the second of two; nothing of the run changes."""
     net = copy_module(prepared.net)
-    optimizer = sgd(net, config)
+    optimizer = prepared.method.optimizer(net)
     seconds = (0.0, 0.0)
     with torch.random.fork_rng(devices=[]):
         for _ in range(2):
+            step = timed_step(net, optimizer, prepared.task, config)
             start = time.monotonic()
-            train_mode(net)
-            x, y = next(prepared.task.train_batches(0))
-            train_step(net, optimizer, prepared.task.objective, x, y, config.clip)
-            middle = time.monotonic()
             batch = next(prepared.task.reward_batches(0, 1, config.reward_images))
             quick_reward(net, prepared.space.base, prepared.task, batch)
-            seconds = (middle - start, time.monotonic() - middle)
+            seconds = (step, time.monotonic() - start)
     return seconds

@@ -23,6 +23,7 @@ from narfx.space.space import SearchSpace
 from narfx.support.ranks import Ranks
 from narfx.tasks.task import Task
 from narfx.training.fit import check_diverged, check_order, parameter_names, restore
+from narfx.training.method import Method, method_of, state_of
 
 __all__ = ["Search"]
 
@@ -44,6 +45,7 @@ class Search:
     folder: RunFolder
     reporter: Reporter
     ranks: Ranks = field(default_factory=Ranks)
+    method: Method | None = None
     base: dict[str, Any] | None = field(default=None, init=False)
     strategy: AnyStrategy = field(init=False)
 
@@ -59,7 +61,8 @@ class Search:
             RunError: The loss is not finite; the last checkpoint is kept.
             UsageError: A stage cannot begin, because its narrowing gives no space that fits.
         """
-        self._shared = SharedWeights(self.net, self.task, self.config, self.reporter, self.ranks)
+        method = self.method or method_of(self.config, relative_to=self.folder.path)
+        self._shared = SharedWeights(self.net, self.task, self.config, self.reporter, self.ranks, method)
         for epoch in range(self._restore(), self._ends[-1]):
             if epoch == self._ends[len(self._found)]:
                 self._next_stage()
@@ -118,7 +121,7 @@ class Search:
             {
                 "net": self.net.state_dict(),
                 "head": self.task.head.state_dict(),
-                "optimizer": self._shared.optimizer.state_dict(),
+                "optimizer": state_of(self._shared.optimizer),
                 "parameters": parameter_names(nn.ModuleList([self.net, self.task.head])),
                 "strategy": self.strategy.state_dict(),
                 "found": [found.to_state() for found in self._found],

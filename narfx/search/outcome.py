@@ -19,8 +19,9 @@ from narfx.support.files import read_json, write_json
 from narfx.support.seeds import numpy_generator
 from narfx.tasks.task import Task
 
-__all__ = ["Outcome", "conclude", "evaluate_vector", "verdict"]
+__all__ = ["EVALUATIONS", "Outcome", "conclude", "evaluate_vector", "verdict"]
 
+EVALUATIONS = "evaluations.json"
 WINDOW = 0.02
 _EQUAL = {"macs": "MACs", "latency": "predicted latency"}
 
@@ -84,7 +85,7 @@ def conclude(
     is bounded by the space's budget. ``base`` is the base's evaluation where it is known
     already. Each evaluation is written into the run as soon as it is done, and is not repeated after an interruption.
     """
-    path = folder.path / "evaluations.json"
+    path = folder.path / EVALUATIONS
     known = {space.read(r): r for r in read_json(path)} if path.exists() else {}
 
     def evaluate(vectors: Iterable[Vector], label: str) -> list[dict[str, Any]]:

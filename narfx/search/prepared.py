@@ -23,6 +23,7 @@ from narfx.tasks.options import open_task
 from narfx.tasks.task import Task
 from narfx.training.checks import check_batches, outputs
 from narfx.training.initialise import reinitialise
+from narfx.training.method import Method, method_of
 
 __all__ = ["Prepared", "prepare"]
 
@@ -37,13 +38,22 @@ class Prepared:
     space: SearchSpace
     stages: tuple[Stage, ...]
     net: Supernet
+    method: Method
     notes: tuple[str, ...]
 
 
 def prepare(
-    config: SearchConfig, stages: Sequence[Stage], device: str, relative_to: Path | None, *, resumed: bool = False
+    config: SearchConfig,
+    stages: Sequence[Stage],
+    device: str,
+    relative_to: Path | None,
+    *,
+    resumed: bool = False,
+    keep_latency: bool = True,
 ) -> Prepared:
     """Load, trace and check all that a search needs; it takes up to minutes on a large model.
+
+    A ``resumed`` search measures no latency; without ``keep_latency`` none is written to a file.
 
     Raises:
         UsageError: The model, the data, a strategy or an option is wrong.
@@ -51,6 +61,7 @@ def prepare(
         InfeasibleBudgetError: No vector meets the budget.
     """
     _check_epochs(config)
+    method = method_of(config, relative_to=relative_to)
     place = pick_device(device)
     traced = open_base(config, relative_to=relative_to, seed=config.seed)
     task = open_task(
@@ -65,19 +76,20 @@ def prepare(
     latency = None
     if config.wanted(config.budget):
         Budget.parse(config.budget, {**traced.space.cost(traced.space.base), "latency": 0.0})
-        traced, latency = open_latency(traced, config, relative_to=relative_to, measured=resumed)
+        traced, latency = open_latency(traced, config, relative_to=relative_to, measured=resumed, keep=keep_latency)
     space = traced.space.within(Budget.parse(config.budget, traced.space.cost(traced.space.base)))
     check_stages(stages, space, config.seed)
     notes = [*traced.notes, *task.data.notes, *(latency.notes if latency else ())]
     net, more = _supernet(config, traced, task, place)
-    return Prepared(traced, task, latency, space, tuple(stages), net, (*notes, *more))
+    method.check(net)
+    return Prepared(traced, task, latency, space, tuple(stages), net, method, (*notes, *more))
 
 
 def _check_epochs(config: SearchConfig) -> None:
     if config.pretrain_epochs >= config.epochs:
         raise UsageError(
-            f"--pretrain-epochs {config.pretrain_epochs} of --epochs {config.epochs} leave the strategy none to "
-            "learn in: give more epochs, or fewer of them to pretraining",
+            f"--pretrain-epochs {config.pretrain_epochs} of --epochs {config.epochs} leave no epoch for the "
+            "strategy: raise --epochs, or lower --pretrain-epochs",
             where="--pretrain-epochs",
             kind="pretrain_epochs",
         )

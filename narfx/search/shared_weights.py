@@ -18,8 +18,8 @@ from narfx.space.records import Vector
 from narfx.support.ranks import Ranks
 from narfx.support.seeds import derive
 from narfx.tasks.task import Task
-from narfx.training.fit import set_rate, sgd, train_step
-from narfx.training.recipe import sgdr
+from narfx.training.fit import train_step
+from narfx.training.method import Method, set_rate
 
 __all__ = ["SharedWeights", "WeightEpoch"]
 
@@ -33,11 +33,12 @@ class SharedWeights:
     config: SearchConfig
     reporter: Reporter
     ranks: Ranks
-    optimizer: torch.optim.SGD = field(init=False)
+    method: Method
+    optimizer: torch.optim.Optimizer = field(init=False)
 
     def __post_init__(self) -> None:
         self.task.precision.arrange(self.net)
-        self.optimizer = sgd(nn.ModuleList([self.net, self.task.head]), self.config)
+        self.optimizer = self.method.optimizer(nn.ModuleList([self.net, self.task.head]))
 
     @property
     def rate(self) -> float:
@@ -60,9 +61,8 @@ class SharedWeights:
         Raises:
             RunError: The loss is not finite; nothing was changed by this step.
         """
-        config = self.config
-        set_rate(self.optimizer, sgdr(time, config.lr, config.lr_min, config.t0, config.tmult))
-        return train_step(self.net, self.optimizer, self.task.objective, *batch, config.clip)
+        set_rate(self.optimizer, self.method.rate(time))
+        return train_step(self.net, self.optimizer, self.task.objective, *batch, self.config.clip)
 
 
 @dataclass

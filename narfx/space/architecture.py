@@ -6,7 +6,16 @@ import difflib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, StrictInt, field_validator, model_validator
+from pydantic import (  # fmt: skip
+    BaseModel,
+    ConfigDict,
+    Field,
+    FiniteFloat,
+    StrictInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from narfx.errors import UsageError
 from narfx.space.records import Vector
@@ -14,6 +23,7 @@ from narfx.space.space import SearchSpace
 from narfx.support.files import read_json, write_json
 from narfx.support.path_fields import ModelReference, UserPath
 from narfx.support.schema import validated
+from narfx.support.text import count
 
 __all__ = ["DEFAULT_OPERATORS", "Architecture", "Preprocessing", "SpaceOptions"]
 
@@ -45,7 +55,8 @@ class Preprocessing(BaseModel):
         """
         if len(self.mean) != channels:
             raise UsageError(
-                f"{where}: preprocessing: mean and std are of {len(self.mean)} channels, but the input has {channels}",
+                f"{where}: preprocessing: mean and std are of {count(len(self.mean), 'channel')}, but the input has "
+                f"{channels}",
                 where=where,
                 kind="malformed_architecture",
             )
@@ -73,7 +84,7 @@ class SpaceOptions(BaseModel):
     def _base_first(cls, operators: tuple[str, ...]) -> tuple[str, ...]:
         file = next((entry for entry in operators if ".py" in entry), None)
         if file is not None:
-            raise ValueError(f"{file} names a file: it belongs into operator_files, and its operators' names here")
+            raise ValueError(f"{file} names a file: put it into operator_files, and the names of its operators here")
         if not operators or operators[0] != "base" or len(set(operators)) != len(operators):
             raise ValueError(
                 f"the list starts with base and names each operator once, not {', '.join(operators) or 'nothing'}"
@@ -95,6 +106,7 @@ class SpaceOptions(BaseModel):
 class Architecture(SpaceOptions):
     """A base model and an operator vector; by hand it needs only ``model`` and ``vector``.
 
+    An entry of the ``vector`` is an index into ``operators``; the name of an operator is read as its index.
     ``skips`` are the skips [t, j] that are open; absent means the base's own, and where they are given the skip domain
     is open whether ``search_skips`` stands there or not.
     ``input`` is one sample's shape, channels first; absent means what the model's origin states, else (3, 224, 224).
@@ -112,6 +124,18 @@ class Architecture(SpaceOptions):
     metrics: dict[str, Any] = Field(default_factory=dict)
     preprocessing: Preprocessing | None = None
     seed: StrictInt | None = None
+
+    @field_validator("vector", mode="before")
+    @classmethod
+    def _indices(cls, vector: Any, known: ValidationInfo) -> Any:
+        """Names of operators as their indices; all else is left to the field."""
+        operators = known.data.get("operators", ())
+        if not isinstance(vector, (list, tuple)) or not operators:
+            return vector
+        unknown = next((entry for entry in vector if isinstance(entry, str) and entry not in operators), None)
+        if unknown is not None:
+            raise ValueError(f"there is no operator {unknown!r}: the operators are {', '.join(operators)}")
+        return [operators.index(entry) if isinstance(entry, str) else entry for entry in vector]
 
     @model_validator(mode="before")
     @classmethod

@@ -45,7 +45,9 @@ class Budget:
             if metric not in base:
                 raise unknown_metric(metric, base)
             if metric in bounds:
-                raise UsageError(f"the budget bounds {metric!r} twice", where="--budget", kind="budget_syntax")
+                raise UsageError(
+                    f"the budget bounds {metric!r} twice: remove one bound", where="--budget", kind="budget_syntax"
+                )
             bounds[metric] = number * (base[metric] if unit == "x" else _scale(metric, unit, term.strip()))
         return cls(bounds)
 
@@ -65,9 +67,19 @@ def bounded_metrics(text: str) -> tuple[str, ...]:
 
 def unknown_metric(metric: str, known: Mapping[str, float] | tuple[str, ...]) -> UsageError:
     """The error for a bound on a metric that is not known."""
-    cure = ": latency is one where it was measured (--latency, or --latency-file F)" if metric == "latency" else ""
+    cure = {
+        "latency": ": latency is one where it was measured (--latency, or --latency-file F)",
+        **dict.fromkeys(
+            ("flop", "flops", "mflops", "gflops"),
+            ": narfx counts MACs (multiply-accumulates); FLOPs are twice as many, so bound macs by half the number "
+            "(a relative bound stays: flops<=0.8x is macs<=0.8x)",
+        ),
+        **dict.fromkeys(("mac", "madds", "multadds"), ": write macs"),
+        **dict.fromkeys(("param", "parameters", "size"), ": write params"),
+        **dict.fromkeys(("ms", "time", "speed"), ": write latency, as in latency<=5ms"),
+    }
     return UsageError(
-        f"the budget bounds {metric!r}, but the costs known here are {', '.join(known)}{cure}",
+        f"the budget bounds {metric!r}, but the costs known here are {', '.join(known)}{cure.get(metric, '')}",
         where="--budget",
         kind="unknown_metric",
     )

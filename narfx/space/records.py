@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from narfx.errors import UsageError
+from narfx.support.text import count
 
 __all__ = ["AnySite", "Cost", "DeclaredSite", "Site", "Skip", "Skipped", "Slot", "Vector"]
 
@@ -186,7 +187,7 @@ def _contradiction(slot: Slot) -> str | None:
         return f"legal has ascending indices of its {known} choices, at least one, not {slot.legal}"
     for metric, costs in slot.costs.items():
         if len(costs) != known:
-            return f"{metric} has {len(costs)} costs, but there are {known} choices"
+            return f"{metric} has {len(costs)} costs, but there are {count(known, 'choice')}"
     if slot.skip is not None and slot.choices != slot.skip.choices:
         return f"the choices of this skip are {', '.join(slot.skip.choices)}, not {', '.join(slot.choices)}"
     return None

@@ -59,7 +59,7 @@ def join_vector(
                 kind="unknown_skip",
             )
         if pair in opened[:index]:
-            raise UsageError(f"the skip {list(pair)} is given twice", where="skips", kind="repeated_skip")
+            raise UsageError(f"the skip {list(pair)} is given twice: remove one", where="skips", kind="repeated_skip")
     rest = iter(others)
     return tuple(
         next(rest) if (skip := slot.skip) is None else int(skip.base != ((skip.source, skip.target) in opened))

@@ -6,11 +6,12 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, cast
 
 from narfx.errors import InfeasibleBudgetError, UsageError
 from narfx.space.budget import Budget, unknown_metric
 from narfx.space.knapsack import knapsack
+from narfx.space.notebook import amount, slot_table
 from narfx.space.records import AnySite, Cost, Skip, Slot, Vector
 from narfx.space.skips import join_vector, split_vector
 from narfx.space.vectors import check_vector, choice_index
@@ -19,7 +20,7 @@ from narfx.support.text import count
 __all__ = ["SearchSpace"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class SearchSpace:
     """The slots with their choices, what is legal and what it costs: everything that a strategy sees.
 
@@ -62,6 +63,15 @@ class SearchSpace:
 
     def __len__(self) -> int:
         return len(self.slots)
+
+    def __repr__(self) -> str:
+        skips = f" and {count(len(self.skip_slots), 'possible skip')}" if self.skip_slots else ""
+        slots = f"{count(len(self) - len(self.skip_slots), 'slot')}{skips}"
+        operators = ", ".join(self.operators)
+        return f"SearchSpace({slots}, operators {operators}, {self.size:.3g} vectors, budget {self.budget})"
+
+    def _repr_html_(self) -> str:
+        return slot_table(repr(self), self.slots)
 
     @property
     def skip_slots(self) -> tuple[int, ...]:
@@ -122,11 +132,11 @@ class SearchSpace:
         return math.prod(len(slot.legal) for slot in self.slots)
 
     def validate(self, vector: Sequence[object]) -> Vector:
-        """Return ``vector`` as a tuple of legal indices.
+        """Return ``vector``, of indices or names of choices, as a tuple of legal indices.
 
         Raises:
-            UsageError: It is no list, has the wrong length, an entry that is no integer, an index out of range or a
-                choice that its slot refuses; the message names the slot and the reason.
+            UsageError: It is no list, has the wrong length, an entry that is neither index nor name, an index out of
+                range or a choice that its slot refuses; the message names the slot and the reason.
         """
         return check_vector(self.slots, vector)
 
@@ -153,11 +163,12 @@ class SearchSpace:
             )
         return self.slots[index]
 
-    def cost(self, vector: Sequence[int]) -> dict[str, float]:
-        """The cost of the whole network with ``vector``; the entries are not checked."""
+    def cost(self, vector: Sequence[int | str]) -> dict[str, float]:
+        """The cost of the whole network with ``vector``; indices are not checked, names are."""
+        entries = self.validate(vector) if str in map(type, vector) else cast("Sequence[int]", vector)
         return {
             metric: self.fixed.get(metric, 0)
-            + sum(slot.costs[metric][entry] for slot, entry in zip(self.slots, vector, strict=True))
+            + sum(slot.costs[metric][entry] for slot, entry in zip(self.slots, entries, strict=True))
             for metric in self.metrics
         }
 
@@ -214,8 +225,8 @@ class SearchSpace:
                 raise unknown_metric(metric, self.metrics)
             if self.least(metric) > bound:
                 raise InfeasibleBudgetError(
-                    f"no architecture meets {metric}<={_amount(metric, bound)}: the cheapest has "
-                    f"{_amount(metric, self.least(metric))}{self._share(metric)}; raise the budget",
+                    f"no architecture meets {metric}<={amount(metric, bound)}: the cheapest has "
+                    f"{amount(metric, self.least(metric))}{self._share(metric)}; raise the budget",
                     where=metric,
                 )
         space = replace(self, budget=budget)
@@ -223,7 +234,9 @@ class SearchSpace:
             len(budget.bounds) > 1
             and next(knapsack(space.slots, space.fixed, budget.bounds, space.feasible), None) is None
         ):
-            raise InfeasibleBudgetError(f"each bound of {budget} can be met alone, but no architecture meets all")
+            raise InfeasibleBudgetError(
+                f"each bound of {budget} can be met alone, but no architecture meets all: raise one of them"
+            )
         return space
 
     def _share(self, metric: str) -> str:
@@ -264,7 +277,3 @@ def _uniform_slot(name: str, choices: tuple[str, ...]) -> Slot:
 def _free_skip(skip: Skip) -> Slot:
     free = {"macs": (0.0, 0.0)}
     return Slot(f"skip {skip.source}->{skip.target}", (), (0, 1), {}, free, skip, choices=skip.choices)
-
-
-def _amount(metric: str, value: float) -> str:
-    return f"{value:.4g} ms" if metric == "latency" else f"{value:,.0f}"

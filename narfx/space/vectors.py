@@ -13,17 +13,18 @@ __all__ = ["check_vector", "choice_index", "entries"]
 
 
 def check_vector(slots: Sequence[Slot], vector: Sequence[object]) -> Vector:
-    """``vector`` as a tuple of legal indices, one for each slot.
+    """``vector`` as a tuple of legal indices, one for each slot; an entry is the index of a choice, or its name.
 
     Raises:
-        UsageError: It is no list, has the wrong length, an entry that is no integer, an index out of range or a choice
-            that its slot refuses; the message names the slot and the reason.
+        UsageError: It is no list, has the wrong length, an entry that is neither index nor name, an index out of range
+            or a choice that its slot refuses; the message names the slot and the reason.
     """
     try:
-        vector = list(vector)
+        vector = list(vector if not isinstance(vector, str) else None)  # type: ignore[arg-type]
     except TypeError:
         raise UsageError(
-            f"a vector is a list of one integer for each slot, not {vector!r:.60}", kind="vector_entry"
+            f"a vector is a list of one index or name of a choice for each slot, not {vector!r:.60}",
+            kind="vector_entry",
         ) from None
     if len(vector) != len(slots):
         raise UsageError(
@@ -68,7 +69,7 @@ def _slots(slots: Sequence[Slot]) -> str:
 
 def _legal(given: object, slot: Slot, index: int) -> int:
     where = _where(slot, index)
-    entry = _integer(given, where)
+    entry = choice_index(slot, index, given) if isinstance(given, str) else _integer(given, where)
     if entry not in range(len(slot.choices)):
         raise UsageError(
             f"entry {entry} at {where} is out of range: there are {len(slot.choices)} choices, {_numbered(slot)}",
@@ -100,4 +101,4 @@ def _integer(entry: object, where: str) -> int:
             return operator.index(entry)  # type: ignore[arg-type]
     except TypeError:
         pass
-    raise UsageError(f"entry {entry!r} at {where} is not an integer", where=where, kind="vector_entry")
+    raise UsageError(f"entry {entry!r} at {where} is neither an index nor a name", where=where, kind="vector_entry")

@@ -11,7 +11,7 @@ from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel
 
-__all__ = ["DataSource", "ModelReference", "NamedPath", "PathKind", "UserPath", "path_fields"]
+__all__ = ["CodeReference", "DataSource", "ModelReference", "NamedPath", "PathKind", "UserPath", "path_fields"]
 
 
 class PathKind(Enum):
@@ -21,12 +21,14 @@ class PathKind(Enum):
     MODEL = "a model reference; or an arch.json, an ONNX file or a folder"
     SOURCE = "a data source"
     NAMED = "a path, or NAME=path"
+    CODE = "package.module:factory or file.py:factory; or a word"
 
 
 UserPath = Annotated[str, PathKind.PATH]
 ModelReference = Annotated[str, PathKind.MODEL]
 DataSource = Annotated[str, PathKind.SOURCE]
 NamedPath = Annotated[str, PathKind.NAMED]
+CodeReference = Annotated[str, PathKind.CODE]
 
 
 def path_fields(schema: type[BaseModel]) -> dict[str, PathKind]:

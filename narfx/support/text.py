@@ -50,9 +50,9 @@ def article(value: object) -> str:
     return "None" if value is None else f"{'an' if kind[0] in 'aeiou' else 'a'} {kind}"
 
 
-def count(number: int, thing: str) -> str:
-    """``1 slot`` or ``2 slots``."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+def count(number: int, thing: str, plural: str | None = None) -> str:
+    """``1 slot`` or ``2 slots``; a ``plural`` is given where an s does not make it."""
+    return f"{number:,} {thing if number == 1 else plural or f'{thing}s'}"
 
 
 def first_line(error: BaseException) -> str:

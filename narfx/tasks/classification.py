@@ -6,6 +6,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from narfx.errors import UsageError
+from narfx.support.text import count
 from narfx.tasks.task import Task
 
 __all__ = ["Classification"]
@@ -25,8 +26,9 @@ class Classification(Task):
         classes = len(self.data.classes)
         if outputs < classes:
             raise UsageError(
-                f"the network has {outputs} outputs, but {self.data.name} has {classes} classes: build the model with "
-                f"at least {classes} outputs",
+                f"the network has {count(outputs, 'output')}, but {self.data.name} has "
+                f"{count(classes, 'class', 'classes')}: build the model with "
+                f"at least {count(classes, 'output')}",
                 where=self.data.name,
                 kind="too_few_outputs",
             )

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 from torch.nn import functional
 
+from narfx.data.augment import Augmentation
 from narfx.data.image_data import ImageData, ordered_batches
 from narfx.data.splits import spread
 from narfx.errors import UsageError
@@ -58,7 +59,7 @@ class Faces(Task):
         options: FaceOptions | None = None,
         *,
         batch_size: int = 128,
-        augment: str | None = None,
+        augment: Augmentation | None = None,
         label_smoothing: float = 0.0,
         device: torch.device | str = "cpu",
         precision: Precision | None = None,

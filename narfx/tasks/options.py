@@ -9,10 +9,11 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
+from narfx.data.augment import find_augmentation
 from narfx.data.image_data import load_data
 from narfx.errors import UsageError
 from narfx.inputs.paths import find_source
-from narfx.support.path_fields import DataSource
+from narfx.support.path_fields import CodeReference, DataSource
 from narfx.support.schema import validated
 from narfx.tasks.classification import Classification
 from narfx.tasks.faces import FaceOptions, Faces
@@ -25,7 +26,8 @@ __all__ = ["DataOptions", "face_options", "open_task"]
 class DataOptions(BaseModel):
     """A data source, how much of it is used, and the task.
 
-    ``augment`` defaults to that of the data; ``task_options`` are options of the task ``faces``.
+    ``augment`` is one of narfx's or a factory of the user's, and defaults to that of the data; ``task_options`` are
+    options of the task ``faces``.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -33,8 +35,9 @@ class DataOptions(BaseModel):
     data: DataSource = "digits"
     val_data: DataSource | None = None
     data_fraction: float = Field(default=1.0, gt=0, le=1)
+    max_train_images: int | None = Field(default=None, ge=1)
     val_fraction: float = Field(default=0.1, gt=0, lt=1)
-    augment: str | None = None
+    augment: CodeReference | None = None
     batch_size: int = Field(default=128, ge=1)
     task: Literal["classification", "faces"] = "classification"
     task_options: dict[str, Any] = Field(default_factory=dict)
@@ -68,11 +71,13 @@ def open_task(
     """
     faces = face_options(options.task_options) if options.task == "faces" else None
     channels = input_shape[0]
+    augment = find_augmentation(options.augment, input_shape, relative_to=relative_to)
     data = load_data(
         find_source(options.data, relative_to),
         input_shape,
         seed=seed,
         fraction=options.data_fraction,
+        most=options.max_train_images,
         val_data=None if options.val_data is None else find_source(options.val_data, relative_to),
         val_fraction=options.val_fraction,
         device=device,
@@ -84,7 +89,7 @@ def open_task(
             data,
             faces,
             batch_size=options.batch_size,
-            augment=options.augment,
+            augment=augment,
             label_smoothing=label_smoothing,
             device=device,
             precision=precision,
@@ -98,7 +103,7 @@ def open_task(
     return Classification(
         data,
         batch_size=options.batch_size,
-        augment=options.augment,
+        augment=augment,
         label_smoothing=label_smoothing,
         precision=precision,
     )

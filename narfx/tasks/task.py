@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from narfx.data.augment import check_augmentation
+from narfx.data.augment import Augmentation, check_augmentation
 from narfx.data.image_data import Batch, ImageData, batches, ordered_batches
 from narfx.data.splits import Split, spread
 from narfx.errors import UsageError
@@ -31,7 +31,7 @@ class Task(ABC):
     Args:
         data: The data set, fitted to the network.
         batch_size: Images in a batch, in training and elsewhere.
-        augment: ``none``, ``crop``, ``flip`` or ``crop-flip``; defaults to that of the data set.
+        augment: ``none``, ``crop``, ``flip``, ``crop-flip`` or the user's own; defaults to that of the data set.
         label_smoothing: Label smoothing of the training loss, in [0, 1).
         precision: Number format and memory layout of forward passes.
 
@@ -42,12 +42,12 @@ class Task(ABC):
     metric: str
 
     def __init__(
-        self, data: ImageData, *, batch_size: int = 128, augment: str | None = None, label_smoothing: float = 0.0,
-        precision: Precision | None = None,
+        self, data: ImageData, *, batch_size: int = 128, augment: Augmentation | None = None,
+        label_smoothing: float = 0.0, precision: Precision | None = None,
     ) -> None:  # fmt: skip
         self.precision = precision or Precision()
         self.data, self.batch_size, self.label_smoothing = data, batch_size, label_smoothing
-        self.augment = data.augment if augment is None else augment
+        self.augment: Augmentation = data.augment if augment is None else augment
         self.head: nn.Module = nn.Module()
         self._calibration: dict[int, Tensor] = {}
         check_augmentation(self.augment)
@@ -154,7 +154,11 @@ class Task(ABC):
         """
         split = {"train": self.data.train, "val": self.data.val, "test": self.data.test}.get(part)
         if split is None:
-            raise UsageError(f"{self.data.name} has no part {part!r}", where=self.data.name, kind="no_such_part")
+            raise UsageError(
+                f"{self.data.name} has no part {part!r}: choose train, val or, where there is one, test",
+                where=self.data.name,
+                kind="no_such_part",
+            )
         loss, right = 0.0, 0
         for inputs, target in batches(split, self.batch_size, data=self.data, seed=0):
             logits = self.logits(self.precision.apply(model, inputs))

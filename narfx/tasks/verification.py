@@ -91,16 +91,16 @@ def verify(cosines: Floats, same: Booleans, folds: int = 10) -> Verification:
         UsageError: There are fewer than two folds, fewer pairs than folds, or only pairs of one kind.
     """
     if folds < 2:
-        raise UsageError(f"{folds} folds: the protocol needs at least 2", where="--folds", kind="too_few_folds")
+        raise UsageError(f"--folds is {folds}: the protocol needs at least 2", where="--folds", kind="too_few_folds")
     if len(same) < folds:
         raise UsageError(
-            f"{len(same)} pairs are too few for {folds} folds: give more pairs, or fewer --folds",
+            f"there are fewer pairs ({len(same)}) than folds ({folds}): give more pairs, or lower --folds",
             where="--folds",
             kind="too_few_pairs",
         )
     if same.all() or not same.any():
         raise UsageError(
-            f"all {len(same)} pairs are of {'one person' if same.all() else 'two people'}: both kinds are needed",
+            f"all {len(same)} pairs are of {'one person' if same.all() else 'two people'}: give pairs of both kinds",
             kind="one_kind_of_pairs",
         )
     accuracies, thresholds = [], []

@@ -16,25 +16,13 @@ from narfx.runs.folder import RunFolder
 from narfx.runs.progress import Reporter, Silent
 from narfx.support.ranks import Ranks
 from narfx.support.seeds import derive
+from narfx.support.text import count
 from narfx.tasks.task import Task
+from narfx.training.method import Method, method_of, set_rate, state_of
 from narfx.training.objective import Objective
-from narfx.training.recipe import Recipe, sgdr
+from narfx.training.recipe import Recipe
 
-__all__ = ["check_diverged", "check_order", "fit", "parameter_names", "restore", "set_rate", "sgd", "train_step"]
-
-
-def sgd(module: nn.Module, recipe: Recipe) -> torch.optim.SGD:
-    """SGD over all parameters that require a gradient; a step changes only those that have one in this step."""
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    if not learning:
-        raise UsageError("the network has no parameter that requires a gradient: unfreeze some of it", kind="frozen")
-    return torch.optim.SGD(
-        learning,
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.momentum > 0,
-        weight_decay=recipe.weight_decay,
-    )
+__all__ = ["check_diverged", "check_order", "fit", "parameter_names", "restore", "train_step"]
 
 
 def train_step(
@@ -77,6 +65,7 @@ def fit(
     trained: bool = False,
     objective: Objective | None = None,
     ranks: Ranks | None = None,
+    method: Method | None = None,
 ) -> dict[str, Any]:
     """Train ``network`` in place and evaluate it on the validation part and, where there is one, the test part.
 
@@ -92,6 +81,7 @@ def fit(
         objective: What is minimised, the task's own loss by default. Of its weights only the network's and the task's
             head are trained and checkpointed.
         ranks: Each rank draws batches of its own; all start from the same weights.
+        method: The optimizer and the learning rate; those of the recipe by default.
 
     Returns:
         ``{"epochs", "loss", "metric", "val": {"accuracy", "loss", "images"}, "test": ...}``.
@@ -100,7 +90,8 @@ def fit(
     own_seed = (ranks or Ranks()).seed(seed)
     task.precision.arrange(network)
     trains = nn.ModuleList([network, task.head])
-    optimizer = sgd(trains, recipe)
+    method = method or method_of(recipe)
+    optimizer = method.optimizer(trains)
     state = folder.load() if folder is not None else None
     first, loss = 0, math.nan
     if state is None:
@@ -114,7 +105,7 @@ def fit(
     started = time.monotonic()
     for epoch in range(first, recipe.epochs):
         said = f"{label}: epoch {epoch + 1}"
-        loss = _epoch(network, optimizer, task, loss_of, recipe, epoch, own_seed, reporter, said)
+        loss = _epoch(network, optimizer, method, task, loss_of, recipe, epoch, own_seed, reporter, said)
         reporter.say(f"{label}: epoch {epoch + 1}/{recipe.epochs}, loss {loss:.4f}")
         check_diverged(network, task.head)
         if folder is not None:
@@ -123,7 +114,7 @@ def fit(
                 {
                     "network": network.state_dict(),
                     "head": task.head.state_dict(),
-                    "optimizer": optimizer.state_dict(),
+                    "optimizer": state_of(optimizer),
                     "parameters": parameter_names(trains),
                     "epoch": epoch + 1,
                     "loss": loss,
@@ -146,7 +137,8 @@ def fit(
         )
     shown = ", ".join(f"{part} {metrics[part]['accuracy']:.4f}" for part in ("val", "test") if part in metrics)
     reporter.say(
-        f"{label}: {recipe.epochs} epochs, loss {loss:.4f}, {task.metric} {shown} ({time.monotonic() - started:.0f} s)"
+        f"{label}: {count(recipe.epochs, 'epoch')}, loss {loss:.4f}, {task.metric} {shown} "
+        f"({time.monotonic() - started:.0f} s)"
     )
     return metrics
 
@@ -154,6 +146,7 @@ def fit(
 def _epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
+    method: Method,
     task: Task,
     objective: Objective,
     recipe: Recipe,
@@ -168,8 +161,7 @@ def _epoch(
     steps = task.steps_per_epoch
     losses = []
     for step, (x, y) in enumerate(reporter.track(task.train_batches(derive(seed, "epoch", epoch)), steps, label)):
-        rate = sgdr(epoch + step / steps, recipe.lr, recipe.lr_min, recipe.t0, recipe.tmult)
-        set_rate(optimizer, rate)
+        set_rate(optimizer, method.rate(epoch + step / steps))
         losses.append(train_step(network, optimizer, objective, x, y, recipe.clip))
     return sum(losses) / len(losses)
 
@@ -216,16 +208,10 @@ def restore(folder: RunFolder | None, *parts: tuple[Any, Any]) -> None:
     for part, state in parts:
         try:
             part.load_state_dict(state)
-        except (RuntimeError, ValueError, KeyError) as error:
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
             where = str(folder.path) if folder is not None else None
             raise UsageError(
                 f"the checkpoint in {where} does not fit this network: the model has changed since; start a new run",
                 where=where,
                 kind="checkpoint_mismatch",
             ) from error
-
-
-def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate of every group."""
-    for group in optimizer.param_groups:
-        group["lr"] = rate

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from narfx.support.path_fields import CodeReference
 from narfx.tasks.precision import Precision, PrecisionName
 
 __all__ = ["SCHEDULES", "Recipe", "sgdr", "without_schedule"]
@@ -23,8 +24,9 @@ SCHEDULES: dict[str, dict[str, Any]] = {
 class Recipe(BaseModel):
     """How a network is trained. Learning rates are for SGD with Nesterov momentum; times are epochs.
 
-    ``schedule`` names one of :data:`SCHEDULES`, which sets the values that are not given explicitly. ``precision`` and
-    ``channels_last`` are those of :class:`narfx.tasks.precision.Precision`.
+    ``schedule`` names one of :data:`SCHEDULES`, which sets the values that are not given explicitly, or the user's own
+    factory of a learning rate over time; ``optimizer`` names the user's own optimizer (docs/training.md).
+    ``precision`` and ``channels_last`` are those of :class:`narfx.tasks.precision.Precision`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -38,15 +40,41 @@ class Recipe(BaseModel):
     weight_decay: float = Field(default=5e-4, ge=0)
     clip: float = Field(default=5.0, gt=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    schedule: Literal["search", "train"] | None = None
+    optimizer: CodeReference | None = None
+    schedule: CodeReference | None = None
     precision: PrecisionName = "fp32"
     channels_last: bool = True
+
+    @field_validator("schedule")
+    @classmethod
+    def _known_schedule(cls, schedule: str | None) -> str | None:
+        if schedule is not None and schedule not in SCHEDULES and ":" not in schedule:
+            raise ValueError(f"it must be {' or '.join(SCHEDULES)}, package.module:factory or file.py:factory")
+        return schedule
+
+    @field_validator("optimizer")
+    @classmethod
+    def _known_optimizer(cls, optimizer: str | None) -> str | None:
+        if optimizer is not None and ":" not in optimizer:
+            raise ValueError("it must be package.module:factory or file.py:factory, such as torch.optim:AdamW")
+        return optimizer
 
     @model_validator(mode="before")
     @classmethod
     def _scheduled(cls, values: Any) -> Any:
         named = values.get("schedule") if isinstance(values, dict) else None
         return {**SCHEDULES[named], **values} if isinstance(named, str) and named in SCHEDULES else values
+
+    @model_validator(mode="before")
+    @classmethod
+    def _needs_rate(cls, values: Any) -> Any:
+        known = values if isinstance(values, dict) else {}
+        if known.get("optimizer") is not None and "lr" not in known:
+            raise ValueError(
+                "--optimizer needs --lr: the schedule sets the learning rate of your optimizer, and the default is one "
+                "for SGD"
+            )
+        return values
 
     def compute_precision(self, device: torch.device) -> Precision:
         """The precision of this recipe on a device.

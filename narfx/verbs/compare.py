@@ -11,20 +11,26 @@ from torch import nn
 from narfx.inputs.paths import find, split_name
 from narfx.inputs.weights import write_weights
 from narfx.runs.events import Trained
+from narfx.runs.finished import finished_result
 from narfx.runs.folder import RunFolder, interruptible
 from narfx.runs.progress import Reporter, Silent
 from narfx.support.files import read_json, write_json
 from narfx.support.schema import validated
+from narfx.support.text import count
 from narfx.tasks.task import Task
+from narfx.training.estimate import Estimate, duration, training_seconds
 from narfx.training.fit import fit
 from narfx.training.initialise import reinitialise
+from narfx.training.method import own_code
 from narfx.verbs.compare_rows import beside, spread_of, verdict
 from narfx.verbs.comparison import CompareConfig, Comparison, prepare
 from narfx.verbs.contenders import Contender, Entrant, labels
 from narfx.verbs.face_pairs import judge_pairs
 from narfx.verbs.start import create_run
 
-__all__ = ["CompareConfig", "compare", "resume_compare"]
+__all__ = ["CompareConfig", "compare", "estimate_compare", "resume_compare"]
+
+_RESULT = "comparison.json"
 
 
 def compare(
@@ -59,11 +65,46 @@ def compare(
     return _run(comparison, folder, reporter or Silent())
 
 
+def estimate_compare(config: CompareConfig, *, device: str = "auto", relative_to: Path | None = None) -> dict[str, Any]:
+    """Check a comparison and measure how long it will take, each network at the speed of its base; nothing is written.
+
+    Returns:
+        ``{"dry_run": True, "estimate": {"seconds", "networks", "seeds", "trainings", "epochs", "training_steps"},
+        "message"}``; errors as for ``compare``.
+    """
+    comparison = prepare(_with_names(config, relative_to), device=device, relative_to=relative_to)
+    networks = list({entrant.key: entrant for entrant in _entrants(comparison)}.values())
+    bases: dict[str, float] = {}
+    for contender, size in zip(comparison.contenders, comparison.sizes, strict=True):
+        if contender.base_of not in bases:
+            task = comparison.tasks[contender.traced.input]
+            task.check(size)
+            base = Entrant("base", contender, contender.traced.space.base).network().to(comparison.device)
+            bases[contender.base_of] = training_seconds(base, task, config, comparison.method)
+    seconds = config.seeds * sum(bases[entrant.contender.base_of] for entrant in networks)
+    steps = config.epochs * sum(comparison.tasks[each.contender.traced.input].steps_per_epoch for each in networks)
+    text = (
+        f"compare: {count(len(networks), 'network')}, {count(config.seeds, 'seed')}, so "
+        f"{count(config.seeds * len(networks), 'training')} of {count(config.epochs, 'epoch')}; about "
+        f"{duration(seconds)} at the speed of the base just measured"
+    )
+    numbers = {
+        "networks": len(networks),
+        "seeds": config.seeds,
+        "trainings": config.seeds * len(networks),
+        "epochs": config.epochs,
+        "training_steps": config.seeds * steps,
+    }
+    return Estimate(text, seconds, numbers).to_json()
+
+
 def resume_compare(out: Path | str, *, device: str = "auto", reporter: Reporter | None = None) -> dict[str, Any]:
     """Resume the comparison in ``out``; arguments and errors as for ``compare``."""
-    folder = RunFolder.open(Path(out))
+    folder, reporter = RunFolder.open(Path(out)), reporter or Silent()
+    if (found := finished_result(folder, _RESULT, reporter, extends=False)) is not None:
+        return {**found, "files": {"comparison": str(folder.path / _RESULT)}}
     config = validated(CompareConfig, folder.config(), str(folder.path / "config.json"))
-    return _run(prepare(config, device=device, relative_to=folder.path), folder, reporter or Silent())
+    return _run(prepare(config, device=device, relative_to=folder.path), folder, reporter)
 
 
 def _with_names(config: CompareConfig, start: Path | None) -> CompareConfig:
@@ -95,9 +136,10 @@ def _run(comparison: Comparison, folder: RunFolder, reporter: Reporter) -> dict[
             "rows": list(rows.values()),
             "architectures": found,
             "verdict": "\n".join(entry["verdict"] for entry in found),
+            **own_code(comparison.config),
         }
-        write_json(folder.path / "comparison.json", result)
-    return {**result, "files": {"comparison": str(folder.path / "comparison.json")}}
+        write_json(folder.path / _RESULT, result)
+    return {**result, "files": {"comparison": str(folder.path / _RESULT)}}
 
 
 def _entrants(comparison: Comparison) -> list[Entrant]:
@@ -190,6 +232,7 @@ def _metrics(
         reporter=reporter,
         label=label,
         trained=config.init == "inherit",
+        method=comparison.method,
     )
     if comparison.verified is not None:
         metrics["verification"] = _verification(comparison, contender, network, task, label, reporter)

@@ -17,8 +17,10 @@ from narfx.inputs.model_ref import default_input
 from narfx.inputs.paths import find
 from narfx.support.devices import pick_device
 from narfx.support.path_fields import NamedPath, UserPath
+from narfx.support.text import count
 from narfx.tasks.options import face_options
 from narfx.tasks.task import Task
+from narfx.training.method import Method, method_of
 from narfx.training.start import TrainingOptions, fit_to_task, task_of
 from narfx.verbs.contenders import Contender, Entrant, open_contender
 from narfx.verbs.face_pairs import open_pairs
@@ -79,6 +81,7 @@ class Comparison:
     targets: tuple[Placed, ...]
     contenders: tuple[Contender, ...]
     tasks: Mapping[Shape, Task]
+    method: Method
     sizes: tuple[int, ...]
     verified: tuple[Pairs, int] | None
     notes: tuple[str, ...]
@@ -93,6 +96,7 @@ def prepare(config: CompareConfig, *, device: str = "auto", relative_to: Path | 
         UsageError: A target, the weights, the data or an option is wrong.
     """
     place = pick_device(device)
+    method = method_of(config, relative_to=relative_to)
     if config.init == "inherit" and config.weights is None:
         raise UsageError(
             "--init inherit starts every network from the weights of the base: name them with --weights",
@@ -115,7 +119,8 @@ def prepare(config: CompareConfig, *, device: str = "auto", relative_to: Path | 
     verified = _pairs(config, contenders, relative_to)
     notes = _notes(config, contenders, tasks)
     sizes = tuple(_check(contender, tasks[contender.traced.input], place) for contender in contenders)
-    return Comparison(config, place, targets, contenders, tasks, sizes, verified, notes)
+    method.check(contenders[0].traced.graph_module)
+    return Comparison(config, place, targets, contenders, tasks, method, sizes, verified, notes)
 
 
 def _targets(config: CompareConfig, start: Path | None) -> tuple[Placed, ...]:
@@ -123,13 +128,19 @@ def _targets(config: CompareConfig, start: Path | None) -> tuple[Placed, ...]:
     names = config.names or ("refined",)
     if len(names) != len(paths):
         raise UsageError(
-            f"there are {len(paths)} architectures and {len(names)} names", where="names", kind="bad_config"
+            f"there are {count(len(paths), 'architecture')} and {count(len(names), 'name')}: give one name for each",
+            where="names",
+            kind="bad_config",
         )
     found = []
     for path in paths:
         target = open_target(path, start)
         if target is None:
-            raise UsageError(f"compare takes an arch.json, not {path!r}", where=path, kind="not_an_architecture")
+            raise UsageError(
+                f"compare takes an arch.json, as narfx search writes one, not {path!r}",
+                where=path,
+                kind="not_an_architecture",
+            )
         found.append(target)
     return tuple(found)
 

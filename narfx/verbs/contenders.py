@@ -163,7 +163,7 @@ def _check_geometry(architecture: Architecture, traced: Traced) -> None:
     if found[0] != found[1]:
         raise UsageError(
             f"with the input {'x'.join(map(str, traced.input))} the sites of {architecture.model} differ from those "
-            "that the architecture was made for",
+            "that the architecture was made for: leave out --input",
             where="--input",
             kind="fingerprint",
         )

@@ -84,14 +84,16 @@ class EvaluateConfig(BaseModel):
     @classmethod
     def _known_task(cls, task: Any) -> Any:
         if task not in (None, "classification", "faces"):
-            raise UsageError(f"unknown task {task!r}: classification or faces", where="--task", kind="unknown_task")
+            raise UsageError(
+                f"unknown task {task!r}: choose classification or faces", where="--task", kind="unknown_task"
+            )
         return task
 
     @field_validator("precision", mode="before")
     @classmethod
     def _known_precision(cls, name: Any) -> Any:
         if name not in get_args(PrecisionName):
-            raise UsageError(f"unknown precision {name!r}: fp32 or bf16", where="--precision", kind="precision")
+            raise UsageError(f"unknown precision {name!r}: choose fp32 or bf16", where="--precision", kind="precision")
         return name
 
     @field_validator("batch_size")
@@ -171,7 +173,7 @@ def _check_file(out: Path | None, overwrite: bool) -> None:
             f"{out} exists: choose another name or add --overwrite", where=str(out), kind="output_exists"
         )  # fmt: skip
     if not out.parent.is_dir():
-        raise UsageError(f"there is no folder {out.parent}", where=str(out), kind="not_writable")
+        raise UsageError(f"there is no folder {out.parent}: make it first", where=str(out), kind="not_writable")
 
 
 def _try(target: Target, input: Shape | None, device: torch.device) -> None:

@@ -13,6 +13,7 @@ from narfx.data.pairs import Pairs, read_pairs
 from narfx.data.parts import check_channels
 from narfx.errors import UsageError
 from narfx.runs.progress import Reporter
+from narfx.support.text import count
 from narfx.tasks.verification import Verification, similarities, verify
 
 __all__ = ["judge_pairs", "open_pairs"]
@@ -41,7 +42,7 @@ def open_pairs(
     pairs = read_pairs(source, listed)
     if folds is not None and pairs.folds is not None and folds > pairs.folds:
         raise UsageError(
-            f"{pairs.name} has {pairs.folds} folds, fewer than the {folds} of --folds: lower --folds",
+            f"{pairs.name} has {count(pairs.folds, 'fold')}, fewer than the {folds} of --folds: lower --folds",
             where="--folds",
             kind="too_few_folds",
         )

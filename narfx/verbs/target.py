@@ -74,7 +74,7 @@ def open_onnx(path: Path) -> OnnxNetwork:
     """
     onnxruntime = onnxruntime_module()
     if not path.is_file():
-        raise UsageError(f"there is no file {path}", where=str(path), kind="missing_file")
+        raise UsageError(f"there is no file {path}: check the path", where=str(path), kind="missing_file")
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = torch.get_num_threads()
@@ -85,7 +85,8 @@ def open_onnx(path: Path) -> OnnxNetwork:
     first = session.get_inputs()[0]
     if first.type != "tensor(float)" or len(first.shape) != 4:
         raise UsageError(
-            f"{path} takes {first.type} of shape {first.shape}; narfx gives float32 images of shape (N, C, H, W)",
+            f"{path} takes {first.type} of shape {first.shape}; narfx gives float32 images of shape (N, C, "
+            "H, W): export it with such an input",
             where=str(path),
             kind="bad_onnx",
         )
@@ -113,6 +114,12 @@ def load_target(target: str, *, weights: str | None = None, input: Shape | None 
                 f"{target} holds its own weights: leave out --weights", where="--weights", kind="two_weights"
             )
         return _from_onnx(path, input)
+    if ":" not in target and not path.exists() and not path.suffix:
+        raise UsageError(
+            f"there is no folder {target}: give a bundle, a run, an arch.json, an .onnx file or a MODEL",
+            where=target,
+            kind="missing_folder",
+        )
     model = load_model(target, seed=seed)
     named = f"none given: as {target} builds it" if weights is None else _load(model, Path(weights))
     shape = input or default_input(target) or (3, 224, 224)

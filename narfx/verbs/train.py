@@ -16,6 +16,7 @@ from narfx.graph.tracing import trace_graph
 from narfx.inputs.model_ref import default_input, load_model
 from narfx.inputs.paths import find, relocated
 from narfx.inputs.weights import apply_weights, write_weights
+from narfx.runs.finished import extend, finished_result
 from narfx.runs.folder import RunFolder, interruptible
 from narfx.runs.progress import Reporter, Silent
 from narfx.space.architecture import Architecture, Preprocessing
@@ -23,17 +24,21 @@ from narfx.support.devices import pick_device
 from narfx.support.files import write_json
 from narfx.support.path_fields import ModelReference, UserPath
 from narfx.support.schema import validated
+from narfx.support.text import count
 from narfx.tasks.task import Task
+from narfx.training.estimate import Estimate, duration, training_seconds
 from narfx.training.fit import fit
 from narfx.training.initialise import kept, reinitialise
+from narfx.training.method import Method, check_extension, method_of, own_code
 from narfx.training.start import TrainingOptions, fit_to_task, task_of
 from narfx.verbs.start import SEEN, Placed, create_run, open_target
 
-__all__ = ["PreparedTraining", "TrainConfig", "prepare", "resume_train", "train"]
+__all__ = ["PreparedTraining", "TrainConfig", "estimate_train", "prepare", "resume_train", "train"]
 
 Shape = tuple[int, int, int]
 
 _FILES = {"weights": "weights.safetensors", "metrics": "metrics.json", "events": "events.jsonl"}
+_ARCH = "arch.json"
 
 
 class TrainConfig(TrainingOptions):
@@ -63,6 +68,7 @@ class PreparedTraining:
     network: fx.GraphModule
     input: Shape
     task: Task
+    method: Method
     notes: tuple[str, ...]
     warm: bool
     target: Placed | None
@@ -97,11 +103,39 @@ def train(
     return _run(prepared, folder, reporter or Silent())
 
 
-def resume_train(out: Path | str, *, device: str = "auto", reporter: Reporter | None = None) -> dict[str, Any]:
-    """Resume the training in ``out`` from its last checkpoint; arguments and errors as for ``train``."""
-    folder = RunFolder.open(Path(out))
+def estimate_train(config: TrainConfig, *, device: str = "auto", relative_to: Path | None = None) -> dict[str, Any]:
+    """Check a training and measure how long it will take; nothing is written.
+
+    Returns:
+        ``{"dry_run": True, "estimate": {"seconds", "epochs", "training_steps"}, "message"}``; errors as for ``train``.
+    """
+    prepared = prepare(config, device=device, relative_to=relative_to)
+    task, steps = prepared.task, prepared.task.steps_per_epoch
+    seconds = training_seconds(prepared.network, task, config, prepared.method)
+    text = (
+        f"train: {count(config.epochs, 'epoch')} of {count(steps, 'step')}, {count(len(task.data.train), 'image')} to "
+        f"train on; about {duration(seconds)} at the speed just measured"
+    )
+    return Estimate(text, seconds, {"epochs": config.epochs, "training_steps": config.epochs * steps}).to_json()
+
+
+def resume_train(
+    out: Path | str, *, epochs: int | None = None, device: str = "auto", reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Resume the training in ``out`` from its last checkpoint; arguments and errors as for ``train``.
+
+    The result of a finished run is read from its files. With ``epochs`` a run, finished or not, gets so many epochs in
+    all, and ends as a run that was started with them.
+    """
+    folder, reporter = RunFolder.open(Path(out)), reporter or Silent()
     config = validated(TrainConfig, folder.config(), str(folder.path / "config.json"))
-    return _run(prepare(config, device=device, relative_to=folder.path), folder, reporter or Silent())
+    if epochs is not None:
+        check_extension(config, relative_to=folder.path)
+        extend(folder, epochs, (_FILES["metrics"], _ARCH))
+        config = config.model_copy(update={"epochs": epochs})
+    elif (found := finished_result(folder, _FILES["metrics"], reporter)) is not None:
+        return {**found, "files": _places(folder, (folder.path / _ARCH).is_file())}
+    return _run(prepare(config, device=device, relative_to=folder.path), folder, reporter)
 
 
 def prepare(config: TrainConfig, *, device: str = "auto", relative_to: Path | None = None) -> PreparedTraining:
@@ -111,6 +145,7 @@ def prepare(config: TrainConfig, *, device: str = "auto", relative_to: Path | No
         UsageError: The target, the weights, the data or an option is wrong.
     """
     place = pick_device(device)
+    method = method_of(config, relative_to=relative_to)
     target = open_target(config.target, relative_to)
     opened = _open_model(config, relative_to) if target is None else _open_architecture(config, target, relative_to)
     task = task_of(config, opened.input, seed=config.seed, device=place, relative_to=relative_to)
@@ -120,11 +155,13 @@ def prepare(config: TrainConfig, *, device: str = "auto", relative_to: Path | No
     elif opened.warm and task.data.val_from_train:
         notes.append(SEEN)
     fit_to_task(opened.network, task, opened.input, place)
+    method.check(opened.network)
     return PreparedTraining(
         config=config,
         network=opened.network,
         input=opened.input,
         task=task,
+        method=method,
         notes=tuple(notes),
         warm=opened.warm and config.init == "inherit",
         target=target,
@@ -174,7 +211,7 @@ def _weights(config: TrainConfig, start: Path | None) -> str | None:
 
 def _run(prepared: PreparedTraining, folder: RunFolder, reporter: Reporter) -> dict[str, Any]:
     """Train to the end and write the result."""
-    files, trained = dict(_FILES), prepared.trained
+    trained = prepared.trained
     with folder, interruptible(folder):
         for note in prepared.notes:
             reporter.say(note)
@@ -187,15 +224,20 @@ def _run(prepared: PreparedTraining, folder: RunFolder, reporter: Reporter) -> d
             reporter=reporter,
             label="train",
             trained=prepared.warm,
+            method=prepared.method,
         )
-        write_weights(prepared.network, folder.path / files["weights"])
+        write_weights(prepared.network, folder.path / _FILES["weights"])
         described = {"vector": None} if trained is None else trained.architecture.describe()
-        result = {**measure(prepared.network, prepared.input), **described, **metrics}
-        write_json(folder.path / files["metrics"], result)
+        result = {**measure(prepared.network, prepared.input), **described, **metrics, **own_code(prepared.config)}
         if trained is not None:
-            files["arch"] = "arch.json"
-            _result(prepared, trained, folder.path, metrics).save(folder.path / files["arch"])
-    return {**result, "files": {key: str(folder.path / name) for key, name in files.items()}}
+            _result(prepared, trained, folder.path, metrics).save(folder.path / _ARCH)
+        write_json(folder.path / _FILES["metrics"], result)  # last: where it exists, all is complete
+    return {**result, "files": _places(folder, trained is not None)}
+
+
+def _places(folder: RunFolder, has_arch: bool) -> dict[str, str]:
+    files = {**_FILES, "arch": _ARCH} if has_arch else _FILES
+    return {key: str(folder.path / name) for key, name in files.items()}
 
 
 def _result(prepared: PreparedTraining, trained: Placed, folder: Path, metrics: dict[str, Any]) -> Architecture:
@@ -211,6 +253,7 @@ def _result(prepared: PreparedTraining, trained: Placed, folder: Path, metrics: 
                 "epochs": config.epochs,
                 "metric": task.metric,
                 "accuracy": measured,
+                **own_code(config),
             },
             "seed": config.seed,
         }

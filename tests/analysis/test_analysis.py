@@ -127,6 +127,8 @@ def test_a_search_on_images_logs_what_is_analysed(tmp_path: Path, narfx: Cli) ->
         assert (found["strategy"], found["steps"], list(found["parts"])) == ("enas", 4, ["operators"])
         assert all(Path(file).parent == tmp_path / "run" / "analysis" for file in found["files"].values())
         assert narfx("analyze", verb, str(tmp_path / "run"))[0] == 0  # its own folder it may write again
+    legend = (tmp_path / "run" / "analysis" / "rewards.svg").read_text()
+    assert all(f"<!-- {name} -->" in legend for name in ("base", "dwsep3x3", "maxpool3x3", "avgpool3x3"))
 
 
 # Figures

@@ -104,7 +104,9 @@ def test_trace_prints_a_table_and_json(run: Run) -> None:
         (["search", "net.py", "--data", "gone.npz", "--out", "r"], 2, "missing_data"),
         (["train", "net.py", "--input", "1,8,8", "--out", "r"], 2, "missing_option"),
         (["train", "--resume", "--out", "r"], 2, "no_run"),
-        (["search", "--resume", "--out", "r", "--epochs", "9"], 2, "resume_options"),
+        (["search", "--resume", "--out", "r", "--lr", "9"], 2, "resume_options"),
+        (["search", "--resume", "--out", "r", "--epochs", "9"], 2, "no_run"),
+        (["compare", "--resume", "--out", "r", "--epochs", "9"], 2, "resume_options"),
         (["train", "net.py", "--data", "digits", "--out", "r", "--batch-size", "0"], 2, "bad_config"),
         (["train", "net.py", "--data", "digits", "--input", "1,8,8", "--out", "n" * 300], 2, "not_writable"),
         (["train", "net.py", "--data", "digits", "--input", "1,8,8", "--out", "r", "--seed", "9" * 30], 2, "usage"),
@@ -142,7 +144,37 @@ def test_wrong_architectures(run: Run, tmp_path: Path, changes: dict[str, Any], 
 @pytest.mark.parametrize("given", ["x", "muchx", "much"])
 def test_what_was_given_is_what_is_found(run: Run, given: str) -> None:
     message = refused(run, "trace", "net.py", "--max-candidate-params", given, code=2, kind="bad_config")
-    assert f"(found '{given}')" in message
+    assert f"--max-candidate-params must be a number, not '{given}'" in message
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["search", "net.py", "--data", "digits", "--epochs", "0"], "search: --epochs must be at least 1, not 0"),
+        (["search", "net.py", "--data", "digits", "--strategy-option", "x"], "--strategy-option takes KEY=VALUE"),
+        (
+            ["search", "net.py", "--data", "digits", "--input", "1x8x8", "--budget", "flops<=1G"],
+            "FLOPs are twice as many",
+        ),
+        (["search", "net.py", "--data", "my_images", "--input", "1,8,8"], "no folder and no data source my_images"),
+        (["search", "net.py", "--data", "digit", "--input", "1,8,8"], "did you mean digits?"),
+        (["search", "net.py", "--data", "cifar10", "--input", "1,8,8"], "did you mean torchvision:cifar10:ROOT"),
+        (["trace", "resnet18"], "did you mean torchvision:resnet18"),
+        (["trace", "narfx:resnet18"], "did you mean torchvision:resnet18"),
+        (["trace", "net"], "did you mean net.py?"),
+        (["evaluate", "gone", "--data", "digits"], "there is no folder gone"),
+        (["train", "--resume", "--lr", "1", "--base"], "leave out --base, --lr"),
+    ],
+)
+def test_messages_name_what_the_user_wrote_and_the_cure(run: Run, arguments: list[str], said: str) -> None:
+    out = [] if arguments[0] in ("trace", "evaluate") else ["--out", "r"]
+    code, _, err = run(*arguments, *out)
+    assert code == 2 and said in err
+
+
+def test_an_input_is_taken_as_tables_print_it(run: Run) -> None:
+    code, out, _ = run("trace", "net.py", "--input", "1x8x8")
+    assert code == 0 and "input 1x8x8" in out
 
 
 def test_few_epochs_keep_one_for_the_strategy(run: Run) -> None:
@@ -239,7 +271,7 @@ def test_search_apply_check_train_compare(run: Run, tmp_path: Path) -> None:
     code, out, err = run("search", *given, *QUICK, "--out", "run", "--json")
     result = json.loads(out)
     assert code == 0, err
-    assert result["macs"] <= 0.8 * result["base"]["macs"] and "minutes" in err
+    assert result["macs"] <= 0.8 * result["base"]["macs"] and "at the speed just measured" in err
     for name in ("config.json", "events.jsonl", "arch.json", "weights.safetensors", "front.json"):
         assert (tmp_path / "run" / name).is_file()
     for name in ("arch.json", "front.json"):

@@ -86,6 +86,36 @@ def test_it_starts_at_the_base_and_keeps_a_vector_that_was_refused_out() -> None
     assert net.vector == (1, 3)
 
 
+def test_operators_are_chosen_by_name_too() -> None:
+    net = supernet()
+    net.set_vector(["dwsep3x3", 2])
+    assert net.vector == net.space.validate(("dwsep3x3", "maxpool3x3")) == (1, 2)
+    assert net.space.cost(["dwsep3x3", "maxpool3x3"]) == net.space.cost((1, 2))
+    assert [*narfx.lower(net, ["base", "base"]).state_dict()] == [*narfx.lower(net, (0, 0)).state_dict()]
+    with pytest.raises(
+        UsageError, match=r"slot 0 \(body.0\) has no choice 'dwsep': its choices are 0 base, 1 dwsep3x3"
+    ):
+        net.set_vector(["dwsep", 0])
+    with pytest.raises(UsageError, match="one index or name of a choice for each slot, not 'ab'"):
+        net.set_vector("ab")
+
+
+def test_what_a_notebook_shows_is_short_and_escaped() -> None:
+    class Named(Chain):
+        """A model whose name must not reach a page as markup."""
+
+    Named.__name__ = "<b>Chain</b>"
+    traced = narfx.trace(settled(Named()), input=SHAPE)
+    net = Supernet(traced)
+    net.set_vector((1, 0))
+    for shown in (traced, traced.space, net):
+        assert len(repr(shown)) < 300 and "\n" not in repr(shown), repr(shown)
+        assert "2 slots, operators base, dwsep3x3, maxpool3x3, avgpool3x3, 16 vectors, budget none" in repr(shown)
+        page = shown._repr_html_()
+        assert "<table>" in page and "<td>body.0</td>" in page and "<b>" not in page
+    assert "1 of 2 slots" in repr(net) and "<td>dwsep3x3</td>" in net._repr_html_()
+
+
 def test_an_operator_that_its_slot_refuses_is_named() -> None:
     model = settled(Chain())
     part(model, "body")[3] = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")

@@ -44,6 +44,9 @@ LOOKS_LIKE_A_PATH = re.compile(
 )
 
 
+CODE = {"optimizer", "schedule", "augment"}
+
+
 def test_no_path_is_unmarked() -> None:
     """A new field with the name or the type of a path must be marked, or be named here as none."""
     unmarked = [
@@ -78,6 +81,7 @@ def test_each_path_is_rewritten_and_listed(schema: type[BaseModel], tmp_path: Pa
         files[name] = start / f"{name}{'.json' if kind is PathKind.NAMED else '.py'}"
         files[name].write_text("")
         text = {PathKind.MODEL: f"{name}.py:Net?a=1#b", PathKind.SOURCE: f"{name}.py:factory", PathKind.NAMED: None}
+        text[PathKind.CODE] = text[PathKind.SOURCE]
         values[name] = text.get(kind, f"{name}.py") or f"mine={name}.json"
         if "tuple" in str(schema.model_fields[name].annotation):
             values[name] = (values[name],)
@@ -99,9 +103,11 @@ def test_what_is_no_path_stays(tmp_path: Path) -> None:
         config = EvaluateConfig(target="torchvision:resnet18?num_classes=3", data=data)
         assert relocated(config, tmp_path / "run", start=tmp_path) == config
         assert named_paths(config, tmp_path) == []
-    assert path_fields(TrainConfig).keys() == {"target", "data", "val_data", "weights"}
-    training = TrainConfig(target="arch.json", data="torchvision:mnist:root")
+    assert path_fields(TrainConfig).keys() == {*CODE, "target", "data", "val_data", "weights"}
+    words: dict[str, Any] = {"augment": "crop", "schedule": "train", "optimizer": "torch.optim:AdamW", "lr": 1}
+    training = TrainConfig(target="arch.json", data="torchvision:mnist:root", **words)
     moved = relocated(training, tmp_path / "run", start=tmp_path)
+    assert {name: getattr(moved, name) for name in words} == words
     assert moved.val_data is None and moved.data.startswith("torchvision:mnist:")
 
 

@@ -248,6 +248,12 @@ def test_operators_and_data_out_of_files(here: Path, narfx: RunJson) -> None:
         (here / "config.json").write_text(json.dumps({"target": "narfx:resnet_digits", "data": data, "epochs": 1}))
         code, found, _ = narfx("train", "--config", "config.json", "--out", "out")
         assert (code, found["error"]["kind"]) == (2, UNTRUSTED), (data, found)
+    for field in ("optimizer", "schedule", "augment"):
+        for own in ("evil.py:make", "evil:make", "os:getcwd", "net.py:wipe", "torch.hub:list"):
+            values = {"target": "narfx:resnet_digits", "data": "digits", "lr": 0.1, field: own}
+            (here / "config.json").write_text(json.dumps(values))
+            code, found, _ = narfx("train", "--config", "config.json", "--out", "out")
+            assert (code, found["error"]["kind"]) == (2, UNTRUSTED), (own, found)
     (here / "config.json").write_text(json.dumps({"model": "evil.py", "data": "digits"}))
     assert narfx("search", "--config", "config.json", "--out", "out")[1]["error"]["kind"] == UNTRUSTED
     assert untouched(here) and not (here / "out").exists()

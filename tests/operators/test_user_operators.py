@@ -189,6 +189,7 @@ def test_the_file_travels_from_search_to_apply_and_resume(
     monkeypatch.chdir("/")
     place = home / "run" / "one"
     before = (place / "arch.json").read_text()
+    (place / "result.json").unlink()  # of a finished run the result is read, and nothing else
     code, _, err = run("search", "--resume", "--out", str(place), "-q")
     assert code == 0, err
     assert (place / "arch.json").read_text() == before
@@ -247,7 +248,7 @@ def test_a_file_among_the_names_of_an_arch_json_is_pointed_to_its_place(run: Run
     values = {"model": "net.py", "vector": [0, 0], "operators": ["base", "my_ops.py"]}
     (tmp_path / "arch.json").write_text(json.dumps(values))
     error = refused(run, "apply", "arch.json", "--out", "out")
-    assert "my_ops.py names a file: it belongs into operator_files" in error["message"]
+    assert "my_ops.py names a file: put it into operator_files" in error["message"]
 
 
 # Loading

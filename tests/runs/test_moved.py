@@ -41,6 +41,14 @@ import narfx
 narfx.register_operator(narfx.Operator("mine", lambda site: nn.AvgPool2d(3, site.stride, 1)))
 """
 
+OWN = """
+import torch
+from torchvision.transforms import v2
+def adam(parameters, lr): return torch.optim.Adam(parameters, lr)
+def falling(lr): return lambda time: lr / (1 + time)
+def flip(): return v2.RandomHorizontalFlip()
+"""
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -50,6 +58,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (home / name).mkdir(parents=True)
     (home / "nets" / "net.py").write_text(TINY)
     (home / "nets" / "mine.py").write_text(MINE)
+    (home / "nets" / "own.py").write_text(OWN)
     rng = np.random.default_rng(0)
     for name, count in (("train", 60), ("val", 20)):
         images = rng.integers(0, 255, (count, 8, 8), dtype=np.uint8)
@@ -89,7 +98,13 @@ def check_paths(run: Path, schema: Any) -> None:
     assert str(run.parent) not in (run / "config.json").read_text()
 
 
-QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 20, "data": "data/train.npz", "val_data": "data/val.npz"}
+CODE: dict[str, Any] = {
+    "optimizer": "nets/own.py:adam",
+    "lr": 0.01,
+    "schedule": "nets/own.py:falling",
+    "augment": "nets/own.py:flip",
+}
+QUICK: dict[str, Any] = {"epochs": 1, "batch_size": 20, "data": "data/train.npz", "val_data": "data/val.npz", **CODE}
 
 
 def test_a_search(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,6 +116,7 @@ def test_a_search(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = search(config, "runs/one")
     moved = elsewhere(home, monkeypatch)
     check_paths(moved / "runs" / "one", SearchConfig)
+    (moved / "runs" / "one" / "result.json").unlink()  # of a finished run the result is read, and nothing else
     assert resume(moved / "runs" / "one")["accuracy"] == first["accuracy"]
     assert run_app(app, ["search", "--config", str(moved / "runs/one/config.json"), "--out", "again", "--quiet"]) == 0
     check_paths(Path("again").absolute(), SearchConfig)
@@ -113,6 +129,7 @@ def test_a_training(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     moved = elsewhere(home, monkeypatch)
     shutil.rmtree(moved / "found")  # the run has its own copy
     check_paths(moved / "runs" / "one", TrainConfig)
+    (moved / "runs" / "one" / "metrics.json").unlink()
     assert resume_train(moved / "runs" / "one")["val"] == first["val"]
     assert run_app(app, ["train", "--config", str(moved / "runs/one/config.json"), "--out", "again", "--quiet"]) == 0
     again = json.loads(Path("again/arch.json").read_text())
@@ -123,6 +140,7 @@ def test_a_training_of_a_model(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
     first = train(TrainConfig(target="nets/net.py:Net", weights="nets/w.safetensors", **QUICK), "runs/one")
     moved = elsewhere(home, monkeypatch)
     check_paths(moved / "runs" / "one", TrainConfig)
+    (moved / "runs" / "one" / "metrics.json").unlink()
     assert resume_train(moved / "runs" / "one")["val"] == first["val"]
 
 
@@ -141,13 +159,14 @@ def test_a_comparison(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = CompareConfig(
         target="found/one.json", further=("second=found/two.json",), weights="nets/faces.safetensors", init="inherit",
         task="faces", verify="data/pairs.bin", folds=2, seeds=1, randoms=0, epochs=1, batch_size=9,
-        data="data/faces.npz", val_data="data/others.npz",
+        data="data/faces.npz", val_data="data/others.npz", **CODE,
     )  # fmt: skip
     check_all_set(config, frozenset({"pairs"}))  # a .bin has its own list
     first = compare(config, "runs/one")
     moved = elsewhere(home, monkeypatch)
     shutil.rmtree(moved / "found")
     check_paths(moved / "runs" / "one", CompareConfig)
+    (moved / "runs" / "one" / "comparison.json").unlink()
     assert resume_compare(moved / "runs" / "one")["rows"] == first["rows"]
     assert run_app(app, ["compare", "--config", str(moved / "runs/one/config.json"), "--out", "again", "--quiet"]) == 0
     rows = json.loads(Path("again/comparison.json").read_text())["rows"]

@@ -136,6 +136,7 @@ def test_a_checkpoint_with_parameters_in_another_order_is_refused(
     if names is not None:
         saved["state"]["parameters"] = names
     torch.save(saved, out / "checkpoint.pt")
+    (out / "result.json").unlink()  # of a finished run the result is read, and nothing else
     with pytest.raises(UsageError, match="start a new run") as caught:
         resume(out)
     assert caught.value.kind == "checkpoint_mismatch"

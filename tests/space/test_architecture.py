@@ -105,6 +105,12 @@ def test_a_missing_file_and_a_folder_are_refused(folder: Path) -> None:
     refused(folder, "unreadable_file")
 
 
+def test_operators_may_stand_by_name(folder: Path) -> None:
+    assert narfx.Architecture.load(written(folder, vector=["dwsep3x3", "base"])).vector == (1, 0)
+    narrow = written(folder, vector=["avgpool3x3", 0], operators=["base", "avgpool3x3"])
+    assert narfx.Architecture.load(narrow).vector == (1, 0)
+
+
 @pytest.mark.parametrize("value", [[], "text", 3, None])
 def test_a_value_that_is_no_object_is_refused(folder: Path, value: Any) -> None:
     path = folder / "arch.json"
@@ -115,25 +121,25 @@ def test_a_value_that_is_no_object_is_refused(folder: Path, value: Any) -> None:
 @pytest.mark.parametrize(
     ("values", "said"),
     [
-        ({"vectors": [1]}, "vectors: Extra inputs are not permitted"),
-        ({"version": 2}, "version: Input should be 1"),
-        ({"vector": [1.0, 0]}, "vector.0: Input should be a valid integer"),
-        ({"vector": [0.5, 0]}, "vector.0: Input should be a valid integer"),
-        ({"vector": [True, 0]}, "vector.0: Input should be a valid integer"),
-        ({"vector": ["1", 0]}, "vector.0: Input should be a valid integer"),
-        ({"vector": [None, 0]}, "vector.0: Input should be a valid integer"),
-        ({"vector": "10"}, "vector: it must be a list"),
-        ({"vector": {"0": 1}}, "vector: it must be a list"),
-        ({"model": 3}, "model: Input should be a valid string"),
-        ({"granularity": "cell"}, "granularity: Input should be 'conv' or 'block'"),
-        ({"input": [3, 8]}, "input.2: Field required"),
-        ({"input": [3, 8, 8.0]}, "input.2: Input should be a valid integer"),
-        ({"max_candidate_params": 0}, "max_candidate_params: Input should be greater than 0"),
-        ({"max_candidate_params": "much"}, "max_candidate_params: Input should be a valid number"),
-        ({"preprocessing": {"mean": [0.5]}}, "preprocessing.std: Field required"),
-        ({"preprocessing": {"mean": [0.5], "std": [0]}}, r"preprocessing.std.0: Input should be greater than 0"),
-        ({"preprocessing": {"mean": [True], "std": [1]}}, r"preprocessing.mean.0: Input should be a valid number"),
-        ({"preprocessing": {"mean": [0.5], "std": [-1]}}, r"preprocessing.std.0: Input should be greater than 0"),
+        ({"vectors": [1]}, "there is no key vectors"),
+        ({"version": 2}, "version must be 1, not 2"),
+        ({"vector": [1.0, 0]}, "vector.0 must be a whole number"),
+        ({"vector": [0.5, 0]}, "vector.0 must be a whole number"),
+        ({"vector": [True, 0]}, "vector.0 must be a whole number"),
+        ({"vector": ["1", 0]}, "vector: there is no operator '1': the operators are base, dwsep3x3, maxpool3x3"),
+        ({"vector": [None, 0]}, "vector.0 must be a whole number"),
+        ({"vector": "10"}, "vector must be a list"),
+        ({"vector": {"0": 1}}, "vector must be a list"),
+        ({"model": 3}, "model must be a text, not 3"),
+        ({"granularity": "cell"}, "granularity must be 'conv' or 'block', not 'cell'"),
+        ({"input": [3, 8]}, "input.2 is missing"),
+        ({"input": [3, 8, 8.0]}, "input.2 must be a whole number"),
+        ({"max_candidate_params": 0}, "max_candidate_params must be above 0"),
+        ({"max_candidate_params": "much"}, "max_candidate_params must be a number"),
+        ({"preprocessing": {"mean": [0.5]}}, "preprocessing.std is missing"),
+        ({"preprocessing": {"mean": [0.5], "std": [0]}}, r"preprocessing.std.0 must be above 0"),
+        ({"preprocessing": {"mean": [True], "std": [1]}}, r"preprocessing.mean.0 must be a number"),
+        ({"preprocessing": {"mean": [0.5], "std": [-1]}}, r"preprocessing.std.0 must be above 0"),
         (
             {"preprocessing": {"mean": [], "std": []}},
             "preprocessing: mean and std have one value for each channel, but there are 0 of mean and 0 of std",
@@ -167,7 +173,7 @@ def test_what_is_needed_is_named(folder: Path, key: str) -> None:
     values = json.loads(path.read_text())
     del values[key]
     path.write_text(json.dumps(values))
-    assert f"{key}: Field required" in str(refused(path, "malformed_architecture"))
+    assert f"{key} is missing" in str(refused(path, "malformed_architecture"))
 
 
 @pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e999"])

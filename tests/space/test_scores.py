@@ -86,7 +86,7 @@ def test_a_score_that_is_not_finite_is_refused(score: float) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "said"),
-    [({"images": 0}, "images: Input should be greater than or equal to 1"), ({"images": 2.0}, "images"),
+    [({"images": 0}, "images must be at least 1"), ({"images": 2.0}, "images"),
      ({"scores": {**SCORES, (1, 0): 0.5}}, "the score of base is 0, because scores are relative to it, not 0.5")],
 )  # fmt: skip
 def test_a_table_of_wrong_values_is_refused(changes: dict[str, Any], said: str) -> None:
@@ -103,12 +103,12 @@ def slot(values: dict[str, Any], **changes: Any) -> None:
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda v: v.pop("fingerprint"), "fingerprint: Field required"),
+        (lambda v: v.pop("fingerprint"), "fingerprint is missing"),
         (lambda v: v.update(version=2), "version"),
         (lambda v: v.update(images=-1), "images"),
         (lambda v: v.update(images=True), "images"),
         (lambda v: v.update(measured=3), "measured"),
-        (lambda v: v.update(scores=[]), "scores: Extra inputs are not permitted"),
+        (lambda v: v.update(scores=[]), "there is no key scores"),
         (lambda v: v.update(slots={}), "slots"),
         (
             lambda v: slot(v, scores=[0.0, 0.1]),

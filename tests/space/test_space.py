@@ -85,7 +85,7 @@ def test_a_legal_vector_is_returned_as_a_tuple(space: SearchSpace) -> None:
         ([0, 0], "vector_length", ["2 entries", "3 slots"]),
         ([0, 0, 0, 0], "vector_length", ["4 entries", "3 slots"]),
         ([0, 1.0, 0], "vector_entry", ["1.0", "slot 1 (b)"]),
-        ([0, 0, "1"], "vector_entry", ["'1'", "slot 2 (c)"]),
+        ([0, 0, "1"], "unknown_operator", ["'1'", "slot 2 (c)"]),
         ([True, 0, 0], "vector_entry", ["True", "slot 0 (a)"]),
         ([None, 0, 0], "vector_entry", ["None", "slot 0 (a)"]),
         ([0, 0, 4], "vector_index", ["4", "slot 2 (c)", "3 avgpool3x3"]),

@@ -83,6 +83,7 @@ def test_architectures_of_two_bases_on_data_of_other_classes(run: Run, tmp_path:
     state, _ = read_weights(tmp_path / "cmp" / "runs" / "J-0" / "weights.safetensors")
     assert state["fc.weight"].shape[0] == 4
 
+    (tmp_path / "cmp" / "comparison.json").unlink()
     code, again, _ = run("compare", "--resume", "--out", "cmp")
     assert code == 0 and again["rows"] == result["rows"] and again["architectures"] == result["architectures"]
 

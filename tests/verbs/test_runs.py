@@ -56,6 +56,7 @@ def test_a_run_resumes_from_another_folder(here: Path, monkeypatch: pytest.Monke
     (here / "arch.json").write_text("changed")
     (here / "elsewhere").mkdir()
     monkeypatch.chdir(here / "elsewhere")
+    (here / "runs" / "one" / "metrics.json").unlink()  # else the result is read, and nothing resumes
     assert resume_train("../runs/one")["val"] == first["val"]
     text = (here / "runs" / "one" / "arch.json").read_text()
     assert str(here) not in text and json.loads(text)["metrics"]["data"] == "d.npz"
@@ -65,6 +66,7 @@ def test_a_comparison_keeps_its_architecture(here: Path) -> None:
     config = CompareConfig(target="arch.json", data="d.npz", epochs=1, seeds=1, randoms=0)
     first = compare(config, "cmp")
     (here / "arch.json").write_text(json.dumps({"model": MODEL, "vector": [0] * 6, "input": [1, 8, 8]}))
+    (here / "cmp" / "comparison.json").unlink()
     assert resume_compare("cmp")["rows"] == first["rows"]
 
 
@@ -88,6 +90,7 @@ def test_a_model_that_changed_under_a_run_is_refused(here: Path) -> None:
     (here / "net.py").write_text(source.format(8))
     train(TrainConfig(target="net.py", input=(1, 8, 8), data="d.npz", epochs=1, init="scratch"), "run")
     (here / "net.py").write_text(source.format(9))
+    (here / "run" / "metrics.json").unlink()  # of a finished run the result is read, and nothing else
     with pytest.raises(UsageError, match="has changed"):
         resume_train("run")
 

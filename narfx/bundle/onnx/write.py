@@ -29,7 +29,7 @@ from narfx.graph.nodes import source_line, tensors
 from narfx.graph.unused import unused_keys
 from narfx.passes.verify import verify_lowered
 from narfx.support.onnx_session import onnxruntime_module
-from narfx.support.text import first_line
+from narfx.support.text import count, first_line
 
 __all__ = ["OnnxFile", "Parity", "compare_onnx", "export_onnx", "read_onnx", "tensors", "worst"]
 
@@ -65,7 +65,7 @@ def read_onnx(path: Path) -> OnnxFile:
         raise ParityError(f"{path} is not valid ONNX: {first_line(error)}", where=str(path)) from error
     inputs = [value.name for value in model.graph.input]
     if len(inputs) != 1:
-        raise ParityError(f"{path} has {len(inputs)} inputs, but its network has one", where=str(path))
+        raise ParityError(f"{path} has {count(len(inputs), 'input')}, but its network has one", where=str(path))
     return OnnxFile(
         opset=next((entry.version for entry in model.opset_import if not entry.domain), 0),
         input_name=inputs[0],

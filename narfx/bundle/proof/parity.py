@@ -16,7 +16,7 @@ from narfx.graph.batchnorm import recalibrate
 from narfx.graph.copying import copy_module
 from narfx.graph.nodes import tensors
 from narfx.support.onnx_session import onnxruntime_module, run_session
-from narfx.support.text import first_line
+from narfx.support.text import count, first_line
 
 __all__ = [
     "BATCH_SIZES",
@@ -118,7 +118,7 @@ def compare_onnx(
             expected = [tensor.numpy() for tensor in output]
             found = run_session(session, None, {name: x.numpy()})
             if len(found) != len(expected):
-                raise ValueError(f"it has {len(found)} outputs, but its network has {len(expected)}")
+                raise ValueError(f"it has {count(len(found), 'output')}, but its network has {len(expected)}")
             for ours, theirs in zip(expected, found, strict=True):
                 error, scale = difference(ours, np.asarray(theirs))
                 largest_abs, largest_rel = max(largest_abs, error), max(largest_rel, scale)

@@ -1,0 +1,48 @@
+"""A run that is resumed although it is finished: its result is read, or it gets more epochs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from narfx.errors import UsageError
+from narfx.runs.folder import CONFIG, RunFolder
+from narfx.runs.progress import Reporter
+from narfx.support.files import read_json, write_json
+
+__all__ = ["extend", "finished_result"]
+
+
+def finished_result(folder: RunFolder, name: str, reporter: Reporter, *, extends: bool = True) -> dict[str, Any] | None:
+    """The result of a finished run, which its last file ``name`` holds; ``None`` where the run is not finished."""
+    if not (folder.path / name).is_file():
+        return None
+    result: dict[str, Any] = read_json(folder.path / name)
+    cure = "; --resume --epochs N extends it" if extends else ""
+    reporter.say(f"the run in {folder.path} is finished, and this is its result{cure}")
+    return result
+
+
+def extend(folder: RunFolder, epochs: int, results: Sequence[str]) -> None:
+    """Give a run more epochs; it goes on as if it had been started with them.
+
+    Args:
+        folder: The run, finished or not.
+        epochs: Its new number of epochs in all.
+        results: The files that belong to the old end of the run, which are deleted: first the one that marks its end.
+
+    Raises:
+        UsageError: These are not more epochs than the run has, or another process is running in it.
+    """
+    with folder:
+        config = folder.config()
+        if epochs <= config["epochs"]:
+            raise UsageError(
+                f"the run in {folder.path} has --epochs {config['epochs']}, and --resume --epochs {epochs} does not "
+                "extend it: give a larger number, or leave out --epochs",
+                where="--epochs",
+                kind="fewer_epochs",
+            )
+        for name in results:
+            (folder.path / name).unlink(missing_ok=True)
+        write_json(folder.path / CONFIG, {**config, "epochs": epochs})
