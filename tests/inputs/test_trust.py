@@ -270,17 +270,24 @@ def test_operators_and_data_out_of_files(here: Path, narfx: RunJson) -> None:
     assert "it ran" in found["error"]["message"]
 
 
-def test_a_run_resumes_while_its_code_is_what_it_was(here: Path, narfx: RunJson, monkeypatch: Any) -> None:
-    train = ("train", "net.py:make", "--data", "digits", "--epochs", "1", "--data-fraction", "0.1")
-    assert narfx(*train, "--batch-size", "32", "--out", "run")[0] == 0
-    assert narfx("train", "--resume", "--out", "run")[0] == 0
+def test_a_run_resumes_while_its_code_is_what_it_was(
+    here: Path, narfx: RunJson, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("narfx.verbs.train.fit", interrupted)
+        started = narfx("train", "net.py:make", "--data", "digits", "--epochs", "1", "--out", "run")
+        assert started[0] == 130
+        assert narfx("train", "--resume", "--out", "run")[0] == 130  # its code ran
     monkeypatch.setenv("XDG_STATE_HOME", str(here / "of another user"))
     code, found, _ = narfx("train", "--resume", "--out", "run")
     assert (code, found["error"]["kind"], found["error"]["where"]) == (2, UNTRUSTED, str(here / "net.py")), found
     assert narfx("train", "--resume", "--out", "run", "--trust")[0] == 0
 
 
-def test_a_bundle_of_somebody_else(here: Path, narfx: RunJson, monkeypatch: Any) -> None:
+def test_a_bundle_of_somebody_else(here: Path, narfx: RunJson, monkeypatch: pytest.MonkeyPatch) -> None:
     """It runs where narfx writes the same model.py; its ONNX file is proven without any Python of it."""
     architecture("narfx:chain12?channels=4&nodes=3&in_channels=1", vector=[0, 1, 2])
     assert narfx("apply", "arch.json", "--out", "out")[0] == 0
