@@ -43,6 +43,15 @@ def _no_operator_stays_behind() -> Iterator[None]:
             unregister_operator(name)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _trusting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Tests write files and run them: they trust their own code, and leave the user's record alone."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("NARFX_TRUST", "1")
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real images, where there is one: ``$NARFX_TEST_DATA``, else ``../shared/data`` of the project."""

@@ -14,33 +14,30 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import fx, nn
 
-from narfx.bundle.codegen import CodegenError, generate
 from narfx.bundle.onnx.metadata import compare_metadata, describe, versions
 from narfx.bundle.onnx.write import OnnxFile, export_onnx, read_onnx
 from narfx.bundle.proof.proof import Proof
+from narfx.bundle.proof.stored import compare_stored, output_shapes
+from narfx.bundle.source import SOURCE, WEIGHTS, load_source, plain_copy, write_source
 from narfx.compiler.open import Lowered, open_architecture
 from narfx.errors import ParityError, UsageError
 from narfx.graph.batch import lost_axis
-from narfx.graph.checks import check_finite, check_values
-from narfx.graph.copying import copy_module
+from narfx.graph.checks import check_finite
 from narfx.graph.cost import measure, shapes_and_cost
-from narfx.graph.nodes import tensors
-from narfx.graph.unused import drop_unused
 from narfx.inputs.arguments import check_graph
-from narfx.inputs.model_ref import load_model
 from narfx.inputs.paths import named_paths, relocated
+from narfx.inputs.trust import digest_of, remember
 from narfx.inputs.vendor import carry_model, carry_operators
-from narfx.inputs.weights import apply_weights, write_weights
+from narfx.inputs.weights import apply_weights, read_weights, write_weights
 from narfx.space.architecture import Architecture
-from narfx.support.files import read_json, write_json, write_text
+from narfx.support.files import check_regular, read_json, write_json
 from narfx.support.folders import check_output, check_replaceable, output_folder, refuse_inside, replace_folder
 
 __all__ = ["apply", "check", "export"]
 
-ARCH, SOURCE, WEIGHTS, ONNX, REPORT = "arch.json", "model.py", "model.safetensors", "model.onnx", "report.json"
+ARCH, ONNX, REPORT = "arch.json", "model.onnx", "report.json"
 _FILES = {"arch": ARCH, "source": SOURCE, "weights": WEIGHTS, "onnx": ONNX, "report": REPORT}
 
 
@@ -158,7 +155,7 @@ def export(
         )
     check_output(folder, overwrite=overwrite)
     check_replaceable(folder)
-    network = _plain_copy(network)
+    network = plain_copy(network)
     check_finite(network)
     cost = measure(network, shape)
     failure: ParityError | None = None
@@ -167,7 +164,7 @@ def export(
     with output_folder(folder, overwrite=overwrite) as work:
         try:
             write_weights(network, work / WEIGHTS)
-            source_note = _write_source(network, work / SOURCE, architecture, shape)
+            source_note = write_source(network, work / SOURCE, architecture, shape)
             architecture = _carry(architecture, folder, work) if architecture is not None else None
             write = partial(export_onnx, opset=opset, input_name=input_name, output_names=output_names)
             proof.file = write(network, shape, work / ONNX, metadata=describe(architecture, shape))
@@ -199,6 +196,8 @@ def export(
             said = str(failure).replace(f"{work}{os.sep}", "")  # the folder in which it was made is no more
             where = None if failure.where is None else failure.where.replace(str(work), str(_failed(folder)))
             raise ParityError(f"{said}; {kept}", where=where, kind=failure.kind)
+    if "source" in files:  # whoever wrote a bundle may check it without --trust
+        remember(digest_of((folder / SOURCE).read_bytes()), str(folder / SOURCE))
     return {**report, "files": {key: str(folder / name) for key, name in files.items()}}
 
 
@@ -232,22 +231,37 @@ def _carry(architecture: Architecture, folder: Path, work: Path) -> Architecture
     return architecture.model_copy(update={"operator_files": files, "model": model})
 
 
-def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
+def check(folder: Path | str, *, seed: int = 0, code: bool = True) -> dict[str, Any]:
     """Prove a bundle again from its files: costs, metadata, the ONNX checker, and parity at three batch sizes.
+
+    Without ``code`` nothing of the bundle is run but its ONNX file: the file is compared with the weights and the
+    metadata, and onnxruntime runs it. What its nodes compute with the weights is then not proven.
 
     Args:
         folder: The bundle.
         seed: Seed of the random images.
+        code: Whether the network may be built from the bundle's Python.
 
     Returns:
-        Costs, the architecture, opset and names of the ONNX file, parity, and the folder.
+        The architecture, opset and names of the ONNX file, the folder, and costs and parity; without ``code``
+        ``"weights"``, ``"outputs"`` and ``"not_proven"`` instead of costs and parity.
 
     Raises:
-        UsageError: A file of the bundle is missing or malformed.
+        UsageError: A file of the bundle is missing or malformed, or its code may not run.
         ParityError: The files do not belong together, or the ONNX file computes other values; in the second case
             ``where`` is the first node that differs.
     """
     folder = Path(folder)
+    architecture, shape = _open(folder)
+    file = read_onnx(folder / ONNX)
+    compare_metadata(file.metadata, architecture, folder / ONNX)
+    _compare_report(file, folder)
+    found = _prove(folder, architecture, shape, file, seed) if code else _compare(folder, shape, seed)
+    return {**found, **architecture.describe(), **file.to_json(), "folder": str(folder)}
+
+
+def _open(folder: Path) -> tuple[Architecture, tuple[int, int, int]]:
+    """The architecture of a bundle and the input that it states, after a look for the other files."""
     if not folder.is_dir():
         raise UsageError(f"there is no folder {folder}: check the path", where=str(folder), kind="missing_folder")
     for name in (ARCH, WEIGHTS, ONNX):
@@ -257,6 +271,9 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
                 where=str(folder / name),
                 kind="missing_file",
             )
+    for path in folder.rglob("*"):  # an ONNX file may name any of them for its weights, and a pipe would never end
+        if not path.is_dir():
+            check_regular(path, f"there is no file {path}: check the path")
     architecture = Architecture.load(folder / ARCH)
     if architecture.input is None:
         raise UsageError(
@@ -264,17 +281,21 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
             where=str(folder / ARCH),
             kind="input_shape",
         )
+    return architecture, architecture.input
+
+
+def _prove(
+    folder: Path, architecture: Architecture, shape: tuple[int, int, int], file: OnnxFile, seed: int
+) -> dict[str, Any]:
+    """Build the network and compare its costs and values with the files."""
     network: nn.Module
     if (folder / SOURCE).is_file():
-        network = load_model(str((folder / SOURCE).absolute()))
+        network = load_source(folder, architecture)
         apply_weights(network, folder / WEIGHTS)
     else:
         network = open_architecture(architecture, relative_to=folder).network
     network.eval()
-    cost = measure(network, architecture.input)
-    file = read_onnx(folder / ONNX)
-    compare_metadata(file.metadata, architecture, folder / ONNX)
-    _compare_report(file, folder)
+    cost = measure(network, shape)
     for metric, number in cost.items():
         if architecture.metrics.get(metric, number) != number:
             raise ParityError(
@@ -283,16 +304,20 @@ def check(folder: Path | str, *, seed: int = 0) -> dict[str, Any]:
                 kind="cost",
             )
     proof = Proof(file)
-    proof.add(network, folder / ONNX, architecture.input, seed=seed)
-    proof.add_nodes(network, folder / ONNX, architecture.input, seed=seed)
+    proof.add(network, folder / ONNX, shape, seed=seed)
+    proof.add_nodes(network, folder / ONNX, shape, seed=seed)
     if not proof.passed:
         raise proof.error(str(folder / ONNX), str(folder / ONNX))
+    return {**cost, "parity": proof.to_json()}
+
+
+def _compare(folder: Path, shape: tuple[int, int, int], seed: int) -> dict[str, Any]:
+    """Compare the ONNX file with the weights, and run it."""
+    stored = compare_stored(folder / ONNX, read_weights(folder / WEIGHTS)[0])
     return {
-        **cost,
-        **architecture.describe(),
-        **file.to_json(),
-        "parity": proof.to_json(),
-        "folder": str(folder),
+        "weights": stored.to_json(),
+        "outputs": output_shapes(folder / ONNX, shape, seed=seed),
+        "not_proven": ["that its nodes compute what model.py or the base model computes", "the costs in arch.json"],
     }
 
 
@@ -309,59 +334,3 @@ def _compare_report(file: OnnxFile, folder: Path) -> None:
                 where=str(folder / ONNX),
                 kind="metadata",
             )
-
-
-def _plain_copy(network: fx.GraphModule) -> fx.GraphModule:
-    """A copy, on the CPU, in float32 and eval mode, of the parts that the graph uses.
-
-    Integer and boolean tensors (an index, a mask, a weight that forward converts to floats) keep their type.
-
-    Raises:
-        UsageError: A weight is complex, quantised or without values, or an entry of the state dict is not a tensor.
-    """
-    plain: fx.GraphModule = copy_module(network)
-    drop_unused(plain)
-    for name, value in plain.state_dict(keep_vars=True).items():
-        if not isinstance(value, torch.Tensor):
-            kind = str(value) if isinstance(value, torch.dtype) else f"a {type(value).__name__}"
-            why = f"is {kind}, not a tensor; torch cannot export it"
-        elif value.is_quantized:
-            why = f"is quantised ({value.dtype}); torch cannot export tensors that it has quantised"
-        elif value.is_complex():
-            why = f"is {value.dtype}, but ONNX has only real numbers: store two real tensors instead"
-        else:
-            continue
-        cure = "" if why.endswith("instead") else ": export the float model, and quantise the ONNX file"
-        raise UsageError(f"{name} {why}{cure}", where=name, kind="weights_not_float")
-    check_values(plain)
-    return plain.to(device="cpu", dtype=torch.float32).eval()
-
-
-def _write_source(
-    network: fx.GraphModule, path: Path, architecture: Architecture | None, shape: tuple[int, int, int]
-) -> str | None:
-    """Write ``model.py`` after running it once; returns ``None``, or the reason why it cannot be written."""
-    described = "x".join(map(str, shape))
-    title = f"A network lowered by narfx for inputs of {described}."
-    if architecture is not None:
-        title = (
-            f"{Path(architecture.model).name}, refined: operator vector {list(architecture.vector)}, "
-            + ("" if architecture.skips is None else f"skips {architecture.describe()['skips']}, ")
-            + f"input {described}."
-        )
-    try:
-        source = generate(network, title, shape)
-        scope: dict[str, Any] = {"__name__": "narfx_generated"}
-        exec(compile(source, str(path), "exec"), scope)  # run the source before it is written
-        rebuilt = scope["Model"]().eval()
-        rebuilt.load_state_dict(network.state_dict())
-        x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
-        with torch.inference_mode():
-            if not all(map(torch.equal, tensors(rebuilt(x.clone())), tensors(network(x.clone())))):
-                raise CodegenError("the generated source computes other values")
-    except CodegenError as error:
-        return f"no model.py: {error}"
-    except Exception as error:
-        return f"no model.py: {type(error).__name__}: {error}"
-    write_text(path, source)
-    return None

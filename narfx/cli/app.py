@@ -27,6 +27,7 @@ from narfx.cli.options import (  # fmt: skip
     RECIPE,
     RUN,
     TASK,
+    TRUST,
     WEIGHTS,
     given,
     option_names,
@@ -175,7 +176,7 @@ def search(
 
 
 @app.command()
-@takes(WEIGHTS, COMMON)
+@takes(WEIGHTS, TRUST, COMMON)
 def apply(
     architecture: Annotated[Path, typer.Argument(help="The architecture to build.", metavar="ARCH.JSON")],
     out: Annotated[Path, typer.Option(help="The folder that gets the bundle.")],
@@ -201,16 +202,22 @@ def apply(
 
 
 @app.command()
-@takes(COMMON)
+@takes(TRUST, COMMON)
 def check(
-    folder: Annotated[Path, typer.Argument(help="A folder written by narfx apply.", metavar="DIR")], **options: Any
+    folder: Annotated[Path, typer.Argument(help="A folder written by narfx apply.", metavar="DIR")],
+    no_code: Annotated[
+        bool,
+        typer.Option("--no-code", help="Run no Python of the bundle: compare the ONNX file with the weights only."),
+    ] = False,
+    **options: Any,
 ) -> None:
     """Verify a bundle again, from its files alone."""
     from narfx.bundle import bundle
     from narfx.support.devices import pick_device
 
     pick_device(options["device"])
-    output_of(options).result(bundle.check(folder, seed=options["seed"] or 0), tables.check)
+    report = bundle.check(folder, seed=options["seed"] or 0, code=not no_code)
+    output_of(options).result(report, tables.check_without_code if no_code else tables.check)
 
 
 @app.command()
@@ -305,7 +312,7 @@ def compare(
 
 
 @app.command()
-@takes(TASK, {name: NETWORK[name] for name in ("input", "weights")}, COMMON)
+@takes(TASK, {name: NETWORK[name] for name in ("input", "weights")}, TRUST, COMMON)
 def evaluate(
     target: Annotated[
         str, typer.Argument(help="An arch.json, a bundle or run, an .onnx file, or a MODEL.", metavar="TARGET")

@@ -31,7 +31,7 @@ from narfx.cli.system_errors import exhausted, of_system
 from narfx.errors import InterruptedRunError, NarfxError, RunError, UsageError
 from narfx.runs.progress import ConsoleProgress, Reporter, Silent
 from narfx.support.seals import EditedFileWarning
-from narfx.support.text import first_line, one_line, printable
+from narfx.support.text import escaped, first_line, one_line, printable
 
 __all__ = ["Output", "output_of", "parse_input", "parse_pairs", "run_app"]
 
@@ -85,7 +85,7 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
             if failure is None:
                 raise
             if verbose and failure.exit_code == 1:
-                traceback.print_exc()
+                sys.stderr.write(escaped(traceback.format_exc()))
             sys.stderr.write(f"narfx: {one_line(str(failure))}\n")
             if as_json:
                 with suppress(ReaderGoneError, RunError):

@@ -36,10 +36,12 @@ def launch(
 
     Args:
         schema: The class of the configuration.
-        start: Called with the configuration, ``out``, and ``device``, ``overwrite`` and ``reporter``.
+        start: Called with the configuration, ``out``, and ``device``, ``overwrite`` and ``reporter``; with a config
+            file also with ``relative_to``.
         resume: Called with ``out``, and ``device``, ``previous`` and ``reporter``; if ``--epochs`` is given, also with
             ``epochs``.
-        estimate: Called with the configuration and ``device``, for ``--dry-run``.
+        estimate: Called with the configuration and ``device``, for ``--dry-run``; with a config file also with
+            ``relative_to``.
         needed: The field that must be given beside ``data``.
         out: The run directory.
         fields: The fields of the configuration that the user gave.
@@ -50,6 +52,8 @@ def launch(
     Raises:
         UsageError: An option is missing or wrong, or ``--resume`` stands beside options that it ignores.
     """
+    from narfx.inputs.paths import code_places
+    from narfx.inputs.trust import naming
     from narfx.support.schema import validated  # pydantic's models of this package need torch: --help does not
 
     shared = {"device": options["device"], "reporter": output.reporter}
@@ -67,10 +71,13 @@ def launch(
                 f"{_MISSING[key]} is missing: give it, or a --config that has it", where=key, kind="missing_option"
             )
     config = validated(schema, values, schema.__name__.removesuffix("Config").lower(), names=option_names(fields))
-    if options["dry_run"]:
-        check_output(out, overwrite=options["overwrite"])
-        return estimate(config, device=options["device"])
-    return start(config, out, overwrite=options["overwrite"], **shared)
+    # What a config file names is not named by the user.
+    start_of_paths = {} if options["config"] is None else {"relative_to": Path.cwd()}
+    with naming(code_places(schema, fields)):
+        if options["dry_run"]:
+            check_output(out, overwrite=options["overwrite"])
+            return estimate(config, device=options["device"], **start_of_paths)
+        return start(config, out, overwrite=options["overwrite"], **shared, **start_of_paths)
 
 
 def _values(schema: type[BaseModel], config: Path | None, fields: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -13,8 +14,8 @@ from narfx.cli.console import parse_input, parse_pairs
 from narfx.errors import UsageError
 
 __all__ = [
-    "COMMON", "DATA", "LATENCY", "MODEL", "NETWORK", "RECIPE", "RUN", "TASK", "WEIGHTS", "given", "option_names",
-    "takes",
+    "COMMON", "DATA", "LATENCY", "MODEL", "NETWORK", "RECIPE", "RUN", "TASK", "TRUST", "WEIGHTS", "given",
+    "option_names", "takes",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -41,6 +42,12 @@ def _flag(name: str, help: str, *short: str) -> tuple[Any, bool]:
 MODEL = Annotated[
     str, typer.Argument(help="FILE.py[:factory], module:factory, torchvision:NAME, timm:NAME or narfx:NAME.")
 ]
+
+TRUST: Group = {
+    "trust": _flag(
+        "--trust", "Run the code that files name: a model.py, operators, data (docs/what_runs_code.md) [$NARFX_TRUST]."
+    )
+}
 
 COMMON: Group = {
     "seed": (
@@ -154,6 +161,7 @@ LATENCY: Group = {
 }
 
 RUN: Group = {
+    **TRUST,
     "config": (Annotated[Path | None, typer.Option(help="The config.json of a run; other options override it.")], None),
     "resume": _flag("--resume", "Resume the run in --out; with --epochs N, extend it (not compare)."),
     "checkpoint": _text("With --resume: last, or previous for the checkpoint before the last [last]."),
@@ -163,7 +171,10 @@ RUN: Group = {
 
 
 def takes(*groups: Group) -> Callable[[F], F]:
-    """Add the parameters of these groups to a verb that ends in ``**options``, after its own."""
+    """Add the parameters of these groups to a verb that ends in ``**options``, after its own.
+
+    With ``--trust`` among them, the verb runs as :func:`narfx.inputs.trust.trusted` says.
+    """
 
     def extend(verb: F) -> F:
         own = [
@@ -177,11 +188,23 @@ def takes(*groups: Group) -> Callable[[F], F]:
             for name, (annotation, default) in group.items()
         ]
         parameters = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own] + shared
+        verb = _trusting(verb) if any("trust" in group for group in groups) else verb
         verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
         verb.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return verb
 
     return extend
+
+
+def _trusting(verb: F) -> F:
+    @wraps(verb)
+    def call(*, trust: bool, **options: Any) -> None:
+        from narfx.inputs.trust import trusted  # it needs torch: --help does not
+
+        with trusted(trust):
+            verb(**options)
+
+    return call  # type: ignore[return-value]
 
 
 def given(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -184,6 +184,25 @@ def check(report: Mapping[str, Any], console: Console) -> None:
     _parity(report["parity"], console)
 
 
+def check_without_code(report: Mapping[str, Any], console: Console) -> None:
+    """What holds of a bundle without its code, and what is not proven."""
+    weights, outputs = report["weights"], report["outputs"]
+    shapes = "; ".join(f"{name} {'x'.join(map(str, sizes)) or 'one value'}" for name, sizes in outputs.items())
+    console.print(f"{report['folder']}: no Python of it was run", markup=False)
+    console.print(
+        f"proven: all {weights['equal'] + weights['fused']} tensors of model.safetensors stand in model.onnx "
+        f"({weights['equal']} as they are, {weights['fused']} in layers fused with their norms); its metadata are "
+        f"those of arch.json; onnxruntime runs it (outputs of one image: {shapes})",
+        markup=False,
+    )
+    constants = sum(weights["constants"].values())
+    console.print(
+        f"not proven: {'; '.join(report['not_proven'])}"
+        + (f"; {constants:,} values that are no weights" if constants else ""),
+        markup=False,
+    )
+
+
 def _parity(parity: Mapping[str, Any], console: Console) -> None:
     console.print(
         f"parity {'passed' if parity['passed'] else 'FAILED'}: the largest difference is "

@@ -17,6 +17,7 @@ from narfx.inputs.image_size import Images, choose_input
 from narfx.inputs.model_ref import load_model
 from narfx.inputs.outputs import load_with_outputs
 from narfx.inputs.paths import find
+from narfx.inputs.trust import out_of
 from narfx.inputs.weights import Checkpoint, apply_weights, load_state, open_weights
 from narfx.space.architecture import Architecture, SpaceOptions
 from narfx.support.path_fields import ModelReference, UserPath
@@ -71,12 +72,8 @@ def open_base(
         loaded = apply_weights(model, find(options.weights, relative_to), source=options.weights)
     fields = options.of_space()
     fields["operator_files"] = [str(find(file, relative_to)) for file in options.operator_files]
-    traced = trace(
-        model,
-        input=shape,
-        reference=options.model,
-        **fields,
-    )
+    with out_of(relative_to):
+        traced = trace(model, input=shape, reference=options.model, **fields)
     further = [*([origin] if origin else []), *compare_trace(model, traced.graph_module, shape)]
     further += [note] if note else []
     further += [f"weights {options.weights}: {loaded}"] if loaded else []

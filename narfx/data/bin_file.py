@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from narfx.errors import UsageError
+from narfx.support.files import check_regular
 from narfx.support.text import count
 
 __all__ = ["read_bin"]
@@ -50,6 +51,8 @@ def read_bin(path: Path) -> tuple[list[bytes], list[bool]]:
         UsageError: The file is missing, truncated, not a file of pairs, or tries to run code.
     """
     try:
+        if path.exists():
+            check_regular(path, f"there is no file {path}")
         content = path.read_bytes()
     except FileNotFoundError as error:
         raise UsageError(f"there is no file {path}: check the path", where=str(path), kind="missing_data") from error

@@ -13,6 +13,7 @@ from narfx.data.arrays import Source, from_arrays, number_classes
 from narfx.data.parts import ArrayPart, ItemPart, Part, image_of
 from narfx.errors import UsageError
 from narfx.inputs.data_ref import DataRef
+from narfx.inputs.trust import check_entry, digest_of, is_named
 from narfx.inputs.user_code import attribute, execute_file, import_module, importable, user_code
 from narfx.support.text import count
 
@@ -37,10 +38,13 @@ def read_factory(ref: DataRef, limit: int) -> Source:
     source, place, name, is_file = str(ref), ref.place, ref.name, ref.kind == "file"
     if is_file and not Path(place).is_file():
         raise UsageError(f"there is no file {place}: check the path", where=source, kind="missing_data")
-    with importable(Path(place).resolve().parent if is_file else Path.cwd(), siblings=is_file):
+    named = is_named(place, stated=ref.stated)
+    with importable(Path(place).resolve().parent if is_file else Path.cwd(), siblings=is_file, named=named):
         with user_code(f"cannot import {place}", where=source, kind="import_failed"):
-            module = execute_file(Path(place)) if is_file else import_module(place)
+            module = execute_file(Path(place), named=named) if is_file else import_module(place, named=named)
         factory = attribute(module, name, place)
+        code = digest_of(Path(place).read_bytes()) if is_file else place
+        check_entry(factory, code, name, {}, label=source, named=named)
         if not callable(factory):
             raise UsageError(
                 f"{name} in {place} cannot be called: name a function without arguments",

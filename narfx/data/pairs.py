@@ -13,6 +13,7 @@ from narfx.data.folders import SUFFIXES
 from narfx.data.parts import FilePart, IntArray, Part
 from narfx.data.stored import StoredPart
 from narfx.errors import UsageError
+from narfx.support.files import check_regular
 from narfx.support.text import count
 
 __all__ = ["Pairs", "read_pairs"]
@@ -77,12 +78,9 @@ def _from_bin(path: Path) -> Pairs:
 
 
 def _from_folder(root: Path, listed: Path) -> Pairs:
+    check_regular(listed, f"there is no list of pairs {listed}: name it with --pairs")
     try:
         lines = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"there is no list of pairs {listed}: name it with --pairs", where=str(listed), kind="missing_file"
-        ) from error
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(
             f"cannot read {listed} as text: it must be a UTF-8 file", where=str(listed), kind="unreadable"

@@ -18,10 +18,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["KINDS", "DataRef", "add_scheme", "remove_scheme"]
+__all__ = ["KINDS", "DataRef", "Stated", "add_scheme", "remove_scheme"]
 
 KINDS = ("file", "module", "path")
 """The kinds of sources that need no scheme."""
+
+
+class Stated(str):
+    """The text of a source that stands in a file, and that the user has not written on the command line."""
 
 
 class _Scheme(NamedTuple):
@@ -48,16 +52,21 @@ class DataRef:
 
     ``kind`` is one of ``KINDS`` or a registered scheme. ``place`` is a path, except for ``module`` (the dotted module);
     it is empty for a scheme without a path, such as ``digits``. ``name`` is the factory, or the name of a data set in
-    ``SCHEME:NAME:PATH``.
+    ``SCHEME:NAME:PATH``. ``stated`` says that a file names the source: see :mod:`narfx.inputs.trust`.
     """
 
     kind: str
     place: str = ""
     name: str = ""
+    stated: bool = False
 
     @classmethod
     def parse(cls, text: str, relative_to: Path | None = None) -> DataRef:
         """Read a source; ``relative_to`` is a folder in which a folder of images is looked for first."""
+        return replace(cls._parse(text, relative_to), stated=isinstance(text, Stated))
+
+    @classmethod
+    def _parse(cls, text: str, relative_to: Path | None) -> DataRef:
         head, colon, rest = text.partition(":")
         scheme = _SCHEMES.get(head)
         if scheme is not None and (scheme.takes_path or not colon):

@@ -12,7 +12,7 @@
 Each form takes arguments for the factory: ``torchvision:resnet18?num_classes=10&norm_layer=...``. A value is read as a
 Python literal if possible, otherwise as text. A suffix ``#PART`` selects one submodule of the model:
 ``torchvision:fasterrcnn_resnet50_fpn#backbone``. Nothing is ever downloaded. A model file is the user's own code: it
-is executed, and its output goes to standard error.
+is executed, and its output goes to standard error. Where a file names it, :mod:`narfx.inputs.trust` decides.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ import torch
 from torch import nn
 
 from narfx.errors import UsageError
+from narfx.inputs.trust import check_entry, digest_of, is_named
 from narfx.inputs.user_code import (
     attribute,
     call,
@@ -129,18 +130,19 @@ def load_model(ref: str | ModelRef, *, relative_to: Path | None = None, seed: in
 
     Args:
         ref: A reference, or its text.
-        relative_to: A folder (of an ``arch.json``) in which a relative path is searched first.
+        relative_to: The folder of the file (an ``arch.json``) in which the reference stands, if it stands in one. A
+            relative path is searched there first, and code runs only under the rules of :mod:`narfx.inputs.trust`.
         seed: If given, it decides torch's initial weights, and torch's global generator keeps its state.
 
     Raises:
-        UsageError: The reference cannot be read, or its target is missing, fails, or is not a module.
+        UsageError: The reference cannot be read, or its target is missing, fails, is not a module, or may not run.
     """
     ref = ModelRef.parse(ref) if isinstance(ref, str) else ref
     with contextlib.redirect_stdout(sys.stderr), _seeded(seed):
         if ref.kind == "file":
             model = _load_file(ref, relative_to)
         elif ref.kind == "module":
-            model = _load_module(ref)
+            model = _load_module(ref, relative_to)
         else:
             model = _load_from_zoo(ref)
     return model if ref.part is None else _part(model, ref)
@@ -182,18 +184,23 @@ def _part(model: nn.Module, ref: ModelRef) -> nn.Module:
 
 def _load_file(ref: ModelRef, relative_to: Path | None) -> nn.Module:
     path = _find(ref.name, relative_to)
-    with importable(path.parent, siblings=True):
+    named = is_named(str(path), stated=relative_to is not None)
+    with importable(path.parent, siblings=True, named=named):
         with user_code(f"cannot import {ref.name}", where=ref.name, kind="import_failed"):
-            module = execute_file(path)
+            module = execute_file(path, named=named)
         factory = ref.factory or _only_candidate(module, ref)
-        return _build(attribute(module, factory, ref.name), ref, f"{ref.name}:{factory}")
+        entry, label = attribute(module, factory, ref.name), f"{ref.name}:{factory}"
+        check_entry(entry, digest_of(path.read_bytes()), factory, ref.arguments, label=label, named=named)
+        return _build(entry, ref, label)
 
 
-def _load_module(ref: ModelRef) -> nn.Module:
+def _load_module(ref: ModelRef, relative_to: Path | None) -> nn.Module:
     assert ref.factory is not None
-    with importable(Path.cwd()):
-        entry = attribute(import_module(ref.name), ref.factory, ref.name)
-        built = _build(entry, ref, f"{ref.name}:{ref.factory}")
+    named, label = is_named(ref.name, stated=relative_to is not None), f"{ref.name}:{ref.factory}"
+    with importable(Path.cwd(), named=named):
+        entry = attribute(import_module(ref.name, named=named), ref.factory, ref.name)
+        check_entry(entry, ref.name, ref.factory, ref.arguments, label=label, named=named)
+        built = _build(entry, ref, label)
         # A module that already exists in an imported package belongs to the user: work on a copy.
         with user_code(f"{ref} cannot be copied", where=str(ref), kind="factory_failed"):
             return copy.deepcopy(built) if built is entry else built

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from narfx.errors import UsageError
 from narfx.inputs.model_ref import ModelRef, load_model
+from narfx.inputs.trust import UNTRUSTED
 from narfx.support.text import count
 
 __all__ = ["load_with_outputs"]
@@ -48,7 +49,9 @@ def load_with_outputs(
         changed = replace(ref, arguments={**ref.arguments, name: outputs})
         try:
             built = load_model(changed, relative_to=relative_to, seed=seed)
-        except UsageError:
+        except UsageError as error:
+            if error.kind == UNTRUSTED:
+                raise
             continue
         if _outputs(built, input) == outputs:
             return built, f"{reference}: built with {name}={outputs}"

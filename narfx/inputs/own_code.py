@@ -9,6 +9,7 @@ from typing import Any
 
 from narfx.errors import UsageError
 from narfx.inputs.model_ref import ModelRef
+from narfx.inputs.trust import check_entry, digest_of, is_named
 from narfx.inputs.user_code import attribute, execute_file, import_module, importable, user_code
 from narfx.support.text import article
 
@@ -35,17 +36,20 @@ def load_factory(text: str, option: str, *, relative_to: Path | None = None) -> 
     Args:
         text: The reference.
         option: The option that takes it, for messages.
-        relative_to: A folder in which a relative path is searched first.
+        relative_to: The folder of the file in which the reference stands, if it stands in one; it is searched first.
 
     Raises:
-        UsageError: It cannot be read, is missing, cannot be imported, or cannot be called.
+        UsageError: It cannot be read, is missing, cannot be imported, may not run, or cannot be called.
     """
     ref = _parsed(text, option)
     path = _file(ref.name, relative_to) if ref.kind == "file" else None
-    with importable(Path.cwd() if path is None else path.parent, siblings=path is not None):
+    named = is_named(ref.name if path is None else str(path), stated=relative_to is not None)
+    with importable(Path.cwd() if path is None else path.parent, siblings=path is not None, named=named):
         with user_code(f"cannot import {ref.name}", where=text, kind="import_failed"):
-            module = import_module(ref.name) if path is None else execute_file(path)
+            module = import_module(ref.name, named=named) if path is None else execute_file(path, named=named)
         factory = attribute(module, str(ref.factory), ref.name)
+    code = ref.name if path is None else digest_of(path.read_bytes())
+    check_entry(factory, code, str(ref.factory), ref.arguments, label=text, named=named)
     if not callable(factory):
         raise UsageError(
             f"{option} {text} is {article(factory)}: name a function or a class", where=option,

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from narfx.inputs.data_ref import DataRef
+from narfx.inputs.data_ref import DataRef, Stated
 from narfx.inputs.model_ref import ModelRef
 from narfx.inputs.own_code import is_own
 from narfx.inputs.user_code import code_files
@@ -24,6 +24,7 @@ from narfx.support.path_fields import PathKind, path_fields
 from narfx.support.seals import digest, file_digest
 
 __all__ = [
+    "code_places",
     "find",
     "find_source",
     "named_digests",
@@ -46,9 +47,10 @@ def find(path: str, folder: Path | None) -> Path:
 
 
 def find_source(source: str, folder: Path | None) -> str:
-    """A data source that is written in a file in ``folder``, with its path resolved."""
+    """A data source that is written in a file in ``folder``, if one is given, with its path resolved."""
     ref = DataRef.parse(source, folder)
-    return source if ref.path is None else str(ref.at(str(find(ref.path, folder))))
+    found = source if ref.path is None else str(ref.at(str(find(ref.path, folder))))
+    return found if folder is None else Stated(found)
 
 
 def split_name(text: str, folder: Path | None = None) -> tuple[str | None, str]:
@@ -140,6 +142,26 @@ def named_digests(config: BaseModel, start: Path | None = None) -> dict[str, str
                 files = code_files(place) if place.suffix == ".py" else (place,)
                 found[f"{place.name} ({field})"] = digest(map(file_digest, files))
     return found
+
+
+def code_places(schema: type[BaseModel], values: Mapping[str, Any]) -> list[str]:
+    """The Python files and modules that values of ``schema`` name; the values need not be valid yet.
+
+    Raises:
+        UsageError: A model reference cannot be read.
+    """
+    kinds = {name: kind for name, kind in path_fields(schema).items() if name in values}
+    return [place for name, kind in kinds.items() for text in _texts(values[name]) if (place := _code(kind, text))]
+
+
+def _code(kind: PathKind, text: str) -> str | None:
+    if kind is PathKind.SOURCE:
+        source = DataRef.parse(text)
+        return source.place if source.kind in ("file", "module") else None
+    if _is_reference(kind, text, None):
+        model = ModelRef.parse(text)
+        return model.name if model.kind in ("file", "module") else None
+    return text if text.endswith(".py") else None
 
 
 def _texts(value: Any) -> Iterable[str]:

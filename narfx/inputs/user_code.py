@@ -14,17 +14,18 @@ import itertools
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.machinery import PathFinder, SourceFileLoader
+from importlib.machinery import ModuleSpec, PathFinder, SourceFileLoader
 from importlib.metadata import PackageNotFoundError, version
 from operator import attrgetter
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
 from narfx.errors import NarfxError, UsageError
 from narfx.graph.source import is_model_code
+from narfx.inputs.trust import admit, check_module
 from narfx.support.devices import absent_device
 
 __all__ = [
@@ -129,23 +130,75 @@ def _short(filename: str) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else filename
 
 
+class _SourceLoader(SourceFileLoader):
+    """Compiles a file each time, never reads a bytecode cache, and lets only admitted code run."""
+
+    named = True
+
+    def get_code(self, fullname: str) -> CodeType:
+        content = Path(self.path).read_bytes()
+        admit(content, Path(self.path), named=self.named)
+        code: CodeType = self.source_to_code(content, self.path)
+        return code
+
+
+class _FolderFinder:
+    """Finds modules in the folder of the user's code; every file there is admitted by its digest before it runs.
+
+    It stays on ``sys.meta_path``, because a package may import its own parts later. New packages are found only while
+    it is ``open``.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.open, self.named = folder, False, False
+        self._found: set[str] = set()
+
+    def find_spec(self, name: str, path: Sequence[str] | None = None, target: object = None) -> ModuleSpec | None:
+        top = name.partition(".")[0]
+        if (path is None and not self.open) or (path is not None and top not in self._found):
+            return None
+        spec = PathFinder.find_spec(name, [str(self.folder)] if path is None else path)
+        if spec is None:
+            return None
+        self._found.add(top)
+        if not spec.has_location or spec.origin is None or not Path(spec.origin).is_relative_to(self.folder):
+            return None  # a folder without code of its own, or a part of a package that lies elsewhere too
+        if isinstance(spec.loader, SourceFileLoader):
+            spec.loader = _SourceLoader(name, spec.origin)
+            spec.loader.named = self.named
+        else:  # an extension module, or bytecode without its source
+            admit(Path(spec.origin).read_bytes(), Path(spec.origin), named=self.named)
+        return spec
+
+
+_finders: dict[Path, _FolderFinder] = {}
+
+
 @contextmanager
-def importable(folder: Path, *, siblings: bool = False) -> Iterator[None]:
+def importable(folder: Path, *, siblings: bool = False, named: bool = True) -> Iterator[None]:
     """Put ``folder`` first on ``sys.path`` for the block and restore the path after it.
 
     With ``siblings``, modules that an earlier such block could import only from its own folder are removed from
-    ``sys.modules`` first. So ``import layers`` in one model file never gives the ``layers`` of another.
+    ``sys.modules`` first. So ``import layers`` in one model file never gives the ``layers`` of another. ``named`` says
+    whether the user names the code there; otherwise only known or trusted files of the folder are imported.
     """
+    finder = _finders.setdefault(folder, _FolderFinder(folder))
+    if finder not in sys.meta_path:
+        sys.meta_path.insert(0, finder)
     for name in list(sys.modules) if siblings else []:
         if name.partition(".")[0] in _siblings:
             del sys.modules[name]
     importlib.invalidate_caches()
     path, before, files = list(sys.path), set(sys.modules), len(_executed)
     sys.path.insert(0, str(folder))
+    outer = finder.open, finder.named
+    finder.open, finder.named = True, named
     try:
         yield
     finally:
         sys.path[:] = path
+        # What the code imports later is named, or not, as it was itself.
+        finder.open, finder.named = outer if outer[0] else (False, named)
         if siblings:
             new = {name for name in set(sys.modules) - before if "." not in name}
             _siblings.clear()
@@ -172,13 +225,17 @@ def _only_in(folder: Path, name: str, path: list[str]) -> bool:
     return here is not None and (elsewhere is None or elsewhere.origin != here.origin)
 
 
-def execute_file(path: Path) -> ModuleType:
+def execute_file(path: Path, *, named: bool = True) -> ModuleType:
     """Run a file as a module with a private name, which stays in ``sys.modules`` for pickles and dataclasses.
 
     The file is compiled each time, never read from a bytecode cache. Its exceptions pass unchanged.
+
+    Raises:
+        UsageError: The user does not name the file, and it is neither known nor trusted.
     """
     name = f"_narfx_user_{next(_numbers)}_{path.stem}"
-    loader = SourceFileLoader(name, str(path))
+    loader = _SourceLoader(name, str(path))
+    loader.named = named
     spec = importlib.util.spec_from_file_location(name, path, loader=loader)
     assert spec is not None
     module = importlib.util.module_from_spec(spec)
@@ -186,7 +243,7 @@ def execute_file(path: Path) -> ModuleType:
     _running.append(name)
     _executed.append(path.resolve())
     try:
-        exec(loader.source_to_code(path.read_bytes(), str(path)), module.__dict__)
+        exec(loader.get_code(name), module.__dict__)
     except BaseException:
         del sys.modules[name]
         raise
@@ -195,12 +252,14 @@ def execute_file(path: Path) -> ModuleType:
     return module
 
 
-def import_module(name: str) -> ModuleType:
-    """Import a module that the user names.
+def import_module(name: str, *, named: bool = True) -> ModuleType:
+    """Import a module that the user (``named``) or a file names.
 
     Raises:
-        UsageError: There is no such module, or it cannot be imported.
+        UsageError: There is no such module, it cannot be imported, or no file may name it.
     """
+    if not named:
+        check_module(name)
     try:
         with user_code(f"cannot import {name}", where=name, kind="import_failed"):
             return importlib.import_module(name)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from narfx.errors import UsageError
 from narfx.inputs.paths import find
+from narfx.inputs.trust import is_named
 from narfx.inputs.user_code import close_names, execute_file, importable, user_code
 from narfx.operators.registry import operators_of, registration
 from narfx.space.architecture import DEFAULT_OPERATORS
@@ -23,14 +24,14 @@ def load_operators(path: Path | str, *, relative_to: Path | None = None) -> tupl
 
     Args:
         path: The file, as a user or an ``arch.json`` names it.
-        relative_to: The folder of the file that names it; it is searched first.
+        relative_to: The folder of the file that names it, if a file does; it is searched first.
 
     Returns:
         The names, in the order of registration.
 
     Raises:
-        UsageError: The file does not exist, fails, registers nothing, or uses a taken name. Then none of its operators
-            is registered.
+        UsageError: The file does not exist, may not run, fails, registers nothing, or uses a taken name. Then none of
+            its operators is registered.
     """
     found = find(str(path), relative_to)
     if found.suffix != ".py" or not found.is_file():
@@ -39,10 +40,10 @@ def load_operators(path: Path | str, *, relative_to: Path | None = None) -> tupl
             where=str(path),
             kind="missing_file",
         )
-    found = found.resolve()
-    with registration(), contextlib.redirect_stdout(sys.stderr), importable(found.parent, siblings=True):
+    found, named = found.resolve(), is_named(str(found), stated=relative_to is not None)
+    with registration(), contextlib.redirect_stdout(sys.stderr), importable(found.parent, siblings=True, named=named):
         with user_code(f"cannot import {path}", where=str(path), kind="import_failed"):
-            module = execute_file(found)
+            module = execute_file(found, named=named)
         names = operators_of(module.__name__, found)
         if not names:
             raise UsageError(

@@ -25,7 +25,7 @@ from pydantic import BaseModel
 from narfx.errors import InterruptedRunError, RunError, UsageError
 from narfx.runs.events import EVENTS, Event, Saved, Subscriber, from_line, from_texts, read_events, to_text
 from narfx.support.devices import is_out_of_memory
-from narfx.support.files import disk_errors, read_json, write_bytes, write_json
+from narfx.support.files import check_regular, disk_errors, read_json, write_bytes, write_json
 from narfx.support.folders import Stage, busy, check_output, check_replaceable, sweep
 from narfx.support.hidden import HIDDEN
 from narfx.support.path_fields import PathKind, path_fields
@@ -55,13 +55,16 @@ class RunFolder:
         inside: The run that this one is a part of.
 
     Raises:
-        UsageError: Another process has the lock.
+        UsageError: A file of the run is a pipe, a device or a folder; or, on entry, another process has the lock.
     """
 
     def __init__(
         self, path: Path, ranks: Ranks | None = None, *, stage: Stage | None = None, inside: RunFolder | None = None
     ) -> None:
         self._place, self.ranks, self._stage, self._inside = path, ranks or Ranks(), stage, inside
+        for file in (self.path / EVENTS, self.path / LOCK):
+            if file.exists():
+                check_regular(file, f"there is no file {file}")  # opening a pipe would never end
         self.previous = False
         self._lock: FileLock | None = None
         self._subscribers: list[Subscriber] = []

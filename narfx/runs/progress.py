@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from narfx.support.text import escaped
+from narfx.support.text import one_line
 
 __all__ = ["ConsoleProgress", "Reporter", "Silent"]
 
@@ -46,7 +46,7 @@ class ConsoleProgress:
 
     def say(self, text: str) -> None:
         """Print one line."""
-        self.console.print(escaped(text), markup=False)
+        self.console.print(one_line(text), markup=False)
 
     def track(self, items: Iterable[T], total: int, label: str) -> Iterator[T]:
         """A bar on a terminal, nothing elsewhere: the caller says a line when the phase ends."""
@@ -54,13 +54,13 @@ class ConsoleProgress:
             yield from items
             return
         columns: tuple[Any, ...] = (
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
         with Progress(*columns, console=self.console, transient=True) as bar:
-            task = bar.add_task(label, total=total)
+            task = bar.add_task(one_line(label), total=total)
             for item in items:
                 yield item
                 bar.advance(task)

@@ -34,11 +34,17 @@ def one_line(text: str) -> str:
 
 
 def printable(value: Any) -> Any:
-    """A result with all its text escaped, for a table (a JSON writer escapes by itself)."""
+    """A result whose texts are single lines without control characters, for a table (JSON escapes by itself).
+
+    A verdict alone may have several lines.
+    """
     if isinstance(value, str):
-        return escaped(value)
+        return one_line(value)
     if isinstance(value, dict):
-        return {printable(key): printable(entry) for key, entry in value.items()}
+        return {
+            printable(key): escaped(entry) if key == "verdict" and isinstance(entry, str) else printable(entry)
+            for key, entry in value.items()
+        }
     if type(value) in (list, tuple):
         return type(value)(map(printable, value))
     return value

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from narfx.bundle.source import load_source
 from narfx.compiler.open import open_architecture
 from narfx.errors import UsageError
 from narfx.inputs.image_size import Images, choose_input
@@ -151,7 +152,7 @@ def _from_folder(folder: Path, weights: str | None, input: Shape | None, images:
     architecture = Architecture.load(arch)
     if not (source.is_file() and own.is_file() and architecture.input is not None):
         return _from_architecture(arch, weights, input, images, seed)
-    model, path = load_model(str(source.absolute())), own if weights is None else Path(weights)
+    model, path = load_source(folder, architecture), own if weights is None else Path(weights)
     return Target(model, architecture.input, architecture.preprocessing, _load(model, path))
 
 

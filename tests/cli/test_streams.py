@@ -202,11 +202,12 @@ def test_control_characters_and_long_messages_do_not_reach_the_terminal(here: Pa
     "command",
     ["apply pipe.json --out out", "trace net.py --weights pipe.pt", "evaluate net.py --data data",
      "search --config pipe.json --out out", "evaluate /dev/zero.json --data digits", "trace pipe.py",
-     "evaluate net.py --data pipe.npz", "check bundle"],
+     "evaluate net.py --data pipe.npz", "evaluate net.py --data pipe.bin", "evaluate net.py --data . --pairs pipe.txt",
+     "check bundle"],
 )  # fmt: skip
 def test_a_pipe_is_refused_and_never_waited_for(here: Path, command: str) -> None:
-    for name in ("pipe.json", "pipe.pt", "pipe.py", "pipe.npz", "data/train/a/1.png", "data/train/b/1.png",
-                 "bundle/arch.json"):  # fmt: skip
+    for name in ("pipe.json", "pipe.pt", "pipe.py", "pipe.npz", "pipe.bin", "pipe.txt", "data/train/a/1.png",
+                 "data/train/b/1.png", "bundle/arch.json"):  # fmt: skip
         (here / name).parent.mkdir(parents=True, exist_ok=True)
         os.mkfifo(here / name)
     code, _, stderr = shell(f"NARFX {command}", here)

@@ -177,9 +177,9 @@ def test_missing_and_unreadable(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="there is no file") as caught:
         read_bin(tmp_path / "gone.bin")
     assert caught.value.kind == "missing_data"
-    with pytest.raises(UsageError, match="cannot read") as caught:
+    with pytest.raises(UsageError, match="is a folder") as caught:
         read_bin(tmp_path)
-    assert caught.value.kind == "unreadable"
+    assert caught.value.kind == "unreadable_file"
 
 
 @pytest.mark.parametrize("content", [b"", b"not a pickle", b"\x80\x02", b"PK\x03\x04"])

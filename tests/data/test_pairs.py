@@ -85,7 +85,7 @@ def test_files_that_are_not_there_or_not_what_they_seem(root: Path, tmp_path: Pa
     for source, pairs, kind in (
         (root, None, "missing_file"),
         (root, tmp_path / "gone.txt", "missing_file"),
-        (root, root, "unreadable"),
+        (root, root, "unreadable_file"),
         (tmp_path / "gone", None, "missing_data"),
         (tmp_path / "gone.bin", None, "missing_data"),
         (tmp_path / "faces.bin", tmp_path / "pairs.txt", "two_lists"),

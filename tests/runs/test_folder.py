@@ -49,3 +49,11 @@ def test_a_file_that_was_being_written_is_removed_with_the_next_lock(tmp_path: P
     (tmp_path / "run" / ".checkpoint.pt.narfx-abc").touch()
     with folder:
         assert sorted(path.name for path in folder.path.iterdir()) == [".lock", "config.json", "origin.json"]
+
+
+@pytest.mark.parametrize("name", ["events.jsonl", ".lock"])
+def test_a_pipe_in_a_run_is_refused_and_never_opened(tmp_path: Path, name: str) -> None:
+    RunFolder.create(tmp_path / "run", {})
+    os.mkfifo(tmp_path / "run" / name)
+    with pytest.raises(UsageError, match="is a pipe"):
+        RunFolder.open(tmp_path / "run")
