@@ -6,7 +6,7 @@ The validation part is split off the training part, or comes from its own source
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from narfx.data.arrays import Source
 from narfx.data.augment import augment_images, check_augmentation
 from narfx.data.parts import Part, Shape, check_channels
 from narfx.data.sources import read_source
-from narfx.data.splits import Split, hold_out, make_split, statistics, stream, subset
+from narfx.data.splits import Split, halves, hold_out, make_split, statistics, stream, subset
 from narfx.errors import UsageError
 
 __all__ = ["ONE_CLASS", "Batch", "ImageData", "Split", "batches", "load_data", "normalisation", "ordered_batches"]
@@ -45,6 +45,7 @@ class ImageData:
         val_from_train: Whether the validation images were split off the training part; weights that were trained
             elsewhere may have seen them.
         augment: The augmentation that suits the images.
+        test_from_val: Whether the test images were set apart from the validation part (:meth:`with_test`).
     """
 
     name: str
@@ -57,6 +58,21 @@ class ImageData:
     notes: tuple[str, ...]
     val_from_train: bool
     augment: str = "crop-flip"
+    test_from_val: bool = False
+
+    def with_test(self, seed: int) -> ImageData:
+        """The data with a test part: the one that they have, else half of the validation part, alike in its classes.
+
+        There is still none where no class has two validation images.
+        """
+        if self.test is not None:
+            return self
+        kept, apart = halves(self.val.labels.numpy(), seed)
+        if not len(apart):
+            return self
+        note = f"{len(apart)} of {len(self.val)} validation images are set apart to judge the result, seed {seed}"
+        val, test = self.val.take(kept), self.val.take(apart)
+        return replace(self, val=val, test=test, test_from_val=True, notes=(*self.notes, note))
 
     @property
     def short_name(self) -> str:

@@ -19,7 +19,7 @@ from narfx.runs.progress import Reporter, Silent
 from narfx.search.config import SearchConfig
 from narfx.search.estimate import plan
 from narfx.search.loop import Search
-from narfx.search.outcome import Outcome, conclude, verdict
+from narfx.search.outcome import Outcome, conclude
 from narfx.search.prepared import Prepared, prepare
 from narfx.search.progress import EpochLines
 from narfx.search.stages import Stage, check_epochs, stages_of
@@ -169,12 +169,16 @@ def _write(prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome:
         recalibrate(network, prepared.task.calibration_batches())
     write_weights(network, folder.path / "weights.safetensors")
     records = [outcome.base, *outcome.finalists, *outcome.randoms]
-    write_json(folder.path / "front.json", {"metric": prepared.task.metric, "front": front(records)})
     costs = prepared.space.metrics
+    first = sorted(costs, key=lambda name: name != "macs")  # the front begins with the fewest MACs
+    shown = front(records, (*first, "accuracy"))
+    write_json(folder.path / "front.json", {"metric": prepared.task.metric, "front": shown})
     metrics = {
         "data": data.short_name,
         "metric": prepared.task.metric,
         "strategy": ", ".join(stage.strategy for stage in prepared.stages),
+        "budget": str(prepared.space.budget),
+        "starting_weights": config.starting_weights,
         "accuracy": best["accuracy"],
         "accuracy_of": "shared weights, recalibrated BatchNorm, whole validation part",
         **{key: best[key] for key in costs},
@@ -184,7 +188,8 @@ def _write(prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome:
             "mean_accuracy": outcome.random_mean,
             "best_accuracy": outcome.random_best,
         },
-        "verdict": verdict(outcome),
+        "judgement": outcome.judgement.to_json(),
+        "verdict": str(outcome.judgement),
     }
     architecture = prepared.traced.architecture(
         vector,
@@ -192,6 +197,8 @@ def _write(prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome:
         metrics=metrics,
         preprocessing=Preprocessing(mean=data.mean, std=data.std),
         seed=config.seed,
+        init=config.init,
+        base_weights=config.weights if config.init == "base" else None,
     ).model_copy(update={"model": config.model, "operator_files": config.operator_files})
     architecture.save(folder.path / "arch.json")
     folder.write(Done(more=metrics))

@@ -157,9 +157,7 @@ def equal_costs(space: SearchSpace, metrics: Iterable[str] = ()) -> tuple[str, .
     return tuple(sorted(wanted & set(space.metrics), key=lambda name: (name != "macs", name)))
 
 
-def _sample(
-    sampler: WindowSampler, n: int, rng: np.random.Generator, accept: Callable[[Vector], bool]
-) -> list[Vector]:
+def _sample(sampler: WindowSampler, n: int, rng: np.random.Generator, accept: Callable[[Vector], bool]) -> list[Vector]:
     if sampler.count <= _LISTED:
         everything = [vector for vector in sampler.all() if accept(vector)]
         if len(everything) <= n:

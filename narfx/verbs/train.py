@@ -10,7 +10,8 @@ from pydantic import Field
 from torch import fx
 
 from narfx.compiler.modes import settle_training
-from narfx.compiler.open import DEFAULT_INPUT, open_architecture
+from narfx.compiler.open import DEFAULT_INPUT, base_start, open_architecture
+from narfx.errors import UsageError
 from narfx.graph.cost import measure
 from narfx.graph.tracing import trace_graph
 from narfx.inputs.model_ref import default_input, load_model
@@ -25,7 +26,7 @@ from narfx.support.path_fields import ModelReference, UserPath
 from narfx.support.schema import validated
 from narfx.tasks.task import Task
 from narfx.training.fit import fit
-from narfx.training.initialise import kept, reinitialise
+from narfx.training.initialise import kept, random_start, reinitialise
 from narfx.training.start import TrainingOptions, fit_to_task, task_of
 from narfx.verbs.start import SEEN, Placed, create_run, open_target
 
@@ -40,7 +41,7 @@ class TrainConfig(TrainingOptions):
     """Stand-alone training of ``target``, an ``arch.json`` or a model reference (then its base network is trained).
 
     ``base`` trains the base of the architecture instead. ``init`` is ``inherit`` (start from ``weights``, or from
-    those that the architecture names) or ``scratch``.
+    those that the architecture names for the network that is trained) or ``scratch``.
     """
 
     target: ModelReference
@@ -56,7 +57,8 @@ class PreparedTraining:
     """A training that is checked and ready: the network on its device, and its task.
 
     ``target`` is the architecture as its file gives it, ``trained`` the one that the network is of; both are ``None``
-    for a model reference. ``warm`` says that the network starts from weights that have learnt something.
+    for a model reference. ``warm`` says that the network starts from weights that have learnt something, ``start`` says
+    in words from which.
     """
 
     config: TrainConfig
@@ -65,6 +67,7 @@ class PreparedTraining:
     task: Task
     notes: tuple[str, ...]
     warm: bool
+    start: str
     target: Placed | None
     trained: Placed | None
 
@@ -84,7 +87,7 @@ def train(
     standard deviation of the training: it is what ``apply`` takes next.
 
     Returns:
-        ``{"params", "macs", "vector", "epochs", "loss", "val", "test", "files"}``.
+        ``{"params", "macs", "vector", "starting_weights", "epochs", "loss", "val", "test", "files"}``.
 
     Raises:
         UsageError: The target, the data or an option is wrong; ``out`` is not touched.
@@ -127,6 +130,7 @@ def prepare(config: TrainConfig, *, device: str = "auto", relative_to: Path | No
         task=task,
         notes=tuple(notes),
         warm=opened.warm and config.init == "inherit",
+        start=opened.start if config.init == "inherit" else random_start(config.seed),
         target=target,
         trained=None if target is None or opened.complete is None else Placed(opened.complete, target.place),
     )
@@ -138,22 +142,49 @@ class _Opened:
 
     network: fx.GraphModule
     input: Shape
+    start: str
     notes: list[str]
     warm: bool
     complete: Architecture | None
 
 
 def _open_architecture(config: TrainConfig, target: Placed, start: Path | None) -> _Opened:
-    wanted = target.architecture.as_base() if config.base else target.architecture
-    weights = _weights(config, start)
+    weights, wanted = _weights(config, start), target.architecture
+    if config.base:
+        own = _own_weights(config, wanted) if weights is None and config.init == "inherit" else None
+        wanted = wanted.as_base().model_copy(update={"weights": own})
     lowered = open_architecture(wanted, relative_to=target.place, weights=weights, seed=config.seed)
     traced = lowered.traced
     return _Opened(
         lowered.network,
         traced.input,
+        lowered.weights,
         [f"weights: {lowered.weights}", *traced.notes],
         weights is not None or wanted.weights is not None,
-        traced.architecture(wanted.check(traced.space)),
+        traced.architecture(
+            wanted.check(traced.space), init=target.architecture.init, base_weights=target.architecture.base_weights
+        ),
+    )
+
+
+def _own_weights(config: TrainConfig, architecture: Architecture) -> str | None:
+    """The weights of the base that the search started from; ``None`` for those that the model itself is built with.
+
+    Raises:
+        UsageError: They are not known, while the architecture has trained weights: the base would start worse.
+    """
+    if architecture.base_weights is not None or architecture.init == "base" or architecture.weights is None:
+        return architecture.base_weights
+    cause = (
+        "the search started from scratch, so its base has no trained weights"
+        if architecture.init == "scratch"
+        else "it does not say which weights its base had"
+    )
+    raise UsageError(
+        f"{config.target} has trained weights for its own network, but {cause}: name weights of the base with "
+        "--weights, or train both networks with --init scratch",
+        where=config.target,
+        kind="base_weights_unknown",
     )
 
 
@@ -165,7 +196,8 @@ def _open_model(config: TrainConfig, start: Path | None) -> _Opened:
     settle_training(traced)
     shape = config.input or default_input(config.target, relative_to=start) or DEFAULT_INPUT
     notes = [f"weights {Path(str(weights)).name}: {done}"] if done else []
-    return _Opened(traced.graph_module, shape, [*notes, *traced.notes], weights is not None, None)
+    named = base_start(config.target, weights)
+    return _Opened(traced.graph_module, shape, named, [*notes, *traced.notes], weights is not None, None)
 
 
 def _weights(config: TrainConfig, start: Path | None) -> str | None:
@@ -190,7 +222,12 @@ def _run(prepared: PreparedTraining, folder: RunFolder, reporter: Reporter) -> d
         )
         write_weights(prepared.network, folder.path / files["weights"])
         described = {"vector": None} if trained is None else trained.architecture.describe()
-        result = {**measure(prepared.network, prepared.input), **described, **metrics}
+        result = {
+            **measure(prepared.network, prepared.input),
+            **described,
+            "starting_weights": prepared.start,
+            **metrics,
+        }
         write_json(folder.path / files["metrics"], result)
         if trained is not None:
             files["arch"] = "arch.json"
@@ -201,13 +238,16 @@ def _run(prepared: PreparedTraining, folder: RunFolder, reporter: Reporter) -> d
 def _result(prepared: PreparedTraining, trained: Placed, folder: Path, metrics: dict[str, Any]) -> Architecture:
     """The architecture of the trained network, as a file in ``folder``."""
     task, config = prepared.task, prepared.config
+    known = {} if prepared.target is None else prepared.target.architecture.metrics
     measured = {part: metrics[part]["accuracy"] for part in ("val", "test") if part in metrics}
     return relocated(trained.architecture, folder, start=trained.place).model_copy(
         update={
             "weights": _FILES["weights"],
             "preprocessing": Preprocessing(mean=task.data.mean, std=task.data.std),
             "metrics": {
+                **{key: known[key] for key in ("budget",) if key in known},
                 "data": task.data.short_name,
+                "starting_weights": prepared.start,
                 "epochs": config.epochs,
                 "metric": task.metric,
                 "accuracy": measured,
