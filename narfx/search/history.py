@@ -1,4 +1,4 @@
-"""The results that a strategy has observed: the mean reward of each vector, in bounded memory."""
+"""The results that a strategy has observed: what each vector is worth, in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from narfx.errors import RunError
+from narfx.search.levels import levels
 from narfx.search.strategy import Evaluated, Proposal, Result
 from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
@@ -17,21 +18,25 @@ _CAPACITY = 10_000
 
 
 class History:
-    """Count and mean of the rewards of each vector; when it is full, the worse half is forgotten.
+    """The rewards of each vector, batch by batch; when it is full, the worse half is forgotten.
 
-    ``noisy`` says whether a vector that was evaluated again ever earned another reward.
+    A vector's score is the mean of its rewards, each less the level of its batch (:mod:`narfx.search.levels`), so that
+    rewards of different minibatches and epochs compare. As long as vectors evaluated again earn the same reward in
+    another batch, there are no levels. ``noisy`` says whether one ever earned another reward.
     """
 
     def __init__(self, space: SearchSpace, capacity: int = _CAPACITY) -> None:
         self._space, self._capacity = space, capacity
-        self._observed: dict[Vector, tuple[int, float]] = {}
+        self._batches: list[list[tuple[Vector, float]]] = []
+        self._first: dict[Vector, float] = {}
+        self._repeated = False
         self.noisy = False
 
     def __contains__(self, vector: Vector) -> bool:
-        return vector in self._observed
+        return vector in self._first
 
     def __len__(self) -> int:
-        return len(self._observed)
+        return len(self._first)
 
     def add(self, proposals: Sequence[Proposal], results: Sequence[Result]) -> tuple[list[Vector], list[float]]:
         """Take in one batch of proposals, all of it or nothing.
@@ -48,19 +53,19 @@ class History:
             (self._space.validate(proposal.vector), _finite(proposal.vector, result.reward))
             for proposal, result in zip(proposals, results, strict=True)
         ]
+        self._repeated |= any(vector in self._first for vector, _ in observed)
         for vector, reward in observed:
-            count, mean = self._observed.get(vector, (0, reward))
-            self.noisy |= mean != reward
-            self._observed[vector] = count + 1, mean + (reward - mean) / (count + 1)
-        if len(self._observed) > self._capacity:
-            kept = set(self._ranked()[: self._capacity // 2])
-            self._observed = {vector: entry for vector, entry in self._observed.items() if vector in kept}
+            self.noisy |= self._first.setdefault(vector, reward) != reward
+        if observed:
+            self._batches.append(observed)
+        if len(self._first) > self._capacity:
+            self._forget()
         return [vector for vector, _ in observed], [reward for _, reward in observed]
 
     def best(self, n: int) -> list[Vector]:
-        """The ``n`` vectors of highest mean reward that meet the budget, the best first, the earlier first in a tie."""
+        """The ``n`` vectors of highest score that meet the budget, the best first, the earlier first in a tie."""
         found: list[Vector] = []
-        for vector in self._ranked():
+        for vector in _ranked(self._scores()):
             if len(found) == n:
                 break
             if self._space.feasible(vector):
@@ -68,29 +73,50 @@ class History:
         return found
 
     def archive(self) -> list[Evaluated]:
-        """All vectors in memory with their mean rewards and costs, in the order of their first evaluations."""
+        """All vectors in memory with their scores and costs, in the order of their first evaluations."""
         return [
-            Evaluated(vector, Result(mean, self._space.cost(vector)), count)
-            for vector, (count, mean) in self._observed.items()
+            Evaluated(vector, Result(score, self._space.cost(vector)), count)
+            for vector, (count, score) in self._scores().items()
         ]
 
-    def _ranked(self) -> list[Vector]:
-        return sorted(self._observed, key=lambda vector: -self._observed[vector][1])
+    def _scores(self) -> dict[Vector, tuple[int, float]]:
+        """The number of evaluations and the score of each vector."""
+        exact = self._repeated and not self.noisy
+        found = [0.0] * len(self._batches) if exact else levels(self._space, self._batches)
+        scores: dict[Vector, tuple[int, float]] = {}
+        for batch, level in zip(self._batches, found, strict=True):
+            for vector, reward in batch:
+                count, mean = scores.get(vector, (0, 0.0))
+                # In this form the mean of equal rewards is that reward, to the last bit.
+                scores[vector] = count + 1, mean + (reward - level - mean) / (count + 1)
+        return scores
+
+    def _forget(self) -> None:
+        """Keep the better half as one batch of scores."""
+        scores = self._scores()
+        kept = set(_ranked(scores)[: self._capacity // 2])
+        self._batches = [[(v, score) for v, (count, score) in scores.items() if v in kept for _ in range(count)]]
+        self._first = {vector: reward for vector, reward in self._first.items() if vector in kept}
 
     def state_dict(self) -> dict[str, Any]:
-        """Lists of vectors, counts and means, and ``noisy``."""
+        """The batches as lists of vectors and rewards, the reward by which noise is seen, and what was seen of it."""
         return {
-            "vectors": [list(vector) for vector in self._observed],
-            "counts": [count for count, _ in self._observed.values()],
-            "means": [mean for _, mean in self._observed.values()],
+            "batches": [[[list(vector), reward] for vector, reward in batch] for batch in self._batches],
+            "rewards": list(self._first.values()),
+            "vectors": [list(vector) for vector in self._first],
+            "repeated": self._repeated,
             "noisy": self.noisy,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state`` was taken."""
-        self.noisy = state["noisy"]
-        entries = zip(state["counts"], state["means"], strict=True)
-        self._observed = dict(zip(map(tuple, state["vectors"]), entries, strict=True))
+        self._batches = [[(tuple(vector), reward) for vector, reward in batch] for batch in state["batches"]]
+        self._first = dict(zip(map(tuple, state["vectors"]), state["rewards"], strict=True))
+        self._repeated, self.noisy = state["repeated"], state["noisy"]
+
+
+def _ranked(scores: Mapping[Vector, tuple[int, float]]) -> list[Vector]:
+    return sorted(scores, key=lambda vector: -scores[vector][1])
 
 
 def _finite(vector: Vector, reward: float) -> float:
