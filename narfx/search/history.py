@@ -15,10 +15,11 @@ from narfx.space.space import SearchSpace
 __all__ = ["History"]
 
 _CAPACITY = 10_000
+_REPEATED = 4
 
 
 class History:
-    """The rewards of each vector, batch by batch; when it is full, the worse half is forgotten.
+    """The rewards of each vector, batch by batch; of more than ``capacity`` vectors the worse half is forgotten.
 
     A vector's score is the mean of its rewards, each less the level of its batch (:mod:`narfx.search.levels`), so that
     rewards of different minibatches and epochs compare. As long as vectors evaluated again earn the same reward in
@@ -28,15 +29,15 @@ class History:
     def __init__(self, space: SearchSpace, capacity: int = _CAPACITY) -> None:
         self._space, self._capacity = space, capacity
         self._batches: list[list[tuple[Vector, float]]] = []
-        self._first: dict[Vector, float] = {}
+        self._seen: dict[Vector, tuple[int, float]] = {}
         self._repeated = False
         self.noisy = False
 
     def __contains__(self, vector: Vector) -> bool:
-        return vector in self._first
+        return vector in self._seen
 
     def __len__(self) -> int:
-        return len(self._first)
+        return len(self._seen)
 
     def add(self, proposals: Sequence[Proposal], results: Sequence[Result]) -> tuple[list[Vector], list[float]]:
         """Take in one batch of proposals, all of it or nothing.
@@ -53,12 +54,14 @@ class History:
             (self._space.validate(proposal.vector), _finite(proposal.vector, result.reward))
             for proposal, result in zip(proposals, results, strict=True)
         ]
-        self._repeated |= any(vector in self._first for vector, _ in observed)
+        self._repeated |= any(vector in self._seen for vector, _ in observed)
         for vector, reward in observed:
-            self.noisy |= self._first.setdefault(vector, reward) != reward
+            count, first = self._seen.get(vector, (0, reward))
+            self.noisy |= first != reward
+            self._seen[vector] = count + 1, first
         if observed:
             self._batches.append(observed)
-        if len(self._first) > self._capacity:
+        if len(self) > self._capacity or sum(map(len, self._batches)) > _REPEATED * self._capacity:
             self._forget()
         return [vector for vector, _ in observed], [reward for _, reward in observed]
 
@@ -75,35 +78,33 @@ class History:
     def archive(self) -> list[Evaluated]:
         """All vectors in memory with their scores and costs, in the order of their first evaluations."""
         return [
-            Evaluated(vector, Result(score, self._space.cost(vector)), count)
-            for vector, (count, score) in self._scores().items()
+            Evaluated(vector, Result(score, self._space.cost(vector)), self._seen[vector][0])
+            for vector, score in self._scores().items()
         ]
 
-    def _scores(self) -> dict[Vector, tuple[int, float]]:
-        """The number of evaluations and the score of each vector."""
+    def _scores(self) -> dict[Vector, float]:
         exact = self._repeated and not self.noisy
         found = [0.0] * len(self._batches) if exact else levels(self._space, self._batches)
-        scores: dict[Vector, tuple[int, float]] = {}
+        means: dict[Vector, tuple[int, float]] = {}
         for batch, level in zip(self._batches, found, strict=True):
             for vector, reward in batch:
-                count, mean = scores.get(vector, (0, 0.0))
+                count, mean = means.get(vector, (0, 0.0))
                 # In this form the mean of equal rewards is that reward, to the last bit.
-                scores[vector] = count + 1, mean + (reward - level - mean) / (count + 1)
-        return scores
+                means[vector] = count + 1, mean + (reward - level - mean) / (count + 1)
+        return {vector: mean for vector, (_, mean) in means.items()}
 
     def _forget(self) -> None:
-        """Keep the better half as one batch of scores."""
+        """Keep the better half as one batch of scores, in which each vector stands once."""
         scores = self._scores()
         kept = set(_ranked(scores)[: self._capacity // 2])
-        self._batches = [[(v, score) for v, (count, score) in scores.items() if v in kept for _ in range(count)]]
-        self._first = {vector: reward for vector, reward in self._first.items() if vector in kept}
+        self._batches = [[(vector, score) for vector, score in scores.items() if vector in kept]]
+        self._seen = {vector: entry for vector, entry in self._seen.items() if vector in kept}
 
     def state_dict(self) -> dict[str, Any]:
-        """The batches as lists of vectors and rewards, the reward by which noise is seen, and what was seen of it."""
+        """The batches as lists of vectors and rewards, each vector's count and first reward, and whether noise was seen."""
         return {
             "batches": [[[list(vector), reward] for vector, reward in batch] for batch in self._batches],
-            "rewards": list(self._first.values()),
-            "vectors": [list(vector) for vector in self._first],
+            "seen": [[list(vector), *entry] for vector, entry in self._seen.items()],
             "repeated": self._repeated,
             "noisy": self.noisy,
         }
@@ -111,12 +112,12 @@ class History:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state`` was taken."""
         self._batches = [[(tuple(vector), reward) for vector, reward in batch] for batch in state["batches"]]
-        self._first = dict(zip(map(tuple, state["vectors"]), state["rewards"], strict=True))
+        self._seen = {tuple(vector): (count, first) for vector, count, first in state["seen"]}
         self._repeated, self.noisy = state["repeated"], state["noisy"]
 
 
-def _ranked(scores: Mapping[Vector, tuple[int, float]]) -> list[Vector]:
-    return sorted(scores, key=lambda vector: -scores[vector][1])
+def _ranked(scores: Mapping[Vector, float]) -> list[Vector]:
+    return sorted(scores, key=lambda vector: -scores[vector])
 
 
 def _finite(vector: Vector, reward: float) -> float:
