@@ -32,7 +32,7 @@ from narfx.space.space import SearchSpace
 
 __all__ = ["Policy", "Regulariser", "Reinforce", "draw_feasible", "entropy", "part_gradients"]
 
-_ROUNDS = 20
+_ROUNDS, _MORE = 20, 10
 _BATCH, _MOST = 5, 4.0
 
 
@@ -203,11 +203,11 @@ def draw_feasible(policy: Policy, space: SearchSpace, n: int, generator: torch.G
     in.
     """
     found: list[Vector] = []
-    for _ in range(_ROUNDS):
+    for more in (1, *[_MORE] * _ROUNDS):
         if len(found) == n:
             return found
-        drawn, _ = policy.draw(n - len(found), generator)
-        found += [vector for vector in map(tuple, drawn.tolist()) if space.feasible(vector)]
+        drawn, _ = policy.draw((n - len(found)) * more, generator)
+        found += [vector for vector in map(tuple, drawn.tolist()) if space.feasible(vector)][: n - len(found)]
     sampler = FeasibleSampler(space)
     rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
     return [*found, *(sampler.draw(rng) for _ in range(n - len(found)))]
