@@ -101,7 +101,7 @@ class History:
         self._seen = {vector: entry for vector, entry in self._seen.items() if vector in kept}
 
     def state_dict(self) -> dict[str, Any]:
-        """The batches as lists of vectors and rewards; the count and first reward of each vector; what noise was seen."""
+        """The batches as lists of vectors and rewards, count and first reward of each vector, and signs of noise."""
         return {
             "batches": [[[list(vector), reward] for vector, reward in batch] for batch in self._batches],
             "seen": [[list(vector), *entry] for vector, entry in self._seen.items()],
