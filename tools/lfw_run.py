@@ -21,11 +21,10 @@ from typing import Any
 
 from narfx.compiler.open import open_architecture
 from narfx.space.architecture import Architecture
-from narfx.space.sampling import sample_window
+from narfx.space.sampling import sample_equal
 from narfx.support.seeds import numpy_generator
 
 MODEL = "narfx:lresnet_ir?units=2-2-2-2&width=16&embedding=128&size=32"
-WINDOW = 0.02
 # As many controller steps and as many epochs of shared weights in both.
 SEARCHES = {
     "nar": ["--pretrain-epochs", "0", "--steps", "20"],
@@ -99,9 +98,7 @@ class Runner:
         architecture = Architecture.load(path)
         space = open_architecture(architecture.as_base(), seed=0).traced.space
         vector = architecture.check(space)
-        macs, rng = space.cost(vector)["macs"], numpy_generator(0, "lfw", name)
-        low, exclude = (1 - WINDOW) * macs, frozenset({vector})
-        drawn = sample_window(space, self.options.randoms, low, macs, rng, exclude=exclude)
+        drawn = sample_equal(space, vector, self.options.randoms, numpy_generator(0, "lfw", name))
         paths = {f"random-{name}-{n}": self.out / f"random-{name}-{n}.arch.json" for n in range(1, len(drawn) + 1)}
         for place, other in zip(paths.values(), drawn, strict=True):
             architecture.model_copy(update={"vector": other}).save(place)

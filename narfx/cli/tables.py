@@ -141,25 +141,37 @@ def search(result: Mapping[str, Any], console: Console) -> None:
     base, random = result["base"], result["random"]
     timed = ("latency", "latency against base") if "latency" in base else ()
     name = result["metric"].replace("_", " ")
-    table = _table("on shared weights", name, "params", "MACs", "MACs against base", *timed)
-    for name, record in (("base", base), ("kept", result)):
+    judged = result["judgement"]
+    alone = judged["macs_alone"]
+    table = _table("on shared weights", name, "on other images", "params", "MACs", "MACs against base", *timed)
+    for name, record, held in (("base", base, None), ("kept", result, judged["accuracy"])):
+        accuracy = record["accuracy"]
         table.add_row(
             name,
-            f"{record['accuracy']:.4f}",
+            "not trained" if accuracy is None else f"{accuracy:.4f}",
+            _accuracy(held),
             _count(record["params"]),
             _count(record["macs"]),
             _share(record["macs"], base["macs"]),
             *((f"{record['latency']:.4g} ms", _share(record["latency"], base["latency"])) if timed else ()),
         )
     if random["vectors"]:
-        table.add_row(f"{random['vectors']} random, mean", f"{random['mean_accuracy']:.4f}")
+        held = _accuracy(judged["random"]["accuracy"])
+        table.add_row(f"{random['vectors']} random, mean", f"{random['mean_accuracy']:.4f}", held)
         table.add_row(f"{random['vectors']} random, best", f"{random['best_accuracy']:.4f}")
+    against = _share(alone["macs"], base["macs"])
+    table.add_row("MACs alone", "", _accuracy(alone["accuracy"]), "", _count(alone["macs"]), against)
     console.print(table)
     skips = f", skips {result['skips']}" if "skips" in result else ""
-    console.print(f"\nvector {result['vector']}{skips}\n{result['verdict']}", markup=False)
+    console.print(f"\nstarting weights: {result['starting_weights']}", markup=False)
+    console.print(f"vector {result['vector']}{skips}\n{result['verdict']}", markup=False)
     if result["below_budget"]:
         console.print(result["below_budget"]["message"], markup=False)
     console.print(f"next: narfx apply {result['files']['arch']} --out DIR", markup=False)
+
+
+def _accuracy(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def apply(report: Mapping[str, Any], console: Console) -> None:
@@ -220,7 +232,8 @@ def train(result: Mapping[str, Any], console: Console) -> None:
             found = result[part]
             table.add_row(part, f"{found['accuracy']:.4f}", f"{found['loss']:.4f}", _count(found["images"]))
     console.print(table)
-    console.print(f"\nweights: {result['files']['weights']}", markup=False)
+    console.print(f"\nstarting weights: {result['starting_weights']}", markup=False)
+    console.print(f"weights: {result['files']['weights']}", markup=False)
 
 
 def estimate(result: Mapping[str, Any], console: Console) -> None:
@@ -258,7 +271,8 @@ def compare(result: Mapping[str, Any], console: Console) -> None:
         costs = (_count(row["params"]), _count(row["macs"]), _share(row["macs"], base["macs"]))
         table.add_row(name, *kind, *cells, *costs)
     console.print(table)
-    console.print(f"\n{count(result['seeds'], 'seed')}; {result['verdict']}", markup=False)
+    console.print(f"\nstarting weights: {result['rows'][0]['starting_weights']}", markup=False)
+    console.print(f"{count(result['seeds'], 'seed')}; {result['verdict']}", markup=False)
 
 
 def ops_list(report: Mapping[str, Any], console: Console) -> None:

@@ -23,7 +23,7 @@ from narfx.space.architecture import Architecture, SpaceOptions
 from narfx.support.path_fields import ModelReference, UserPath
 from narfx.support.text import count
 
-__all__ = ["Lowered", "NetworkOptions", "open_architecture", "open_base"]
+__all__ = ["Lowered", "NetworkOptions", "base_start", "open_architecture", "open_base"]
 
 
 class NetworkOptions(SpaceOptions):
@@ -41,6 +41,11 @@ class Lowered:
     network: fx.GraphModule
     traced: Traced
     weights: str
+
+
+def base_start(model: str, weights: str | None) -> str:
+    """Which weights a base has, in words: those of a file, or the model's own."""
+    return f"none given: the base as {model} builds it" if weights is None else f"{Path(weights).name}: the base's"
 
 
 def open_base(
@@ -118,7 +123,7 @@ def open_architecture(
         candidates += f"; {count(changed, 'skip')} other than the base's, not trained"
     if weights is None and architecture.weights is None:
         network = lower(Supernet(traced), vector)
-        return Lowered(network, traced, f"none given: the base as {architecture.model} builds it{candidates}")
+        return Lowered(network, traced, f"{base_start(architecture.model, None)}{candidates}")
     path = Path(weights) if weights is not None else find(str(architecture.weights), relative_to)
     file = open_weights(path)
     network = lower(Supernet(traced), vector)

@@ -6,7 +6,7 @@ The validation part is split off the training part, or comes from its own source
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ from narfx.data.augment import Augmentation, augment_images, check_augmentation
 from narfx.data.digests import data_digest
 from narfx.data.parts import Part, Shape, check_channels
 from narfx.data.sources import read_source
-from narfx.data.splits import Split, hold_out, make_split, statistics, stream, subset
+from narfx.data.splits import Split, halves, hold_out, make_split, statistics, stream, subset
 from narfx.errors import UsageError
 from narfx.inputs.image_size import Images
 from narfx.support.text import count
@@ -62,6 +62,7 @@ class ImageData:
             elsewhere may have seen them.
         augment: The augmentation that suits the images.
         digest: The digest of all parts at their source (:mod:`narfx.data.digests`); empty where nothing needs it.
+        test_from_val: Whether the test images were set apart from the validation part (:meth:`with_test`).
     """
 
     name: str
@@ -75,6 +76,21 @@ class ImageData:
     val_from_train: bool
     augment: str = "crop-flip"
     digest: str = ""
+    test_from_val: bool = False
+
+    def with_test(self, seed: int) -> ImageData:
+        """The data with a test part: the one that they have, else half of the validation part, alike in its classes.
+
+        There is still none where no class has two validation images.
+        """
+        if self.test is not None:
+            return self
+        kept, apart = halves(self.val.labels.numpy(), seed)
+        if not len(apart):
+            return self
+        note = f"{len(apart)} of {len(self.val)} validation images are set apart to judge the result, seed {seed}"
+        val, test = self.val.take(kept), self.val.take(apart)
+        return replace(self, val=val, test=test, test_from_val=True, notes=(*self.notes, note))
 
     @property
     def short_name(self) -> str:

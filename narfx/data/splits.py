@@ -13,7 +13,18 @@ import torch
 from narfx.data.parts import IntArray, Part, Shape
 from narfx.errors import UsageError
 
-__all__ = ["LazySplit", "MemorySplit", "Split", "hold_out", "make_split", "spread", "statistics", "stream", "subset"]
+__all__ = [
+    "LazySplit",
+    "MemorySplit",
+    "Split",
+    "halves",
+    "hold_out",
+    "make_split",
+    "spread",
+    "statistics",
+    "stream",
+    "subset",
+]
 
 _CHUNK = 1024
 _STATISTICS_IMAGES = 4096
@@ -31,6 +42,10 @@ class Split(Protocol):
         """The images at ``indices`` as uint8 ``(B, C, H, W)``, fitted to the network, on the split's device."""
         ...
 
+    def take(self, indices: IntArray) -> Split:
+        """The images at ``indices`` as a split of their own."""
+        ...
+
 
 class MemorySplit:
     """Images kept as one uint8 tensor on a device; grey images are repeated when they are read."""
@@ -45,6 +60,11 @@ class MemorySplit:
         """See :class:`Split`."""
         images = self._images[indices.to(self._images.device)]
         return images if images.shape[1] == self._channels else images.repeat(1, self._channels, 1, 1)
+
+    def take(self, indices: IntArray) -> MemorySplit:
+        """See :class:`Split`."""
+        chosen = torch.from_numpy(indices)
+        return MemorySplit(self._images[chosen.to(self._images.device)], self.labels[chosen], self._channels)
 
 
 class LazySplit:
@@ -61,6 +81,10 @@ class LazySplit:
         """See :class:`Split`."""
         images = self._part.read(self._indices[indices.cpu().numpy()], self._shape).to(self._device)
         return images if images.shape[1] == self._shape[0] else images.repeat(1, self._shape[0], 1, 1)
+
+    def take(self, indices: IntArray) -> LazySplit:
+        """See :class:`Split`."""
+        return LazySplit(self._part, self._indices[indices], self._shape, self._device)
 
 
 def make_split(part: Part, indices: IntArray, shape: Shape, device: torch.device, in_memory: bool) -> Split:
@@ -132,6 +156,13 @@ def hold_out(
         held.append(group[: min(max(round(fraction * len(group)), 1), len(group) - 1)])
     out = np.sort(np.concatenate(held))
     return np.setdiff1d(indices, out, assume_unique=True), out
+
+
+def halves(labels: IntArray, seed: int) -> tuple[IntArray, IntArray]:
+    """Ascending indices of two halves, alike in their classes; the odd image of a class goes to the first."""
+    groups = list(_by_class(labels, np.arange(len(labels), dtype=np.int64), (seed, 5)))
+    second = np.sort(np.concatenate([group[: len(group) // 2] for group in groups]))
+    return np.setdiff1d(np.arange(len(labels), dtype=np.int64), second, assume_unique=True), second
 
 
 def spread(labels: IntArray, count: int) -> IntArray:

@@ -113,6 +113,11 @@ class ModelRef:
         pairs = "&".join(f"{name}={_write_value(value)}" for name, value in sorted(self.arguments.items()))
         return (f"{head}?{pairs}" if pairs else head) + (f"#{self.part}" if self.part else "")
 
+    @property
+    def may_be_trained(self) -> bool:
+        """Whether the model may come with weights that have learnt something: those of a collection never do."""
+        return self.kind not in ZOOS
+
     def beside(self, folder: Path, *, relative_to: Path | None = None) -> ModelRef:
         """The same reference for a file in ``folder``: the path of a model file becomes relative to ``folder``.
 

@@ -22,7 +22,7 @@ from narfx.search.config import QUICK_LOOK, SearchConfig
 from narfx.search.estimate import plan
 from narfx.search.loop import Search
 from narfx.search.near_budget import below_budget, near_budget
-from narfx.search.outcome import EVALUATIONS, Outcome, conclude, evaluate_vector, verdict
+from narfx.search.outcome import EVALUATIONS, Outcome, conclude, evaluate_vector
 from narfx.search.prepared import Prepared, prepare
 from narfx.search.progress import EpochLines
 from narfx.search.stages import Stage, check_epochs, stages_of
@@ -234,12 +234,16 @@ def _write(
         recalibrate(network, prepared.task.calibration_batches())
     write_weights(network, folder.path / "weights.safetensors")
     records = [outcome.base, *outcome.finalists, *outcome.randoms]
-    write_json(folder.path / "front.json", {"metric": prepared.task.metric, "front": front(records)})
     costs = prepared.space.metrics
+    first = sorted(costs, key=lambda name: name != "macs")  # the front begins with the fewest MACs
+    shown = front(records, (*first, "accuracy"))
+    write_json(folder.path / "front.json", {"metric": prepared.task.metric, "front": shown})
     metrics = {
         "data": data.short_name,
         "metric": prepared.task.metric,
         "strategy": ", ".join(stage.strategy for stage in prepared.stages),
+        "budget": str(prepared.space.budget),
+        "starting_weights": config.starting_weights,
         "accuracy": best["accuracy"],
         "accuracy_of": "shared weights, recalibrated BatchNorm, whole validation part",
         **{key: best[key] for key in costs},
@@ -249,7 +253,8 @@ def _write(
             "mean_accuracy": outcome.random_mean,
             "best_accuracy": outcome.random_best,
         },
-        "verdict": f"{QUICK_LOOK if config.quick else ''}{verdict(outcome)}",
+        "judgement": outcome.judgement.to_json(),
+        "verdict": f"{QUICK_LOOK if config.quick else ''}{outcome.judgement}",
         **({"quick": True} if config.quick else {}),
         **own_code(config),
     }
@@ -259,6 +264,8 @@ def _write(
         metrics=metrics,
         preprocessing=Preprocessing(mean=data.mean, std=data.std),
         seed=config.seed,
+        init=config.init,
+        base_weights=config.weights if config.init == "base" else None,
     ).model_copy(update={"model": config.model, "operator_files": config.operator_files})
     architecture.save(folder.path / "arch.json")
     folder.write(Done(more=metrics))

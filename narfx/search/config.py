@@ -6,9 +6,11 @@ from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, model_validator
 
-from narfx.compiler.open import NetworkOptions
+from narfx.compiler.open import NetworkOptions, base_start
+from narfx.inputs.model_ref import ModelRef
 from narfx.latency.metric import LatencyOptions
 from narfx.tasks.options import DataOptions
+from narfx.training.initialise import random_start
 from narfx.training.recipe import Recipe
 
 __all__ = ["QUICK", "QUICK_LOOK", "SearchConfig"]
@@ -44,6 +46,16 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     t0: int = Field(default=10, ge=1)
     seed: int = Field(default=0, ge=0)
     quick: bool = False
+
+    @property
+    def base_is_trained(self) -> bool:
+        """Whether the base starts with weights that may have learnt something, so that its accuracy means anything."""
+        return self.init == "base" and (self.weights is not None or ModelRef.parse(self.model).may_be_trained)
+
+    @property
+    def starting_weights(self) -> str:
+        """What the search starts from, in words."""
+        return random_start(self.seed) if self.init == "scratch" else base_start(self.model, self.weights)
 
     @model_validator(mode="before")
     @classmethod

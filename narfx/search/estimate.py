@@ -26,7 +26,8 @@ def plan(prepared: Prepared, config: SearchConfig) -> Estimate:
     step, reward = _probe(prepared, config)
     skips = f" and {count(len(space.skip_slots), 'possible skip')}" if space.skip_slots else ""
     stages = f" in {len(prepared.stages)} stages" if len(prepared.stages) > 1 else ""
-    end = evaluations * images / min(config.reward_images, len(task.data.val)) * reward
+    judged = 0 if task.data.test is None else (config.randoms + 2) * len(task.data.test)
+    end = (evaluations * images + judged) / min(config.reward_images, len(task.data.val)) * reward
     seconds = train * step + rewards * reward + end
     text = (
         f"search: {count(len(space) - len(space.skip_slots), 'slot')}{skips}, {space.size:.3g} vectors, "

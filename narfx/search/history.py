@@ -1,4 +1,4 @@
-"""The results that a strategy has observed: the mean reward of each vector, in bounded memory."""
+"""The results that a strategy has observed: what each vector is worth, in bounded memory."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from narfx.errors import RunError
+from narfx.search.levels import levels
 from narfx.search.strategy import Evaluated, Proposal, Result
 from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
@@ -14,24 +15,29 @@ from narfx.space.space import SearchSpace
 __all__ = ["History"]
 
 _CAPACITY = 10_000
+_REPEATED = 4
 
 
 class History:
-    """Count and mean of the rewards of each vector; when it is full, the worse half is forgotten.
+    """The rewards of each vector, batch by batch; of more than ``capacity`` vectors the worse half is forgotten.
 
-    ``noisy`` says whether a vector that was evaluated again ever earned another reward.
+    A vector's score is the mean of its rewards, each less the level of its batch (:mod:`narfx.search.levels`), so that
+    rewards of different minibatches and epochs compare. As long as vectors evaluated again earn the same reward in
+    another batch, there are no levels. ``noisy`` says whether one ever earned another reward.
     """
 
     def __init__(self, space: SearchSpace, capacity: int = _CAPACITY) -> None:
         self._space, self._capacity = space, capacity
-        self._observed: dict[Vector, tuple[int, float]] = {}
+        self._batches: list[list[tuple[Vector, float]]] = []
+        self._seen: dict[Vector, tuple[int, float]] = {}
+        self._repeated = False
         self.noisy = False
 
     def __contains__(self, vector: Vector) -> bool:
-        return vector in self._observed
+        return vector in self._seen
 
     def __len__(self) -> int:
-        return len(self._observed)
+        return len(self._seen)
 
     def add(self, proposals: Sequence[Proposal], results: Sequence[Result]) -> tuple[list[Vector], list[float]]:
         """Take in one batch of proposals, all of it or nothing.
@@ -48,19 +54,21 @@ class History:
             (self._space.validate(proposal.vector), _finite(proposal.vector, result.reward))
             for proposal, result in zip(proposals, results, strict=True)
         ]
+        self._repeated |= any(vector in self._seen for vector, _ in observed)
         for vector, reward in observed:
-            count, mean = self._observed.get(vector, (0, reward))
-            self.noisy |= mean != reward
-            self._observed[vector] = count + 1, mean + (reward - mean) / (count + 1)
-        if len(self._observed) > self._capacity:
-            kept = set(self._ranked()[: self._capacity // 2])
-            self._observed = {vector: entry for vector, entry in self._observed.items() if vector in kept}
+            count, first = self._seen.get(vector, (0, reward))
+            self.noisy |= first != reward
+            self._seen[vector] = count + 1, first
+        if observed:
+            self._batches.append(observed)
+        if len(self) > self._capacity or sum(map(len, self._batches)) > _REPEATED * self._capacity:
+            self._forget()
         return [vector for vector, _ in observed], [reward for _, reward in observed]
 
     def best(self, n: int) -> list[Vector]:
-        """The ``n`` vectors of highest mean reward that meet the budget, the best first, the earlier first in a tie."""
+        """The ``n`` vectors of highest score that meet the budget, the best first, the earlier first in a tie."""
         found: list[Vector] = []
-        for vector in self._ranked():
+        for vector in _ranked(self._scores()):
             if len(found) == n:
                 break
             if self._space.feasible(vector):
@@ -68,29 +76,48 @@ class History:
         return found
 
     def archive(self) -> list[Evaluated]:
-        """All vectors in memory with their mean rewards and costs, in the order of their first evaluations."""
+        """All vectors in memory with their scores and costs, in the order of their first evaluations."""
         return [
-            Evaluated(vector, Result(mean, self._space.cost(vector)), count)
-            for vector, (count, mean) in self._observed.items()
+            Evaluated(vector, Result(score, self._space.cost(vector)), self._seen[vector][0])
+            for vector, score in self._scores().items()
         ]
 
-    def _ranked(self) -> list[Vector]:
-        return sorted(self._observed, key=lambda vector: -self._observed[vector][1])
+    def _scores(self) -> dict[Vector, float]:
+        exact = self._repeated and not self.noisy
+        found = [0.0] * len(self._batches) if exact else levels(self._space, self._batches)
+        means: dict[Vector, tuple[int, float]] = {}
+        for batch, level in zip(self._batches, found, strict=True):
+            for vector, reward in batch:
+                count, mean = means.get(vector, (0, 0.0))
+                # In this form the mean of equal rewards is that reward, to the last bit.
+                means[vector] = count + 1, mean + (reward - level - mean) / (count + 1)
+        return {vector: mean for vector, (_, mean) in means.items()}
+
+    def _forget(self) -> None:
+        """Keep the better half as one batch of scores, in which each vector stands once."""
+        scores = self._scores()
+        kept = set(_ranked(scores)[: self._capacity // 2])
+        self._batches = [[(vector, score) for vector, score in scores.items() if vector in kept]]
+        self._seen = {vector: entry for vector, entry in self._seen.items() if vector in kept}
 
     def state_dict(self) -> dict[str, Any]:
-        """Lists of vectors, counts and means, and ``noisy``."""
+        """The batches as lists of vectors and rewards, count and first reward of each vector, and signs of noise."""
         return {
-            "vectors": [list(vector) for vector in self._observed],
-            "counts": [count for count, _ in self._observed.values()],
-            "means": [mean for _, mean in self._observed.values()],
+            "batches": [[[list(vector), reward] for vector, reward in batch] for batch in self._batches],
+            "seen": [[list(vector), *entry] for vector, entry in self._seen.items()],
+            "repeated": self._repeated,
             "noisy": self.noisy,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on where ``state`` was taken."""
-        self.noisy = state["noisy"]
-        entries = zip(state["counts"], state["means"], strict=True)
-        self._observed = dict(zip(map(tuple, state["vectors"]), entries, strict=True))
+        self._batches = [[(tuple(vector), reward) for vector, reward in batch] for batch in state["batches"]]
+        self._seen = {tuple(vector): (count, first) for vector, count, first in state["seen"]}
+        self._repeated, self.noisy = state["repeated"], state["noisy"]
+
+
+def _ranked(scores: Mapping[Vector, float]) -> list[Vector]:
+    return sorted(scores, key=lambda vector: -scores[vector])
 
 
 def _finite(vector: Vector, reward: float) -> float:

@@ -33,8 +33,8 @@ class Search:
     """One search: its stages, its events and its checkpoints.
 
     ``space`` is the supernet's under the budget, which the stages narrow. ``strategy`` is that of the present stage.
-    ``base`` is the evaluation of the base with the weights that the search starts from, where it does not start from
-    scratch.
+    ``base`` is the evaluation of the base with the weights that the search starts from, where these may have learnt
+    something.
     """
 
     config: SearchConfig
@@ -98,7 +98,7 @@ class Search:
         if state is None:
             trained = self.config.init == "base" and self.config.weights is not None
             self.task.start(self.config.seed, self.net if trained else None)
-            if self.config.init == "base":
+            if self.config.base_is_trained:
                 # Before the first step: shared weights move on, and the base is judged by its own.
                 self.base = evaluate_vector(self.net, self.space.base, self.task)
             self._save(0)

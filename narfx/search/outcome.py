@@ -1,10 +1,11 @@
-"""The end of a search: finalists evaluated properly, the best kept and compared with random vectors of equal cost."""
+"""The end of a search: finalists evaluated properly, the best kept, and what it is worth beside other vectors."""
 
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from narfx.compiler.lowering import lower
@@ -12,45 +13,48 @@ from narfx.compiler.supernet import Supernet
 from narfx.graph.batchnorm import recalibrate
 from narfx.runs.folder import RunFolder
 from narfx.runs.progress import Reporter
+from narfx.search.judgement import RIGHT, Judgement, most_macs, packed
 from narfx.space.records import Vector
-from narfx.space.sampling import sample_window
+from narfx.space.sampling import equal_costs, sample_equal
 from narfx.space.space import SearchSpace
 from narfx.support.seals import read_sealed, write_sealed
 from narfx.support.seeds import numpy_generator
 from narfx.tasks.task import Task
 
-__all__ = ["EVALUATIONS", "Outcome", "conclude", "evaluate_vector", "verdict"]
+__all__ = ["EVALUATIONS", "Outcome", "conclude", "evaluate_vector"]
 
 EVALUATIONS = "evaluations.json"
-WINDOW = 0.02
-_EQUAL = {"macs": "MACs", "latency": "predicted latency"}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What was kept, and all that was evaluated: records of vector, accuracy and costs."""
+    """What was kept, and all that was evaluated: records of vector, accuracy and costs.
+
+    The accuracy of the ``base`` is ``None`` where it never had weights to be judged by.
+    """
 
     best: dict[str, Any]
     base: dict[str, Any]
     finalists: list[dict[str, Any]]
     randoms: list[dict[str, Any]]
-    metric: str = "macs"
+    judgement: Judgement
 
     @property
     def random_mean(self) -> float | None:
-        """The mean accuracy of the random vectors, where there are any."""
+        """The mean validation accuracy of the random vectors, where there are any."""
         return statistics.fmean(r["accuracy"] for r in self.randoms) if self.randoms else None
 
     @property
     def random_best(self) -> float | None:
-        """The best accuracy of the random vectors, where there are any."""
+        """The best validation accuracy of the random vectors, where there are any."""
         return max((r["accuracy"] for r in self.randoms), default=None)
 
 
-def evaluate_vector(net: Supernet, vector: Vector, task: Task) -> dict[str, Any]:
+def evaluate_vector(net: Supernet, vector: Vector, task: Task, *, judged: bool = False) -> dict[str, Any]:
     """Accuracy of one sub-network on the whole validation part, its BatchNorm recalibrated on training images.
 
-    The record describes the vector as an ``arch.json`` does: ``space.read`` gives it back.
+    The record describes the vector as an ``arch.json`` does: ``space.read`` gives it back. With ``judged`` it also
+    holds which test images are classified right (:func:`~narfx.search.judgement.packed`).
     It works on a lowered copy: the shared weights and statistics stay as they are.
     """
     network = lower(net, vector)
@@ -58,11 +62,13 @@ def evaluate_vector(net: Supernet, vector: Vector, task: Task) -> dict[str, Any]
         recalibrate(network, task.calibration_batches())
     network.eval()
     found = task.evaluate(network, "val")
+    right = {RIGHT: packed(task.outcomes(network, "test")[1].numpy())} if judged else {}
     return {
         **net.space.describe(vector),
         "accuracy": found["accuracy"],
         "loss": found["loss"],
         **net.space.cost(vector),
+        **right,
     }
 
 
@@ -78,54 +84,50 @@ def conclude(
     folder: RunFolder,
     reporter: Reporter,
 ) -> Outcome:
-    """Evaluate the finalists, keep the most accurate (at equal accuracy the cheapest), and its comparison.
+    """Evaluate the finalists, keep the most accurate (at equal accuracy the cheapest), and judge it.
 
-    The comparison is ``randoms`` vectors, uniform over all whose cost lies within 2 % below the kept one's (every one
-    of them where there are fewer), evaluated the same way. The cost is MACs, or the predicted latency where that alone
-    is bounded by the space's budget. ``base`` is the base's evaluation where it is known
-    already. Each evaluation is written into the run as soon as it is done, and is not repeated after an interruption.
+    It is judged on the task's test images, which chose nothing, beside ``randoms`` vectors of equal cost
+    (:func:`~narfx.space.sampling.sample_equal`) and beside the vector that MACs alone pick, all evaluated the same way.
+    ``base`` is the evaluation of the base, where it had weights to be judged by. Each evaluation is written into the
+    run as soon as it is done, and is not repeated after an interruption.
     """
     path = folder.path / EVALUATIONS
     records = read_sealed(path, "delete it to evaluate again")["evaluations"] if path.exists() else []
     known = {space.read(record): record for record in records}
+    judges = task.data.test is not None
 
-    def evaluate(vectors: Iterable[Vector], label: str) -> list[dict[str, Any]]:
+    def evaluate(vectors: Iterable[Vector], label: str, *, judged: bool = False) -> list[dict[str, Any]]:
         vectors = list(vectors)
         for vector in reporter.track(vectors, len(vectors), label):
-            if vector not in known:
-                known[vector] = evaluate_vector(net, vector, task)
+            if vector not in known or (judged and RIGHT not in known[vector]):
+                known[vector] = evaluate_vector(net, vector, task, judged=judged)
                 write_sealed(path, {"evaluations": list(known.values())})
-        reporter.say(f"{label}: {len(vectors)} evaluated on {len(task.data.val)} validation images")
+        images = f"{len(task.data.val)} validation images" + (f" and {_judges(task)} that judge" if judged else "")
+        reporter.say(f"{label}: {len(vectors)} evaluated on {images}")
         return [known[vector] for vector in vectors]
 
+    equal = equal_costs(space)
     tried = evaluate(finalists, "finalists")
-    metric = "latency" if tuple(space.budget.bounds) == ("latency",) else "macs"
-    best = min(tried, key=lambda record: (-record["accuracy"], record[metric], space.read(record)))
-    drawn = sample_window(
-        space,
-        randoms,
-        (1 - WINDOW) * best[metric],
-        best[metric],
-        numpy_generator(seed, "random vectors"),
-        metric,
-        exclude=frozenset({space.read(best)}),
+    best = min(tried, key=lambda record: (-record["accuracy"], *(record[m] for m in equal), space.read(record)))
+    draw = partial(numpy_generator, seed)
+    drawn = sample_equal(space, space.read(best), randoms, draw("random vectors"))
+    beside = evaluate(drawn, "random vectors", judged=judges)
+    kept, dearest = evaluate(
+        [space.read(best), most_macs(space, draw("most MACs"))], "kept vector, MACs alone", judged=judges
     )
-    beside = evaluate(drawn, "random vectors")
-    return Outcome(best, base or evaluate([space.base], "base")[0], tried, beside, metric)
+    judgement = Judgement.of(kept, beside, dearest, costs=equal, images=_judges(task), part=_part(task))
+    nothing = {**space.describe(space.base), "accuracy": None, "loss": None, **space.cost(space.base)}
+    plain = [_plain(record) for record in tried]
+    return Outcome(_plain(kept), base or nothing, plain, [_plain(record) for record in beside], judgement)
 
 
-def verdict(outcome: Outcome) -> str:
-    """One sentence on whether the search did better than chance at equal cost."""
-    best, mean, top = outcome.best["accuracy"], outcome.random_mean, outcome.random_best
-    if mean is None or top is None:
-        return "no other vector has a cost within 2 % below: there is no random vector to compare with"
-    n = len(outcome.randoms)
-    compared = (
-        f"{best:.4f} against {n} random vectors of equal {_EQUAL[outcome.metric]}: mean {mean:.4f}, best {top:.4f}; "
-        "the kept one was chosen on the same images, so train both with narfx compare"
-    )
-    if best > top:
-        return f"the search beat random vectors of equal cost on shared weights ({compared})"
-    if best > mean:
-        return f"the search did NOT beat the best of the random vectors of equal cost, only their mean ({compared})"
-    return f"the search did NOT beat random vectors of equal cost ({compared})"
+def _judges(task: Task) -> int:
+    return 0 if task.data.test is None else len(task.data.test)
+
+
+def _part(task: Task) -> str:
+    return "validation images set apart" if task.data.test_from_val else "test part"
+
+
+def _plain(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != RIGHT}

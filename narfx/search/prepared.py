@@ -75,6 +75,7 @@ def prepare(
         relative_to=relative_to,
         precision=config.compute_precision(place),
     )
+    task.data = task.data.with_test(config.seed)
     latency = None
     if config.wanted(config.budget):
         Budget.parse(config.budget, {**traced.space.cost(traced.space.base), "latency": 0.0})

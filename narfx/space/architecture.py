@@ -112,6 +112,8 @@ class Architecture(SpaceOptions):
     is open whether ``search_skips`` stands there or not.
     ``input`` is one sample's shape, channels first; absent means what the model states, or that of the images.
     ``sites`` are the lines that ``fingerprint`` was made of, kept so that a difference can be shown.
+    ``init`` says what the search that found the vector started from: ``base`` is the base with ``base_weights``
+    (without them, as the model is built), ``scratch`` random weights; absent means that no search is known.
     """
 
     version: Literal[1] = 1
@@ -120,6 +122,8 @@ class Architecture(SpaceOptions):
     skips: tuple[tuple[StrictInt, StrictInt], ...] | None = None
     input: tuple[StrictInt, StrictInt, StrictInt] | None = None
     weights: UserPath | None = None
+    init: Literal["base", "scratch"] | None = None
+    base_weights: UserPath | None = None
     fingerprint: str | None = None
     sites: tuple[str, ...] = ()
     metrics: dict[str, Any] = Field(default_factory=dict)

@@ -9,7 +9,7 @@ little wider) is rejected. What remains is exactly uniform.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import numpy as np
 
@@ -18,11 +18,14 @@ from narfx.space.records import Vector
 from narfx.space.solver import feasible_vector
 from narfx.space.space import SearchSpace
 
-__all__ = ["FeasibleSampler", "WindowSampler", "sample_window"]
+__all__ = ["EQUAL", "FeasibleSampler", "WindowSampler", "equal_costs", "sample_equal", "sample_window"]
+
+EQUAL = 0.02
 
 _BINS_PER_SLOT = 64
 _MOST_COUNTS = 4_000_000
 _TRIES = 200_000
+_LISTED = 4096
 _LOT = 4096
 _JOINT_TRIES = 20_000
 
@@ -123,19 +126,49 @@ def sample_window(
 
     Only where a window is so narrow that hundreds of thousands of draws around it meet nothing, some may be missed.
     """
-    sampler = WindowSampler(space, metric, low, high)
-    if sampler.count <= 4096:
-        everything = [vector for vector in sampler.all() if vector not in exclude]
+    return _sample(WindowSampler(space, metric, low, high), n, rng, lambda vector: vector not in exclude)
+
+
+def sample_equal(
+    space: SearchSpace, vector: Vector, n: int, rng: np.random.Generator, metrics: Iterable[str] = ()
+) -> list[Vector]:
+    """``n`` distinct other vectors of equal cost, uniform over them; all of them where there are fewer.
+
+    Equal are the MACs (of a space that knows them), every cost that the space's budget bounds, and ``metrics``: none
+    is above the vector's, and none more than 2 % below. So what is drawn beside a vector within the budget is within
+    it too. Some may be missed as by :func:`sample_window`.
+    """
+    cost = space.cost(vector)
+    windows = {name: ((1 - EQUAL) * cost[name], cost[name]) for name in equal_costs(space, metrics)}
+    if not windows:
+        return []
+    samplers = [WindowSampler(space, name, *window) for name, window in windows.items()]
+
+    def equal(other: Vector) -> bool:
+        costs = space.cost(other)
+        return other != vector and all(low <= costs[name] <= high for name, (low, high) in windows.items())
+
+    return _sample(min(samplers, key=lambda sampler: sampler.count), n, rng, equal)
+
+
+def equal_costs(space: SearchSpace, metrics: Iterable[str] = ()) -> tuple[str, ...]:
+    """The costs in which :func:`sample_equal` makes vectors equal."""
+    wanted = {"macs", *space.budget.bounds, *metrics}
+    return tuple(sorted(wanted & set(space.metrics), key=lambda name: (name != "macs", name)))
+
+
+def _sample(sampler: WindowSampler, n: int, rng: np.random.Generator, accept: Callable[[Vector], bool]) -> list[Vector]:
+    if sampler.count <= _LISTED:
+        everything = [vector for vector in sampler.all() if accept(vector)]
         if len(everything) <= n:
             return everything
         return [everything[i] for i in sorted(rng.choice(len(everything), n, replace=False))]
     found: dict[Vector, None] = {}
     for _ in range(100 * n):
-        vector = sampler.draw(rng)
+        vector = sampler.draw(rng, accept)
         if vector is None:
             break
-        if vector not in exclude:
-            found[vector] = None
+        found[vector] = None
         if len(found) == n:
             break
     return list(found)

@@ -142,12 +142,20 @@ class Task(ABC):
         inputs, target = batch
         return float((self.logits(self.precision.apply(model, inputs)).argmax(1) == target).double().mean())
 
-    @torch.inference_mode()
     def evaluate(self, model: nn.Module, part: str = "val") -> dict[str, float]:
         """Accuracy, mean cross-entropy (without smoothing) and number of images of a whole part.
 
-        The model's mode is not changed. The images come in a fixed shuffled order, so that batch statistics, if a
-        caller uses them, are not those of one class.
+        Images and errors as for :meth:`outcomes`.
+        """
+        losses, right = self.outcomes(model, part)
+        return {"accuracy": float(right.double().mean()), "loss": float(losses.mean()), "images": len(right)}
+
+    @torch.inference_mode()
+    def outcomes(self, model: nn.Module, part: str = "val") -> tuple[Tensor, Tensor]:
+        """Cross-entropy (without smoothing, float64) and whether it is classified right, of each image (N,) of a part.
+
+        The model's mode is not changed. The images come in a fixed shuffled order, the same for every model, so that
+        batch statistics, if a caller uses them, are not those of one class.
 
         Raises:
             UsageError: ``part`` is none of train, val and test, or the data have no test part.
@@ -159,9 +167,9 @@ class Task(ABC):
                 where=self.data.name,
                 kind="no_such_part",
             )
-        loss, right = 0.0, 0
+        losses, right = [], []
         for inputs, target in batches(split, self.batch_size, data=self.data, seed=0):
             logits = self.logits(self.precision.apply(model, inputs))
-            loss += float(functional.cross_entropy(logits, target, reduction="sum"))
-            right += int((logits.argmax(1) == target).sum())
-        return {"accuracy": right / len(split), "loss": loss / len(split), "images": len(split)}
+            losses.append(functional.cross_entropy(logits, target, reduction="none").double().cpu())
+            right.append((logits.argmax(1) == target).cpu())
+        return torch.cat(losses), torch.cat(right)

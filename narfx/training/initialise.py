@@ -13,7 +13,12 @@ from torch.nn.utils import parametrize
 from narfx.passes.lift_functional import FunctionalConv, read_functional
 from narfx.support.seeds import derive
 
-__all__ = ["kept", "reinitialise"]
+__all__ = ["kept", "random_start", "reinitialise"]
+
+
+def random_start(first: int, seeds: int = 1) -> str:
+    """What networks start from that begin at random with so many seeds from the ``first`` on, in words."""
+    return f"random, seed {first}" if seeds == 1 else f"random, seeds {first} to {first + seeds - 1}"
 
 
 def reinitialise(module: nn.Module, seed: int) -> list[str]:

@@ -20,7 +20,7 @@ from narfx.support.text import count
 from narfx.tasks.task import Task
 from narfx.training.estimate import Estimate, duration, training_seconds
 from narfx.training.fit import fit
-from narfx.training.initialise import reinitialise
+from narfx.training.initialise import random_start, reinitialise
 from narfx.training.method import own_code
 from narfx.verbs.compare_rows import beside, spread_of, verdict
 from narfx.verbs.comparison import CompareConfig, Comparison, prepare
@@ -42,15 +42,17 @@ def compare(
     reporter: Reporter | None = None,
     relative_to: Path | None = None,
 ) -> dict[str, Any]:
-    """Train each architecture, its base and random vectors of equal MACs, all over the same seeds.
+    """Train each architecture, its base and random vectors of equal cost, all over the same seeds.
 
-    The random vectors are uniform over those whose MACs are at most 2 % below the architecture's; with a skip domain
-    operators and skips are drawn together. A base that several architectures share is trained once. Writes
-    ``comparison.json``; an interrupted comparison resumes at the network and the epoch where it stopped.
+    The random vectors are uniform over those whose MACs, and what else the search's budget bounded, are at most 2 %
+    below the architecture's; with a skip domain operators and skips are drawn together. A base that several
+    architectures share is trained once. Writes ``comparison.json``; an interrupted comparison resumes at the network
+    and the epoch where it stopped.
 
     Returns:
-        ``{"rows": [{"name", "vector", "params", "macs", "accuracies", "mean", "standard_error"}], "part", "metric",
-        "architectures": [{"name", "kind", "network", "base", "random", ...}], "verdict"}``; the accuracy is on the test
+        ``{"rows": [{"name", "vector", "params", "macs", "starting_weights", "accuracies", "mean", "standard_error"}],
+        "part", "metric", "architectures": [{"name", "kind", "network", "base", "random", ...}], "verdict"}``; see
+        :func:`~narfx.verbs.compare_rows.beside`. The accuracy is on the test
         part where the data have one, else on the validation part. With pairs to verify on, rows also have
         ``"verification"`` with the accuracies of the verification.
 
@@ -197,14 +199,16 @@ def _randoms(comparison: Comparison, contender: Contender) -> list[str]:
 def _entry(comparison: Comparison, contender: Contender, rows: dict[str, dict[str, Any]], part: str) -> dict[str, Any]:
     """One architecture beside its base and its random vectors, with the verdict."""
     own, base = rows[contender.label], rows[_base(comparison, contender)]
-    entry = {
+    randoms = [rows[name] for name in _randoms(comparison, contender)]
+    return {
         "name": contender.label,
         "kind": contender.kind,
         "model": contender.model,
         "input": list(contender.traced.input),
-        **beside(own, base, [rows[name] for name in _randoms(comparison, contender)]),
+        "equal": list(contender.equal),
+        **beside(own, base, randoms),
+        "verdict": verdict(contender.label, own, randoms, contender.equal, part),
     }
-    return {**entry, "verdict": verdict(contender.label, own["mean"], entry["random"], part)}
 
 
 def _row(
@@ -220,11 +224,19 @@ def _row(
         "name": entrant.name,
         **space.describe(entrant.vector),
         **{metric: int(value) for metric, value in space.cost(entrant.vector).items()},
+        "starting_weights": _starting_weights(comparison, entrant),
         **spread_of([metrics[part]["accuracy"] for metrics in trained]),
     }
     if comparison.verified is not None:
         row["verification"] = spread_of([metrics["verification"]["accuracy"] for metrics in trained])
     return row
+
+
+def _starting_weights(comparison: Comparison, entrant: Entrant) -> str:
+    config = comparison.config
+    if config.init == "inherit":
+        return entrant.contender.weights
+    return random_start(config.seed, config.seeds)
 
 
 def _metrics(

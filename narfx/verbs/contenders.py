@@ -18,13 +18,13 @@ from narfx.errors import UsageError
 from narfx.inputs.image_size import Images
 from narfx.inputs.model_ref import ModelRef
 from narfx.space.architecture import Architecture
+from narfx.space.budget import bounded_metrics
 from narfx.space.records import Vector
-from narfx.space.sampling import sample_window
+from narfx.space.sampling import equal_costs, sample_equal
 from narfx.support.seeds import numpy_generator
 
 __all__ = ["Contender", "Entrant", "labels", "open_contender"]
 
-WINDOW = 0.02
 Shape = tuple[int, int, int]
 
 _SHAPES = re.compile(r" shape \S+->\S+")
@@ -32,10 +32,10 @@ _SHAPES = re.compile(r" shape \S+->\S+")
 
 @dataclass(frozen=True)
 class Contender:
-    """One architecture: the trace of its base, its vector, and random vectors of equal MACs.
+    """One architecture: the trace of its base, its vector, and random vectors of equal cost.
 
     ``label`` is its name in the results, ``base_of`` is equal for architectures of one base. ``weights`` says where the
-    weights of the trace come from.
+    weights of the trace come from, ``equal`` in which costs the random vectors are equal to the architecture.
     """
 
     label: str
@@ -45,6 +45,7 @@ class Contender:
     randoms: tuple[Vector, ...]
     base_of: str
     weights: str
+    equal: tuple[str, ...]
 
     @property
     def model(self) -> str:
@@ -119,7 +120,9 @@ def open_contender(
     input: Shape | None = None,
     images: Images | None = None,
 ) -> Contender:
-    """Trace an architecture's base and draw random vectors, uniform over those with 98 to 100 % of its MACs.
+    """Trace an architecture's base and draw random vectors of equal cost (98 to 100 % of its own).
+
+    The cost is MACs, and what the budget of the search bounded, as far as the trace knows it.
 
     Args:
         architecture: Its model, vector and skips; its weights are not used.
@@ -148,13 +151,18 @@ def open_contender(
     if base.sites != architecture.sites:
         _check_geometry(architecture, traced)
     vector = architecture.model_copy(update={"fingerprint": base.fingerprint}).check(traced.space)
-    macs = traced.space.cost(vector)["macs"]
-    drawn = sample_window(
-        traced.space, randoms, (1 - WINDOW) * macs, macs, numpy_generator(seed, "compare"), exclude=frozenset({vector})
-    )
+    bounded = bounded_metrics(str(architecture.metrics.get("budget", "none")))
+    drawn = sample_equal(traced.space, vector, randoms, numpy_generator(seed, "compare"), bounded)
     model = ModelRef.parse(architecture.model).beside(Path.cwd(), relative_to=place)
     return Contender(
-        label, architecture, traced, vector, tuple(drawn), f"{model} {traced.input} {outputs or ''}", origin
+        label,
+        architecture,
+        traced,
+        vector,
+        tuple(drawn),
+        f"{model} {traced.input} {outputs or ''}",
+        origin,
+        equal_costs(traced.space, bounded),
     )
 
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import fx
 
 from narfx.compiler.modes import settle_training
-from narfx.compiler.open import open_architecture
+from narfx.compiler.open import base_start, open_architecture
 from narfx.errors import UsageError
 from narfx.graph.cost import measure
 from narfx.graph.tracing import trace_graph
@@ -30,7 +30,7 @@ from narfx.tasks.options import open_images
 from narfx.tasks.task import Task
 from narfx.training.estimate import Estimate, duration, training_seconds
 from narfx.training.fit import fit
-from narfx.training.initialise import kept, reinitialise
+from narfx.training.initialise import kept, random_start, reinitialise
 from narfx.training.method import Method, check_extension, method_of, own_code
 from narfx.training.start import TrainingOptions, fit_to_task, task_of
 from narfx.verbs.start import SEEN, Placed, check_out, create_run, open_target, reads_of
@@ -47,7 +47,7 @@ class TrainConfig(TrainingOptions):
     """Stand-alone training of ``target``, an ``arch.json`` or a model reference (then its base network is trained).
 
     ``base`` trains the base of the architecture instead. ``init`` is ``inherit`` (start from ``weights``, or from
-    those that the architecture names) or ``scratch``.
+    those that the architecture names for the network that is trained) or ``scratch``.
     """
 
     target: ModelReference
@@ -63,7 +63,8 @@ class PreparedTraining:
     """A training that is checked and ready: the network on its device, and its task.
 
     ``target`` is the architecture as its file gives it, ``trained`` the one that the network is of; both are ``None``
-    for a model reference. ``warm`` says that the network starts from weights that have learnt something.
+    for a model reference. ``warm`` says that the network starts from weights that have learnt something, ``start`` says
+    in words from which.
     """
 
     config: TrainConfig
@@ -73,6 +74,7 @@ class PreparedTraining:
     method: Method
     notes: tuple[str, ...]
     warm: bool
+    start: str
     target: Placed | None
     trained: Placed | None
 
@@ -92,7 +94,7 @@ def train(
     standard deviation of the training: it is what ``apply`` takes next.
 
     Returns:
-        ``{"params", "macs", "vector", "epochs", "loss", "val", "test", "files"}``.
+        ``{"params", "macs", "vector", "starting_weights", "epochs", "loss", "val", "test", "files"}``.
 
     Raises:
         UsageError: The target, the data or an option is wrong; ``out`` is not touched.
@@ -181,6 +183,7 @@ def prepare(config: TrainConfig, *, device: str = "auto", relative_to: Path | No
         method=method,
         notes=tuple(notes),
         warm=opened.warm and config.init == "inherit",
+        start=opened.start if config.init == "inherit" else random_start(config.seed),
         target=target,
         trained=None if target is None or opened.complete is None else Placed(opened.complete, target.place),
     )
@@ -192,13 +195,17 @@ class _Opened:
 
     network: fx.GraphModule
     input: Shape
+    start: str
     notes: list[str]
     warm: bool
     complete: Architecture | None
 
 
 def _open_architecture(config: TrainConfig, target: Placed, start: Path | None, images: Images) -> _Opened:
-    wanted = target.architecture.as_base() if config.base else target.architecture
+    weights, wanted = _weights(config, start), target.architecture
+    if config.base:
+        own = _own_weights(config, wanted) if weights is None and config.init == "inherit" else None
+        wanted = wanted.as_base().model_copy(update={"weights": own})
     if config.input is not None:
         if wanted.input not in (None, config.input):
             raise UsageError(
@@ -207,15 +214,38 @@ def _open_architecture(config: TrainConfig, target: Placed, start: Path | None, 
                 kind="input_shape",
             )
         wanted = wanted.model_copy(update={"input": config.input})
-    weights = _weights(config, start)
     lowered = open_architecture(wanted, relative_to=target.place, weights=weights, seed=config.seed, images=images)
     traced = lowered.traced
     return _Opened(
         lowered.network,
         traced.input,
+        lowered.weights,
         [f"weights: {lowered.weights}", *traced.notes],
         weights is not None or wanted.weights is not None,
-        traced.architecture(wanted.check(traced.space)),
+        traced.architecture(
+            wanted.check(traced.space), init=target.architecture.init, base_weights=target.architecture.base_weights
+        ),
+    )
+
+
+def _own_weights(config: TrainConfig, architecture: Architecture) -> str | None:
+    """The weights of the base that the search started from; ``None`` for those that the model itself is built with.
+
+    Raises:
+        UsageError: They are not known, while the architecture has trained weights: the base would start worse.
+    """
+    if architecture.base_weights is not None or architecture.init == "base" or architecture.weights is None:
+        return architecture.base_weights
+    cause = (
+        "the search started from scratch, so its base has no trained weights"
+        if architecture.init == "scratch"
+        else "it does not say which weights its base had"
+    )
+    raise UsageError(
+        f"{config.target} has trained weights for its own network, but {cause}: name weights of the base with "
+        "--weights, or train both networks with --init scratch",
+        where=config.target,
+        kind="base_weights_unknown",
     )
 
 
@@ -230,7 +260,8 @@ def _open_model(config: TrainConfig, start: Path | None, images: Images) -> _Ope
         shape, origin = choose_input(config.target, model, images, relative_to=start)
     notes = [f"weights {Path(str(weights)).name}: {done}"] if done else []
     notes += [origin] if origin else []
-    return _Opened(traced.graph_module, shape, [*notes, *traced.notes], weights is not None, None)
+    named = base_start(config.target, weights)
+    return _Opened(traced.graph_module, shape, named, [*notes, *traced.notes], weights is not None, None)
 
 
 def _weights(config: TrainConfig, start: Path | None) -> str | None:
@@ -256,7 +287,13 @@ def _run(prepared: PreparedTraining, folder: RunFolder, reporter: Reporter) -> d
         )
         write_weights(prepared.network, folder.path / _FILES["weights"])
         described = {"vector": None} if trained is None else trained.architecture.describe()
-        result = {**measure(prepared.network, prepared.input), **described, **metrics, **own_code(prepared.config)}
+        result = {
+            **measure(prepared.network, prepared.input),
+            **described,
+            "starting_weights": prepared.start,
+            **metrics,
+            **own_code(prepared.config),
+        }
         if trained is not None:
             _result(prepared, trained, folder.path, metrics).save(folder.path / _ARCH)
         write_sealed(folder.path / _FILES["metrics"], result)  # last: where it exists, all is complete
@@ -271,13 +308,16 @@ def _places(folder: RunFolder, has_arch: bool) -> dict[str, str]:
 def _result(prepared: PreparedTraining, trained: Placed, folder: Path, metrics: dict[str, Any]) -> Architecture:
     """The architecture of the trained network, as a file in ``folder``."""
     task, config = prepared.task, prepared.config
+    known = {} if prepared.target is None else prepared.target.architecture.metrics
     measured = {part: metrics[part]["accuracy"] for part in ("val", "test") if part in metrics}
     return relocated(trained.architecture, folder, start=trained.place).model_copy(
         update={
             "weights": _FILES["weights"],
             "preprocessing": Preprocessing(mean=task.data.mean, std=task.data.std),
             "metrics": {
+                **{key: known[key] for key in ("budget",) if key in known},
                 "data": task.data.short_name,
+                "starting_weights": prepared.start,
                 "epochs": config.epochs,
                 "metric": task.metric,
                 "accuracy": measured,

@@ -412,7 +412,7 @@ def test_a_search_bound_by_latency_alone_compares_at_equal_latency(run: Run, tmp
     )  # fmt: skip
     assert code == 0, err
     result = json.loads(out)
-    assert "equal predicted latency" in result["verdict"] and result["latency"] <= 3.5
+    assert "equal MACs and predicted latency" in result["verdict"] and result["latency"] <= 3.5
     for record in result["randoms"]:
         assert 0.98 * result["latency"] - 1e-9 <= record["latency"] <= result["latency"] + 1e-9
     assert "a processor of long ago" in err

@@ -134,7 +134,7 @@ def test_it_climbs_well_above_what_random_search_finds() -> None:
 def test_it_asks_what_is_legal_and_resumes_exactly_at_any_moment(
     space: SearchSpace, mode: str, data: st.DataObject
 ) -> None:
-    options: dict[str, Any] = {"mode": mode, "phase": 3, "evaluations": 2, "hidden": 4, "redraws": 2}
+    options: dict[str, Any] = {"mode": mode, "phase": 3, "evaluations": 2, "hidden": 4}
     strategy, reward = make_strategy("alternating", space, seed=1, **options), table(0, space)
     for lot, told in data.draw(st.lists(st.tuples(st.integers(0, 4), st.booleans()), max_size=6)):
         proposals = strategy.ask(lot)

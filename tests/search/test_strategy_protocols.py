@@ -261,7 +261,7 @@ def test_options_are_those_of_the_constructor_and_its_docstring() -> None:
     (every,) = strategy_options("test-in-turns")
     assert (every.name, every.default, every.help) == ("every", 2, "Minibatches between two steps.")
     enas = {option.name: option for option in strategy_options("enas")}
-    assert {"skip_prior", "skip_weight", "hidden", "redraws"} <= set(enas)  # its own and those of nar
+    assert {"skip_prior", "skip_weight", "hidden", "clip"} <= set(enas)  # its own and those of nar
     for name in ("alternating", "enas", "evolution", "nar", "random"):
         assert all(option.help.endswith(".") for option in strategy_options(name)), name
     with pytest.raises(UsageError, match="unknown strategy"):

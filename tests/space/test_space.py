@@ -16,7 +16,7 @@ from scipy.stats import chisquare
 from narfx.errors import InfeasibleBudgetError, UsageError
 from narfx.space.budget import Budget
 from narfx.space.records import Site, Slot, Vector
-from narfx.space.sampling import FeasibleSampler, WindowSampler, sample_window
+from narfx.space.sampling import FeasibleSampler, WindowSampler, sample_equal, sample_window
 from narfx.space.space import SearchSpace
 
 OPERATORS = ("base", "dwsep3x3", "maxpool3x3", "avgpool3x3")
@@ -357,6 +357,41 @@ def test_a_sample_follows_from_its_generator() -> None:
     space = SearchSpace.uniform(slots=16, operators=4)
     first, again, other = (sample_window(space, 8, 7.0, 8.0, np.random.default_rng(s)) for s in (5, 5, 6))
     assert first == again != other
+
+
+@given(spaces(), st.data())
+def test_vectors_of_equal_cost_meet_every_bound(space: SearchSpace, data: st.DataObject) -> None:
+    everything = vectors(space)
+    kept = data.draw(st.sampled_from(everything))
+    bounded = data.draw(st.sets(st.sampled_from(["macs", "params"])))
+    room = {metric: space.cost(kept)[metric] * data.draw(st.floats(1, 2)) for metric in sorted(bounded)}
+    under = space.within(Budget(room))
+    n = data.draw(st.integers(1, 8))
+    cost = space.cost(kept)
+    equal = [
+        vector for vector in everything
+        if vector != kept and all(
+            0.98 * cost[metric] <= space.cost(vector)[metric] <= cost[metric] for metric in {"macs", *bounded}
+        )
+    ]  # fmt: skip
+    drawn = sample_equal(under, kept, n, np.random.default_rng(0))
+    assert len(drawn) == len(set(drawn)) == min(n, len(equal)) and set(drawn) <= set(equal)
+    assert all(under.feasible(vector) for vector in drawn)
+
+
+def test_vectors_of_equal_cost_in_a_large_space() -> None:
+    rng = np.random.default_rng(3)
+    made = tuple(slot(f"s{i}", (0, 1, 2, 3), rng.random(4).tolist(), rng.random(4).tolist()) for i in range(16))
+    space = SearchSpace(OPERATORS, made, {"macs": 1.0, "params": 1.0})
+    space = space.within(Budget({metric: 0.55 * space.most(metric) for metric in ("macs", "params")}))
+    kept = FeasibleSampler(space).draw(rng)
+    drawn = sample_equal(space, kept, 8, rng)
+    assert len(drawn) == len({*drawn, kept}) - 1 == 8
+    for metric, most in space.cost(kept).items():
+        assert all(0.98 * most <= space.cost(vector)[metric] <= most for vector in drawn)
+    free = sample_equal(space.within(Budget()), kept, 8, rng)  # equal in MACs alone
+    most = space.cost(kept)["params"]
+    assert not all(0.98 * most <= space.cost(vector)["params"] <= most for vector in free)
 
 
 # --- draws under a budget

@@ -52,6 +52,34 @@ def test_inherit_without_weights_is_refused(here: Path) -> None:
         compare(CompareConfig(target="arch.json", init="inherit", data="d.npz"), here / "out")
 
 
+def test_the_base_of_a_search_starts_where_the_search_started(here: Path) -> None:
+    """With a learning rate that moves nothing, what stands in the trained base is what the search knew."""
+    refined = load_model(MODEL, seed=9)
+    write_weights(refined, here / "refined.safetensors")
+    still = {"data": "d.npz", "epochs": 1, "lr": 1e-30, "lr_min": 0, "weight_decay": 0}
+    known = {"model": MODEL, "vector": [0] * 6, "input": [1, 8, 8], "weights": "refined.safetensors"}
+
+    def write(**more: str) -> None:
+        (here / "arch.json").write_text(json.dumps({**known, **more}))
+
+    write(init="base", base_weights="base.safetensors")
+    found = train(TrainConfig(target="arch.json", base=True, **still), "one")  # type: ignore[arg-type]
+    given, state = (read_weights(here / name)[0] for name in ("base.safetensors", "one/weights.safetensors"))
+    assert torch.equal(state["conv1.weight"], given["conv1.weight"])
+    assert found["starting_weights"].startswith("base.safetensors")
+    assert json.loads((here / "one/metrics.json").read_text())["starting_weights"] == found["starting_weights"]
+    again = json.loads((here / "one/arch.json").read_text())
+    assert (again["init"], again["base_weights"]) == ("base", "../base.safetensors")
+    for more, words in (({}, "does not say which"), ({"init": "scratch"}, "started from scratch")):
+        write(**more)
+        with pytest.raises(UsageError, match=words) as caught:
+            train(TrainConfig(target="arch.json", base=True, **still), "two")  # type: ignore[arg-type]
+        assert caught.value.kind == "base_weights_unknown" and "--weights" in str(caught.value)
+        assert not (here / "two").exists()
+    scratch = TrainConfig(target="arch.json", base=True, init="scratch", seed=4, **still)  # type: ignore[arg-type]
+    assert train(scratch, "two")["starting_weights"] == "random, seed 4"
+
+
 def test_a_run_resumes_from_another_folder(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Paths in a run start at the run, and what changed outside since does not matter."""
     config = TrainConfig(target="arch.json", weights="base.safetensors", data="d.npz", epochs=1)

@@ -4,9 +4,12 @@ The step is on
 
     −(1/D) · mean over the batch of (R − b)/s · Σ log p(decision)  +  regulariser,
 
-with D the decisions of a vector, b a moving average of the reward and s the running spread of R − b. So the step is
-the same for α·R + β with any α > 0 and β, and a reward may have any range. Adam has β₁ = 0, as in ENAS
-(arXiv 1802.03268).
+with D the decisions of a vector, b the mean reward of the batch and s the running spread of R − b. A batch shares its
+minibatch and its weights, so its own mean is a baseline that neither of them moves; with n proposals of the policy it
+only scales the gradient, by 1 − 1/n. For a batch of one, b is a moving average of the reward. The step is the same for
+α·R + β with any α > 0 and β, and a reward may have any range. Adam has β₁ = 0, as in ENAS (arXiv 1802.03268).
+
+The gradient is that of the policy's mean reward only for batches that the policy itself drew, repetitions included.
 """
 
 from __future__ import annotations
@@ -22,15 +25,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from narfx.search.history import History
 from narfx.search.option_checks import number
 from narfx.space.records import Vector
 from narfx.space.sampling import FeasibleSampler
 from narfx.space.space import SearchSpace
 
-__all__ = ["Policy", "Regulariser", "Reinforce", "draw_new", "entropy", "part_gradients"]
+__all__ = ["Policy", "Regulariser", "Reinforce", "draw_feasible", "entropy", "part_gradients"]
 
-_ROUNDS = 20
+_ROUNDS, _MORE = 20, 10
 _BATCH, _MOST = 5, 4.0
 
 
@@ -97,7 +99,7 @@ class Reinforce:
         parts: The slots of the operators and of the skips, for the record of the gradients.
         lr: Learning rate of Adam for a batch of 5; scales linearly above (at most 4x), with the square root below.
         clip: The largest norm of a step's gradient.
-        baseline_decay: The share of b and s that remains after one reward.
+        baseline_decay: The share of s, and of b for batches of one, that remains after one reward.
         regulariser: What is added to the loss.
     """
 
@@ -117,7 +119,7 @@ class Reinforce:
         if self._decay >= 1:
             raise ValueError(f"baseline_decay is {baseline_decay}, and must be below 1")
         self._optimizer = torch.optim.Adam(policy.parameters(), lr=self._lr, betas=(0.0, 0.999))
-        self._baseline: float | None = None
+        self._average: float | None = None
         self._variance = self._weight = 0.0
 
     def learn(self, vectors: Sequence[Vector], observed: Sequence[float]) -> dict[str, Any]:
@@ -131,7 +133,8 @@ class Reinforce:
         chosen, rewards = torch.tensor(vectors), np.array(observed)
         log_p = self.policy(chosen)
         taken = log_p.gather(-1, chosen[..., None])[..., 0]
-        advantages = self._advantages(rewards)
+        baseline = self._baseline(rewards)
+        advantages = self._advantages(rewards, baseline)
         added = self._regulariser(log_p, advantages is not None)
         gradient = {part: 0.0 for part, slots in self._parts.items() if slots}
         loss = added
@@ -140,7 +143,7 @@ class Reinforce:
             gradient = part_gradients(self.policy, terms, self._parts)
             loss = -terms.mean() if added is None else added - terms.mean()
         return {
-            "baseline": float(self._baseline or 0.0),
+            "baseline": baseline,
             "spread": self._spread(),
             "entropy": float(entropy(log_p.detach()).mean()),
             "grad_norm": 0.0 if loss is None else self._step(loss, len(observed)),
@@ -153,7 +156,7 @@ class Reinforce:
         return {
             "controller": copy.deepcopy(self.policy.state_dict()),
             "optimizer": copy.deepcopy(self._optimizer.state_dict()),
-            "baseline": self._baseline,
+            "average": self._average,
             "variance": self._variance,
             "weight": self._weight,
         }
@@ -162,23 +165,26 @@ class Reinforce:
         """Go on where ``state`` was taken."""
         self.policy.load_state_dict(state["controller"])
         self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        self._baseline, self._variance, self._weight = state["baseline"], state["variance"], state["weight"]
+        self._average, self._variance, self._weight = state["average"], state["variance"], state["weight"]
 
     def _spread(self) -> float:
         return math.sqrt(self._variance / self._weight)
 
-    def _advantages(self, rewards: NDArray[np.float64]) -> Tensor | None:
-        """(R - b)/s, with b and s moved by this batch first; ``None`` as long as all rewards are alike."""
-        keep, mean = self._decay ** len(rewards), float(rewards.mean())
-        if self._baseline is None:
-            self._baseline = mean
-        self._variance = keep * self._variance + (1 - keep) * float(((rewards - self._baseline) ** 2).mean())
+    def _baseline(self, rewards: NDArray[np.float64]) -> float:
+        mean, keep = float(rewards.mean()), self._decay ** len(rewards)
+        average = mean if self._average is None else self._average
+        self._average = average + (1 - keep) * (mean - average)
+        return mean if len(rewards) > 1 else self._average
+
+    def _advantages(self, rewards: NDArray[np.float64], baseline: float) -> Tensor | None:
+        """(R - b)/s, with s moved by this batch first; ``None`` as long as all rewards are alike."""
+        keep = self._decay ** len(rewards)
+        self._variance = keep * self._variance + (1 - keep) * float(((rewards - baseline) ** 2).mean())
         self._weight = keep * self._weight + (1 - keep)
-        self._baseline += (1 - keep) * (mean - self._baseline)
         # Below this the spread is what rounding leaves of equal rewards.
-        if self._spread() <= 1e-12 * max(abs(self._baseline), math.sqrt(sys.float_info.min)):
+        if self._spread() <= 1e-12 * max(abs(baseline), math.sqrt(sys.float_info.min)):
             return None
-        return torch.from_numpy((rewards - self._baseline) / self._spread())
+        return torch.from_numpy((rewards - baseline) / self._spread())
 
     def _step(self, loss: Tensor, size: int) -> float:
         self._optimizer.zero_grad(set_to_none=True)
@@ -190,26 +196,18 @@ class Reinforce:
         return norm
 
 
-def draw_new(
-    policy: Policy, space: SearchSpace, history: History, n: int, generator: torch.Generator, redraws: int
-) -> list[Vector]:
-    """``n`` vectors of the policy that meet the budget; vectors that were never evaluated are preferred.
+def draw_feasible(policy: Policy, space: SearchSpace, n: int, generator: torch.Generator) -> list[Vector]:
+    """``n`` vectors of the policy that meet the budget, each drawn independently of the others.
 
-    Each is the first of ``1 + redraws`` draws that neither the history nor the batch holds yet, or the first that is
-    feasible. Where the policy runs into dead ends (bounds that can be met one by one but hardly together), uniform
-    draws stand in.
+    Where the policy runs into dead ends (bounds that can be met one by one but hardly together), uniform draws stand
+    in.
     """
-    tries = 1 + redraws
     found: list[Vector] = []
-    for _ in range(_ROUNDS):
+    for more in (1, *[_MORE] * _ROUNDS):
         if len(found) == n:
             return found
-        drawn, _ = policy.draw((n - len(found)) * tries, generator)
-        rows = [tuple(row) for row in drawn.tolist()]
-        for start in range(0, len(rows), tries):
-            feasible = [vector for vector in rows[start : start + tries] if space.feasible(vector)]
-            new = (vector for vector in feasible if vector not in history and vector not in found)
-            found += [next(new, feasible[0])] if feasible else []
+        drawn, _ = policy.draw((n - len(found)) * more, generator)
+        found += [vector for vector in map(tuple, drawn.tolist()) if space.feasible(vector)][: n - len(found)]
     sampler = FeasibleSampler(space)
     rng = np.random.default_rng(int(torch.randint(2**31, (1,), generator=generator)))
     return [*found, *(sampler.draw(rng) for _ in range(n - len(found)))]

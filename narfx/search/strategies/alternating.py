@@ -26,7 +26,7 @@ from narfx.search.history import History
 from narfx.search.option_checks import number, whole
 from narfx.search.policies.lstm import Controller
 from narfx.search.policies.masks import Masks
-from narfx.search.policies.reinforce import Reinforce, draw_new, entropy
+from narfx.search.policies.reinforce import Reinforce, draw_feasible, entropy
 from narfx.search.registry import register_strategy
 from narfx.search.strategies.accept_test import AcceptTest
 from narfx.search.strategy import Evaluated, Proposal, Result
@@ -35,6 +35,8 @@ from narfx.space.sampling import FeasibleSampler
 from narfx.space.space import SearchSpace
 
 __all__ = ["Alternating"]
+
+_TRIES = 11
 
 
 class Alternating:
@@ -64,7 +66,6 @@ class Alternating:
         temperature: As in ``nar``.
         clip: As in ``nar``.
         bias_scale: As in ``nar``.
-        redraws: As in ``nar``.
     """
 
     def __init__(
@@ -84,7 +85,6 @@ class Alternating:
         temperature: float = 5.0,
         clip: float = 5.0,
         bias_scale: float = 10.0,
-        redraws: int = 10,
     ) -> None:
         if mode not in ("policy", "sample"):
             raise ValueError(f"mode is {mode!r}, and must be policy or sample")
@@ -93,7 +93,6 @@ class Alternating:
         self._phase = whole("phase", phase, least=self._evaluations + self._learns)
         self._candidates = whole("candidates", candidates, least=1)
         self._entropy_weight = number("entropy_weight", entropy_weight, least=0)
-        self._redraws = whole("redraws", redraws, least=0)
         self._generator = torch.Generator().manual_seed(seed)
         found = {part: [i for i in slots if len(space.slots[i].legal) > 1] for part, slots in parts(space).items()}
         self._parts = {part: slots for part, slots in found.items() if slots} or {"operators": []}
@@ -233,11 +232,11 @@ class Alternating:
 
     def _draw(self, n: int) -> list[Vector]:
         if self._learns:
-            return draw_new(self._policy, self._here, self._history, n, self._generator, self._redraws)
+            return draw_feasible(self._policy, self._here, n, self._generator)
         sampler, rng, found = FeasibleSampler(self._here), self._numpy(), []
         for _ in range(n):
             drawn = [sampler.draw(rng)]
-            while len(drawn) <= self._redraws and (drawn[-1] in self._history or drawn[-1] in found):
+            while len(drawn) < _TRIES and (drawn[-1] in self._history or drawn[-1] in found):
                 drawn.append(sampler.draw(rng))
             found.append(drawn[-1])
         return found

@@ -18,7 +18,7 @@ from narfx.search.assigned_rewards import assigned_rewards, parts
 from narfx.search.history import History
 from narfx.search.option_checks import number, whole
 from narfx.search.policies.lstm import Controller
-from narfx.search.policies.reinforce import Policy, Reinforce, draw_new, entropy
+from narfx.search.policies.reinforce import Policy, Reinforce, draw_feasible, entropy
 from narfx.search.registry import register_strategy
 from narfx.search.strategy import Evaluated, Proposal, Result
 from narfx.space.records import Vector
@@ -36,12 +36,11 @@ class Nar:
         hidden: The size of the LSTM and of its embeddings.
         lr: Learning rate of Adam for a batch of 5; scales linearly above (at most 4x), with the square root below.
         entropy_weight: w above; entropies are in nats a decision.
-        baseline_decay: The share of b and s that remains after one reward.
+        baseline_decay: The share of s, and of b for batches of one, that remains after one reward.
         tanh_constant: T of the controller's T·tanh(u/τ).
         temperature: τ of the same.
         clip: The largest norm of a step's gradient.
         bias_scale: How much faster the slots' biases move than the other weights.
-        redraws: How often a draw that was evaluated before is drawn again to find a new vector; 0 as in ENAS.
     """
 
     _controller: Callable[..., Policy] = Controller
@@ -59,11 +58,9 @@ class Nar:
         temperature: float = 5.0,
         clip: float = 5.0,
         bias_scale: float = 10.0,
-        redraws: int = 10,
     ) -> None:
         self._space = space
         self._entropy_weight = number("entropy_weight", entropy_weight, least=0)
-        self._redraws = whole("redraws", redraws, least=0)
         self._generator = torch.Generator().manual_seed(seed)
         self._policy = type(self)._controller(
             space,
@@ -87,7 +84,7 @@ class Nar:
         return -self._entropy_weight * entropy(log_p).mean() if differ else None
 
     def ask(self, n: int) -> list[Proposal]:
-        """``n`` vectors drawn from the policy, preferring vectors that were never evaluated (see ``redraws``)."""
+        """``n`` vectors drawn from the policy; one that was evaluated before may come again, as its share of reward."""
         return [Proposal(vector) for vector in self._draw(n, self._generator)]
 
     def tell(self, proposals: Sequence[Proposal], results: Sequence[Result]) -> dict[str, Any]:
@@ -115,10 +112,10 @@ class Nar:
         return {"probabilities": [[round(x, 5) for x in row] for row in self._policy.draw(1, None)[1][0].tolist()]}
 
     def finalists(self, n: int) -> list[Vector]:
-        """By turns the best evaluated (by mean reward) and the policy's own: its most likely vector, then fresh draws.
+        """By turns the best evaluated (by score) and the policy's own: its most likely vector, then fresh draws.
 
         The best evaluated comes first as long as a vector evaluated again earned the same reward. Under noise the
-        policy's own comes first, because it averages over more rewards than the highest mean does.
+        policy's own comes first, because it averages over more rewards than the highest score does.
         """
         generator = torch.Generator()
         generator.set_state(self._generator.get_state())  # naming finalists changes nothing
@@ -147,7 +144,7 @@ class Nar:
         self._history.load_state_dict(state["record"])
 
     def _draw(self, n: int, generator: torch.Generator) -> list[Vector]:
-        return draw_new(self._policy, self._space, self._history, n, generator, self._redraws)
+        return draw_feasible(self._policy, self._space, n, generator)
 
 
 register_strategy("nar", Nar)
