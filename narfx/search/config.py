@@ -11,7 +11,10 @@ from narfx.latency.metric import LatencyOptions
 from narfx.tasks.options import DataOptions
 from narfx.training.recipe import Recipe
 
-__all__ = ["SearchConfig"]
+__all__ = ["Compared", "SearchConfig"]
+
+Compared = Literal["output", "standardised"]
+PASSES = 4
 
 
 class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
@@ -29,6 +32,10 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     init: Literal["base", "scratch"] = "base"
     budget: str = "macs<=0.8x"
     norms: Literal["shared", "separate"] = "shared"
+    prepare: Literal["uniform", "distil"] = "uniform"
+    distil_lr: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
+    distil_compare: Compared = "output"
+    score_images: int = Field(default=2048, ge=2)
     epochs: int = Field(default=30, ge=1)
     pretrain_epochs: int = Field(default=3, ge=0)
     steps: int = Field(default=50, ge=1)
@@ -43,7 +50,19 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     @model_validator(mode="before")
     @classmethod
     def _short(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("strategy") == "solve":
+            return _solving(values)
         if isinstance(values, dict) and "pretrain_epochs" not in values and isinstance(values.get("epochs"), int):
             known = cls.model_fields["pretrain_epochs"].default
             return {**values, "pretrain_epochs": max(0, min(known, values["epochs"] - 1))}
         return values
+
+
+def _solving(values: dict[str, Any]) -> dict[str, Any]:
+    """The defaults of a search that measures and solves: distilled operators, then one round."""
+    values = {"prepare": "distil", **values}
+    epochs, passes = values.get("epochs"), values.get("pretrain_epochs")
+    if passes is None:
+        passes = epochs - 1 if isinstance(epochs, int) else PASSES
+        values["pretrain_epochs"] = passes
+    return {"epochs": passes + 1, **values} if isinstance(passes, int) else values

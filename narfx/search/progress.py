@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from narfx.runs.events import Event, Saved, StageBegan, Step, Weights
+from narfx.runs.events import Distilled, Event, Saved, Scored, StageBegan, Step, Weights
 from narfx.runs.progress import Reporter
 from narfx.search.stages import Stage
 
@@ -23,13 +23,13 @@ class EpochLines:
             for stage in stages
             for label in [f", {stage.preparation.label}"] * stage.preparation.epochs + [""] * stage.epochs
         ]
-        self._weights: list[Weights] = []
+        self._weights: list[Weights | Distilled] = []
         self._steps: list[Step] = []
         self._started = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         """Take in one event."""
-        if isinstance(event, Weights):
+        if isinstance(event, (Weights, Distilled)):
             self._weights.append(event)
         elif isinstance(event, Step):
             self._steps.append(event)
