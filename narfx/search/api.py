@@ -17,12 +17,16 @@ from narfx.runs.events import Done, Subscriber
 from narfx.runs.folder import RunFolder, interruptible
 from narfx.runs.progress import Reporter, Silent
 from narfx.search.config import SearchConfig
+from narfx.search.epochs import SCORES
 from narfx.search.estimate import plan
 from narfx.search.loop import Search
+from narfx.search.measuring import MeasuringStrategy
 from narfx.search.outcome import Outcome, conclude, verdict
 from narfx.search.prepared import Prepared, prepare
 from narfx.search.progress import EpochLines
 from narfx.search.stages import Stage, check_epochs, stages_of
+from narfx.search.supernet_file import SUPERNET, save_supernet
+from narfx.search.supernet_strategy import AnyStrategy
 from narfx.space.architecture import Preprocessing
 from narfx.space.front import front
 from narfx.support.files import check_output, read_json, write_json
@@ -155,12 +159,14 @@ def _go(
             folder=folder,
             reporter=reporter,
         )
-        result = _write(prepared, config, folder, outcome)
+        result = _write(prepared, config, folder, outcome, search.strategy)
         reporter.say(result["verdict"])
         return result
 
 
-def _write(prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome: Outcome) -> dict[str, Any]:
+def _write(
+    prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome: Outcome, strategy: AnyStrategy
+) -> dict[str, Any]:
     """Write the chosen network, the front and, last, ``arch.json``: where it exists, the others are complete."""
     best, data = outcome.best, prepared.task.data
     vector = prepared.space.read(best)
@@ -168,6 +174,10 @@ def _write(prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome:
     with prepared.task.precision.autocast():
         recalibrate(network, prepared.task.calibration_batches())
     write_weights(network, folder.path / "weights.safetensors")
+    files = dict(_FILES)
+    if isinstance(strategy, MeasuringStrategy):
+        save_supernet(prepared.net, folder.path)
+        files |= {"scores": SCORES, "supernet": SUPERNET}
     records = [outcome.base, *outcome.finalists, *outcome.randoms]
     write_json(folder.path / "front.json", {"metric": prepared.task.metric, "front": front(records)})
     costs = prepared.space.metrics
@@ -184,6 +194,7 @@ def _write(prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome:
             "mean_accuracy": outcome.random_mean,
             "best_accuracy": outcome.random_best,
         },
+        **({"prediction": dict(strategy.prediction)} if isinstance(strategy, MeasuringStrategy) else {}),
         "verdict": verdict(outcome),
     }
     architecture = prepared.traced.architecture(
@@ -201,7 +212,7 @@ def _write(prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome:
         "finalists": outcome.finalists,
         "randoms": outcome.randoms,
         "out": str(folder.path),
-        "files": {name: str(folder.path / file) for name, file in _FILES.items()},
+        "files": {name: str(folder.path / file) for name, file in files.items()},
     }
 
 

@@ -14,7 +14,7 @@ from narfx.training.recipe import Recipe
 __all__ = ["Compared", "SearchConfig"]
 
 Compared = Literal["output", "standardised"]
-PASSES = 4
+PASSES = 2
 
 
 class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):

@@ -138,7 +138,7 @@ def _measure(strategy: MeasuringStrategy, epoch: StrategyEpoch) -> None:
     judge = NetJudge(shared.net, shared.task, shared.config.score_images, shared.reporter)
     metrics = strategy.measure(judge)
     epoch.folder.write(
-        Scored(epoch=epoch.number + 1, images=judge.images, vectors=judge.reported, more=metrics)
+        Scored(epoch=epoch.number + 1, images=judge.images, vectors=judge.judged, more=metrics)
     )  # fmt: skip
     table = strategy.scores()
     if table is not None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -36,31 +36,32 @@ class NetJudge:
     def __post_init__(self) -> None:
         self._batches = list(self.task.spread_batches(self.images))
         self.images = sum(len(labels) for _, labels in self._batches)
-        self._outputs, self._losses = self._compute(self.net.space.base)
-        self.base_loss = float(self._losses.mean())
-        self.reported = 0
+        self._outputs, self._losses, self._wrong = self._compute(self.net.space.base)
+        self.base = {"loss": float(self._losses.mean()), "accuracy": 1 - float(self._wrong.mean())}
+        self.judged = 0
 
     def __call__(self, vectors: Iterable[Vector], label: str) -> list[Judged]:
         """Judge vectors one after another."""
         chosen = list(vectors)
-        self.reported += len(chosen)
+        self.judged += len(chosen)
         return [self._judge(vector) for vector in self.reporter.track(chosen, len(chosen), label)]
 
     def _judge(self, vector: Vector) -> Judged:
-        outputs, losses = self._compute(vector)
+        outputs, losses, wrong = self._compute(vector)
         apart = [self.task.divergence(ours, base) for ours, base in zip(outputs, self._outputs, strict=True)]
-        rise, rise_error = _mean(losses - self._losses)
-        divergence, divergence_error = _mean(torch.cat(apart))
-        return Judged(rise, rise_error, divergence, divergence_error)
+        return Judged(*_mean(losses - self._losses), *_mean(torch.cat(apart)), *_mean(wrong - self._wrong))
 
     @torch.inference_mode()
-    def _compute(self, vector: Vector) -> tuple[list[Tensor], Tensor]:
-        """The outputs, batch by batch, and the loss of each image (B,)."""
+    def _compute(self, vector: Vector) -> tuple[list[Tensor], Tensor, Tensor]:
+        """The outputs, batch by batch, and of each image (B,) the loss, and whether it is classified wrongly."""
         self.net.set_vector(vector)
+        task, losses, wrong = self.task, list[Tensor](), list[Tensor]()
         with batch_statistics(self.net):
-            outputs = [self.task.precision.apply(self.net, images) for images, _ in self._batches]
-        losses = [self.task.losses(o, labels) for o, (_, labels) in zip(outputs, self._batches, strict=True)]
-        return outputs, torch.cat(losses)
+            outputs = [task.precision.apply(self.net, images) for images, _ in self._batches]
+        for given, (_, labels) in zip(outputs, self._batches, strict=True):
+            losses.append(task.losses(given, labels).double())
+            wrong.append((task.logits(given).argmax(1) != labels).double())
+        return outputs, torch.cat(losses), torch.cat(wrong)
 
 
 def _mean(values: Tensor) -> tuple[float, float]:

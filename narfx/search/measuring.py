@@ -22,13 +22,16 @@ __all__ = ["Judge", "Judged", "MeasuringStrategy"]
 class Judged:
     """What an architecture loses against the base, with standard errors over the images.
 
-    ``loss`` is the rise of the mean loss, ``divergence`` the mean distance of the outputs from the base's.
+    ``loss`` is the rise of the mean loss, ``divergence`` the mean distance of the outputs from the base's, ``mistakes``
+    the rise of the share of images that are classified wrongly.
     """
 
     loss: float
     loss_error: float
     divergence: float
     divergence_error: float
+    mistakes: float
+    mistakes_error: float
 
     @property
     def finite(self) -> bool:
@@ -37,10 +40,10 @@ class Judged:
 
 
 class Judge(Protocol):
-    """Measures architectures, all on the same ``images``; ``base_loss`` is the base's own loss there."""
+    """Measures architectures, all on the same ``images``; ``base`` is what the base has there: loss and accuracy."""
 
     images: int
-    base_loss: float
+    base: Mapping[str, float]
 
     def __call__(self, vectors: Iterable[Vector], label: str) -> list[Judged]:
         """Judge these vectors; ``label`` says in a few words what they are, for progress."""
@@ -64,6 +67,11 @@ class MeasuringStrategy(Protocol):
 
     def scores(self) -> ScoreTable | None:
         """The scores of single replacements that were measured last; the search keeps them in ``scores.json``."""
+        ...
+
+    @property
+    def prediction(self) -> Mapping[str, Any]:
+        """How well the scores predict what random vectors lose, as plain values; empty before any round."""
         ...
 
     def finalists(self, n: int) -> list[Vector]:

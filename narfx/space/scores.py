@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -174,21 +175,49 @@ class ScoreTable(BaseModel):
         scores = self.scores
         return math.fsum(scores[index, k] for index, k in enumerate(vector))
 
+    def total(self, measure: str, vector: Vector) -> float | None:
+        """The sum of a measure over a vector's choices; ``None`` where it was not measured for one of them."""
+        found = []
+        for slot, entry in zip(self.slots, vector, strict=True):
+            value = slot.measures[measure].values[entry] if measure in slot.measures else None
+            if value is None:
+                return None
+            found.append(value)
+        return math.fsum(found)
+
+    def check_same(self, space: SearchSpace) -> None:
+        """Refuse the scores of another space.
+
+        Raises:
+            UsageError: The fingerprint is another space's; the message shows the first slot that differs.
+        """
+        whole = space.unrestricted()
+        if self.fingerprint == whole.fingerprint():
+            return
+        ours = [(slot.name, ", ".join(slot.choices)) for slot in self.slots]
+        theirs = [(slot.name, ", ".join(slot.choices)) for slot in whole.slots]
+        pairs = zip_longest(ours, theirs, fillvalue=("no slot", "nothing"))
+        differ = next(((a, b) for a, b in pairs if a != b), None)
+        shown = f"; first difference: {_slot(differ[0])} there, {_slot(differ[1])} here" if differ else ""
+        raise UsageError(
+            f"these scores were measured in another space (fingerprint {self.fingerprint}, this one has "
+            f"{whole.fingerprint()}{shown}): measure them again",
+            where="fingerprint",
+            kind="fingerprint",
+        )
+
     def check(self, space: SearchSpace) -> None:
         """Refuse a space that the scores were not measured in, and a table that lacks one.
 
         Raises:
             UsageError: The fingerprint is another space's, or a legal choice of a slot has no score.
         """
-        whole = space.unrestricted().fingerprint()
-        if self.fingerprint != whole:
-            raise UsageError(
-                f"these scores were measured in another space (fingerprint {self.fingerprint}, this one has "
-                f"{whole}): measure them again",
-                where="fingerprint",
-                kind="fingerprint",
-            )
+        self.check_same(space)
         check_scores(space, self.scores)
+
+
+def _slot(described: tuple[str, str]) -> str:
+    return f"{described[0]} with {described[1]}"
 
 
 def _row(known: Entries, index: int, slot: Slot) -> list[float | None]:

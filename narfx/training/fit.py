@@ -19,6 +19,7 @@ from narfx.support.seeds import derive
 from narfx.tasks.task import Task
 from narfx.training.objective import Objective
 from narfx.training.recipe import Recipe, sgdr
+from narfx.training.teacher import Teacher
 
 __all__ = ["check_diverged", "check_order", "fit", "parameter_names", "restore", "set_rate", "sgd", "train_step"]
 
@@ -138,6 +139,8 @@ def fit(
         "metric": task.metric,
         "val": task.evaluate(network, "val"),
     }
+    if isinstance(objective, Teacher):
+        metrics["teacher"] = objective.describe()
     if task.data.test is not None:
         metrics["test"] = task.evaluate(network, "test")
     if not all(math.isfinite(metrics[part]["loss"]) for part in ("val", "test") if part in metrics):

@@ -54,6 +54,8 @@ def compare(
         InterruptedRunError: Ctrl-C.
     """
     config = _with_names(config, relative_to)
+    if config.init == "prepared" and config.prepared is None:
+        config = config.model_copy(update={"prepared": str(find(config.target, None).parent)})
     comparison = prepare(config, device=device, relative_to=relative_to)
     folder = create_run(config, Path(out), comparison.targets, relative_to, overwrite=overwrite)
     return _run(comparison, folder, reporter or Silent())
@@ -189,7 +191,8 @@ def _metrics(
         folder=RunFolder(place),
         reporter=reporter,
         label=label,
-        trained=config.init == "inherit",
+        trained=config.init != "scratch",
+        objective=comparison.teachers[comparison.contenders.index(contender)],
     )
     if comparison.verified is not None:
         metrics["verification"] = _verification(comparison, contender, network, task, label, reporter)

@@ -16,6 +16,7 @@ from narfx.compiler.supernet import Supernet
 from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
 from narfx.inputs.model_ref import ModelRef
+from narfx.search.supernet_file import open_supernet
 from narfx.space.architecture import Architecture
 from narfx.space.records import Vector
 from narfx.space.sampling import sample_window
@@ -34,7 +35,7 @@ class Contender:
     """One architecture: the trace of its base, its vector, and random vectors of equal MACs.
 
     ``label`` is its name in the results, ``base_of`` is equal for architectures of one base. ``weights`` says where the
-    weights of the trace come from.
+    weights of the trace come from. ``prepared`` is the supernet of a search, whose operators have learnt something.
     """
 
     label: str
@@ -44,6 +45,11 @@ class Contender:
     randoms: tuple[Vector, ...]
     base_of: str
     weights: str
+    prepared: Supernet | None = None
+
+    def network(self, vector: Vector) -> fx.GraphModule:
+        """The lowered network of a vector, with the prepared supernet's weights where there is one, or the trace's."""
+        return lower(self.prepared or Supernet(self.traced), vector)
 
     @property
     def model(self) -> str:
@@ -82,8 +88,8 @@ class Entrant:
         return self.name.replace(": ", "-").replace(" ", "-")
 
     def network(self) -> fx.GraphModule:
-        """The lowered network with the trace's weights."""
-        return lower(Supernet(self.contender.traced), self.vector)
+        """The lowered network with the weights that it starts from."""
+        return self.contender.network(self.vector)
 
 
 def labels(paths: Sequence[Path], names: Sequence[str | None]) -> tuple[str, ...]:
@@ -116,6 +122,7 @@ def open_contender(
     weights: str | None = None,
     outputs: int | None = None,
     input: Shape | None = None,
+    prepared: Path | None = None,
 ) -> Contender:
     """Trace an architecture's base and draw random vectors, uniform over those with 98 to 100 % of its MACs.
 
@@ -128,6 +135,7 @@ def open_contender(
         weights: Weights of the base.
         outputs: The number of outputs that the base gets; without it the base keeps its own.
         input: (C, H, W) of one image, instead of the architecture's.
+        prepared: The run directory of a search with ``--strategy solve``, whose supernet all networks start from.
 
     Raises:
         UsageError: The architecture, its weights, the outputs or the input do not fit the model.
@@ -150,8 +158,11 @@ def open_contender(
         traced.space, randoms, (1 - WINDOW) * macs, macs, numpy_generator(seed, "compare"), exclude=frozenset({vector})
     )
     model = ModelRef.parse(architecture.model).beside(Path.cwd(), relative_to=place)
+    net = None if prepared is None else open_supernet(prepared, traced)
+    if prepared is not None:
+        origin = f"the prepared operators of {prepared.name}"
     return Contender(
-        label, architecture, traced, vector, tuple(drawn), f"{model} {traced.input} {outputs or ''}", origin
+        label, architecture, traced, vector, tuple(drawn), f"{model} {traced.input} {outputs or ''}", origin, net
     )
 
 

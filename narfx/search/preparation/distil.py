@@ -22,7 +22,7 @@ from narfx.search.config import Compared
 from narfx.search.shared_weights import SharedWeights
 from narfx.space.records import Slot
 from narfx.space.space import SearchSpace
-from narfx.support.text import count
+from narfx.support.seeds import numpy_generator
 
 __all__ = ["Distil", "feature_error"]
 
@@ -42,6 +42,7 @@ class Distil:
     epochs: int
     rate: float = 2e-3
     compare: Compared = "output"
+    mixed: int = 0
     label: ClassVar[str] = "operators from the base's features"
 
     def train(self, epoch: int, own: int, space: SearchSpace, shared: SharedWeights) -> Distilled:
@@ -56,6 +57,7 @@ class Distil:
         steps = task.steps_per_epoch
         batches = shared.epoch(epoch).batches
         label = f"epoch {epoch + 1}: {self.label}"
+        rng = numpy_generator(shared.seed, "distil", epoch)
         with net.visits(lessons.slots, lessons):
             for step, (images, _) in enumerate(shared.reporter.track(batches, steps, label)):
                 rate = self._rate((own + step / steps) / self.epochs)
@@ -64,8 +66,12 @@ class Distil:
                 optimizer.zero_grad(set_to_none=True)
                 net.set_vector(space.base)
                 lessons.set_modes(net)
+                lessons.begin(mixed := own >= self.epochs - self.mixed)
                 with torch.no_grad():
                     task.precision.train(net, images)
+                    if mixed:
+                        lessons.mix(net, rng)
+                        task.precision.train(net, images)
                 lessons.judge()
                 optimizer.step()
         for name, left in lessons.left_out.items():
@@ -136,16 +142,46 @@ class _Lessons:
 
     def set_modes(self, net: Supernet) -> None:
         """The base in eval mode, what learns in training mode."""
+        for m in net.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                m.track_running_stats = True
         net.eval()
         for module in self._modules.values():
             module.train()
 
+    def begin(self, mixed):
+        self._targets = {} if mixed else None
+        self._phase = "base"
+
+    def mix(self, net, rng):
+        self._phase = "mixed"
+        self._calls = {}
+        v = tuple(
+            0 if (len(s.legal) < 2 or rng.random() < 0.5) else int(rng.choice([k for k in s.legal if k]))
+            for s in net.space.slots
+        )
+        net.set_vector(v)
+        net.eval()
+        for m in net.modules():
+            if isinstance(m, nn.BatchNorm2d):
+                m.training, m.track_running_stats = True, False
+        for m in self._modules.values():
+            m.train()
+
     def __call__(self, visit: Visit) -> None:
         """Add the gradients of one visit to the parameters of its operators."""
+        wanted = visit.output
+        if self._targets is not None:
+            if self._phase == "base":
+                self._targets.setdefault(visit.node.site, []).append(visit.output.clone())
+                return
+            n = self._calls.get(visit.node.site, 0)
+            self._calls[visit.node.site] = n + 1
+            wanted = self._targets[visit.node.site][n]
         for name in self._names[visit.node.slot]:
             with torch.enable_grad():
                 output = visit.node.compute(name, visit.input.clone())
-                error = feature_error(output, visit.output, self._compare)
+                error = feature_error(output, wanted, self._compare)
             if error.requires_grad:
                 error.backward()  # type: ignore[no-untyped-call]
             self._losses.append(((visit.node.site, name), error.detach()))
@@ -193,4 +229,3 @@ class _Lessons:
 def _taught(slot: Slot) -> tuple[str, ...]:
     """The choices of a slot that learn: the legal ones but the base."""
     return tuple(slot.choices[k] for k in slot.legal if k)
-

@@ -8,6 +8,7 @@ solutions that differ are measured as they are, and the best is kept.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import astuple
 from typing import Any, Literal
 
 from narfx.errors import NothingToRefineError
@@ -57,6 +58,7 @@ class Solve:
         self._table: ScoreTable | None = None
         self._dropped: dict[int, list[int]] = {}
         self._rounds = 0
+        self._prediction: dict[str, Any] = {}
 
     @property
     def space(self) -> SearchSpace:
@@ -75,16 +77,20 @@ class Solve:
         self._score(judge, center)
         solutions = self._solutions()
         self._remember(solutions, judge(solutions, "solutions"))
-        quality = self._test(judge)
+        self._prediction = self._test(judge)
         self._rounds += 1
         best = self._ranked()[0]
         return {
             "round": self._rounds,
             "around": list(center),
-            "base_loss": judge.base_loss,
-            "prediction": quality,
+            "base": dict(judge.base),
+            "prediction": self._prediction,
             "solutions": [list(vector) for vector in solutions],
-            "best": {"vector": list(best), "loss": self._judged[best].loss, "divergence": self._judged[best].divergence},
+            "best": {
+                "vector": list(best),
+                "loss": self._judged[best].loss,
+                "divergence": self._judged[best].divergence,
+            },
             "not_offered": [self._name(i, k) for i, gone in self._dropped.items() for k in gone],
         }
 
@@ -103,11 +109,11 @@ class Solve:
         known = {pair: judged for pair, judged in zip(pairs, found, strict=True) if judged.finite}
         known |= {(i, k): own for i, k in enumerate(center)}
         measures = {
-            "loss": ({p: j.loss - own.loss for p, j in known.items()}, {p: j.loss_error for p, j in known.items()}),
-            "divergence": (
-                {p: j.divergence - own.divergence for p, j in known.items()},
-                {p: j.divergence_error for p, j in known.items()},
-            ),
+            name: (
+                {pair: getattr(judged, name) - getattr(own, name) for pair, judged in known.items()},
+                {pair: getattr(judged, f"{name}_error") for pair, judged in known.items()},
+            )
+            for name in ("loss", "divergence", "mistakes")
         }
         self._table = ScoreTable.of(
             self.space,
@@ -116,7 +122,11 @@ class Solve:
             images=judge.images,
             seed=self._seed,
             around=center,
-            center={"loss": judge.base_loss + own.loss, "rise": own.loss, "divergence": own.divergence},
+            center={
+                "loss": judge.base["loss"] + own.loss,
+                "accuracy": judge.base["accuracy"] - own.mistakes,
+                "divergence": own.divergence,
+            },
             measures=measures,
         )
 
@@ -137,9 +147,9 @@ class Solve:
         drawn = [*dict.fromkeys(sampler.draw(rng) for _ in range(self._check))]
         found = judge(drawn, "random vectors")
         self._remember(drawn, found)
+        start = getattr(self._judged[self._table.around or self._space.base], self._by)
         return prediction_quality(
-            [self._table.predict(vector) for vector in drawn],
-            [getattr(judged, self._by) - self._table.center[_CENTER[self._by]] for judged in found],
+            [self._table.predict(vector) for vector in drawn], [getattr(judged, self._by) - start for judged in found]
         )
 
     def _remember(self, vectors: Iterable[Vector], judged: Iterable[Judged]) -> None:
@@ -157,6 +167,11 @@ class Solve:
         """The table of the last round."""
         return self._table
 
+    @property
+    def prediction(self) -> Mapping[str, Any]:
+        """See :func:`narfx.space.prediction.prediction_quality`, of the last round's scores."""
+        return {"by": self._by, **self._prediction}
+
     def finalists(self, n: int) -> list[Vector]:
         """The measured vectors of least loss or divergence that meet the budget."""
         return self._ranked()[:n]
@@ -171,9 +186,8 @@ class Solve:
     def state_dict(self) -> dict[str, Any]:
         """What was measured, the table of scores, and the choices that are not offered."""
         return {
-            "judged": [
-                [list(v), j.loss, j.loss_error, j.divergence, j.divergence_error] for v, j in self._judged.items()
-            ],
+            "judged": [[list(v), *astuple(j)] for v, j in self._judged.items()],
+            "prediction": self._prediction,
             "table": None if self._table is None else self._table.model_dump(mode="json"),
             "dropped": [[slot, list(gone)] for slot, gone in self._dropped.items()],
             "rounds": self._rounds,
@@ -185,13 +199,13 @@ class Solve:
         self._table = None if state["table"] is None else ScoreTable.model_validate(state["table"])
         self._dropped = {slot: list(gone) for slot, gone in state["dropped"]}
         self._rounds = state["rounds"]
+        self._prediction = state["prediction"]
 
 
 _MEASURED = {
     "divergence": "the mean divergence of the outputs from the base's",
     "loss": "the rise of the mean loss",
 }
-_CENTER = {"divergence": "divergence", "loss": "rise"}
 
 
 def _replaced(vector: Vector, slot: int, choice: int) -> Vector:
