@@ -144,7 +144,7 @@ def search(
     distil_compare: Annotated[
         str | None,
         typer.Option(
-            help="What --prepare distil compares: output, or standardised (scale and shift do not count) [output]."
+            help="What --prepare distil compares: output, or standardised (scale and shift do not count) [standardised]."
         ),
     ] = None,
     score_images: Annotated[
@@ -336,7 +336,8 @@ def compare(
     fields = given(
         {
             "target": target[0] if target else None, "data": data, "seeds": seeds, "randoms": randoms, "init": init,
-            "prepared": prepared, "outputs": outputs, "input": input, "verify": verify, "pairs": pairs, "folds": folds, **options,
+            "prepared": prepared, "outputs": outputs, "input": input, "verify": verify, "pairs": pairs,
+            "folds": folds, **options,
         }
     )  # fmt: skip
     if target:  # the targets of the command line replace all targets of a config file

@@ -34,7 +34,7 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     norms: Literal["shared", "separate"] = "shared"
     prepare: Literal["uniform", "distil"] = "uniform"
     distil_lr: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
-    distil_compare: Compared = "output"
+    distil_compare: Compared = "standardised"
     score_images: int = Field(default=2048, ge=2)
     epochs: int = Field(default=30, ge=1)
     pretrain_epochs: int = Field(default=3, ge=0)

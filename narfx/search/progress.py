@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from narfx.runs.events import Distilled, Event, Saved, Scored, StageBegan, Step, Weights
+from narfx.runs.events import Distilled, Event, Saved, StageBegan, Step, Weights
 from narfx.runs.progress import Reporter
 from narfx.search.stages import Stage
 

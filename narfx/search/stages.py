@@ -123,7 +123,7 @@ def _preparation(config: SearchConfig) -> Preparation:
     if not config.pretrain_epochs:
         return NO_PREPARATION
     if config.prepare == "distil":
-        return Distil(config.pretrain_epochs, config.distil_lr, config.distil_compare)
+        return Distil(config.pretrain_epochs, config.distil_lr, config.distil_compare, config.pretrain_epochs // 2)
     return WarmUp(config.pretrain_epochs)
 
 

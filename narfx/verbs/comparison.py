@@ -111,8 +111,8 @@ def prepare(config: CompareConfig, *, device: str = "auto", relative_to: Path | 
     )
     if config.init != "scratch" and len({contender.base_of for contender in contenders}) > 1:
         raise UsageError(
-            f"--init {config.init} starts from the weights of one base, and these architectures have several bases: compare "
-            "architectures of one base, or use --init scratch",
+            f"--init {config.init} starts from the weights of one base, and these architectures have several bases: "
+            "compare architectures of one base, or use --init scratch",
             where="--init",
             kind="several_bases",
         )

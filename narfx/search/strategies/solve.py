@@ -107,7 +107,7 @@ class Solve:
         if any(len(gone) == len(self._space.slots[i].legal) for i, gone in self._dropped.items()):
             raise NothingToRefineError("every choice of a slot gives NaN", kind="all_nan")
         known = {pair: judged for pair, judged in zip(pairs, found, strict=True) if judged.finite}
-        known |= {(i, k): own for i, k in enumerate(center)}
+        known |= dict.fromkeys(enumerate(center), own)
         measures = {
             name: (
                 {pair: getattr(judged, name) - getattr(own, name) for pair, judged in known.items()},
