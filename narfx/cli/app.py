@@ -144,7 +144,7 @@ def search(
     distil_compare: Annotated[
         str | None,
         typer.Option(
-            help="What --prepare distil compares: output, or standardised (scale and shift do not count) [standardised]."
+            help="What --prepare distil compares: output, or standardised (no scale, no shift) [standardised]."
         ),
     ] = None,
     score_images: Annotated[

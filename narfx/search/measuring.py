@@ -42,8 +42,15 @@ class Judged:
 class Judge(Protocol):
     """Measures architectures, all on the same ``images``; ``base`` is what the base has there: loss and accuracy."""
 
-    images: int
-    base: Mapping[str, float]
+    @property
+    def images(self) -> int:
+        """How many images there are."""
+        ...
+
+    @property
+    def base(self) -> Mapping[str, float]:
+        """The ``loss`` and the ``accuracy`` of the base."""
+        ...
 
     def __call__(self, vectors: Iterable[Vector], label: str) -> list[Judged]:
         """Judge these vectors; ``label`` says in a few words what they are, for progress."""

@@ -22,13 +22,12 @@ from torch import Tensor
 
 from narfx.compiler.features import Visit
 from narfx.data.image_data import Batch
-from narfx.errors import UsageError
 from narfx.graph.batchnorm import batch_statistics
 from narfx.runs.events import Distilled
 from narfx.search.config import Compared
 from narfx.search.preparation.lessons import Lessons
 from narfx.search.shared_weights import SharedWeights
-from narfx.space.records import Vector
+from narfx.space.records import AnySite, Site, Vector
 from narfx.space.space import SearchSpace
 from narfx.support.seeds import numpy_generator
 from narfx.support.text import count
@@ -155,10 +154,15 @@ def _groups(slots: Sequence[int], space: SearchSpace, batch: int, memory: int) -
     groups: list[list[int]] = []
     room = 0.0
     for index in slots:
-        size = sum(4 * batch * site.images * math.prod(site.output_shape) for site in space.slots[index].sites)
+        size = sum(4 * batch * _numbers(site) for site in space.slots[index].sites)
         if not groups or size > room:
             groups.append([])
             room = memory
         groups[-1].append(index)
         room -= size
     return groups
+
+
+def _numbers(site: AnySite) -> int:
+    """How many numbers an operator gives at a site for one sample."""
+    return math.prod(site.output_shape) * (site.images if isinstance(site, Site) else 1)

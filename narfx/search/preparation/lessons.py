@@ -48,14 +48,18 @@ class Lessons:
 
     def __init__(self, net: Supernet, space: SearchSpace, compare: Compared) -> None:
         self._compare = compare
-        taught = {i: tuple(slot.choices[k] for k in slot.legal if k) for i, slot in enumerate(space.slots) if slot.sites}
+        taught = {
+            i: tuple(slot.choices[k] for k in slot.legal if k) for i, slot in enumerate(space.slots) if slot.sites
+        }
         self.slots = [index for index, names in taught.items() if names]
         without = next((slot.name for slot in space.slots if 0 not in slot.legal), None)
         if without is not None or not self.slots:
             cause = "there is no operator to teach" if without is None else f"{without} has no base to learn from"
             raise UsageError(f"operators cannot be distilled: {cause}", where="--prepare", kind="nothing_to_distil")
         self._names = {node: taught[node.slot] for node in net.dispatches(self.slots)}
-        self._modules = {(node.site, name): node.candidates[name] for node, names in self._names.items() for name in names}
+        self._modules = {
+            (node.site, name): node.candidates[name] for node, names in self._names.items() for name in names
+        }
         self._losses: list[tuple[tuple[str, str], Tensor]] = []
         self._sums = dict.fromkeys(self._modules, 0.0)
         self._counts = dict.fromkeys(self._modules, 0)
