@@ -192,7 +192,7 @@ def truth_jobs(options: Options) -> list[tuple[str, ...]]:
 
 
 def judge_jobs(options: Options) -> list[tuple[str, ...]]:
-    names = [name for name in (*SEARCHES, *PREPARED)]
+    names = (*SEARCHES, *PREPARED)
     return [("judge", name, str(seed), "") for seed in range(options.seeds) for name in names]
 
 
@@ -254,8 +254,9 @@ def searched(options: Options, name: str, seed: int) -> dict[str, Any]:
     distil = values.pop("distil", False)
     solving = values["strategy"] == "solve"
     config = SearchConfig(
-        model=options.model, input=options.input, data=options.data, data_fraction=options.images, val_fraction=VALIDATION, budget=BUDGET,
-        weights=None if values.get("init") == "scratch" else base_weights(options), seed=seed, randoms=8,
+        model=options.model, input=options.input, data=options.data, data_fraction=options.images,
+        val_fraction=VALIDATION, budget=BUDGET, seed=seed, randoms=8,
+        weights=None if values.get("init") == "scratch" else base_weights(options),
         epochs=3 if solving else options.search_epochs, pretrain_epochs=2 if solving else 3, **values,
     )  # fmt: skip
     preparation = Distil(2) if solving or distil else WarmUp(config.pretrain_epochs)
@@ -274,8 +275,9 @@ def searched(options: Options, name: str, seed: int) -> dict[str, Any]:
 def prepared(options: Options, name: str, seed: int) -> dict[str, Any]:
     passes = PREPARED[name]
     config = SearchConfig(
-        model=options.model, input=options.input, data=options.data, data_fraction=options.images, val_fraction=VALIDATION, budget="none",
-        weights=base_weights(options), seed=seed, strategy="solve", pretrain_epochs=passes, epochs=passes + 1,
+        model=options.model, input=options.input, data=options.data, data_fraction=options.images,
+        val_fraction=VALIDATION, budget="none", weights=base_weights(options), seed=seed, strategy="solve",
+        pretrain_epochs=passes, epochs=passes + 1,
     )  # fmt: skip
     preparation = Distil(passes, mixed=passes // 2) if passes else NO_PREPARATION
     ready = prepare(config, [Stage(narrowed, preparation, "solve", 1)], options.device, None)
@@ -360,7 +362,10 @@ def load_truth(options: Options, kind: str) -> list[np.ndarray]:
 
 def equal_cost(a: ArrayLike, b: ArrayLike, macs: Any) -> float:
     """Kendall's tau of what a parabola in MACs leaves of each."""
-    rest = [np.array(values) - np.polyval(np.polyfit(macs, values, 2), macs) for values in (a, b)]
+    rest = [
+        np.asarray(values, float) - np.polyval(np.polyfit(macs, np.asarray(values, float), 2), macs)
+        for values in (a, b)
+    ]
     return float(kendalltau(*rest).statistic)
 
 
@@ -387,9 +392,8 @@ def page(options: Options, result: Mapping[str, Any]) -> str:
     lines = [
         "# What the judges are worth",
         "",
-        f"All {result['vectors']} vectors of a space of four slots and four operators "
-        f"({options.model}, input "
-        f"{'x'.join(map(str, options.input))}, {Path(options.data).name}, {options.images:.0%} of its training images), "
+        f"All {result['vectors']} vectors of a space of four slots and four operators ({options.model}, input "
+        f"{'x'.join(map(str, options.input))}, {Path(options.data).name}, {options.images:.0%} of the images), "
         f"each trained by itself with {options.seeds} seeds: from scratch for {options.scratch_epochs} epochs, and "
         f"from the base's weights for {options.base_epochs}. `tools/ground_truth.py` makes this page.",
         "",
@@ -398,8 +402,8 @@ def page(options: Options, result: Mapping[str, Any]) -> str:
     ]
     for kind, t in result["truth"].items():
         lines.append(
-            f"| {kind} | {t['mean']:.4f} | {t['sd']:.4f} | {t['base']:.4f} | {t['best']:.4f} | {t['seeds_agree']:.2f} | "
-            f"{t['seeds_agree_at_equal_cost']:.2f} |"
+            f"| {kind} | {t['mean']:.4f} | {t['sd']:.4f} | {t['base']:.4f} | {t['best']:.4f} | "
+            f"{t['seeds_agree']:.2f} | {t['seeds_agree_at_equal_cost']:.2f} |"
         )
     lines += [
         "",

@@ -17,7 +17,7 @@ from narfx.training.fit import sgd, train_step
 __all__ = ["plan"]
 
 _PASS = 2.0  # a pass of distillation in training steps
-_MEASURED = 43  # the base, the solutions and the random vectors of a round
+_MEASURED = 51  # the base, the solutions and the random vectors of a round
 
 
 def plan(prepared: Prepared, config: SearchConfig) -> str:

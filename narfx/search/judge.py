@@ -1,6 +1,6 @@
 """The judge of single architectures: their loss and their distance from the base on a stated set of images.
 
-All architectures see the same training images, not augmented, each batch with BatchNorm statistics of its own, as in
+All architectures see the same training images, each batch with BatchNorm statistics of its own, as in
 LANA (arXiv 2107.10624, section 3.3). What is reported is relative to the base under the same conditions, image by
 image, so that standard errors are those of differences.
 """

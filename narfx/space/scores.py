@@ -192,10 +192,10 @@ class ScoreTable(BaseModel):
             UsageError: The fingerprint is another space's; the message shows the first slot that differs.
         """
         whole = space.unrestricted()
-        if self.fingerprint == whole.fingerprint():
-            return
         ours = [(slot.name, ", ".join(slot.choices)) for slot in self.slots]
         theirs = [(slot.name, ", ".join(slot.choices)) for slot in whole.slots]
+        if self.fingerprint == whole.fingerprint() and ours == theirs:
+            return
         pairs = zip_longest(ours, theirs, fillvalue=("no slot", "nothing"))
         differ = next(((a, b) for a, b in pairs if a != b), None)
         shown = f"; first difference: {_slot(differ[0])} there, {_slot(differ[1])} here" if differ else ""

@@ -106,9 +106,11 @@ class Task(ABC):
         return min(CALIBRATION_IMAGES, len(self.data.train))
 
     def calibration_batches(self, images: int = CALIBRATION_IMAGES) -> Iterator[Tensor]:
-        """Training images for BatchNorm's statistics: not augmented, spread over the classes, the same at every call.
+        """Training images for BatchNorm's statistics: spread over the classes, the same at every call.
 
-        An incomplete batch is dropped unless it is the only one, because BatchNorm weights every batch equally.
+        They are augmented as in training: on CIFAR-10, statistics of images that are not cost a trained ResNet-20 four
+        points of accuracy. An incomplete batch is dropped unless it is the only one, because BatchNorm weights every
+        batch equally.
         """
         for inputs, _ in self.spread_batches(images):
             yield inputs
@@ -117,8 +119,16 @@ class Task(ABC):
         """The images of :meth:`calibration_batches` with their labels."""
         if images not in self._calibration:  # cached: it takes seconds on a million labels
             self._calibration[images] = torch.from_numpy(spread(self.data.train.labels.numpy(), images))
-        order, size = self._calibration[images], self.batch_size
-        yield from ordered_batches(self.data.train, order, size, data=self.data, drop_last=len(order) >= size)
+        order = self._calibration[images]
+        yield from ordered_batches(
+            self.data.train,
+            order,
+            self.batch_size,
+            data=self.data,
+            augment=self.augment,
+            generator=torch.Generator().manual_seed(0),
+            drop_last=len(order) >= self.batch_size,
+        )
 
     def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
         """The cross-entropy of each image (B,), without smoothing or margin: what :meth:`evaluate` averages."""

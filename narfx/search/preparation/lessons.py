@@ -60,7 +60,7 @@ class Lessons:
         self._modules = {
             (node.site, name): node.candidates[name] for node, names in self._names.items() for name in names
         }
-        self._losses: list[tuple[tuple[str, str], Tensor]] = []
+        self._losses: list[tuple[tuple[str, str], Tensor, Tensor]] = []
         self._sums = dict.fromkeys(self._modules, 0.0)
         self._counts = dict.fromkeys(self._modules, 0)
         self.left_out: dict[str, int] = {}
@@ -86,18 +86,26 @@ class Lessons:
 
     def learn(self, visit: Visit, wanted: Tensor) -> None:
         """Add the gradients of one visit to the parameters of the operators of its site."""
+        sound = torch.isfinite(visit.input).all()
         for name in self._names[visit.node]:
             with torch.enable_grad():
-                output = visit.node.compute(name, visit.input.clone())  # a user's operator may work in place
-                error = feature_error(output, wanted, self._compare)
+                error = feature_error(visit.node.compute(name, visit.input), wanted, self._compare)
             if error.requires_grad:
                 error.backward()
-            self._losses.append(((visit.node.site, name), error.detach()))
+            self._losses.append(((visit.node.site, name), error.detach(), sound))
 
     def judge(self) -> None:
-        """Take in the errors of one batch; an operator that gave NaN, or a gradient of it, does not learn from it."""
-        keys = [key for key, _ in self._losses]
-        values = torch.stack([loss for _, loss in self._losses]).tolist()  # read at once: each reading waits
+        """Take in the errors of one batch; an operator that gave NaN, or a gradient of it, does not learn from it.
+
+        Where its input was NaN already, because of an operator before it, this is not held against it.
+        """
+        keys = [key for key, *_ in self._losses]
+        read = torch.stack(
+            [torch.where(sound, error.nan_to_num(torch.nan, torch.nan), torch.inf) for _, error, sound in self._losses]
+        )
+        values = read.tolist()  # at once: each reading waits for the device
+        own = {key for key, value in zip(keys, values, strict=True) if math.isnan(value)}
+        spoilt = {key for key, value in zip(keys, values, strict=True) if value == math.inf} - own
         wrong = {key for key, value in zip(keys, values, strict=True) if not math.isfinite(value)}
         wrong |= self._without_gradient()
         for key, value in zip(keys, values, strict=True):
@@ -105,7 +113,8 @@ class Lessons:
                 self._sums[key] += value
                 self._counts[key] += 1
         for site, name in sorted(wrong):
-            self.left_out[f"{name} at {site}"] = self.left_out.get(f"{name} at {site}", 0) + 1
+            if (site, name) not in spoilt:
+                self.left_out[f"{name} at {site}"] = self.left_out.get(f"{name} at {site}", 0) + 1
             for parameter in self._modules[site, name].parameters():
                 parameter.grad = None
         self._losses.clear()

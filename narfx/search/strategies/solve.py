@@ -46,7 +46,7 @@ class Solve:
 
     def __init__(
         self, space: SearchSpace, *, seed: int = 0, by: By = "loss", count: int = 10, shared: float = 0.8,
-        check: int = 32,
+        check: int = 40,
     ) -> None:  # fmt: skip
         if by not in ("divergence", "loss"):
             raise ValueError(f"by is divergence or loss, not {by!r}")
