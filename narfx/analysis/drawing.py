@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from narfx.errors import UsageError
+from narfx.support.figures import FORMATS, render
 from narfx.support.files import disk_errors, to_json, write_bytes
 
 __all__ = ["Drawing", "Panel"]
 
-_FORMATS: dict[str, dict[str, Any]] = {"png": {"Software": None}, "svg": {"Date": None, "Creator": None}}
 _MOST_LABELS = 8
 
 
@@ -35,7 +34,7 @@ class Drawing:
 
     def __init__(self, folder: Path, name: str, *, overwrite: bool) -> None:
         self._folder = folder
-        self._files = {kind: folder / f"{name}.{kind}" for kind in (*_FORMATS, "json")}
+        self._files = {kind: folder / f"{name}.{kind}" for kind in (*FORMATS, "json")}
         if folder.exists() and not folder.is_dir():
             raise UsageError(
                 f"{folder} exists and is not a folder: choose another", where=str(folder), kind="output_exists"
@@ -57,31 +56,20 @@ class Drawing:
 
 
 def _render(panels: Sequence[Panel]) -> dict[str, bytes]:
-    import matplotlib as mpl
-    from matplotlib import style
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    return render(lambda figure: _draw(panels, figure), 7.0, 2.2 * len(panels))
 
-    # The user's own style would change the figure, and a random salt the names inside the SVG.
-    with style.context("default"), mpl.rc_context({"svg.hashsalt": "narfx"}):
-        figure = Figure(figsize=(7.0, 2.2 * len(panels)), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
-        for axis, panel in zip(axes, panels, strict=True):
-            count = len(panel.lines)
-            for index, (name, (steps, values)) in enumerate(panel.lines.items()):
-                colour = (
-                    mpl.colormaps["viridis"](0.9 * index / max(count - 1, 1)) if panel.gradual else f"C{index % 10}"
-                )
-                shown = count <= _MOST_LABELS or index in (0, count // 2, count - 1)
-                axis.plot(steps, values, color=colour, linewidth=0.8, label=name if shown else None)
-            axis.set_ylabel(panel.label, fontsize=8)
-            axis.tick_params(labelsize=8)
-            axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-        axes[-1].set_xlabel("controller step", fontsize=8)
-        drawn = {}
-        for kind, metadata in _FORMATS.items():
-            buffer = io.BytesIO()
-            figure.savefig(buffer, format=kind, metadata=metadata, dpi=150)
-            drawn[kind] = buffer.getvalue()
-    return drawn
+
+def _draw(panels: Sequence[Panel], figure: Any) -> None:
+    import matplotlib as mpl
+
+    axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axis, panel in zip(axes, panels, strict=True):
+        count = len(panel.lines)
+        for index, (name, (steps, values)) in enumerate(panel.lines.items()):
+            colour = mpl.colormaps["viridis"](0.9 * index / max(count - 1, 1)) if panel.gradual else f"C{index % 10}"
+            shown = count <= _MOST_LABELS or index in (0, count // 2, count - 1)
+            axis.plot(steps, values, color=colour, linewidth=0.8, label=name if shown else None)
+        axis.set_ylabel(panel.label, fontsize=8)
+        axis.tick_params(labelsize=8)
+        axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
+    axes[-1].set_xlabel("controller step", fontsize=8)

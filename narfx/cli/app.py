@@ -27,6 +27,7 @@ from narfx.cli.options import (  # fmt: skip
     RECIPE,
     RUN,
     TASK,
+    TEACHER,
     TRUST,
     WEIGHTS,
     given,
@@ -127,11 +128,30 @@ def search(
     init: Annotated[
         str | None, typer.Option(help="Where the shared weights start: base (the model's weights) or scratch [base].")
     ] = None,
+    prepare: Annotated[
+        str | None,
+        typer.Option(
+            help="How the operators are prepared: uniform (training on random architectures), or distil (each learns "
+            "the base's features at its site) [distil for solve, else uniform]."
+        ),
+    ] = None,
     pretrain_epochs: Annotated[
         int | None,
         typer.Option(
-            help="Warm-up epochs on random architectures, included in --epochs [3, at most --epochs less one]."
+            help="Epochs of the preparation, included in --epochs [2 for solve, else 3, at most --epochs less one]."
         ),
+    ] = None,
+    distil_lr: Annotated[
+        float | None, typer.Option(help="The highest learning rate of --prepare distil [0.002].")
+    ] = None,
+    distil_compare: Annotated[
+        str | None,
+        typer.Option(
+            help="What --prepare distil compares: output, or standardised (no scale, no shift) [standardised]."
+        ),
+    ] = None,
+    score_images: Annotated[
+        int | None, typer.Option(help="Training images on which solve measures an architecture [2048].")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Strategy steps after each epoch [50].")] = None,
     lot: Annotated[int | None, typer.Option(help="Proposals evaluated in one step of the strategy [5].")] = None,
@@ -165,7 +185,8 @@ def search(
             "model": model, "data": data, "strategy": strategy,
             "strategy_options": parse_pairs(strategy_option, "--strategy-option"), "budget": budget, "init": init,
             "pretrain_epochs": pretrain_epochs, "steps": steps, "lot": lot, "reward_images": reward_images,
-            "finalists": finalists, "randoms": randoms, "norms": norms, "quick": quick, **options,
+            "finalists": finalists, "randoms": randoms, "norms": norms, "prepare": prepare, "distil_lr": distil_lr,
+            "distil_compare": distil_compare, "score_images": score_images, "quick": quick, **options,
         }
     )  # fmt: skip
     result = launch(
@@ -173,6 +194,30 @@ def search(
         fields=fields, options=options, output=output,
     )  # fmt: skip
     output.result(result, tables.estimate if options["dry_run"] else tables.search)
+
+
+@app.command()
+@takes(TRUST, {name: option for name, option in COMMON.items() if name != "seed"})
+def solve(
+    run: Annotated[Path, typer.Argument(help="The run of a search with --strategy solve.", metavar="RUN")],
+    out: Annotated[Path, typer.Option(help="The folder that gets the architecture, or one folder for each point.")],
+    budget: Annotated[
+        str, typer.Option(help="As for narfx search; a range gives a front: macs<=0.3x..0.9x,params<=0.8x.")
+    ],
+    count: Annotated[int, typer.Option(help="Solutions that are evaluated for each budget; the best is kept.")] = 1,
+    points: Annotated[int, typer.Option(help="How many budgets a range has.")] = 7,
+    overwrite: Overwrite = False,
+    **options: Any,
+) -> None:
+    """Answer another budget from the scores of a search, without training."""
+    from narfx.verbs.solve import solve as solve_run
+
+    output = output_of(options)
+    result = solve_run(
+        run, out, budget=budget, count=count, points=points, device=options["device"], overwrite=overwrite,
+        reporter=output.reporter,
+    )  # fmt: skip
+    output.result(result, tables.solve)
 
 
 @app.command()
@@ -221,7 +266,7 @@ def check(
 
 
 @app.command()
-@takes({name: NETWORK[name] for name in ("input", "weights")}, DATA, RECIPE, RUN, COMMON)
+@takes({name: NETWORK[name] for name in ("input", "weights")}, DATA, RECIPE, TEACHER, RUN, COMMON)
 def train(
     out: Out,
     target: Annotated[
@@ -253,7 +298,7 @@ def train(
 
 
 @app.command()
-@takes(WEIGHTS, DATA, RECIPE, RUN, COMMON)
+@takes(WEIGHTS, DATA, RECIPE, TEACHER, RUN, COMMON)
 def compare(
     out: Out,
     target: Annotated[
@@ -267,7 +312,14 @@ def compare(
     randoms: Annotated[int | None, typer.Option(help="Random vectors of equal MACs for each architecture [8].")] = None,
     init: Annotated[
         str | None,
-        typer.Option(help="Where the weights start: scratch, or inherit (--weights, those of the base) [scratch]."),
+        typer.Option(
+            help="Where the weights start: scratch, inherit (--weights, those of the base), or prepared (the operators "
+            "that a search with --strategy solve distilled) [scratch]."
+        ),
+    ] = None,
+    prepared: Annotated[
+        str | None,
+        typer.Option(help="The run of the search for --init prepared [the folder of the first arch.json]."),
     ] = None,
     outputs: Annotated[
         str | None,
@@ -299,7 +351,8 @@ def compare(
     fields = given(
         {
             "target": target[0] if target else None, "data": data, "seeds": seeds, "randoms": randoms, "init": init,
-            "outputs": outputs, "input": input, "verify": verify, "pairs": pairs, "folds": folds, **options,
+            "prepared": prepared, "outputs": outputs, "input": input, "verify": verify, "pairs": pairs,
+            "folds": folds, **options,
         }
     )  # fmt: skip
     if target:  # the targets of the command line replace all targets of a config file

@@ -14,7 +14,7 @@ from narfx.cli.console import parse_input, parse_pairs
 from narfx.errors import UsageError
 
 __all__ = [
-    "COMMON", "DATA", "LATENCY", "MODEL", "NETWORK", "RECIPE", "RUN", "TASK", "TRUST", "WEIGHTS", "given",
+    "COMMON", "DATA", "LATENCY", "MODEL", "NETWORK", "RECIPE", "RUN", "TASK", "TEACHER", "TRUST", "WEIGHTS", "given",
     "option_names", "takes",
 ]  # fmt: skip
 
@@ -146,6 +146,13 @@ RECIPE: Group = {
     ),
 }
 
+TEACHER: Group = {
+    "teacher": _text("Train beside the outputs of a trained network: base, or a MODEL [no teacher]."),
+    "teacher_weights": _text("The weights of the teacher."),
+    "teacher_weight": _number("The teacher's share of the loss, from 0 to 1; the task has the rest [0.9]."),
+    "temperature": _number("The temperature that softens the outputs of a teacher that classifies [4]."),
+}
+
 LATENCY: Group = {
     "latency": (
         Annotated[
@@ -216,6 +223,8 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     if "input" in fields:
         fields["input"] = parse_input(fields["input"])
     fields |= _operators(fields.pop("operators", None), fields.pop("operators_file", None))
+    if fields.get("teacher") not in (None, "base"):
+        fields["teacher_model"] = fields.pop("teacher")
     if "task_option" in fields:
         fields["task_options"] = parse_pairs(fields.pop("task_option"), "--task-option")
     if fields.get("kernels"):

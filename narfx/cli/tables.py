@@ -12,7 +12,8 @@ from rich.table import Table
 from narfx.support.text import count
 
 __all__ = [
-    "apply", "check", "compare", "estimate", "evaluate", "ops_list", "ops_test", "proxy", "search", "trace", "train",
+    "apply", "check", "compare", "estimate", "evaluate", "ops_list", "ops_test", "proxy", "search", "solve", "trace",
+    "train",
 ]  # fmt: skip
 
 
@@ -167,11 +168,46 @@ def search(result: Mapping[str, Any], console: Console) -> None:
     console.print(f"vector {result['vector']}{skips}\n{result['verdict']}", markup=False)
     if result["below_budget"]:
         console.print(result["below_budget"]["message"], markup=False)
+    if "prediction" in result:
+        console.print(_predicted(result["prediction"]), markup=False)
     console.print(f"next: narfx apply {result['files']['arch']} --out DIR", markup=False)
 
 
 def _accuracy(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
+
+
+def solve(result: Mapping[str, Any], console: Console) -> None:
+    """A line for each budget: what was predicted and evaluated, and what it costs."""
+    base, name = result["base"], result["metric"].replace("_", " ")
+    table = _table("budget", "MACs", "against base", "params", "predicted", name, "vector")
+    for point in result["points"]:
+        predicted = point["predicted_accuracy"]
+        table.add_row(
+            point["budget"],
+            _count(point["macs"]),
+            _share(point["macs"], base["macs"]),
+            _count(point["params"]),
+            "" if predicted is None else f"{predicted:.4f}",
+            f"{point['accuracy']:.4f}",
+            ",".join(map(str, point["vector"])),
+        )
+    console.print(table)
+    for note in result["notes"]:
+        console.print(f"note: {note}", markup=False)
+    console.print(_predicted(result["prediction"]), markup=False)
+    files = list(result["files"].values()) or list(result["points"][0]["files"].values())
+    console.print("files: " + ", ".join(files), markup=False)
+
+
+def _predicted(quality: Mapping[str, Any] | None) -> str:
+    """How far the predictions of a search can be trusted."""
+    if not quality or quality.get("kendall_tau") is None:
+        return "prediction: not tested"
+    return (
+        f"prediction: Kendall's tau {quality['kendall_tau']:.2f} on {quality['vectors']} random vectors within the "
+        f"search's budget, mean error {quality['mean_error']:.3g} of {quality['mean_measured']:.3g} ({quality['by']})"
+    )
 
 
 def apply(report: Mapping[str, Any], console: Console) -> None:

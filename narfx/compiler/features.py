@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import NamedTuple
 
@@ -14,12 +14,24 @@ from narfx.space.records import AnySite
 from narfx.space.space import SearchSpace
 from narfx.support.text import count
 
-__all__ = ["Feature", "check_slots", "recorded"]
+__all__ = ["Feature", "Visit", "check_slots", "recorded", "visited"]
 
 
 class Feature(NamedTuple):
     """What went into the operator at one call site and what came out of it, each (N, C, H, W)."""
 
+    input: Tensor
+    output: Tensor
+
+
+class Visit(NamedTuple):
+    """One call of a dispatch node in a forward pass, at the moment at which it happens.
+
+    ``input`` and ``output`` are the tensors themselves, each (N, C, H, W); what follows in the pass may change them in
+    place, and whoever is visited must not.
+    """
+
+    node: Dispatch
     input: Tensor
     output: Tensor
 
@@ -66,6 +78,19 @@ def recorded(
 
         stack.callback(net.register_forward_pre_hook(begin).remove)
         yield seen
+
+
+@contextmanager
+def visited(nodes: Iterable[Dispatch], visitor: Callable[[Visit], None]) -> Iterator[None]:
+    """Inside the context ``visitor`` is called at each call of these nodes."""
+    with ExitStack() as stack:
+        for node in nodes:
+
+            def tell(input: Tensor, output: Tensor, node: Dispatch = node) -> None:
+                visitor(Visit(node, input, output))
+
+            stack.callback(node.watch(tell))
+        yield
 
 
 class _Recorder:

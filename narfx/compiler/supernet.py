@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import Tensor, nn
 
-from narfx.compiler.features import Feature, check_slots, recorded
+from narfx.compiler.features import Feature, Visit, check_slots, recorded, visited
 from narfx.compiler.mixture import Mixture, read_mixture
 from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
@@ -156,6 +156,28 @@ class Supernet(nn.Module):
         """
         with recorded(self, self._slots, check_slots(self.space, slots)) as seen:
             yield seen
+
+    def dispatches(self, slots: Iterable[int]) -> Iterator[Dispatch]:
+        """The nodes of the operators at these slots, in the order of the slots; norms are left out.
+
+        Raises:
+            UsageError: There is no such slot, or it is a skip.
+        """
+        for index, sites in check_slots(self.space, slots).items():
+            targets = {site.target for site in sites}
+            yield from (node for node in self._slots[index] if node.site in targets)
+
+    @contextmanager
+    def visits(self, slots: Iterable[int], visitor: Callable[[Visit], None]) -> Iterator[None]:
+        """Call ``visitor`` at each operator of these slots, in the middle of the forward pass that reaches it.
+
+        Unlike :meth:`features` it keeps nothing: the tensors of one site are all that there is at a time.
+
+        Raises:
+            UsageError: There is no such slot, or it is a skip.
+        """
+        with visited(self.dispatches(slots), visitor):
+            yield
 
     def active_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters that a forward pass uses; those of other operators and closed skips are left out."""

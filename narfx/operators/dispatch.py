@@ -100,9 +100,9 @@ class Dispatch(nn.Module):
     def forward(self, input: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
         """Map (N, C, H, W) as the selected candidates do; called by keyword, ``input`` has a convolution's name."""
         if self._alone is not None:
-            return self._call(self._alone, input)
+            return self.compute(self._alone, input)
         names, weights = self._selection
-        outputs: Iterable[Tensor] = map(self._call, names, input if isinstance(input, list) else repeat(input))
+        outputs: Iterable[Tensor] = map(self.compute, names, input if isinstance(input, list) else repeat(input))
         if self.apart and weights is not None:
             parts = list(outputs)
             if self._watchers:
@@ -116,7 +116,8 @@ class Dispatch(nn.Module):
         for watcher in self._watchers:
             watcher(input, output)
 
-    def _call(self, name: str, x: Any) -> Tensor:
+    def compute(self, name: str, x: Any) -> Tensor:
+        """The output of one candidate, whatever is selected; ``UsageError`` where a user's operator fails."""
         try:
             output: Tensor = self.candidates[name](x)
         except Exception as error:

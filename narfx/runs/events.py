@@ -17,11 +17,13 @@ from typing import Any, ClassVar, TypeAlias, TypeVar
 
 __all__ = [
     "EVENTS",
+    "Distilled",
     "Done",
     "Epoch",
     "Event",
     "Other",
     "Saved",
+    "Scored",
     "StageBegan",
     "Step",
     "Subscriber",
@@ -60,6 +62,33 @@ class Weights(Event):
     epoch: int | None = None
     loss: float | None = None
     lr: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Distilled(Event):
+    """A search taught its operators the base's features for one epoch (from 1).
+
+    ``loss`` is the mean error of all operators, ``errors`` that of each, by the name of the site and of the operator:
+    the squared error over the variance of the base's output. ``left_out`` counts the batches that were left out
+    because they gave NaN, by ``"operator at site"``.
+    """
+
+    kind: ClassVar[str] = "distilled"
+    epoch: int | None = None
+    loss: float | None = None
+    lr: float | None = None
+    errors: dict[str, dict[str, float | None]] | None = None
+    left_out: dict[str, int] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scored(Event):
+    """A search measured what replacements change; the strategy's metrics are in ``more``."""
+
+    kind: ClassVar[str] = "scored"
+    epoch: int | None = None
+    images: int | None = None
+    vectors: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +183,7 @@ Subscriber: TypeAlias = Callable[[Event], None]
 E = TypeVar("E", bound=Event)
 
 _KINDS: dict[str, type[Event]] = {
-    record.kind: record for record in (Weights, Step, StageBegan, Epoch, Trained, Done)
+    record.kind: record for record in (Weights, Distilled, Scored, Step, StageBegan, Epoch, Trained, Done)
 }  # fmt: skip
 
 

@@ -19,13 +19,17 @@ from narfx.runs.finished import extend, finished_result
 from narfx.runs.folder import RunFolder, interruptible
 from narfx.runs.progress import Reporter, Silent
 from narfx.search.config import QUICK_LOOK, SearchConfig
+from narfx.search.epochs import SCORES
 from narfx.search.estimate import plan
 from narfx.search.loop import Search
+from narfx.search.measuring import MeasuringStrategy
 from narfx.search.near_budget import below_budget, near_budget
 from narfx.search.outcome import EVALUATIONS, Outcome, conclude, evaluate_vector
 from narfx.search.prepared import Prepared, prepare
 from narfx.search.progress import EpochLines
 from narfx.search.stages import Stage, check_epochs, stages_of
+from narfx.search.supernet_file import SUPERNET, save_supernet
+from narfx.search.supernet_strategy import AnyStrategy
 from narfx.space.architecture import Preprocessing
 from narfx.space.front import front
 from narfx.support.files import read_json, write_json
@@ -216,7 +220,7 @@ def _go(
             task.metric,
             lambda: None if near is None else evaluate_vector(net, near, task),
         )
-        result = _write(prepared, config, folder, outcome, below)
+        result = _write(prepared, config, folder, outcome, below, search.strategy)
         reporter.say(result["verdict"])
         if result["below_budget"] is not None:
             reporter.say(result["below_budget"]["message"])
@@ -224,7 +228,12 @@ def _go(
 
 
 def _write(
-    prepared: Prepared, config: SearchConfig, folder: RunFolder, outcome: Outcome, below: dict[str, Any] | None
+    prepared: Prepared,
+    config: SearchConfig,
+    folder: RunFolder,
+    outcome: Outcome,
+    below: dict[str, Any] | None,
+    strategy: AnyStrategy,
 ) -> dict[str, Any]:
     """Write the chosen network, the front, ``arch.json`` and, last, the result: where it exists, all is complete."""
     best, data = outcome.best, prepared.task.data
@@ -233,6 +242,8 @@ def _write(
     with prepared.task.precision.autocast():
         recalibrate(network, prepared.task.calibration_batches())
     write_weights(network, folder.path / "weights.safetensors")
+    if isinstance(strategy, MeasuringStrategy):
+        save_supernet(prepared.net, folder.path)
     records = [outcome.base, *outcome.finalists, *outcome.randoms]
     costs = prepared.space.metrics
     first = sorted(costs, key=lambda name: name != "macs")  # the front begins with the fewest MACs
@@ -253,6 +264,7 @@ def _write(
             "mean_accuracy": outcome.random_mean,
             "best_accuracy": outcome.random_best,
         },
+        **({"prediction": dict(strategy.prediction)} if isinstance(strategy, MeasuringStrategy) else {}),
         "judgement": outcome.judgement.to_json(),
         "verdict": f"{QUICK_LOOK if config.quick else ''}{outcome.judgement}",
         **({"quick": True} if config.quick else {}),
@@ -282,10 +294,12 @@ def _write(
 
 def _places(folder: RunFolder) -> dict[str, Any]:
     """Where the run and its files are."""
-    return {"out": str(folder.out), "files": {name: str(folder.out / file) for name, file in _FILES.items()}}
+    files = _FILES | {name: file for name, file in _SOLVED.items() if (folder.path / file).is_file()}
+    return {"out": str(folder.out), "files": {name: str(folder.out / file) for name, file in files.items()}}
 
 
 _LATENCY, _STAGES = "latency.json", "stages.json"
+_SOLVED = {"scores": SCORES, "supernet": SUPERNET}
 _FILES = {
     "arch": "arch.json", "weights": "weights.safetensors", "front": "front.json", "events": "events.jsonl",
     "config": "config.json", "result": "result.json",

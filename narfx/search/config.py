@@ -13,10 +13,14 @@ from narfx.tasks.options import DataOptions
 from narfx.training.initialise import random_start
 from narfx.training.recipe import Recipe
 
-__all__ = ["QUICK", "QUICK_LOOK", "SearchConfig"]
+__all__ = ["PASSES", "QUICK", "QUICK_LOOK", "Compared", "SearchConfig"]
 
+Compared = Literal["output", "standardised"]
+PASSES = 2
+"""Passes of distillation where nobody says otherwise: a third one makes the operators' errors hardly smaller."""
 QUICK: dict[str, Any] = {"epochs": 4, "steps": 10, "finalists": 4, "max_train_images": 2000}
 """The values of ``--quick``, with one epoch of warm-up; what is given explicitly wins over them."""
+_QUICK_SOLVE = {**{key: value for key, value in QUICK.items() if key not in ("epochs", "steps")}, "score_images": 512}
 QUICK_LOOK = "QUICK LOOK (--quick), NOT A RESULT: "
 
 
@@ -35,6 +39,10 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     init: Literal["base", "scratch"] = "base"
     budget: str = "macs<=0.8x"
     norms: Literal["shared", "separate"] = "shared"
+    prepare: Literal["uniform", "distil"] = "uniform"
+    distil_lr: float = Field(default=2e-3, gt=0, allow_inf_nan=False)
+    distil_compare: Compared = "standardised"
+    score_images: int = Field(default=2048, ge=2)
     epochs: int = Field(default=30, ge=1)
     pretrain_epochs: int = Field(default=3, ge=0)
     steps: int = Field(default=50, ge=1)
@@ -61,8 +69,22 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     @classmethod
     def _short(cls, values: Any) -> Any:
         quick = isinstance(values, dict) and values.get("quick") is True
+        if isinstance(values, dict) and values.get("strategy") == "solve":
+            return _solving(
+                {**{key: QUICK[key] for key in QUICK if key not in ("epochs", "steps")}, **values} if quick else values
+            )
         values = {**QUICK, **values} if quick else values
         if isinstance(values, dict) and "pretrain_epochs" not in values and isinstance(values.get("epochs"), int):
             known = 1 if quick else cls.model_fields["pretrain_epochs"].default
             return {**values, "pretrain_epochs": max(0, min(known, values["epochs"] - 1))}
         return values
+
+
+def _solving(values: dict[str, Any]) -> dict[str, Any]:
+    """The defaults of a search that measures and solves: distilled operators, then one round."""
+    values = {"prepare": "distil", **values}
+    epochs, passes = values.get("epochs"), values.get("pretrain_epochs")
+    if passes is None:
+        passes = epochs - 1 if isinstance(epochs, int) else PASSES
+        values["pretrain_epochs"] = passes
+    return {"epochs": passes + 1, **values} if isinstance(passes, int) else values

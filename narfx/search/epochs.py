@@ -18,8 +18,10 @@ from narfx.data.image_data import Batch
 from narfx.errors import UsageError
 from narfx.graph.batchnorm import batch_statistics
 from narfx.graph.frozen import train_mode
-from narfx.runs.events import Step, Weights
+from narfx.runs.events import Scored, Step, Weights
 from narfx.runs.folder import RunFolder
+from narfx.search.judge import NetJudge
+from narfx.search.measuring import MeasuringStrategy
 from narfx.search.shared_weights import SharedWeights
 from narfx.search.strategy import Proposal, Result, RewardSteps, Scheduled, Strategy, Turn, WeightSteps, alternation
 from narfx.search.supernet_strategy import AnyStrategy, Minibatch, SupernetStrategy
@@ -28,7 +30,9 @@ from narfx.space.space import SearchSpace
 from narfx.support.seeds import derive
 from narfx.tasks.task import Task
 
-__all__ = ["StrategyEpoch", "quick_reward", "train_epoch"]
+__all__ = ["SCORES", "StrategyEpoch", "quick_reward", "train_epoch"]
+
+SCORES = "scores.json"
 
 
 @dataclass(frozen=True)
@@ -54,6 +58,8 @@ def train_epoch(strategy: AnyStrategy, epoch: StrategyEpoch) -> None:
     """
     if isinstance(strategy, SupernetStrategy):
         _minibatches(strategy, epoch)
+    elif isinstance(strategy, MeasuringStrategy):
+        _measure(strategy, epoch)
     else:
         _turns(strategy, epoch)
 
@@ -125,6 +131,18 @@ def _write_step(
             more=metrics,
         )
     )
+
+
+def _measure(strategy: MeasuringStrategy, epoch: StrategyEpoch) -> None:
+    shared = epoch.shared
+    judge = NetJudge(shared.net, shared.task, shared.config.score_images, shared.reporter)
+    metrics = strategy.measure(judge)
+    epoch.folder.write(
+        Scored(epoch=epoch.number + 1, images=judge.images, vectors=judge.judged, more=metrics)
+    )  # fmt: skip
+    table = strategy.scores()
+    if table is not None:
+        table.save(epoch.folder.path / SCORES)
 
 
 def _minibatches(strategy: SupernetStrategy, epoch: StrategyEpoch) -> None:

@@ -15,6 +15,9 @@ from narfx.training.estimate import Estimate, duration, timed_step
 
 __all__ = ["plan"]
 
+_PASS = 2.0  # a pass of distillation in training steps
+_MEASURED = 51  # the base, the solutions and the random vectors of a round
+
 
 def plan(prepared: Prepared, config: SearchConfig) -> Estimate:
     """Images, evaluations, and a time measured on a copy of the supernet."""
@@ -24,6 +27,8 @@ def plan(prepared: Prepared, config: SearchConfig) -> Estimate:
     evaluations = config.finalists + config.randoms + 1
     images = len(task.data.val) + task.calibration_images
     step, reward = _probe(prepared, config)
+    if config.strategy == "solve":
+        return _solving(prepared, config, step, reward)
     skips = f" and {count(len(space.skip_slots), 'possible skip')}" if space.skip_slots else ""
     stages = f" in {len(prepared.stages)} stages" if len(prepared.stages) > 1 else ""
     judged = 0 if task.data.test is None else (config.randoms + 2) * len(task.data.test)
@@ -42,6 +47,35 @@ def plan(prepared: Prepared, config: SearchConfig) -> Estimate:
         "rewards": rewards,
         "evaluations": evaluations,
         "evaluation_images": images,
+    }
+    return Estimate(text, seconds, numbers)
+
+
+def _solving(prepared: Prepared, config: SearchConfig, step: float, reward: float) -> Estimate:
+    """The estimate of a search that measures: its passes, and the architectures that it measures."""
+    task, space = prepared.task, prepared.space
+    passes, rounds = config.pretrain_epochs, config.epochs - config.pretrain_epochs
+    singles = sum(len(slot.legal) - 1 for slot in space.slots)
+    images = min(config.score_images, len(task.data.train))
+    evaluations = config.finalists + config.randoms + 1
+    last = evaluations * (len(task.data.val) + task.calibration_images)
+    judged = 0 if task.data.test is None else (config.randoms + 2) * len(task.data.test)
+    measured, train = rounds * (singles + _MEASURED), passes * task.steps_per_epoch
+    one = reward / min(config.reward_images, len(task.data.val))
+    seconds = _PASS * train * step + (measured * images + last + judged) * one
+    text = (
+        f"search: {count(len(space), 'slot')}, {space.size:.3g} vectors, budget {space.budget}; "
+        f"{passes} {'pass' if passes == 1 else 'passes'} of {count(task.steps_per_epoch, 'step')} in which the "
+        f"operators learn from the base, then {count(measured, 'architecture')} measured on "
+        f"{count(images, 'training image')} ({singles} single replacements a round), "
+        f"{count(evaluations, 'evaluation')} at the end; about {duration(seconds)} at the speed just measured"
+    )
+    numbers = {
+        "epochs": config.epochs,
+        "training_steps": train,
+        "measured": measured,
+        "evaluations": evaluations,
+        "evaluation_images": len(task.data.val) + task.calibration_images,
     }
     return Estimate(text, seconds, numbers)
 

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from narfx.compiler.supernet import Supernet
-from narfx.runs.events import StageBegan, Weights
+from narfx.runs.events import StageBegan
 from narfx.runs.folder import RunFolder
 from narfx.runs.progress import Reporter
 from narfx.search.config import SearchConfig
@@ -88,8 +88,7 @@ class Search:
         preparation = self.stages[index].preparation
         own = number - (self._ends[index] - self.stages[index].epochs)
         if own < 0:
-            loss = preparation.train(number, self._here, self._shared)
-            self.folder.write(Weights(epoch=number + 1, loss=loss, lr=self._shared.rate))
+            self.folder.write(preparation.train(number, own + preparation.epochs, self._here, self._shared))
         else:
             train_epoch(self.strategy, StrategyEpoch(self._here, self._shared, self.folder, number, own))
 

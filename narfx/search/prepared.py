@@ -15,6 +15,7 @@ from narfx.errors import UsageError
 from narfx.graph.checks import check_values
 from narfx.latency.metric import LatencyReport, open_latency
 from narfx.search.config import SearchConfig
+from narfx.search.preparation import Distil
 from narfx.search.stages import Stage, check_stages
 from narfx.space.budget import Budget
 from narfx.space.space import SearchSpace
@@ -26,6 +27,8 @@ from narfx.training.initialise import reinitialise
 from narfx.training.method import Method, method_of
 
 __all__ = ["Prepared", "prepare"]
+
+_TRIAL_IMAGES = 1000
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,8 @@ def prepare(
     notes = [*traced.notes, *task.data.notes, *(latency.notes if latency else ())]
     net, more = _supernet(config, traced, task, place)
     method.check(net)
+    if not resumed and any(isinstance(stage.preparation, Distil) for stage in stages):
+        more += _check_trained(config, net, task)
     return Prepared(traced, task, latency, space, tuple(stages), net, method, (*notes, *more))
 
 
@@ -119,3 +124,34 @@ def _supernet(config: SearchConfig, traced: Traced, task: Task, device: torch.de
     sizes = (min(config.batch_size, len(task.data.train)), min(config.reward_images, len(task.data.val)))
     check_batches(net, traced.input, device, *sizes)
     return net, notes
+
+
+def _check_trained(config: SearchConfig, net: Supernet, task: Task) -> list[str]:
+    """Refuse to learn from a base that nobody trained; a warning where its weights are no better than chance.
+
+    Raises:
+        UsageError: The shared weights start from scratch, or no weights were given and the base knows nothing.
+    """
+    if config.init == "scratch":
+        raise UsageError(
+            "operators learn from a trained base, and --init scratch has none: give the base's --weights, or choose "
+            "--strategy nar",
+            where="--init",
+            kind="needs_weights",
+        )
+    net.set_vector(net.space.base)
+    net.eval()
+    task.start(config.seed, net)
+    batch = next(task.reward_batches(config.seed, 1, _TRIAL_IMAGES))
+    accuracy, chance, images = task.reward(net, batch), 1 / len(task.data.classes), len(batch[1])
+    if accuracy > chance + 3 * (chance * (1 - chance) / images) ** 0.5:
+        return []
+    known = f"the base classifies {accuracy:.1%} of {images} validation images, and chance would be {chance:.1%}"
+    if config.weights is None:
+        raise UsageError(
+            f"operators learn from a trained base: {known}; name its weights with --weights, or train it first "
+            "(narfx train)",
+            where="--weights",
+            kind="needs_weights",
+        )
+    return [f"warning: {known}; are {config.weights} the right weights?"]

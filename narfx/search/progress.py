@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Sequence
 
-from narfx.runs.events import Event, Saved, StageBegan, Step, Weights
+from narfx.runs.events import Distilled, Event, Saved, Scored, StageBegan, Step, Weights
 from narfx.runs.progress import Reporter
 from narfx.search.stages import Stage
 
@@ -23,16 +23,21 @@ class EpochLines:
             for stage in stages
             for label in [f", {stage.preparation.label}"] * stage.preparation.epochs + [""] * stage.epochs
         ]
-        self._weights: list[Weights] = []
+        self._weights: list[Weights | Distilled] = []
         self._steps: list[Step] = []
         self._started = time.monotonic()
 
     def __call__(self, event: Event) -> None:
         """Take in one event."""
-        if isinstance(event, Weights):
+        if isinstance(event, (Weights, Distilled)):
             self._weights.append(event)
         elif isinstance(event, Step):
             self._steps.append(event)
+        elif isinstance(event, Scored):
+            self._reporter.say(
+                f"epoch {event.epoch}/{len(self._labels)}: {event.vectors} architectures measured on {event.images} "
+                "training images"
+            )
         elif isinstance(event, StageBegan):
             size = math.prod(map(len, event.legal or ()))
             self._reporter.say(f"stage {event.stage}/{self._stages}: strategy {event.strategy}, {size:.3g} vectors")

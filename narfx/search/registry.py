@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from narfx.errors import UsageError
+from narfx.search.measuring import MeasuringStrategy
 from narfx.search.strategy import Strategy
 from narfx.search.supernet_strategy import AnyStrategy, SupernetStrategy
 from narfx.space.space import SearchSpace
@@ -93,9 +94,9 @@ def make_strategy(name: str, space: SearchSpace, *, seed: int = 0, **options: An
             strategy trains with a supernet.
     """
     made = build_strategy(name, space, seed=seed, **options)
-    if isinstance(made, SupernetStrategy):
+    if isinstance(made, (SupernetStrategy, MeasuringStrategy)):
         raise UsageError(
-            f"strategy {name!r} trains with a supernet and takes no rewards: run it with narfx.search.run",
+            f"strategy {name!r} works with a supernet and takes no rewards: run it with narfx.search.run",
             where="--strategy",
             kind="supernet_strategy",
         )

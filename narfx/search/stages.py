@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 from narfx.errors import UsageError
 from narfx.search.config import SearchConfig
-from narfx.search.preparation import NO_PREPARATION, Preparation, WarmUp
+from narfx.search.preparation import NO_PREPARATION, Distil, Preparation, WarmUp
 from narfx.search.registry import build_strategy
 from narfx.search.strategy import Evaluated, Result
 from narfx.search.supernet_strategy import AnyStrategy
@@ -114,10 +114,17 @@ class Stage:
 
 
 def stages_of(config: SearchConfig) -> tuple[Stage, ...]:
-    """The one stage of a configuration: the whole space, a uniform warm-up, its strategy."""
-    warm_up = WarmUp(config.pretrain_epochs) if config.pretrain_epochs else NO_PREPARATION
+    """The one stage of a configuration: the whole space, its preparation, its strategy."""
     rest = config.epochs - config.pretrain_epochs
-    return (Stage(whole_space, warm_up, config.strategy, rest, config.strategy_options),)
+    return (Stage(whole_space, _preparation(config), config.strategy, rest, config.strategy_options),)
+
+
+def _preparation(config: SearchConfig) -> Preparation:
+    if not config.pretrain_epochs:
+        return NO_PREPARATION
+    if config.prepare == "distil":
+        return Distil(config.pretrain_epochs, config.distil_lr, config.distil_compare, config.pretrain_epochs // 2)
+    return WarmUp(config.pretrain_epochs)
 
 
 def spaces(space: SearchSpace, stages: Sequence[Stage], found: Sequence[Found]) -> list[SearchSpace]:

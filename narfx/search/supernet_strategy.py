@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from narfx.compiler.supernet import Supernet
 from narfx.data.image_data import Batch
+from narfx.search.measuring import MeasuringStrategy
 from narfx.search.strategy import Evaluated, Strategy
 from narfx.space.records import Vector
 from narfx.tasks.task import Task
@@ -62,4 +63,4 @@ class SupernetStrategy(Protocol):
         ...
 
 
-AnyStrategy: TypeAlias = Strategy | SupernetStrategy
+AnyStrategy: TypeAlias = Strategy | SupernetStrategy | MeasuringStrategy

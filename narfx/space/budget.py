@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 
 from narfx.errors import UsageError
 
-__all__ = ["Budget", "bounded_metrics", "unknown_metric"]
+__all__ = ["Budget", "bounded_metrics", "budget_range", "unknown_metric"]
 
 _TERM = re.compile(r"\s*([a-z_]+)\s*<=\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
+_NUMBER = r"([0-9]*\.?[0-9]+)"
+_RANGE = re.compile(rf"\s*([a-z_]+)\s*<=\s*{_NUMBER}\s*([a-z]*)\s*\.\.\s*{_NUMBER}\s*([a-z]*)\s*", re.IGNORECASE)
 _COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 _TIMES = {"us": 1e-3, "ms": 1.0, "s": 1e3}
 
@@ -58,6 +60,37 @@ class Budget:
     def __str__(self) -> str:
         units = {"latency": "ms"}
         return ",".join(f"{name}<={bound:.12g}{units.get(name, '')}" for name, bound in self.bounds.items()) or "none"
+
+
+def budget_range(text: str, points: int) -> tuple[str, ...]:
+    """The budgets of ``"macs<=0.3x..0.9x,params<=0.8x"``: so many, from the one bound to the other in equal steps.
+
+    A text without a range is one budget, whatever ``points`` says.
+
+    Raises:
+        UsageError: Several metrics have a range, the ends cannot be read, or there are fewer than two points.
+    """
+    terms = [term.strip() for term in text.split(",")]
+    ranged = [index for index, term in enumerate(terms) if ".." in term]
+    if not ranged:
+        return (text,)
+    match = _RANGE.fullmatch(terms[ranged[0]])
+    if match is None or len(ranged) > 1:
+        raise UsageError(
+            f"cannot read the budget {text!r}: a range is written as macs<=0.3x..0.9x, for one metric only",
+            where="--budget",
+            kind="budget_syntax",
+        )
+    if points < 2:
+        raise UsageError(
+            f"a range of budgets needs at least 2 points, not {points}", where="--points", kind="budget_points"
+        )  # fmt: skip
+    metric, low, unit, high = match[1], float(match[2]), match[3] or match[5], float(match[4])
+    if low > high:
+        low, high = high, low
+    steps = [low + (high - low) * index / (points - 1) for index in range(points)]
+    spelled = [f"{metric}<={step:.6g}{unit}" for step in steps]
+    return tuple(",".join([*terms[: ranged[0]], term, *terms[ranged[0] + 1 :]]) for term in spelled)
 
 
 def bounded_metrics(text: str) -> tuple[str, ...]:

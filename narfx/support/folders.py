@@ -39,6 +39,7 @@ _SIGNS: tuple[tuple[str, frozenset[str], tuple[str, ...]], ...] = (
     ("config.json", frozenset(), (".lock", "events.jsonl", "checkpoint.pt")),
     ("report.json", frozenset({"parity", "versions"}), ("report.json",)),
     ("proxy.json", frozenset({"identities", "held_out"}), ("proxy.json",)),
+    ("solve.json", frozenset({"points", "prediction"}), ("solve.json",)),
 )
 
 

@@ -40,3 +40,16 @@ class Classification(Task):
     def logits(self, outputs: Tensor) -> Tensor:
         """The outputs themselves."""
         return outputs
+
+    def divergence(self, outputs: Tensor, reference: Tensor) -> Tensor:
+        """The Kullback-Leibler divergence from the reference's distribution over the outputs, in nats."""
+        return _divergence(outputs, reference)
+
+    def imitation(self, outputs: Tensor, reference: Tensor, temperature: float) -> Tensor:
+        """The divergence of softened distributions, times the squared temperature (Hinton et al., arXiv 1503.02531)."""
+        return _divergence(outputs / temperature, reference / temperature).mean() * temperature**2
+
+
+def _divergence(outputs: Tensor, reference: Tensor) -> Tensor:
+    ours, theirs = functional.log_softmax(outputs, 1), functional.log_softmax(reference, 1)
+    return functional.kl_div(ours, theirs, reduction="none", log_target=True).sum(1)

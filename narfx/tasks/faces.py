@@ -117,3 +117,11 @@ class Faces(Task):
     def logits(self, outputs: Tensor) -> Tensor:
         """The cosines (B, identities) to the centres times the scale, without the margin."""
         return self.options.scale * self.head.cosines(outputs)
+
+    def divergence(self, outputs: Tensor, reference: Tensor) -> Tensor:
+        """1 less the cosine of two embeddings of an image."""
+        return 1 - functional.cosine_similarity(outputs, reference)
+
+    def imitation(self, outputs: Tensor, reference: Tensor, temperature: float) -> Tensor:
+        """The mean of 1 less the cosine to the teacher's embedding; an embedding has no temperature."""
+        return self.divergence(outputs, reference).mean()

@@ -106,15 +106,41 @@ class Task(ABC):
         return min(CALIBRATION_IMAGES, len(self.data.train))
 
     def calibration_batches(self, images: int = CALIBRATION_IMAGES) -> Iterator[Tensor]:
-        """Training images for BatchNorm's statistics: not augmented, spread over the classes, the same at every call.
+        """Training images for BatchNorm's statistics: spread over the classes, the same at every call.
 
-        An incomplete batch is dropped unless it is the only one, because BatchNorm weights every batch equally.
+        They are augmented as in training: on CIFAR-10, statistics of images that are not cost a trained ResNet-20 four
+        points of accuracy. An incomplete batch is dropped unless it is the only one, because BatchNorm weights every
+        batch equally.
         """
+        for inputs, _ in self.spread_batches(images):
+            yield inputs
+
+    def spread_batches(self, images: int) -> Iterator[Batch]:
+        """The images of :meth:`calibration_batches` with their labels."""
         if images not in self._calibration:  # cached: it takes seconds on a million labels
             self._calibration[images] = torch.from_numpy(spread(self.data.train.labels.numpy(), images))
-        order, size = self._calibration[images], self.batch_size
-        for inputs, _ in ordered_batches(self.data.train, order, size, data=self.data, drop_last=len(order) >= size):
-            yield inputs
+        order = self._calibration[images]
+        yield from ordered_batches(
+            self.data.train,
+            order,
+            self.batch_size,
+            data=self.data,
+            augment=self.augment,
+            generator=torch.Generator().manual_seed(0),
+            drop_last=len(order) >= self.batch_size,
+        )
+
+    def losses(self, outputs: Tensor, target: Tensor) -> Tensor:
+        """The cross-entropy of each image (B,), without smoothing or margin: what :meth:`evaluate` averages."""
+        return functional.cross_entropy(self.logits(outputs), target, reduction="none")
+
+    @abstractmethod
+    def divergence(self, outputs: Tensor, reference: Tensor) -> Tensor:
+        """How far outputs (B, D) are from those of another network for the same images: one number an image (B,)."""
+
+    @abstractmethod
+    def imitation(self, outputs: Tensor, reference: Tensor, temperature: float) -> Tensor:
+        """The mean loss by which a network learns the outputs (B, D) of a teacher; a scalar with a gradient."""
 
     def reward_batches(self, seed: int, n: int, images: int | None = None) -> Iterator[Batch]:
         """``n`` validation minibatches of equal size in random order; after the last image a new pass begins.

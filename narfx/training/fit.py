@@ -21,6 +21,7 @@ from narfx.tasks.task import Task
 from narfx.training.method import Method, method_of, set_rate, state_of
 from narfx.training.objective import Objective
 from narfx.training.recipe import Recipe
+from narfx.training.teacher import Teacher
 
 __all__ = ["check_diverged", "check_order", "fit", "parameter_names", "restore", "train_step"]
 
@@ -129,6 +130,8 @@ def fit(
         "metric": task.metric,
         "val": task.evaluate(network, "val"),
     }
+    if isinstance(objective, Teacher):
+        metrics["teacher"] = objective.describe()
     if task.data.test is not None:
         metrics["test"] = task.evaluate(network, "test")
     if not all(math.isfinite(metrics[part]["loss"]) for part in ("val", "test") if part in metrics):

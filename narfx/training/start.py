@@ -13,14 +13,15 @@ from narfx.tasks.options import DataOptions, open_task
 from narfx.tasks.task import Task
 from narfx.training.checks import check_batches, outputs
 from narfx.training.recipe import Recipe
+from narfx.training.teacher import TeacherOptions
 
 __all__ = ["TrainingOptions", "fit_to_task", "task_of"]
 
 Shape = tuple[int, int, int]
 
 
-class TrainingOptions(Recipe, DataOptions):
-    """A recipe and the data that it is applied to."""
+class TrainingOptions(TeacherOptions, Recipe, DataOptions):
+    """A recipe, the data that it is applied to, and a teacher where there is one."""
 
 
 def task_of(

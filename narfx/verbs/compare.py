@@ -63,6 +63,8 @@ def compare(
     """
     config = _with_names(config, relative_to)
     check_out(config, Path(out), relative_to, overwrite=overwrite)
+    if config.init == "prepared" and config.prepared is None:
+        config = config.model_copy(update={"prepared": str(find(config.target, None).parent)})
     comparison = prepare(config, device=device, relative_to=relative_to)
     reads = _reads(comparison, relative_to)
     folder = create_run(config, Path(out), comparison.targets, relative_to, overwrite=overwrite, reads=reads)
@@ -262,7 +264,8 @@ def _metrics(
         folder=place,
         reporter=reporter,
         label=label,
-        trained=config.init == "inherit",
+        trained=config.init != "scratch",
+        objective=comparison.teachers[comparison.contenders.index(contender)],
         method=comparison.method,
     )
     if comparison.verified is not None:

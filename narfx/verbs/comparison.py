@@ -21,6 +21,7 @@ from narfx.tasks.options import face_options, open_images
 from narfx.tasks.task import Task
 from narfx.training.method import Method, method_of
 from narfx.training.start import TrainingOptions, fit_to_task, task_of
+from narfx.training.teacher import Teacher, open_teacher
 from narfx.verbs.contenders import Contender, Entrant, open_contender
 from narfx.verbs.face_pairs import open_pairs
 from narfx.verbs.start import SEEN, Placed, open_target
@@ -35,8 +36,9 @@ class CompareConfig(TrainingOptions):
 
     ``target`` and the ``further`` ones are each an ``arch.json``, or ``NAME=arch.json``; ``names`` are what the results
     call them. ``outputs`` is ``keep``, ``auto`` (as many as the data have classes) or a number (the length of an
-    embedding). ``input`` replaces the architectures' own input. ``init`` is ``scratch``, or ``inherit``: every network
-    starts from the ``weights`` of the base. ``verify`` names pairs of faces (with the list ``pairs``, in ``folds``) on
+    embedding). ``input`` replaces the architectures' own input. ``init`` is ``scratch``, ``inherit`` (every network
+    starts from the ``weights`` of the base), or ``prepared`` (from the supernet of the search in the run ``prepared``,
+    by default the folder of the ``target``). ``verify`` names pairs of faces (with the list ``pairs``, in ``folds``) on
     which every trained network is verified.
     """
 
@@ -44,7 +46,8 @@ class CompareConfig(TrainingOptions):
     further: tuple[NamedPath, ...] = ()
     names: tuple[str, ...] = ()
     weights: UserPath | None = None
-    init: Literal["inherit", "scratch"] = "scratch"
+    init: Literal["inherit", "scratch", "prepared"] = "scratch"
+    prepared: UserPath | None = None
     outputs: Literal["keep", "auto"] | PositiveInt = "keep"
     input: Shape | None = None
     verify: UserPath | None = None
@@ -58,7 +61,7 @@ class CompareConfig(TrainingOptions):
     def _consistent(self) -> CompareConfig:
         if self.outputs == "auto" and self.task == "faces":
             raise ValueError("--outputs auto is for classes: give the length of an embedding as a number")
-        if self.outputs != "keep" and self.init == "inherit":
+        if self.outputs != "keep" and self.init != "scratch":
             raise ValueError("--outputs gives the networks a new last layer, which no weights fit: use --init scratch")
         if self.verify is not None and self.task != "faces":
             raise ValueError("--verify belongs to --task faces")
@@ -82,6 +85,7 @@ class Comparison:
     tasks: Mapping[Shape, Task]
     method: Method
     sizes: tuple[int, ...]
+    teachers: tuple[Teacher | None, ...]
     verified: tuple[Pairs, int] | None
     notes: tuple[str, ...]
 
@@ -108,10 +112,10 @@ def prepare(config: CompareConfig, *, device: str = "auto", relative_to: Path | 
         _open(config, target, name, opened, relative_to)
         for target, name in zip(targets, config.names or ("refined",), strict=True)
     )
-    if config.init == "inherit" and len({contender.base_of for contender in contenders}) > 1:
+    if config.init != "scratch" and len({contender.base_of for contender in contenders}) > 1:
         raise UsageError(
-            "--init inherit starts from the weights of one base, and these architectures have several bases: compare "
-            "architectures of one base, or use --init scratch",
+            f"--init {config.init} starts from the weights of one base, and these architectures have several bases: "
+            "compare architectures of one base, or use --init scratch",
             where="--init",
             kind="several_bases",
         )
@@ -122,8 +126,28 @@ def prepare(config: CompareConfig, *, device: str = "auto", relative_to: Path | 
     verified = _pairs(config, contenders, relative_to)
     notes = _notes(config, contenders, tasks)
     sizes = tuple(_check(contender, tasks[contender.traced.input], place) for contender in contenders)
+    teachers = tuple(
+        _teacher(config, contender, tasks[contender.traced.input], size, place, relative_to)
+        for contender, size in zip(contenders, sizes, strict=True)
+    )
     method.check(contenders[0].traced.graph_module)
-    return Comparison(config, place, targets, contenders, tasks, method, sizes, verified, notes)
+    return Comparison(config, place, targets, contenders, tasks, method, sizes, teachers, verified, notes)
+
+
+def _teacher(
+    config: CompareConfig, contender: Contender, task: Task, size: int, device: torch.device, start: Path | None
+) -> Teacher | None:
+    """Who teaches the networks of this contender; the base itself has its own weights where they were named."""
+    if not config.taught:
+        return None
+    traced = contender.traced
+    if config.teacher is not None and config.weights is None and contender.prepared is None:
+        raise UsageError(
+            "--teacher base needs the weights of the base: name them with --weights",
+            where="--weights",
+            kind="missing_option",
+        )
+    return open_teacher(config, contender.network(traced.space.base), task, traced.input, size, device, start)
 
 
 def _targets(config: CompareConfig, start: Path | None) -> tuple[Placed, ...]:
@@ -161,6 +185,7 @@ def _open(config: CompareConfig, target: Placed, name: str, opened: Opened, star
         outputs=len(opened.found.classes) if config.outputs == "auto" else wanted,
         input=config.input,
         images=opened.images,
+        prepared=find(str(config.prepared), start) if config.init == "prepared" else None,
     )
 
 

@@ -17,6 +17,7 @@ from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
 from narfx.inputs.image_size import Images
 from narfx.inputs.model_ref import ModelRef
+from narfx.search.supernet_file import open_supernet
 from narfx.space.architecture import Architecture
 from narfx.space.budget import bounded_metrics
 from narfx.space.records import Vector
@@ -36,6 +37,7 @@ class Contender:
 
     ``label`` is its name in the results, ``base_of`` is equal for architectures of one base. ``weights`` says where the
     weights of the trace come from, ``equal`` in which costs the random vectors are equal to the architecture.
+    ``prepared`` is the supernet of a search, whose operators have learnt something.
     """
 
     label: str
@@ -46,6 +48,11 @@ class Contender:
     base_of: str
     weights: str
     equal: tuple[str, ...]
+    prepared: Supernet | None = None
+
+    def network(self, vector: Vector) -> fx.GraphModule:
+        """The lowered network of a vector, with the prepared supernet's weights where there is one, or the trace's."""
+        return lower(self.prepared or Supernet(self.traced), vector)
 
     @property
     def model(self) -> str:
@@ -84,8 +91,8 @@ class Entrant:
         return self.name.replace(": ", "-").replace(" ", "-")
 
     def network(self) -> fx.GraphModule:
-        """The lowered network with the trace's weights."""
-        return lower(Supernet(self.contender.traced), self.vector)
+        """The lowered network with the weights that it starts from."""
+        return self.contender.network(self.vector)
 
 
 def labels(paths: Sequence[Path], names: Sequence[str | None]) -> tuple[str, ...]:
@@ -119,6 +126,7 @@ def open_contender(
     outputs: int | None = None,
     input: Shape | None = None,
     images: Images | None = None,
+    prepared: Path | None = None,
 ) -> Contender:
     """Trace an architecture's base and draw random vectors of equal cost (98 to 100 % of its own).
 
@@ -134,6 +142,7 @@ def open_contender(
         outputs: The number of outputs that the base gets; without it the base keeps its own.
         input: (C, H, W) of one image, instead of the architecture's.
         images: What the networks are trained on; they decide the input where neither says it.
+        prepared: The run directory of a search with ``--strategy solve``, whose supernet all networks start from.
 
     Raises:
         UsageError: The architecture, its weights, the outputs or the input do not fit the model.
@@ -154,6 +163,9 @@ def open_contender(
     bounded = bounded_metrics(str(architecture.metrics.get("budget", "none")))
     drawn = sample_equal(traced.space, vector, randoms, numpy_generator(seed, "compare"), bounded)
     model = ModelRef.parse(architecture.model).beside(Path.cwd(), relative_to=place)
+    net = None if prepared is None else open_supernet(prepared, traced)
+    if prepared is not None:
+        origin = f"the prepared operators of {prepared.name}"
     return Contender(
         label,
         architecture,
@@ -163,6 +175,7 @@ def open_contender(
         f"{model} {traced.input} {outputs or ''}",
         origin,
         equal_costs(traced.space, bounded),
+        net,
     )
 
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
-from torch import fx
+from torch import fx, nn
 
 from narfx.compiler.modes import settle_training
 from narfx.compiler.open import base_start, open_architecture
@@ -33,6 +34,7 @@ from narfx.training.fit import fit
 from narfx.training.initialise import kept, random_start, reinitialise
 from narfx.training.method import Method, check_extension, method_of, own_code
 from narfx.training.start import TrainingOptions, fit_to_task, task_of
+from narfx.training.teacher import Teacher, open_teacher
 from narfx.verbs.start import SEEN, Placed, check_out, create_run, open_target, reads_of
 
 __all__ = ["PreparedTraining", "TrainConfig", "estimate_train", "prepare", "resume_train", "train"]
@@ -77,6 +79,7 @@ class PreparedTraining:
     start: str
     target: Placed | None
     trained: Placed | None
+    teacher: Teacher | None = None
 
 
 def train(
@@ -173,8 +176,9 @@ def prepare(config: TrainConfig, *, device: str = "auto", relative_to: Path | No
         notes += kept(reinitialise(opened.network, config.seed))
     elif opened.warm and task.data.val_from_train:
         notes.append(SEEN)
-    fit_to_task(opened.network, task, opened.input, place)
+    size = fit_to_task(opened.network, task, opened.input, place)
     method.check(opened.network)
+    teacher = _teacher(config, target, task, opened.input, size, place, relative_to)
     return PreparedTraining(
         config=config,
         network=opened.network,
@@ -186,7 +190,32 @@ def prepare(config: TrainConfig, *, device: str = "auto", relative_to: Path | No
         start=opened.start if config.init == "inherit" else random_start(config.seed),
         target=target,
         trained=None if target is None or opened.complete is None else Placed(opened.complete, target.place),
+        teacher=teacher,
     )
+
+
+def _teacher(
+    config: TrainConfig, target: Placed | None, task: Task, shape: Shape, size: int, device: torch.device,
+    start: Path | None,
+) -> Teacher | None:  # fmt: skip
+    """The teacher that the configuration names, if it names one."""
+    if not config.taught:
+        return None
+    base: nn.Module = nn.Identity()
+    if config.teacher is not None:
+        if config.teacher_weights is None:
+            raise UsageError(
+                "--teacher base needs the weights of the base: name them with --teacher-weights",
+                where="--teacher-weights",
+                kind="missing_option",
+            )
+        weights = str(find(config.teacher_weights, start))
+        if target is None:
+            base = load_model(config.target, relative_to=start, seed=config.seed)
+            apply_weights(base, weights)
+        else:
+            base = open_architecture(target.architecture.as_base(), relative_to=target.place, weights=weights).network
+    return open_teacher(config, base, task, shape, size, device, start)
 
 
 @dataclass(frozen=True)
@@ -284,6 +313,7 @@ def _run(prepared: PreparedTraining, folder: RunFolder, reporter: Reporter) -> d
             label="train",
             trained=prepared.warm,
             method=prepared.method,
+            objective=prepared.teacher,
         )
         write_weights(prepared.network, folder.path / _FILES["weights"])
         described = {"vector": None} if trained is None else trained.architecture.describe()

@@ -90,7 +90,7 @@ def shades(data: ImageData, inputs: torch.Tensor) -> list[int]:
 
 
 def test_calibration_is_the_same_every_time_and_spread_over_classes(data: ImageData) -> None:
-    task = Classification(data, batch_size=16)
+    task = Classification(data, batch_size=16, augment="none")
     first, again = list(task.calibration_batches(48)), list(task.calibration_batches(48))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert [len(x) for x in first] == [16] * 3
@@ -100,6 +100,12 @@ def test_calibration_is_the_same_every_time_and_spread_over_classes(data: ImageD
     # More than there are: all of them, in whole batches.
     assert [len(x) for x in task.calibration_batches(2048)] == [16] * (len(data.train) // 16)
     assert [len(x) for x in Classification(data).calibration_batches(2048)] == [len(data.train)]
+
+
+def test_calibration_augments_as_training_does(data: ImageData) -> None:
+    """Statistics of images without borders would fit no network that was trained with them."""
+    first, again = (torch.cat([*Classification(data).calibration_batches(48)]) for _ in range(2))
+    assert torch.equal(first, again) and not (first.amax((1, 2, 3)) == first.amin((1, 2, 3))).all()
 
 
 def test_reward_batches_pass_over_the_validation_part_again_and_again(data: ImageData) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from narfx.runs.events import Event
 from narfx.search.shared_weights import SharedWeights
 from narfx.space.space import SearchSpace
 
@@ -27,6 +28,16 @@ class Preparation(Protocol):
         """Two or three words for progress: what it trains on."""
         ...
 
-    def train(self, epoch: int, space: SearchSpace, shared: SharedWeights) -> float:
-        """Train one epoch in the stage's space; returns the mean loss. ``epoch`` counts over the whole search."""
+    def train(self, epoch: int, own: int, space: SearchSpace, shared: SharedWeights) -> Event:
+        """Train one epoch in the stage's space.
+
+        Args:
+            epoch: The number of the epoch in the whole search, from 0.
+            own: Its number in this preparation, from 0.
+            space: The space of the stage.
+            shared: The supernet, its task and its optimizer.
+
+        Returns:
+            What is written into the run's events.
+        """
         ...

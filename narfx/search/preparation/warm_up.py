@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from narfx.runs.events import Weights
 from narfx.search.shared_weights import SharedWeights
 from narfx.space.records import Vector
 from narfx.space.sampling import FeasibleSampler
@@ -22,10 +23,10 @@ class WarmUp:
     epochs: int
     label: ClassVar[str] = "uniform random vectors"
 
-    def train(self, epoch: int, space: SearchSpace, shared: SharedWeights) -> float:
-        """Train one epoch; returns the mean loss."""
+    def train(self, epoch: int, own: int, space: SearchSpace, shared: SharedWeights) -> Weights:
+        """Train one epoch."""
         losses = shared.epoch(epoch).train(_uniform(space, shared.seed, epoch))
-        return sum(losses) / len(losses)
+        return Weights(epoch=epoch + 1, loss=sum(losses) / len(losses), lr=shared.rate)
 
 
 NO_PREPARATION = WarmUp(0)

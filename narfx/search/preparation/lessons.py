@@ -1,0 +1,143 @@
+"""What the operators of a supernet learn at their sites: errors, gradients, and what gave NaN."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from narfx.compiler.features import Visit
+from narfx.compiler.supernet import Supernet
+from narfx.errors import UsageError
+from narfx.search.config import Compared
+from narfx.space.space import SearchSpace
+
+__all__ = ["Lessons", "feature_error"]
+
+_FLOOR = 1e-2
+
+
+def feature_error(output: Tensor, wanted: Tensor, compare: Compared = "standardised") -> Tensor:
+    """The error of an operator's output against the base's, each (N, C, H, W): a scalar.
+
+    ``output``: the mean squared error of each channel over the variance of the base's output in it, averaged over the
+    channels; 1 for an operator that gives each channel's mean. A channel whose variance is less than a hundredth of
+    the mean variance counts by that hundredth (Puzzle, arXiv 2411.19146, has one denominator for all channels).
+    ``standardised``: both outputs are standardised in each channel first, as a BatchNorm with statistics of its own
+    does, so that scale and shift do not count; the error of a channel of correlation r is 2 - 2r.
+    """
+    output, wanted = output.float(), wanted.float()
+    axes = tuple(axis for axis in range(wanted.dim()) if axis != 1)
+    variance = wanted.var(axes, correction=0, keepdim=True)
+    floor = _FLOOR * variance.mean() + torch.finfo(wanted.dtype).tiny
+    if compare == "output":
+        return ((output - wanted).square() / variance.clamp(min=floor)).mean()
+    own = output.var(axes, correction=0, keepdim=True)
+    ours = (output - output.mean(axes, keepdim=True)) * own.clamp(min=1e-12).rsqrt()
+    theirs = (wanted - wanted.mean(axes, keepdim=True)) * variance.clamp(min=floor).rsqrt()
+    return (ours - theirs).square().mean()
+
+
+class Lessons:
+    """The operators that learn, by site and name, with what one pass has shown of each.
+
+    Raises:
+        UsageError: The base is not legal in the space, or its slots offer nothing to teach.
+    """
+
+    def __init__(self, net: Supernet, space: SearchSpace, compare: Compared) -> None:
+        self._compare = compare
+        taught = {
+            i: tuple(slot.choices[k] for k in slot.legal if k) for i, slot in enumerate(space.slots) if slot.sites
+        }
+        self.slots = [index for index, names in taught.items() if names]
+        without = next((slot.name for slot in space.slots if 0 not in slot.legal), None)
+        if without is not None or not self.slots:
+            cause = "there is no operator to teach" if without is None else f"{without} has no base to learn from"
+            raise UsageError(f"operators cannot be distilled: {cause}", where="--prepare", kind="nothing_to_distil")
+        self._names = {node: taught[node.slot] for node in net.dispatches(self.slots)}
+        self._modules = {
+            (node.site, name): node.candidates[name] for node, names in self._names.items() for name in names
+        }
+        self._losses: list[tuple[tuple[str, str], Tensor, Tensor]] = []
+        self._sums = dict.fromkeys(self._modules, 0.0)
+        self._counts = dict.fromkeys(self._modules, 0)
+        self.left_out: dict[str, int] = {}
+
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters of all operators that learn.
+
+        Raises:
+            UsageError: There are none.
+        """
+        found = [p for module in self._modules.values() for p in module.parameters() if p.requires_grad]
+        if not found:
+            raise UsageError(
+                "operators cannot be distilled: none of them has weights", where="--prepare", kind="nothing_to_distil"
+            )
+        return found
+
+    def set_modes(self, net: Supernet) -> None:
+        """The base in eval mode, what learns in training mode."""
+        net.eval()
+        for module in self._modules.values():
+            module.train()
+
+    def learn(self, visit: Visit, wanted: Tensor) -> None:
+        """Add the gradients of one visit to the parameters of the operators of its site."""
+        sound = torch.isfinite(visit.input).all()
+        for name in self._names[visit.node]:
+            with torch.enable_grad():
+                error = feature_error(visit.node.compute(name, visit.input), wanted, self._compare)
+            if error.requires_grad:
+                error.backward()
+            self._losses.append(((visit.node.site, name), error.detach(), sound))
+
+    def judge(self) -> None:
+        """Take in the errors of one batch; an operator that gave NaN, or a gradient of it, does not learn from it.
+
+        Where its input was NaN already, because of an operator before it, this is not held against it.
+        """
+        keys = [key for key, *_ in self._losses]
+        read = torch.stack(
+            [torch.where(sound, error.nan_to_num(torch.nan, torch.nan), torch.inf) for _, error, sound in self._losses]
+        )
+        values = read.tolist()  # at once: each reading waits for the device
+        own = {key for key, value in zip(keys, values, strict=True) if math.isnan(value)}
+        spoilt = {key for key, value in zip(keys, values, strict=True) if value == math.inf} - own
+        wrong = {key for key, value in zip(keys, values, strict=True) if not math.isfinite(value)}
+        wrong |= self._without_gradient()
+        for key, value in zip(keys, values, strict=True):
+            if key not in wrong:
+                self._sums[key] += value
+                self._counts[key] += 1
+        for site, name in sorted(wrong):
+            if (site, name) not in spoilt:
+                self.left_out[f"{name} at {site}"] = self.left_out.get(f"{name} at {site}", 0) + 1
+            for parameter in self._modules[site, name].parameters():
+                parameter.grad = None
+        self._losses.clear()
+
+    def _without_gradient(self) -> set[tuple[str, str]]:
+        """The operators whose gradient is not finite."""
+        owners = [(key, p.grad) for key, m in self._modules.items() for p in m.parameters() if p.grad is not None]
+        if not owners:
+            return set()
+        norms = torch.stack(torch._foreach_norm([gradient for _, gradient in owners]))
+        finite = torch.isfinite(norms).tolist()
+        return {key for (key, _), good in zip(owners, finite, strict=True) if not good}
+
+    def errors(self) -> dict[str, dict[str, float | None]]:
+        """The mean error of each operator, by site and name; ``None`` for one that gave nothing but NaN."""
+        found: dict[str, dict[str, float | None]] = {}
+        for (site, name), total in self._sums.items():
+            number = self._counts[site, name]
+            found.setdefault(site, {})[name] = total / number if number else None
+        return found
+
+    @property
+    def mean(self) -> float:
+        """The mean over all operators that gave numbers."""
+        means = [self._sums[key] / number for key, number in self._counts.items() if number]
+        return sum(means) / len(means) if means else math.nan

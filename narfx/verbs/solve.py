@@ -1,0 +1,211 @@
+"""Other budgets answered from the scores that a search saved, without training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from narfx.compiler.lowering import lower
+from narfx.errors import InfeasibleBudgetError, UsageError
+from narfx.graph.batchnorm import recalibrate
+from narfx.inputs.paths import relocated
+from narfx.inputs.weights import write_weights
+from narfx.runs.folder import RunFolder
+from narfx.runs.progress import Reporter, Silent
+from narfx.search.config import SearchConfig
+from narfx.search.epochs import SCORES
+from narfx.search.outcome import evaluate_vector
+from narfx.search.prepared import Prepared
+from narfx.search.prepared import prepare as prepare_search
+from narfx.search.stages import stages_of
+from narfx.search.supernet_file import load_supernet
+from narfx.space.architecture import Architecture, Preprocessing
+from narfx.space.budget import Budget, budget_range
+from narfx.space.records import Vector
+from narfx.space.scores import ScoreTable
+from narfx.space.solver import best_vectors
+from narfx.space.space import SearchSpace
+from narfx.support.files import write_bytes, write_json
+from narfx.support.folders import check_output, check_replaceable, output_folder, refuse_inside
+from narfx.support.schema import validated
+from narfx.support.text import count as counted
+from narfx.verbs.solve_plot import plot_points
+
+__all__ = ["solve"]
+
+_RESULT = "solve.json"
+
+
+def solve(
+    run: Path | str,
+    out: Path | str,
+    *,
+    budget: str,
+    count: int = 1,
+    points: int = 7,
+    device: str = "auto",
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+) -> dict[str, Any]:
+    """Choose the best vectors for another budget by the scores of a finished search, and write their architectures.
+
+    An integer program finds the ``count`` vectors of least summed score (LANA, arXiv 2107.10624, section 3.2); each is
+    evaluated on the validation part with recalibrated BatchNorm, and the most accurate is written: ``arch.json`` with
+    its weights, and ``solve.json``, the result. A range of budgets gives a front: a folder for each of its points, and
+    a plot.
+
+    Args:
+        run: The run directory of ``narfx search --strategy solve``.
+        out: The folder to write.
+        budget: As for a search; or with one range, ``macs<=0.3x..0.9x``.
+        count: How many vectors are evaluated for each budget.
+        points: How many budgets a range has.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        overwrite: Whether ``out`` may be replaced.
+        reporter: Receives progress.
+
+    Returns:
+        ``{"run", "metric", "points": [{"budget", "vector", "accuracy", "predicted_accuracy", costs, "files", ...}],
+        "prediction", "notes", "files"}``.
+
+    Raises:
+        UsageError: The folder holds no such run, its scores are of another space, or an option is wrong.
+        InfeasibleBudgetError: No vector meets the budget, or any budget of the range.
+    """
+    run, out, reporter = Path(run), Path(out), reporter or Silent()
+    if count < 1:
+        raise UsageError(f"--count is at least 1, not {count}", where="--count", kind="solve_count")
+    budgets = budget_range(budget, points)
+    check_output(out, overwrite=overwrite)
+    check_replaceable(out)
+    refuse_inside(out, [run])
+    solver = _Solver.open(run, device, reporter)
+    found = [point for text in budgets if (point := solver.point(text, count, single=len(budgets) == 1)) is not None]
+    if not found:
+        raise InfeasibleBudgetError(f"no architecture meets any of {budget}: raise the budget", where="--budget")
+    with output_folder(out, overwrite=overwrite) as work:
+        records = [
+            solver.write(point, work, out, "" if len(budgets) == 1 else f"point-{index}")
+            for index, point in enumerate(found, 1)
+        ]
+        result = {
+            "run": str(run),
+            "metric": solver.prepared.task.metric,
+            "base": solver.base,
+            "points": records,
+            "prediction": solver.prediction,
+            "notes": solver.notes,
+        }
+        write_json(work / _RESULT, result)
+        files = {"result": str(out / _RESULT)}
+        if len(budgets) > 1:
+            for kind, content in plot_points(result).items():
+                write_bytes(work / f"front.{kind}", content)
+                files[kind] = str(out / f"front.{kind}")
+    return {**result, "files": files}
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One budget: the vector that was chosen, its evaluation, and how many were evaluated."""
+
+    budget: str
+    vector: Vector
+    record: Mapping[str, Any]
+    tried: int
+
+
+class _Solver:
+    """A finished search, opened again: its space, its scores and its supernet."""
+
+    def __init__(
+        self, run: Path, config: SearchConfig, prepared: Prepared, table: ScoreTable, reporter: Reporter
+    ) -> None:
+        self.run, self.config, self.prepared, self.table, self.reporter = run, config, prepared, table, reporter
+        self.space = _offered(prepared.traced.space, table)
+        self.notes: list[str] = []
+
+    @property
+    def base(self) -> dict[str, float]:
+        """The costs of the base."""
+        whole = self.prepared.traced.space
+        return whole.cost(whole.base)
+
+    @property
+    def prediction(self) -> Any:
+        """How well the scores predict, as the search found it."""
+        return Architecture.load(self.run / "arch.json").metrics.get("prediction")
+
+    @classmethod
+    def open(cls, run: Path, device: str, reporter: Reporter) -> _Solver:
+        folder = RunFolder.open(run)
+        config = validated(SearchConfig, folder.config(), str(run / "config.json"))
+        if not (run / SCORES).is_file():
+            raise UsageError(
+                f"{run} has no {SCORES}: only a finished search with --strategy solve has scores",
+                where=str(run),
+                kind="no_scores",
+            )
+        table = ScoreTable.load(run / SCORES)
+        unbounded = config.model_copy(update={"budget": "none"})
+        prepared = prepare_search(unbounded, stages_of(unbounded), device, run, resumed=True)
+        table.check_same(prepared.traced.space)
+        load_supernet(prepared.net, run)
+        prepared.task.start(config.seed, prepared.net)
+        return cls(run, config, prepared, table, reporter)
+
+    def point(self, text: str, count: int, *, single: bool) -> _Point | None:
+        """The best of ``count`` solutions for a budget; ``None``, and a note, where one of several is not possible."""
+        try:
+            space = self.space.within(Budget.parse(text, self.base))
+        except InfeasibleBudgetError as error:
+            if single:
+                raise
+            self.notes.append(f"{text}: {error}")
+            return None
+        vectors = best_vectors(space, self.table.scores, count)
+        if len(vectors) < count:
+            self.notes.append(f"{text}: only {counted(len(vectors), 'vector')} of {count} exist")
+        tried = [evaluate_vector(self.prepared.net, vector, self.prepared.task) for vector in vectors]
+        best = max(range(len(tried)), key=lambda index: (tried[index]["accuracy"], -index))
+        self.reporter.say(f"{text}: accuracy {tried[best]['accuracy']:.4f}")
+        return _Point(text, vectors[best], tried[best], len(tried))
+
+    def _predicted_accuracy(self, vector: Vector) -> float | None:
+        """The accuracy on the scoring images, less what each replacement costs of it; at least 0."""
+        accuracy, lost = self.table.center.get("accuracy"), self.table.total("mistakes", vector)
+        return None if accuracy is None or lost is None else max(accuracy - lost, 0.0)
+
+    def write(self, point: _Point, work: Path, out: Path, name: str) -> dict[str, Any]:
+        """Write one point into ``work``, which will stand at ``out``; returns its record."""
+        place, final = work / name, out / name
+        place.mkdir(exist_ok=True)
+        task, traced = self.prepared.task, self.prepared.traced
+        network = lower(self.prepared.net, point.vector)
+        with task.precision.autocast():
+            recalibrate(network, task.calibration_batches())
+        write_weights(network, place / "weights.safetensors")
+        record = {
+            "budget": point.budget,
+            **point.record,
+            "predicted_accuracy": self._predicted_accuracy(point.vector),
+            "score": self.table.predict(point.vector),
+            "evaluated": point.tried,
+        }
+        moved = relocated(self.config, final, start=self.run)
+        traced.architecture(
+            point.vector,
+            weights="weights.safetensors",
+            metrics={"data": task.data.short_name, "metric": task.metric, "accuracy": record["accuracy"]},
+            preprocessing=Preprocessing(mean=task.data.mean, std=task.data.std),
+            seed=self.config.seed,
+        ).model_copy(update={"model": moved.model, "operator_files": moved.operator_files}).save(place / "arch.json")
+        return {**record, "files": {"arch": str(final / "arch.json"), "weights": str(final / "weights.safetensors")}}
+
+
+def _offered(space: SearchSpace, table: ScoreTable) -> SearchSpace:
+    """The space without the choices that have no score, because they gave NaN."""
+    known = table.scores
+    return space.restrict({i: [k for k in slot.legal if (i, k) in known] for i, slot in enumerate(space.slots)})
