@@ -14,7 +14,7 @@ from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
 from narfx.graph.trace_parity import compare_trace
 from narfx.inputs.image_size import Images, choose_input
-from narfx.inputs.model_ref import load_model
+from narfx.inputs.model_ref import ModelRef, load_model
 from narfx.inputs.outputs import load_with_outputs
 from narfx.inputs.paths import find
 from narfx.inputs.trust import out_of
@@ -45,7 +45,9 @@ class Lowered:
 
 def base_start(model: str, weights: str | None) -> str:
     """Which weights a base has, in words: those of a file, or the model's own."""
-    return f"none given: the base as {model} builds it" if weights is None else f"{Path(weights).name}: the base's"
+    if weights is not None:
+        return f"{Path(weights).name}: the base's"
+    return f"none given: the base as {ModelRef.parse(model).plain} builds it"
 
 
 def open_base(

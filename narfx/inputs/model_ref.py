@@ -118,6 +118,11 @@ class ModelRef:
         """Whether the model may come with weights that have learnt something: those of a collection never do."""
         return self.kind not in ZOOS
 
+    @property
+    def plain(self) -> str:
+        """The reference without folders and with its arguments sorted: the same wherever a run is, or is moved to."""
+        return str(replace(self, name=Path(self.name).name) if self.kind == "file" else self)
+
     def beside(self, folder: Path, *, relative_to: Path | None = None) -> ModelRef:
         """The same reference for a file in ``folder``: the path of a model file becomes relative to ``folder``.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +57,7 @@ class Contender:
     @property
     def model(self) -> str:
         """The reference of its model without folders, which does not depend on the working folder."""
-        ref = ModelRef.parse(self.architecture.model)
-        return str(replace(ref, name=Path(ref.name).name) if ref.kind == "file" else ref)
+        return ModelRef.parse(self.architecture.model).plain
 
     @property
     def kind(self) -> str:

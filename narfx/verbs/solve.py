@@ -201,6 +201,8 @@ class _Solver:
             metrics={"data": task.data.short_name, "metric": task.metric, "accuracy": record["accuracy"]},
             preprocessing=Preprocessing(mean=task.data.mean, std=task.data.std),
             seed=self.config.seed,
+            init="base",
+            base_weights=moved.weights,
         ).model_copy(update={"model": moved.model, "operator_files": moved.operator_files}).save(place / "arch.json")
         return {**record, "files": {"arch": str(final / "arch.json"), "weights": str(final / "weights.safetensors")}}
 

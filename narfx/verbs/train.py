@@ -203,18 +203,14 @@ def _teacher(
         return None
     base: nn.Module = nn.Identity()
     if config.teacher is not None:
-        if config.teacher_weights is None:
-            raise UsageError(
-                "--teacher base needs the weights of the base: name them with --teacher-weights",
-                where="--teacher-weights",
-                kind="missing_option",
-            )
-        weights = str(find(config.teacher_weights, start))
+        weights = _teachers_weights(config, target, start)
         if target is None:
             base = load_model(config.target, relative_to=start, seed=config.seed)
             apply_weights(base, weights)
         else:
-            base = open_architecture(target.architecture.as_base(), relative_to=target.place, weights=weights).network
+            base = open_architecture(
+                target.architecture.as_base(), relative_to=target.place, weights=str(weights)
+            ).network
     return open_teacher(config, base, task, shape, size, device, start)
 
 
@@ -228,6 +224,19 @@ class _Opened:
     notes: list[str]
     warm: bool
     complete: Architecture | None
+
+
+def _teachers_weights(config: TrainConfig, target: Placed | None, start: Path | None) -> Path:
+    """The weights of a base that teaches: those that were named, else those that the search started from."""
+    if config.teacher_weights is not None:
+        return find(config.teacher_weights, start)
+    if target is not None and target.architecture.base_weights is not None:
+        return find(target.architecture.base_weights, target.place)
+    raise UsageError(
+        "--teacher base needs the weights of the base: name them with --teacher-weights",
+        where="--teacher-weights",
+        kind="missing_option",
+    )
 
 
 def _open_architecture(config: TrainConfig, target: Placed, start: Path | None, images: Images) -> _Opened:
