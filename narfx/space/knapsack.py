@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 from narfx.errors import RunError
 from narfx.space.records import Cost, Slot, Vector
@@ -10,6 +11,9 @@ from narfx.space.records import Cost, Slot, Vector
 __all__ = ["knapsack"]
 
 _REFUSED = 64
+_FEW = 200
+_EXACT = {"mip_rel_gap": 0.0}
+_QUICK = {"mip_rel_gap": 1e-3, "node_limit": 1000}
 
 
 def knapsack(
@@ -24,7 +28,8 @@ def knapsack(
     """Legal vectors that meet all bounds, the least sum of scores first.
 
     Each solution cuts off what shares more than ``most_shared`` entries with it (LANA, arXiv 2107.10624, section 3.3),
-    by default only itself.
+    by default only itself. The first one is the best there is. The further ones are too, where there are no more than
+    200 choices; where there are more, each is the best that a search of 1,000 nodes finds, usually within 0.1 %.
 
     Args:
         slots: The slots, whose legal choices are the columns.
@@ -57,15 +62,25 @@ def knapsack(
         weights -= np.array([weights[slot_of == slot].min() for slot in range(len(slots))])[slot_of]
         weights /= max(weights.max(), 1e-300)  # the solver's tolerances are absolute
     shared = len(slots) - 1 if most_shared is None else min(most_shared, len(slots) - 1)
-    refused = 0
+    refused, quick = 0, False
+
+    def solved(options: Mapping[str, float]) -> Any:
+        return milp(
+            weights,
+            integrality=np.ones(len(columns)),
+            bounds=Bounds(0, 1),
+            constraints=constraints,
+            options=dict(options),
+        )
+
     while refused < _REFUSED:
-        found = milp(
-            weights, integrality=np.ones(len(columns)), bounds=Bounds(0, 1), constraints=constraints,
-            options={"mip_rel_gap": 0},
-        )  # fmt: skip
+        found = solved(_QUICK if quick else _EXACT)
+        if quick and found.x is None and found.status != 2:
+            found = solved(_EXACT)
+        quick = len(columns) > _FEW
         if found.status == 2:  # infeasible: there are no more solutions
             return
-        if not found.success:
+        if found.x is None:
             raise RunError(f"the integer program could not be solved: {found.message}", kind="solver")
         taken = found.x > 0.5
         vector = tuple(k for (_, k), here in zip(columns, taken, strict=True) if here)
