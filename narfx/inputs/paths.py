@@ -207,4 +207,5 @@ def _is_reference(kind: PathKind, text: str, start: Path | None) -> bool:
     """Whether a text is a reference to code, and no ``arch.json``, ONNX file, folder or word."""
     if kind is PathKind.CODE:
         return is_own(text)
-    return kind is PathKind.MODEL and not (text.lower().endswith((".json", ".onnx")) or find(text, start).is_dir())
+    named = text.lower().endswith((".json", ".onnx")) or not (":" in text or ".py" in text)
+    return kind is PathKind.MODEL and not (named or find(text, start).is_dir())

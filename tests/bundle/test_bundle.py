@@ -253,7 +253,7 @@ print(INPUT_SHAPE, sorted({"narfx", "torchvision", "onnx"} & set(sys.modules)))
 
 def test_a_mean_of_other_channels_is_refused_where_only_the_model_says_its_input(tmp_path: Path) -> None:
     arch = model_file(tmp_path, preprocessing={"mean": [0.5], "std": [0.5]})
-    with pytest.raises(UsageError, match="mean and std are of 1 channels, but the input has 3") as caught:
+    with pytest.raises(UsageError, match="mean and std are of 1 channel, but the input has 3") as caught:
         narfx.apply(arch, tmp_path / "out")
     assert (caught.value.kind, caught.value.where) == ("malformed_architecture", str(arch))
     assert not (tmp_path / "out").exists()

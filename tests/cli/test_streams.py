@@ -249,5 +249,8 @@ def test_a_model_that_never_ends_is_interrupted(here: Path, target: str) -> None
 
 
 def _processor_seconds(pid: int) -> float:
+    """The processor time of a process and of the children that it waits for."""
     fields: list[Any] = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    own = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    return own + sum(_processor_seconds(int(child)) for child in children)

@@ -719,7 +719,7 @@ def test_real_fashion_mnist(data_folder: Path) -> None:
     assert data.mean == pytest.approx((0.2860,) * 3, abs=0.005)
     assert data.std == pytest.approx((0.3530,) * 3, abs=0.005)
     assert torch.bincount(data.val.labels).tolist() == [60] * 10
-    assert "mean and standard deviation: of 5400 training images" in data.notes
+    assert "mean and standard deviation: of 5,400 training images" in data.notes
 
 
 def test_real_faces_in_a_folder(data_folder: Path, tmp_path: Path) -> None:

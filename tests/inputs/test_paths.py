@@ -103,7 +103,15 @@ def test_what_is_no_path_stays(tmp_path: Path) -> None:
         config = EvaluateConfig(target="torchvision:resnet18?num_classes=3", data=data)
         assert relocated(config, tmp_path / "run", start=tmp_path) == config
         assert named_paths(config, tmp_path) == []
-    assert path_fields(TrainConfig).keys() == {*CODE, "target", "data", "val_data", "weights"}
+    assert path_fields(TrainConfig).keys() == {
+        *CODE,
+        "target",
+        "data",
+        "val_data",
+        "weights",
+        "teacher_model",
+        "teacher_weights",
+    }
     words: dict[str, Any] = {"augment": "crop", "schedule": "train", "optimizer": "torch.optim:AdamW", "lr": 1}
     training = TrainConfig(target="arch.json", data="torchvision:mnist:root", **words)
     moved = relocated(training, tmp_path / "run", start=tmp_path)

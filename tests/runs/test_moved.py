@@ -123,7 +123,8 @@ def test_a_search(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_training(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    config = TrainConfig(target="found/one.json", weights="nets/w.safetensors", **QUICK)
+    taught = {"teacher_model": "nets/net.py", "teacher_weights": "nets/w.safetensors"}
+    config = TrainConfig(target="found/one.json", weights="nets/w.safetensors", **taught, **QUICK)
     check_all_set(config)
     first = train(config, "runs/one")
     moved = elsewhere(home, monkeypatch)
@@ -159,9 +160,10 @@ def test_a_comparison(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = CompareConfig(
         target="found/one.json", further=("second=found/two.json",), weights="nets/faces.safetensors", init="inherit",
         task="faces", verify="data/pairs.bin", folds=2, seeds=1, randoms=0, epochs=1, batch_size=9,
-        data="data/faces.npz", val_data="data/others.npz", **CODE,
+        data="data/faces.npz", val_data="data/others.npz", teacher_model="nets/faces.py:Net",
+        teacher_weights="nets/faces.safetensors", **CODE,
     )  # fmt: skip
-    check_all_set(config, frozenset({"pairs"}))  # a .bin has its own list
+    check_all_set(config, frozenset({"pairs", "prepared"}))  # a .bin has its own list, and no search is named
     first = compare(config, "runs/one")
     moved = elsewhere(home, monkeypatch)
     shutil.rmtree(moved / "found")

@@ -30,7 +30,8 @@ def test_a_search_is_judged_by_images_that_did_not_choose(tmp_path: Path, capsys
     result = run(config, tmp_path / "run")
     judged, space = result["judgement"], prepare(config, stages_of(config), "cpu", None).space
     assert (judged["part"], judged["images"]) == ("test part", 355)
-    records = {space.read(record): record for record in json.loads((tmp_path / "run/evaluations.json").read_text())}
+    evaluated = json.loads((tmp_path / "run/evaluations.json").read_text())["evaluations"]
+    records = {space.read(record): record for record in evaluated}
     right = {vector: unpacked(record["right"], 355) for vector, record in records.items() if "right" in record}
     randoms = [space.read(record) for record in result["randoms"]]
     kept, alone = space.read(result), space.read(judged["macs_alone"])
