@@ -115,7 +115,10 @@ def search(
         str | None, typer.Argument(help="The model, as for narfx trace; optional with --resume or --config.")
     ] = None,
     data: Data = None,
-    strategy: Annotated[str | None, typer.Option(help=f"{', '.join(strategy_names())} [nar].")] = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(strategy_names())} [solve where --weights are given, else nar]."),
+    ] = None,
     strategy_option: Annotated[
         list[str] | None, typer.Option(help="An option of the strategy, KEY=VALUE; may be repeated.")
     ] = None,

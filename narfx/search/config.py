@@ -32,6 +32,11 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     left for the strategy. Each epoch after the warm-up is followed by ``steps`` steps of the strategy, each on a batch
     of ``lot`` proposals and one validation minibatch of ``reward_images`` images. Latency is a cost where it is asked
     for or bounded by the budget. ``quick`` is a first look: it changes the defaults to those of :data:`QUICK`.
+
+    Without a ``strategy`` it is ``solve`` where ``weights`` are given and no skips are searched, else ``nar``. For
+    ``solve`` an epoch after the preparation is a round of scores on ``score_images`` training images. ``prepare`` says
+    what the preparation does: ``uniform`` trains on random vectors, ``distil`` teaches each operator the base's
+    features (:class:`~narfx.search.preparation.distil.Distil`, with ``distil_lr`` and ``distil_compare``).
     """
 
     strategy: str = "nar"
@@ -69,6 +74,8 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     @classmethod
     def _short(cls, values: Any) -> Any:
         quick = isinstance(values, dict) and values.get("quick") is True
+        if isinstance(values, dict) and "strategy" not in values and _trained(values):
+            values = {**values, "strategy": "solve"}
         if isinstance(values, dict) and values.get("strategy") == "solve":
             return _solving(
                 {**{key: QUICK[key] for key in QUICK if key not in ("epochs", "steps")}, **values} if quick else values
@@ -78,6 +85,11 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
             known = 1 if quick else cls.model_fields["pretrain_epochs"].default
             return {**values, "pretrain_epochs": max(0, min(known, values["epochs"] - 1))}
         return values
+
+
+def _trained(values: dict[str, Any]) -> bool:
+    """Whether a search starts from weights that its user names, so that operators can learn from the base."""
+    return bool(values.get("weights")) and values.get("init", "base") == "base" and not values.get("search_skips")
 
 
 def _solving(values: dict[str, Any]) -> dict[str, Any]:

@@ -123,7 +123,7 @@ def test_a_search(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_training(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    taught = {"teacher_model": "nets/net.py", "teacher_weights": "nets/w.safetensors"}
+    taught: dict[str, Any] = {"teacher_model": "nets/net.py", "teacher_weights": "nets/w.safetensors"}
     config = TrainConfig(target="found/one.json", weights="nets/w.safetensors", **taught, **QUICK)
     check_all_set(config)
     first = train(config, "runs/one")

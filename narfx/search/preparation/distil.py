@@ -69,6 +69,8 @@ class Distil:
             UsageError: The base is not legal in the space, or its slots offer nothing to teach.
         """
         lessons = Lessons(shared.net, space, self.compare)
+        if not lessons.parameters():
+            return Distilled(epoch=epoch + 1)
         optimizer = torch.optim.Adam(lessons.parameters(), lr=self.rate)
         steps = shared.task.steps_per_epoch
         teach = self._pass(epoch, own, space, shared, lessons)
