@@ -228,8 +228,8 @@ def test_search_train_apply_compare(net: str, source: str, tmp_path: Path) -> No
     config = SearchConfig.model_validate(
         {
             "model": net, "weights": str(tmp_path / "base" / "weights.safetensors"), "input": (3, 16, 16),
-            "data": source, "task": "faces", "val_fraction": 0.25, "batch_size": 24, "epochs": 3, "pretrain_epochs": 1, "strategy": "nar",
-            "steps": 2, "lot": 2, "finalists": 2, "budget": "none",
+            "data": source, "task": "faces", "val_fraction": 0.25, "batch_size": 24, "epochs": 3, "pretrain_epochs": 1,
+            "strategy": "nar", "steps": 2, "lot": 2, "finalists": 2, "budget": "none",
         }
     )  # fmt: skip
     found = run(config, tmp_path / "search", device="cpu")
