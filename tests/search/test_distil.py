@@ -10,14 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn import functional
+from trained_base import MODEL, solving
 
 import narfx
 from narfx.errors import UsageError
+from narfx.inputs.model_ref import load_model
+from narfx.inputs.weights import write_weights
 from narfx.runs.progress import Silent
-from narfx.search import SearchConfig
+from narfx.search import SearchConfig, run
 from narfx.search.preparation import Distil
 from narfx.search.preparation.lessons import feature_error
+from narfx.search.prepared import prepare
 from narfx.search.shared_weights import SharedWeights
+from narfx.search.stages import stages_of
 from narfx.support.ranks import Ranks
 from narfx.tasks.options import DataOptions, open_task
 from narfx.training.method import method_of
@@ -161,10 +166,6 @@ def test_a_channel_that_is_always_the_same_does_not_count_without_bound() -> Non
 
 
 def test_searches_that_learn_from_a_base_need_one(tmp_path: Path) -> None:
-    from trained_base import solving
-
-    from narfx.search import run
-
     for changes, said in (
         ({}, "chance would be 10.0%; name its weights"),
         ({"init": "scratch"}, "--init scratch has none"),
@@ -172,3 +173,10 @@ def test_searches_that_learn_from_a_base_need_one(tmp_path: Path) -> None:
         with pytest.raises(UsageError, match=said) as caught:
             run(solving(None, **changes), tmp_path / "run")
         assert caught.value.kind == "needs_weights" and not (tmp_path / "run").exists()
+
+
+def test_weights_that_know_nothing_are_warned_of(tmp_path: Path) -> None:
+    write_weights(load_model(MODEL, seed=5), tmp_path / "new.safetensors")
+    config = solving(tmp_path / "new.safetensors")
+    notes = " ".join(prepare(config, stages_of(config), "cpu", None).notes)
+    assert "warning: the base classifies" in notes and "new.safetensors the right weights?" in notes
