@@ -95,6 +95,8 @@ def _values(schema: type[BaseModel], config: Path | None, fields: dict[str, Any]
         )
     if fields.get("schedule") in SCHEDULES:  # it wins over the epochs and rates that a run's config.json holds
         read = without_schedule(read)
+    if "teacher" in fields or "teacher_model" in fields:  # they name one thing
+        read = {key: value for key, value in read.items() if not key.startswith("teacher")}
     read = {key: value for key, value in read.items() if key not in fields}
     return {**read, **relocate(schema, read, Path.cwd(), start=config.parent), **fields}
 

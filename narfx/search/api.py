@@ -37,7 +37,7 @@ from narfx.support.folders import check_output, check_replaceable
 from narfx.support.seals import sealed, write_sealed
 from narfx.training.method import check_extension, own_code
 
-__all__ = ["estimate_search", "resume", "run"]
+__all__ = ["estimate_search", "reads_of_search", "resume", "run"]
 
 
 def run(
@@ -82,7 +82,7 @@ def run(
     check_replaceable(out, inputs)
     config = config if stages is None else _totals(config, stages)
     prepared = prepare(config, stages or stages_of(config), device, relative_to)
-    reads = _reads(config, prepared, relative_to)
+    reads = reads_of_search(config, prepared, relative_to)
     config = relocated(config, out, start=relative_to)
     files: dict[str, Any] = {} if stages is None else {_STAGES: [stage.describe() for stage in stages]}
     if prepared.latency is not None:
@@ -145,11 +145,11 @@ def resume(
     elif (found := finished_result(folder, _FILES["result"], reporter, extends=stages is None)) is not None:
         return {**found, **_places(folder)}
     prepared = prepare(config, stages or stages_of(config), device, folder.path, resumed=True)
-    folder.check_reads(_reads(config, prepared, folder.path))
+    folder.check_reads(reads_of_search(config, prepared, folder.path))
     return _go(prepared, config, folder, reporter, subscribers)
 
 
-def _reads(config: SearchConfig, prepared: Prepared, start: Path | None) -> dict[str, str]:
+def reads_of_search(config: SearchConfig, prepared: Prepared, start: Path | None) -> dict[str, str]:
     """Digests of all that a search reads from elsewhere."""
     return named_digests(config, start) | {
         "the images or labels": prepared.task.data.digest,
@@ -200,9 +200,10 @@ def _go(
         net, space, task = prepared.net, prepared.space, prepared.task
         search = Search(config, space, net, prepared.stages, task, folder, reporter, method=prepared.method)
         search.run()
+        table = search.strategy.scores() if isinstance(search.strategy, MeasuringStrategy) else None
         outcome = conclude(
             net,
-            space,
+            space if table is None else table.offered(space),
             task,
             search.strategy.finalists(config.finalists),
             base=search.base,
@@ -243,7 +244,7 @@ def _write(
         recalibrate(network, prepared.task.calibration_batches())
     write_weights(network, folder.path / "weights.safetensors")
     if isinstance(strategy, MeasuringStrategy):
-        save_supernet(prepared.net, folder.path)
+        save_supernet(prepared.net, prepared.task.head, folder.path)
     records = [outcome.base, *outcome.finalists, *outcome.randoms]
     costs = prepared.space.metrics
     first = sorted(costs, key=lambda name: name != "macs")  # the front begins with the fewest MACs

@@ -77,9 +77,7 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
         if isinstance(values, dict) and "strategy" not in values and _trained(values):
             values = {**values, "strategy": "solve"}
         if isinstance(values, dict) and values.get("strategy") == "solve":
-            return _solving(
-                {**{key: QUICK[key] for key in QUICK if key not in ("epochs", "steps")}, **values} if quick else values
-            )
+            return _solving({**_QUICK_SOLVE, **values} if quick else values)
         values = {**QUICK, **values} if quick else values
         if isinstance(values, dict) and "pretrain_epochs" not in values and isinstance(values.get("epochs"), int):
             known = 1 if quick else cls.model_fields["pretrain_epochs"].default
@@ -97,6 +95,6 @@ def _solving(values: dict[str, Any]) -> dict[str, Any]:
     values = {"prepare": "distil", **values}
     epochs, passes = values.get("epochs"), values.get("pretrain_epochs")
     if passes is None:
-        passes = epochs - 1 if isinstance(epochs, int) else PASSES
+        passes = max(min(PASSES, epochs - 1), 0) if isinstance(epochs, int) else PASSES
         values["pretrain_epochs"] = passes
     return {"epochs": passes + 1, **values} if isinstance(passes, int) else values

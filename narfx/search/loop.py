@@ -95,7 +95,7 @@ class Search:
     def _restore(self) -> int:
         state = self.folder.load()
         if state is None:
-            trained = self.config.init == "base" and self.config.weights is not None
+            trained = self.config.base_is_trained
             self.task.start(self.config.seed, self.net if trained else None)
             if self.config.base_is_trained:
                 # Before the first step: shared weights move on, and the base is judged by its own.

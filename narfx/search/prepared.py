@@ -88,7 +88,7 @@ def prepare(
     notes = [*traced.notes, *task.data.notes, *(latency.notes if latency else ())]
     net, more = _supernet(config, traced, task, place)
     method.check(net)
-    if not resumed and any(isinstance(stage.preparation, Distil) for stage in stages):
+    if not resumed and (config.strategy == "solve" or any(isinstance(each.preparation, Distil) for each in stages)):
         more += _check_trained(config, net, task)
     return Prepared(traced, task, latency, space, tuple(stages), net, method, (*notes, *more))
 

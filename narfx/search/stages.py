@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, TypeAlias
 
 from narfx.errors import UsageError
@@ -109,7 +109,9 @@ class Stage:
 
     def describe(self) -> dict[str, Any]:
         """Plain values by which a resumed search is known to have the same stages."""
+        own: dict[str, Any] = asdict(self.preparation) if is_dataclass(self.preparation) else {}
         prepared = {"preparation": type(self.preparation).__name__, "preparation_epochs": self.preparation.epochs}
+        prepared |= {key: value for key, value in own.items() if key != "epochs"}
         return {**prepared, "strategy": self.strategy, "options": dict(self.options), "epochs": self.epochs}
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from narfx.errors import UsageError
 
-__all__ = ["Budget", "bounded_metrics", "budget_range", "unknown_metric"]
+__all__ = ["Budget", "bounded_metrics", "budget_range", "ranged_metric", "unknown_metric"]
 
 _TERM = re.compile(r"\s*([a-z_]+)\s*<=\s*([0-9]*\.?[0-9]+(?:e[+-]?[0-9]+)?)\s*([a-z]*)\s*", re.IGNORECASE)
 _NUMBER = r"([0-9]*\.?[0-9]+)"
@@ -85,12 +85,25 @@ def budget_range(text: str, points: int) -> tuple[str, ...]:
         raise UsageError(
             f"a range of budgets needs at least 2 points, not {points}", where="--points", kind="budget_points"
         )  # fmt: skip
+    if match[3] and match[3].lower() != match[5].lower():
+        raise UsageError(
+            f"the ends of {terms[ranged[0]]!r} have two units: write both in one, as in macs<=500K..2000K",
+            where="--budget",
+            kind="budget_syntax",
+        )
     metric, low, unit, high = match[1], float(match[2]), match[3] or match[5], float(match[4])
     if low > high:
         low, high = high, low
     steps = [low + (high - low) * index / (points - 1) for index in range(points)]
     spelled = [f"{metric}<={step:.6g}{unit}" for step in steps]
     return tuple(",".join([*terms[: ranged[0]], term, *terms[ranged[0] + 1 :]]) for term in spelled)
+
+
+def ranged_metric(text: str) -> str:
+    """The metric that has a range, else the first one that is bounded."""
+    terms = text.split(",")
+    term = next((term for term in terms if ".." in term), terms[0])
+    return term.partition("<=")[0].strip().lower()
 
 
 def bounded_metrics(text: str) -> tuple[str, ...]:

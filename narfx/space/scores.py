@@ -172,6 +172,15 @@ class ScoreTable(BaseModel):
         """Write the file whole or not at all."""
         write_sealed(Path(path), self.model_dump(mode="json", exclude_defaults=True) | {"version": self.version})
 
+    def offered(self, space: SearchSpace) -> SearchSpace:
+        """The space without the choices that have no score, because they gave NaN.
+
+        Raises:
+            InfeasibleBudgetError: What is left cannot meet the space's budget.
+        """
+        known = self.scores
+        return space.restrict({i: [k for k in slot.legal if (i, k) in known] for i, slot in enumerate(space.slots)})
+
     def predict(self, vector: Vector) -> float:
         """The sum of the scores of a vector's choices: what it is expected to lose against ``around``."""
         scores = self.scores

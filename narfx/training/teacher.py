@@ -9,9 +9,10 @@ import torch
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from torch import Tensor, nn
 
+from narfx.compiler.open import base_start
 from narfx.errors import UsageError
 from narfx.graph.checks import check_values
-from narfx.inputs.model_ref import load_model
+from narfx.inputs.model_ref import ModelRef, load_model
 from narfx.inputs.paths import find
 from narfx.inputs.weights import apply_weights
 from narfx.support.path_fields import ModelReference, UserPath
@@ -64,10 +65,11 @@ class Teacher:
         network: The teacher, on the device of the images.
         task: Its ``objective`` is the student's own loss, its ``imitation`` the other one.
         options: The weight and the temperature.
+        weights: Where its weights come from, in words.
     """
 
-    def __init__(self, network: nn.Module, task: Task, options: TeacherOptions) -> None:
-        self._network, self._task, self._options = network.eval(), task, options
+    def __init__(self, network: nn.Module, task: Task, options: TeacherOptions, weights: str | None = None) -> None:
+        self._network, self._task, self._options, self._weights = network.eval(), task, options, weights
         for parameter in network.parameters():
             parameter.requires_grad_(False)
         task.precision.arrange(network)
@@ -85,22 +87,23 @@ class Teacher:
         """What a metrics file says of the teacher."""
         options = self._options
         return {
-            "model": options.teacher_model or options.teacher,
-            "weights": None if options.teacher_weights is None else Path(options.teacher_weights).name,
+            "model": "base" if options.teacher_model is None else ModelRef.parse(options.teacher_model).plain,
+            "weights": self._weights,
             "weight": options.teacher_weight,
             "temperature": options.temperature,
         }
 
 
 def open_teacher(
-    options: TeacherOptions, base: nn.Module, task: Task, shape: Shape, student: int, device: torch.device,
-    relative_to: Path | None = None,
+    options: TeacherOptions, base: nn.Module, weights: str, task: Task, shape: Shape, student: int,
+    device: torch.device, relative_to: Path | None = None,
 ) -> Teacher:  # fmt: skip
     """The teacher that the options name, on its device.
 
     Args:
         options: They name a teacher.
         base: The network that ``base`` means, with its weights; it becomes the teacher, and is changed to eval mode.
+        weights: Where the weights of ``base`` come from, in words.
         task: What the student learns.
         shape: (C, H, W) of one image.
         student: The number of the student's outputs.
@@ -113,7 +116,15 @@ def open_teacher(
     """
     network = base
     if options.teacher_model is not None:
-        network = load_model(options.teacher_model, relative_to=relative_to)
+        if options.teacher_weights is None and not ModelRef.parse(options.teacher_model).may_be_trained:
+            raise UsageError(
+                f"{options.teacher_model} has random weights, and teaches nothing: name its weights with "
+                "--teacher-weights",
+                where="--teacher-weights",
+                kind="missing_option",
+            )
+        network = load_model(options.teacher_model, relative_to=relative_to, seed=0)
+        weights = base_start(options.teacher_model, options.teacher_weights)
         if options.teacher_weights is not None:
             apply_weights(network, find(options.teacher_weights, relative_to), source=options.teacher_weights)
     check_values(network)
@@ -126,4 +137,4 @@ def open_teacher(
             where="--teacher",
             kind="teacher_outputs",
         )
-    return Teacher(network, task, options)
+    return Teacher(network, task, options, weights)

@@ -15,7 +15,8 @@ from narfx.runs.events import Trained
 from narfx.runs.finished import finished_result
 from narfx.runs.folder import RunFolder, interruptible
 from narfx.runs.progress import Reporter, Silent
-from narfx.support.seals import digest, read_sealed, write_sealed
+from narfx.search.supernet_file import SUPERNET
+from narfx.support.seals import digest, file_digest, read_sealed, write_sealed
 from narfx.support.text import count
 from narfx.tasks.task import Task
 from narfx.training.estimate import Estimate, duration, training_seconds
@@ -63,8 +64,6 @@ def compare(
     """
     config = _with_names(config, relative_to)
     check_out(config, Path(out), relative_to, overwrite=overwrite)
-    if config.init == "prepared" and config.prepared is None:
-        config = config.model_copy(update={"prepared": str(find(config.target, None).parent)})
     comparison = prepare(config, device=device, relative_to=relative_to)
     reads = _reads(comparison, relative_to)
     folder = create_run(config, Path(out), comparison.targets, relative_to, overwrite=overwrite, reads=reads)
@@ -124,6 +123,8 @@ def resume_compare(
 def _reads(comparison: Comparison, start: Path | None) -> dict[str, str]:
     traced = [contender.traced.graph_module for contender in comparison.contenders]
     found = reads_of(comparison.config, start, comparison.targets, traced, comparison.tasks.values())
+    if comparison.config.init == "prepared":
+        found["the prepared operators"] = file_digest(find(str(comparison.config.prepared), start) / SUPERNET)
     if comparison.verified is not None:
         pairs, _ = comparison.verified
         order = [part.tobytes() for part in (pairs.first, pairs.second, pairs.same)]
@@ -137,6 +138,8 @@ def _with_names(config: CompareConfig, start: Path | None) -> CompareConfig:
     names, paths = [name for name, _ in split], [path for _, path in split]
     if not config.names and (len(paths) > 1 or names[0] is not None):
         config = config.model_copy(update={"names": labels([find(path, start) for path in paths], names)})
+    if config.init == "prepared" and config.prepared is None:
+        config = config.model_copy(update={"prepared": str(find(paths[0], start).parent)})
     return config.model_copy(update={"target": paths[0], "further": tuple(paths[1:])})
 
 
@@ -236,7 +239,7 @@ def _row(
 
 def _starting_weights(comparison: Comparison, entrant: Entrant) -> str:
     config = comparison.config
-    if config.init == "inherit":
+    if config.init != "scratch":
         return entrant.contender.weights
     return random_start(config.seed, config.seeds)
 

@@ -63,6 +63,10 @@ class CompareConfig(TrainingOptions):
             raise ValueError("--outputs auto is for classes: give the length of an embedding as a number")
         if self.outputs != "keep" and self.init != "scratch":
             raise ValueError("--outputs gives the networks a new last layer, which no weights fit: use --init scratch")
+        if self.outputs != "keep" and self.teacher is not None:
+            raise ValueError("--outputs gives the base a new last layer, so it cannot teach: name a MODEL as --teacher")
+        if self.teacher is not None and self.teacher_weights is not None:
+            raise ValueError("--teacher base has the weights of the base (--weights): leave out --teacher-weights")
         if self.verify is not None and self.task != "faces":
             raise ValueError("--verify belongs to --task faces")
         if self.verify is None and (self.pairs is not None or self.folds is not None):
@@ -147,7 +151,8 @@ def _teacher(
             where="--weights",
             kind="missing_option",
         )
-    return open_teacher(config, contender.network(traced.space.base), task, traced.input, size, device, start)
+    base = contender.network(traced.space.base)
+    return open_teacher(config, base, contender.weights, task, traced.input, size, device, start)
 
 
 def _targets(config: CompareConfig, start: Path | None) -> tuple[Placed, ...]:
@@ -203,7 +208,7 @@ def _notes(config: CompareConfig, contenders: tuple[Contender, ...], tasks: Mapp
     notes = [note for contender in contenders for note in contender.traced.notes]
     for task in tasks.values():
         notes += task.data.notes
-    if config.init == "inherit":
+    if config.init != "scratch":
         notes.insert(0, f"weights: {contenders[0].weights}")
         if any(task.data.test is None and task.data.val_from_train for task in tasks.values()):
             notes.append(SEEN)

@@ -10,26 +10,25 @@ from typing import Any
 from narfx.compiler.lowering import lower
 from narfx.errors import InfeasibleBudgetError, UsageError
 from narfx.graph.batchnorm import recalibrate
-from narfx.inputs.paths import relocated
+from narfx.inputs.paths import named_paths, relocated
 from narfx.inputs.weights import write_weights
 from narfx.runs.folder import RunFolder
 from narfx.runs.progress import Reporter, Silent
+from narfx.search.api import reads_of_search
 from narfx.search.config import SearchConfig
 from narfx.search.epochs import SCORES
 from narfx.search.outcome import evaluate_vector
 from narfx.search.prepared import Prepared
 from narfx.search.prepared import prepare as prepare_search
 from narfx.search.stages import stages_of
-from narfx.search.supernet_file import load_supernet
+from narfx.search.supernet_file import SUPERNET, load_supernet
 from narfx.space.architecture import Architecture, Preprocessing
-from narfx.space.budget import Budget, budget_range
+from narfx.space.budget import Budget, budget_range, ranged_metric
 from narfx.space.records import Vector
 from narfx.space.scores import ScoreTable
 from narfx.space.solver import best_vectors
-from narfx.space.space import SearchSpace
 from narfx.support.files import write_bytes, write_json
-from narfx.support.folders import check_output, check_replaceable, output_folder, refuse_inside
-from narfx.support.schema import validated
+from narfx.support.folders import check_output, check_replaceable, output_folder
 from narfx.support.text import count as counted
 from narfx.verbs.solve_plot import plot_points
 
@@ -79,12 +78,17 @@ def solve(
         raise UsageError(f"--count is at least 1, not {count}", where="--count", kind="solve_count")
     budgets = budget_range(budget, points)
     check_output(out, overwrite=overwrite)
-    check_replaceable(out)
-    refuse_inside(out, [run])
-    solver = _Solver.open(run, device, reporter)
-    found = [point for text in budgets if (point := solver.point(text, count, single=len(budgets) == 1)) is not None]
+    folder = RunFolder.open(run)
+    _check_finished(run)
+    config = folder.resumed_config(SearchConfig)
+    check_replaceable(out, [run, *named_paths(config, run)])
+    with folder.unused():
+        solver = _Solver.open(folder, config, device, reporter)
+        found = [
+            point for text in budgets if (point := solver.point(text, count, single=len(budgets) == 1)) is not None
+        ]
     if not found:
-        raise InfeasibleBudgetError(f"no architecture meets any of {budget}: raise the budget", where="--budget")
+        raise InfeasibleBudgetError(f"no architecture meets any of {budget}; {solver.notes[-1]}", where="--budget")
     with output_folder(out, overwrite=overwrite) as work:
         records = [
             solver.write(point, work, out, "" if len(budgets) == 1 else f"point-{index}")
@@ -93,6 +97,7 @@ def solve(
         result = {
             "run": str(run),
             "metric": solver.prepared.task.metric,
+            "bounded": ranged_metric(budget),
             "base": solver.base,
             "points": records,
             "prediction": solver.prediction,
@@ -124,7 +129,7 @@ class _Solver:
         self, run: Path, config: SearchConfig, prepared: Prepared, table: ScoreTable, reporter: Reporter
     ) -> None:
         self.run, self.config, self.prepared, self.table, self.reporter = run, config, prepared, table, reporter
-        self.space = _offered(prepared.traced.space, table)
+        self.space = table.offered(prepared.traced.space)
         self.notes: list[str] = []
 
     @property
@@ -139,21 +144,14 @@ class _Solver:
         return Architecture.load(self.run / "arch.json").metrics.get("prediction")
 
     @classmethod
-    def open(cls, run: Path, device: str, reporter: Reporter) -> _Solver:
-        folder = RunFolder.open(run)
-        config = validated(SearchConfig, folder.config(), str(run / "config.json"))
-        if not (run / SCORES).is_file():
-            raise UsageError(
-                f"{run} has no {SCORES}: only a finished search with --strategy solve has scores",
-                where=str(run),
-                kind="no_scores",
-            )
+    def open(cls, folder: RunFolder, config: SearchConfig, device: str, reporter: Reporter) -> _Solver:
+        run = folder.path
         table = ScoreTable.load(run / SCORES)
         unbounded = config.model_copy(update={"budget": "none"})
         prepared = prepare_search(unbounded, stages_of(unbounded), device, run, resumed=True)
+        folder.check_reads(reads_of_search(config, prepared, run))
         table.check_same(prepared.traced.space)
-        load_supernet(prepared.net, run)
-        prepared.task.start(config.seed, prepared.net)
+        load_supernet(prepared.net, prepared.task.head, run)
         return cls(run, config, prepared, table, reporter)
 
     def point(self, text: str, count: int, *, single: bool) -> _Point | None:
@@ -198,7 +196,12 @@ class _Solver:
         traced.architecture(
             point.vector,
             weights="weights.safetensors",
-            metrics={"data": task.data.short_name, "metric": task.metric, "accuracy": record["accuracy"]},
+            metrics={
+                "data": task.data.short_name,
+                "metric": task.metric,
+                "accuracy": record["accuracy"],
+                "budget": point.budget,
+            },
             preprocessing=Preprocessing(mean=task.data.mean, std=task.data.std),
             seed=self.config.seed,
             init="base",
@@ -207,7 +210,11 @@ class _Solver:
         return {**record, "files": {"arch": str(final / "arch.json"), "weights": str(final / "weights.safetensors")}}
 
 
-def _offered(space: SearchSpace, table: ScoreTable) -> SearchSpace:
-    """The space without the choices that have no score, because they gave NaN."""
-    known = table.scores
-    return space.restrict({i: [k for k in slot.legal if (i, k) in known] for i, slot in enumerate(space.slots)})
+def _check_finished(run: Path) -> None:
+    missing = next((name for name in ("result.json", SCORES, SUPERNET) if not (run / name).is_file()), None)
+    if missing is not None:
+        raise UsageError(
+            f"{run} has no {missing}: only a finished search with --strategy solve can answer other budgets",
+            where=str(run),
+            kind="no_scores",
+        )

@@ -202,8 +202,10 @@ def _teacher(
     if not config.taught:
         return None
     base: nn.Module = nn.Identity()
+    named = ""
     if config.teacher is not None:
         weights = _teachers_weights(config, target, start)
+        named = base_start(config.target, str(weights))
         if target is None:
             base = load_model(config.target, relative_to=start, seed=config.seed)
             apply_weights(base, weights)
@@ -211,7 +213,7 @@ def _teacher(
             base = open_architecture(
                 target.architecture.as_base(), relative_to=target.place, weights=str(weights)
             ).network
-    return open_teacher(config, base, task, shape, size, device, start)
+    return open_teacher(config, base, named, task, shape, size, device, start)
 
 
 @dataclass(frozen=True)

@@ -178,3 +178,36 @@ def test_faces_are_searched_by_the_same_way(tmp_path: Path) -> None:
 def test_blocks_are_solved_as_one_slot(tmp_path: Path, weights: Path) -> None:
     result = run(solving(weights, granularity="block", pretrain_epochs=1, epochs=2), tmp_path / "run")
     assert len(result["vector"]) == 3
+
+
+MINE = """
+import torch
+from torch import nn
+import narfx
+
+class Broken(nn.Module):
+    def __init__(self, site):
+        super().__init__()
+        self.conv = nn.Conv2d(site.in_channels, site.out_channels, 1, stride=site.stride)
+        self.norm = nn.BatchNorm2d(site.out_channels)
+
+    def forward(self, x):
+        return self.norm(self.conv(x) + (torch.nan if len(x) > 8 else 0.0))
+
+narfx.register_operator(narfx.Operator("broken", build=Broken))
+"""
+
+
+def test_an_operator_of_the_users_own_that_gives_nan_ends_no_search(tmp_path: Path, weights: Path) -> None:
+    """It is named and not offered; nor is it drawn for comparison."""
+    (tmp_path / "mine.py").write_text(MINE)
+    config = solving(
+        weights, operators=("base", "dwsep3x3", "broken"), operator_files=(str(tmp_path / "mine.py"),),
+        pretrain_epochs=2, epochs=3,
+    )  # fmt: skip
+    result = run(config, tmp_path / "run")
+    (scored,) = iter_events(tmp_path / "run", Scored)
+    assert len(scored.more["not_offered"]) == 6 and all(
+        name.startswith("broken at ") for name in scored.more["not_offered"]
+    )
+    assert all(2 not in record["vector"] for record in [result, *result["randoms"], *result["finalists"]])

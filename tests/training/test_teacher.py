@@ -14,6 +14,7 @@ from torch import nn
 
 from narfx.data.image_data import load_data
 from narfx.errors import UsageError
+from narfx.inputs.model_ref import ModelRef
 from narfx.tasks.classification import Classification
 from narfx.tasks.faces import Faces
 from narfx.training.teacher import Teacher, TeacherOptions, open_teacher
@@ -78,7 +79,7 @@ def test_embeddings_are_compared_by_their_cosine() -> None:
 
 def test_outputs_of_another_number_are_refused(task: Classification) -> None:
     with pytest.raises(UsageError, match="the teacher has 10 outputs, but the network that it teaches has 7") as caught:
-        open_teacher(TeacherOptions(teacher="base"), net(0), task, SHAPE, 7, torch.device("cpu"))
+        open_teacher(TeacherOptions(teacher="base"), net(0), "its own", task, SHAPE, 7, torch.device("cpu"))
     assert caught.value.kind == "teacher_outputs"
 
 
@@ -98,7 +99,12 @@ def test_a_run_names_its_teacher_and_goes_on_with_it(tmp_path: Path, narfx: Run)
     base = train(TrainConfig(target=MODEL, epochs=2, t0=2, **DATA), tmp_path / "base")["files"]["weights"]
     config = TrainConfig(target=MODEL, teacher="base", teacher_weights=base, epochs=2, t0=2, **DATA)
     whole = train(config, tmp_path / "whole")
-    assert whole["teacher"] == {"model": "base", "weights": "weights.safetensors", "weight": 0.9, "temperature": 4.0}
+    assert whole["teacher"] == {
+        "model": "base",
+        "weights": "weights.safetensors: the base's",
+        "weight": 0.9,
+        "temperature": 4.0,
+    }
     train(config, tmp_path / "again")
     (tmp_path / "again" / "metrics.json").unlink()
     resume_train(tmp_path / "again")
@@ -109,11 +115,14 @@ def test_a_run_names_its_teacher_and_goes_on_with_it(tmp_path: Path, narfx: Run)
     common = ("--data", "digits", "--data-fraction", "0.1", "--input", "1,8,8", "--epochs", "1", "--json")
     code, _, err = narfx("train", MODEL, *common, "--teacher", "base", "--out", str(tmp_path / "x"))
     assert code == 2 and "--teacher-weights" in err
+    code, _, err = narfx("train", MODEL, *common, "--teacher", MODEL, "--out", str(tmp_path / "x"))
+    assert code == 2 and "has random weights, and teaches nothing" in err
     code, out, _ = narfx(
         "train", MODEL, *common, "--teacher", MODEL, "--teacher-weights", base, "--temperature", "2",
         "--out", str(tmp_path / "y"),
     )  # fmt: skip
     assert code == 0
     assert json.loads(out)["teacher"] == {
-        "model": MODEL, "weights": "weights.safetensors", "weight": 0.9, "temperature": 2.0
+        "model": ModelRef.parse(MODEL).plain, "weights": "weights.safetensors: the base's", "weight": 0.9,
+        "temperature": 2.0,
     }  # fmt: skip

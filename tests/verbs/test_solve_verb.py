@@ -130,6 +130,7 @@ def test_what_cannot_be_solved_is_said_and_nothing_is_written(searched: Path, tm
         ({"budget": "speed<=2"}, UsageError, "bounds 'speed'"),
         ({"budget": "macs<=0.1x..0.2x,params<=1x..2x"}, UsageError, "for one metric only"),
         ({"budget": "macs<=0.1x..0.2x", "points": 1}, UsageError, "at least 2 points"),
+        ({"budget": "macs<=500K..2M"}, UsageError, "have two units"),
         ({"budget": "macs<=0.5x", "count": 0}, UsageError, "--count is at least 1"),
     ):
         with pytest.raises(error, match=said):
@@ -141,7 +142,7 @@ def test_what_cannot_be_solved_is_said_and_nothing_is_written(searched: Path, tm
     other = tmp_path / "other"
     other.mkdir()
     shutil.copy(searched / "config.json", other)
-    with pytest.raises(UsageError, match=r"has no scores.json") as caught:
+    with pytest.raises(UsageError, match=r"has no result.json") as caught:
         solve(other, out, budget="macs<=0.5x")
     assert caught.value.kind == "no_scores"
 
@@ -161,3 +162,18 @@ def test_a_range_of_budgets(low: float, high: float, points: int) -> None:
     assert [bounds[0], bounds[-1]] == pytest.approx([1000 * float(f"{end:.3f}") for end in (low, high)])
     assert all("params<=3M" in text for text in texts)
     assert budget_range("macs<=0.5x", 3) == ("macs<=0.5x",)
+
+
+def test_what_the_run_reads_is_not_replaced(searched: Path) -> None:
+    base = searched.parent / "base"
+    with pytest.raises(UsageError, match="which would be replaced"):
+        solve(searched, base, budget="macs<=0.5x", overwrite=True)
+    assert (base / "weights.safetensors").is_file()
+
+
+def test_a_run_that_reads_something_else_now_is_refused(searched: Path, tmp_path: Path) -> None:
+    shutil.copytree(searched.parent, tmp_path / "all")
+    path = tmp_path / "all" / "run" / "config.json"
+    path.write_text(path.read_text().replace('"seed": 0', '"seed": 1'))
+    with pytest.raises(UsageError, match="seed 1, but the run began with 0"):
+        solve(tmp_path / "all" / "run", tmp_path / "out", budget="macs<=0.5x")

@@ -83,7 +83,10 @@ class Distil:
             lessons.judge()
             optimizer.step()
         for name, left in lessons.left_out.items():
-            shared.reporter.say(f"warning: {name} gave NaN for {left} of {steps} batches, and learnt nothing from them")
+            shared.reporter.say(
+                f"warning: {name} gave NaN, or a gradient that is not finite, for {left} of {steps} batches: it learnt "
+                "nothing from them"
+            )
         return Distilled(
             epoch=epoch + 1,
             loss=lessons.mean,
@@ -104,8 +107,8 @@ class Distil:
         groups = _groups(lessons.slots, space, shared.task.batch_size, self.memory)
         if len(groups) > 1:
             shared.reporter.say(
-                f"the features of all sites do not fit into {self.memory / 2**30:.3g} GiB: they learn in "
-                f"{count(len(groups), 'group')}"
+                f"the features of all sites do not fit into {self.memory / 2**30:.3g} GiB: the operators learn in "
+                f"{count(len(groups), 'group')} of sites"
             )
         vectors = _random_vectors(space, numpy_generator(shared.seed, "distil", epoch))
         return lambda batch: _from_mixture(batch, next(vectors), groups, space, shared, lessons)
@@ -113,10 +116,11 @@ class Distil:
 
 def _from_base(batch: Batch, space: SearchSpace, shared: SharedWeights, lessons: Lessons) -> None:
     """All sites learn while the base's forward pass reaches them, so that one site's features are all that is kept."""
-    shared.net.set_vector(space.base)
-    lessons.set_modes(shared.net)
-    with shared.net.visits(lessons.slots, lambda visit: lessons.learn(visit, visit.output)), torch.no_grad():
-        shared.task.precision.train(shared.net, batch[0])
+    net = shared.net
+    net.set_vector(space.base)
+    taught = net.visits(lessons.slots, lambda visit: lessons.learn(visit, visit.output))
+    with lessons.modes(net), taught, torch.no_grad():
+        shared.task.precision.train(net, batch[0])
 
 
 def _from_mixture(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +12,7 @@ from torch import Tensor, nn
 from narfx.compiler.features import Visit
 from narfx.compiler.supernet import Supernet
 from narfx.errors import UsageError
+from narfx.graph.batchnorm import batch_statistics
 from narfx.search.config import Compared
 from narfx.space.space import SearchSpace
 
@@ -69,11 +72,14 @@ class Lessons:
         """The parameters of all operators that learn; there are none where poolings alone replace convolutions."""
         return [p for module in self._modules.values() for p in module.parameters() if p.requires_grad]
 
-    def set_modes(self, net: Supernet) -> None:
-        """The base in eval mode, what learns in training mode."""
+    @contextmanager
+    def modes(self, net: Supernet) -> Iterator[None]:
+        """The base in eval mode; BatchNorms inside of operators use the statistics of the batch, and store none."""
         net.eval()
-        for module in self._modules.values():
-            module.train()
+        with ExitStack() as stack:
+            for module in self._modules.values():
+                stack.enter_context(batch_statistics(module))
+            yield
 
     def learn(self, visit: Visit, wanted: Tensor) -> None:
         """Add the gradients of one visit to the parameters of the operators of its site."""

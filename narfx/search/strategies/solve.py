@@ -79,6 +79,8 @@ class Solve:
         solutions = self._solutions()
         self._remember(solutions, judge(solutions, "solutions"))
         self._prediction = self._test(judge)
+        if not self._ranked():
+            raise NothingToRefineError("every architecture measured within the budget gives NaN", kind="all_nan")
         self._rounds += 1
         best = self._ranked()[0]
         return {
