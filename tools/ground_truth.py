@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from multiprocessing import get_context
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 import numpy as np
@@ -427,7 +428,7 @@ def page(options: Options, result: Mapping[str, Any]) -> str:
     for name in result["regret"]["scratch"]:
         cells = [", ".join(f"{100 * value:.2f}" for value in result["regret"][kind][name]) for kind in TRUTHS]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join(line if line.startswith("|") else fill(line, 120) for line in lines) + "\n"
 
 
 if __name__ == "__main__":

@@ -18,8 +18,9 @@ from narfx.inputs.model_ref import load_model
 from narfx.inputs.weights import write_weights
 from narfx.runs.progress import Silent
 from narfx.search import SearchConfig, run
+from narfx.search.config import Compared
 from narfx.search.preparation import Distil
-from narfx.search.preparation.lessons import feature_error
+from narfx.search.preparation.lessons import Wanted
 from narfx.search.prepared import prepare
 from narfx.search.shared_weights import SharedWeights
 from narfx.search.stages import stages_of
@@ -150,19 +151,42 @@ def test_what_cannot_learn_is_refused() -> None:
 def test_the_error_of_features(seed: int, scale: float, shift: float) -> None:
     """0 for the same, 1 for each channel's mean; standardised, neither scale nor shift counts."""
     wanted = torch.randn(4, 3, 5, 5, generator=torch.Generator().manual_seed(seed))
-    assert feature_error(wanted, wanted, "output") == 0
+    outputs, standardised = Wanted(wanted, "output"), Wanted(wanted, "standardised")
+    assert float(outputs.error(wanted)[0]) == 0
     mean = wanted.mean((0, 2, 3), keepdim=True).expand_as(wanted)
-    assert feature_error(mean, wanted, "output") == pytest.approx(1, abs=1e-5)
-    assert feature_error(wanted * scale + shift, wanted, "standardised") == pytest.approx(0, abs=1e-4)
-    assert feature_error(-wanted, wanted, "standardised") == pytest.approx(4, abs=1e-4)
+    assert float(outputs.error(mean)[0]) == pytest.approx(1, abs=1e-5)
+    assert float(standardised.error(wanted * scale + shift)[0]) == pytest.approx(0, abs=1e-4)
+    assert float(standardised.error(-wanted)[0]) == pytest.approx(4, abs=1e-4)
+
+
+@given(st.integers(0, 10_000), st.sampled_from(["output", "standardised"]))
+def test_the_gradient_of_the_error_is_that_of_its_definition(seed: int, compare: Compared) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    wanted, output = (torch.randn(3, 4, 5, 5, generator=generator, dtype=torch.float32) for _ in range(2))
+    wanted[:, 0] *= 1e-3  # below the floor
+    output = output + wanted
+    output.requires_grad_()
+    axes = (0, 2, 3)
+    variance = wanted.var(axes, correction=0, keepdim=True)
+    variance = variance.clamp(min=float(0.01 * variance.mean()))
+    if compare == "output":
+        defined = ((output - wanted).square() / variance).mean()
+    else:
+        ours = (output - output.mean(axes, keepdim=True)) / output.std(axes, correction=0, keepdim=True)
+        defined = (ours - (wanted - wanted.mean(axes, keepdim=True)) / variance.sqrt()).square().mean()
+    defined.backward()
+    error, gradient = Wanted(wanted, compare).error(output.detach())
+    torch.testing.assert_close(error, defined.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(gradient, output.grad, rtol=1e-3, atol=1e-6)
 
 
 def test_a_channel_that_is_always_the_same_does_not_count_without_bound() -> None:
     wanted = torch.randn(2, 2, 4, 4)
     wanted[:, 0] = 0
     output = wanted + 0.1
-    for compare in ("output", "standardised"):
-        assert torch.isfinite(feature_error(output, wanted, compare))
+    kinds: tuple[Compared, ...] = ("output", "standardised")
+    for compare in kinds:
+        assert all(torch.isfinite(part).all() for part in Wanted(wanted, compare).error(output))
 
 
 def test_searches_that_learn_from_a_base_need_one(tmp_path: Path) -> None:

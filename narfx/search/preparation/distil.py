@@ -48,7 +48,7 @@ class Distil:
     Args:
         epochs: How many passes.
         rate: The highest learning rate.
-        compare: What :func:`~narfx.search.preparation.lessons.feature_error` compares.
+        compare: What :class:`~narfx.search.preparation.lessons.Wanted` compares.
         mixed: How many of the passes, the last ones, give operators the inputs of random architectures. In each of
             these a slot keeps the base with a probability of one half.
         memory: The most bytes of features that are kept, never for longer than a batch. Where the sites of a mixed
