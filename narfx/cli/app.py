@@ -312,7 +312,7 @@ def compare(
     seeds: Annotated[
         int | None, typer.Option(help="How many times each network is trained, each with another seed [3].")
     ] = None,
-    randoms: Annotated[int | None, typer.Option(help="Random vectors of equal MACs for each architecture [8].")] = None,
+    randoms: Annotated[int | None, typer.Option(help="Random vectors of equal cost for each architecture [8].")] = None,
     init: Annotated[
         str | None,
         typer.Option(

@@ -122,7 +122,9 @@ DATA: Group = {
 }
 
 RECIPE: Group = {
-    "epochs": _whole("Training epochs; --dry-run says how long they take [30 for search, 4 with --quick, else 35]."),
+    "epochs": _whole(
+        "Training epochs; --dry-run says how long they take [search: 3 with --weights, else 30, 4 with --quick; others: 35]."
+    ),
     "lr": _number("The highest learning rate of each cycle [0.05 for search, else 0.1]."),
     "lr_min": _number("The lowest learning rate of each cycle [0.0001]."),
     "t0": _whole("Epochs of the first cycle of the learning rate (SGDR) [10 for search, else 5]."),
@@ -147,7 +149,9 @@ RECIPE: Group = {
 }
 
 TEACHER: Group = {
-    "teacher": _text("Train beside the outputs of a trained network: base, or a MODEL [no teacher]."),
+    "teacher": _text(
+        "A trained network whose outputs are learnt too: base (the one that was refined) or a MODEL [none]."
+    ),
     "teacher_weights": _text("The weights of the teacher."),
     "teacher_weight": _number("The teacher's share of the loss, from 0 to 1; the task has the rest [0.9]."),
     "temperature": _number("The temperature that softens the outputs of a teacher that classifies [4]."),
