@@ -123,7 +123,7 @@ DATA: Group = {
 
 RECIPE: Group = {
     "epochs": _whole(
-        "Training epochs; --dry-run says how long they take [search: 3 with --weights, else 30, 4 with --quick; others: 35]."
+        "Training epochs; --dry-run says how long they take [search: 3 with --weights, else 30; others 35]."
     ),
     "lr": _number("The highest learning rate of each cycle [0.05 for search, else 0.1]."),
     "lr_min": _number("The lowest learning rate of each cycle [0.0001]."),
