@@ -24,6 +24,7 @@ from narfx.cli.options import (  # fmt: skip
     LATENCY,
     MODEL,
     NETWORK,
+    PAIRS,
     RECIPE,
     RUN,
     TASK,
@@ -301,7 +302,7 @@ def train(
 
 
 @app.command()
-@takes(WEIGHTS, DATA, RECIPE, TEACHER, RUN, COMMON)
+@takes(PAIRS, WEIGHTS, DATA, RECIPE, TEACHER, RUN, COMMON)
 def compare(
     out: Out,
     target: Annotated[
@@ -339,12 +340,6 @@ def compare(
             help="Verify each network on pairs of faces: FILE.bin, or a folder with pairs.txt; needs --task faces."
         ),
     ] = None,
-    pairs: Annotated[
-        str | None, typer.Option(help="The list of pairs for a folder of images [pairs.txt in the folder].")
-    ] = None,
-    folds: Annotated[
-        int | None, typer.Option(help="Folds of the verification [those of the list of pairs, else 10].")
-    ] = None,
     **options: Any,
 ) -> None:
     """Train architectures, their bases and random vectors of equal cost by one recipe, and compare their accuracy."""
@@ -354,8 +349,7 @@ def compare(
     fields = given(
         {
             "target": target[0] if target else None, "data": data, "seeds": seeds, "randoms": randoms, "init": init,
-            "prepared": prepared, "outputs": outputs, "input": input, "verify": verify, "pairs": pairs,
-            "folds": folds, **options,
+            "prepared": prepared, "outputs": outputs, "input": input, "verify": verify, **options,
         }
     )  # fmt: skip
     if target:  # the targets of the command line replace all targets of a config file
@@ -368,7 +362,7 @@ def compare(
 
 
 @app.command()
-@takes(TASK, {name: NETWORK[name] for name in ("input", "weights")}, TRUST, COMMON)
+@takes(PAIRS, TASK, {name: NETWORK[name] for name in ("input", "weights")}, TRUST, COMMON)
 def evaluate(
     target: Annotated[
         str, typer.Argument(help="An arch.json, a bundle or run, an .onnx file, or a MODEL.", metavar="TARGET")
@@ -376,12 +370,6 @@ def evaluate(
     data: Annotated[
         str, typer.Option(help="As for narfx train; or pairs of faces: FILE.bin, or a folder with pairs.txt.")
     ],
-    pairs: Annotated[
-        str | None, typer.Option(help="The list of pairs for a folder of images [pairs.txt in the folder].")
-    ] = None,
-    folds: Annotated[
-        int | None, typer.Option(help="Folds of the verification [those of the list of pairs, else 10].")
-    ] = None,
     part: Annotated[str | None, typer.Option(help="test, val or train [the first that exists].")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Images in a batch [64].")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16; torch networks only [fp32].")] = None,
@@ -398,7 +386,7 @@ def evaluate(
     output = output_of(options)
     fields = given(
         {
-            "target": target, "data": data, "pairs": pairs, "folds": folds, "part": part, "batch_size": batch_size,
+            "target": target, "data": data, "part": part, "batch_size": batch_size,
             "precision": precision, **options,
         }
     )  # fmt: skip

@@ -14,8 +14,8 @@ from narfx.cli.console import parse_input, parse_pairs
 from narfx.errors import UsageError
 
 __all__ = [
-    "COMMON", "DATA", "LATENCY", "MODEL", "NETWORK", "RECIPE", "RUN", "TASK", "TEACHER", "TRUST", "WEIGHTS", "given",
-    "option_names", "takes",
+    "COMMON", "DATA", "LATENCY", "MODEL", "NETWORK", "PAIRS", "RECIPE", "RUN", "TASK", "TEACHER", "TRUST", "WEIGHTS",
+    "given", "option_names", "takes",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -107,6 +107,11 @@ TASK: Group = {
         ],
         None,
     ),
+}
+
+PAIRS: Group = {
+    "pairs": _text("The list of pairs of faces, for a folder of images [pairs.txt in the folder]."),
+    "folds": _whole("Folds of the verification on pairs [those of the list, else 10]."),
 }
 
 DATA: Group = {
