@@ -42,7 +42,8 @@ def bundle(out: Path, row: dict[str, Any], seed: int) -> dict[str, Any]:
     """Apply one vector of the comparison with the weights that its first seed trained; returns the report."""
     name = row["name"].replace(" ", "-")
     architecture = read(out / "search" / "arch.json") | {"vector": row["vector"], "weights": None}
-    architecture.pop("metrics")
+    for key in ("metrics", "digest"):
+        architecture.pop(key, None)
     (out / "vectors").mkdir(exist_ok=True)
     path = out / "vectors" / f"{name}.json"
     path.write_text(json.dumps({key: value for key, value in architecture.items() if value is not None}))

@@ -5,7 +5,10 @@ Standard output carries the result only: a table, or one JSON object with ``--js
 
 from __future__ import annotations
 
+import os
 import signal
+import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -40,6 +43,8 @@ from narfx.errors import UsageError
 from narfx.search.registry import strategy_names
 
 __all__ = ["app", "main"]
+
+_INTERRUPTED = (75, 130)  # exit codes of what was interrupted, with a checkpoint and without
 
 app = typer.Typer(
     name="narfx",
@@ -436,6 +441,12 @@ def main() -> None:
     code = run_app(app)
     for number in INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)  # the result is printed, and torch takes a while to exit
+    if code in _INTERRUPTED:
+        # A thread may still compute in native code, which crashes when its modules are taken down.
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(code)
     # CPython remembers a Ctrl-C that ended an exec() (fx runs its code with it), and would then exit by the signal
     # instead of the exit code. Another exec() makes it forget.
     exec("")
