@@ -23,6 +23,9 @@ from narfx.latency.timing import measure_latency
 
 MODEL = "narfx:resnet_digits"
 BASE_RECIPE = ["--epochs", "15", "--t0", "5", "--lr", "0.1"]
+# A pass over the digits has ten steps only, so that the operators need more of them than on a larger set.
+SEARCH = {"solve": ["--pretrain-epochs", "8", "--epochs", "10"]}
+REWARDS = ["--epochs", "20", "--pretrain-epochs", "5", "--steps", "20", "--reward-images", "143", "--t0", "20"]
 TUNE_RECIPE = ["--epochs", "15", "--t0", "5", "--lr", "0.05"]
 
 
@@ -57,7 +60,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("demo"))
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--strategy", default="nar")
+    parser.add_argument("--strategy", default="solve")
     options = parser.parse_args()
     out, seed = options.out, str(options.seed)
     started = time.monotonic()
@@ -80,8 +83,7 @@ def main() -> None:
     )
     narfx(
         "search", MODEL, "--weights", weights, "--data", "digits", "--strategy", options.strategy,
-        "--budget", "macs<=0.35x", "--epochs", "20", "--pretrain-epochs", "5", "--steps", "20",
-        "--reward-images", "143", "--t0", "20", "--seed", seed, "--out", str(out / "search"),
+        "--budget", "macs<=0.35x", *SEARCH.get(options.strategy, REWARDS), "--seed", seed, "--out", str(out / "search"),
     )  # fmt: skip
     arch = str(out / "search" / "arch.json")
     narfx(
