@@ -233,6 +233,15 @@ def test_where_data_lie_is_no_change(tmp_path: Path) -> None:
     assert digest(moved) != digest(tmp_path / "images")
 
 
+def test_weights_are_damaged_also_where_the_name_of_their_digest_is(copy: Path) -> None:
+    path = copy / "whole" / "weights.safetensors"
+    content = bytearray(path.read_bytes().replace(b"narfx.digest", b"narnx.dogest"))
+    content[-2] ^= 64
+    path.write_bytes(content)
+    with pytest.raises(UsageError, match="is damaged"):
+        read_weights(path)
+
+
 def test_a_data_set_that_draws_its_images_has_the_digest_of_its_labels(tmp_path: Path) -> None:
     (tmp_path / "sets.py").write_text(
         "import torch\n\n\nclass Drawn:\n    def __len__(self):\n        return 12\n\n"
