@@ -19,7 +19,11 @@ def records(rows: list[tuple[int, int, int]]) -> list[dict[str, object]]:
 
 
 def test_two_points_by_hand() -> None:
-    found = [{"accuracy": 0.9, "macs": 6}, {"accuracy": 0.5, "macs": 2}, {"accuracy": None, "macs": 1}]
+    found: list[dict[str, float | None]] = [
+        {"accuracy": 0.9, "macs": 6},
+        {"accuracy": 0.5, "macs": 2},
+        {"accuracy": None, "macs": 1},
+    ]
     assert hypervolume(found, {"accuracy": 0.0, "macs": 10}) == pytest.approx(0.9 * 0.4 + 0.5 * 0.4)
     assert hypervolume(found, {"accuracy": 0.6, "macs": 10}) == pytest.approx(0.3 * 0.4)
     assert hypervolume([], {"accuracy": 0.0, "macs": 10}) == 0
