@@ -11,11 +11,12 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from narfx.cli.console import parse_input, parse_pairs
+from narfx.data.registry import source_forms
 from narfx.errors import UsageError
 
 __all__ = [
-    "COMMON", "DATA", "LATENCY", "MODEL", "NETWORK", "PAIRS", "RECIPE", "RUN", "TASK", "TEACHER", "TRUST", "WEIGHTS",
-    "given", "option_names", "takes",
+    "COMMON", "DATA", "LATENCY", "MODEL", "NETWORK", "OUT", "OVERWRITE", "PAIRS", "RECIPE", "RUN", "SOURCE", "TASK",
+    "TEACHER", "TRUST", "WEIGHTS", "given", "option_names", "takes",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -42,6 +43,15 @@ def _flag(name: str, help: str, *short: str) -> tuple[Any, bool]:
 MODEL = Annotated[
     str, typer.Argument(help="FILE.py[:factory], module:factory, torchvision:NAME, timm:NAME or narfx:NAME.")
 ]
+
+OUT = Annotated[Path, typer.Option(help="The run directory.")]
+
+OVERWRITE = Annotated[
+    bool,
+    typer.Option("--overwrite", help="Replace all of --out, if narfx made it, once the new one is whole."),
+]
+
+SOURCE = Annotated[str | None, typer.Option(help=f"The data: {source_forms()}.")]
 
 TRUST: Group = {
     "trust": _flag(
@@ -181,7 +191,7 @@ RUN: Group = {
     "config": (Annotated[Path | None, typer.Option(help="The config.json of a run; other options override it.")], None),
     "resume": _flag("--resume", "Resume the run in --out; with --epochs N, extend it (not compare)."),
     "checkpoint": _text("With --resume: last, or previous for the checkpoint before the last [last]."),
-    "overwrite": _flag("--overwrite", "Replace all of --out, if narfx made it, once the new one is whole."),
+    "overwrite": (OVERWRITE, False),
     "dry_run": _flag("--dry-run", "Check everything, say how long it will take, and stop; nothing is written."),
 }
 

@@ -1,0 +1,108 @@
+"""``narfx search``: a search, started or resumed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from narfx.cli import tables
+from narfx.cli.console import output_of, parse_pairs
+from narfx.cli.launch import launch
+from narfx.cli.options import COMMON, DATA, LATENCY, NETWORK, OUT, RECIPE, RUN, SOURCE, given, takes
+from narfx.search.registry import strategy_names
+
+__all__ = ["search"]
+
+
+@takes(
+    NETWORK, LATENCY, DATA, {name: option for name, option in RECIPE.items() if name != "label_smoothing"}, RUN, COMMON
+)
+def search(
+    out: OUT,
+    model: Annotated[
+        str | None, typer.Argument(help="The model, as for narfx trace; optional with --resume or --config.")
+    ] = None,
+    data: SOURCE = None,
+    strategy: Annotated[
+        str | None,
+        typer.Option(help=f"{', '.join(strategy_names())} [solve where --weights are given, else nar]."),
+    ] = None,
+    strategy_option: Annotated[
+        list[str] | None, typer.Option(help="An option of the strategy, KEY=VALUE; may be repeated.")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Upper bounds, joined by commas: macs<=0.8x, params<=5M, latency<=5ms; or none [macs<=0.8x]."
+        ),
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Where the shared weights start: base (the model's weights) or scratch [base].")
+    ] = None,
+    prepare: Annotated[
+        str | None,
+        typer.Option(
+            help="How the operators are prepared: uniform (training on random architectures), or distil (each learns "
+            "the base's features at its site) [distil for solve, else uniform]."
+        ),
+    ] = None,
+    pretrain_epochs: Annotated[
+        int | None,
+        typer.Option(
+            help="Epochs of the preparation, included in --epochs [2 for solve, else 3, at most --epochs less one]."
+        ),
+    ] = None,
+    distil_lr: Annotated[
+        float | None, typer.Option(help="The highest learning rate of --prepare distil [0.002].")
+    ] = None,
+    distil_compare: Annotated[
+        str | None,
+        typer.Option(
+            help="What --prepare distil compares: output, or standardised (no scale, no shift) [standardised]."
+        ),
+    ] = None,
+    score_images: Annotated[
+        int | None, typer.Option(help="Training images on which solve measures an architecture [2048].")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Strategy steps after each epoch [50].")] = None,
+    lot: Annotated[int | None, typer.Option(help="Proposals evaluated in one step of the strategy [5].")] = None,
+    reward_images: Annotated[int | None, typer.Option(help="Validation images for one reward [256].")] = None,
+    finalists: Annotated[
+        int | None, typer.Option(help="Vectors evaluated on the whole validation part at the end [10].")
+    ] = None,
+    randoms: Annotated[
+        int | None, typer.Option(help="Random vectors of equal cost, evaluated for comparison; at least 8 [8].")
+    ] = None,
+    norms: Annotated[
+        str | None,
+        typer.Option(
+            help="The operators of a site share one BatchNorm, or have one each: shared or separate [shared]."
+        ),
+    ] = None,
+    quick: Annotated[
+        bool | None,
+        typer.Option(
+            "--quick", help="A first look, not a result: 4 epochs of 10 steps, at most 2,000 training images."
+        ),
+    ] = None,
+    **options: Any,
+) -> None:
+    """Search the operators of a model by training shared weights, within a budget."""
+    from narfx import search as searching
+
+    output = output_of(options)
+    fields = given(
+        {
+            "model": model, "data": data, "strategy": strategy,
+            "strategy_options": parse_pairs(strategy_option, "--strategy-option"), "budget": budget, "init": init,
+            "pretrain_epochs": pretrain_epochs, "steps": steps, "lot": lot, "reward_images": reward_images,
+            "finalists": finalists, "randoms": randoms, "norms": norms, "prepare": prepare, "distil_lr": distil_lr,
+            "distil_compare": distil_compare, "score_images": score_images, "quick": quick, **options,
+        }
+    )  # fmt: skip
+    result = launch(
+        searching.SearchConfig, searching.run, searching.resume, searching.estimate_search, needed="model", out=out,
+        fields=fields, options=options, output=output,
+    )  # fmt: skip
+    output.result(result, tables.estimate if options["dry_run"] else tables.search)
