@@ -38,8 +38,9 @@ from torch.utils import _pytree as pytree
 
 from narfx.cli.app import app
 from narfx.cli.console import run_app
+from narfx.runs.checkpoints import CHECKPOINT, PREVIOUS
 from narfx.runs.events import EVENTS, read_events
-from narfx.runs.folder import CHECKPOINT, LOCK, PREVIOUS
+from narfx.runs.folder import LOCK
 from narfx.support.seals import unsealed_bytes
 
 NET = """from torch import nn

@@ -7,6 +7,7 @@ from typing import Any
 
 from narfx.errors import UsageError
 from narfx.runs.folder import RunFolder
+from narfx.runs.origin import reconfigure
 from narfx.runs.progress import Reporter
 from narfx.support.seals import read_sealed
 
@@ -45,4 +46,4 @@ def extend(folder: RunFolder, epochs: int, results: Sequence[str]) -> None:
             )
         for name in results:
             (folder.path / name).unlink(missing_ok=True)
-        folder.reconfigure(epochs=epochs)
+        reconfigure(folder.path, epochs=epochs)

@@ -16,7 +16,9 @@ from narfx.inputs.weights import write_weights
 from narfx.latency.table import LatencyFile
 from narfx.runs.events import Done, Subscriber
 from narfx.runs.finished import extend, finished_result
-from narfx.runs.folder import RunFolder, interruptible
+from narfx.runs.folder import RunFolder
+from narfx.runs.interruption import interruptible
+from narfx.runs.origin import check_reads, resumed_config
 from narfx.runs.progress import Reporter, Silent
 from narfx.search.config import QUICK_LOOK, SearchConfig
 from narfx.search.epochs import SCORES
@@ -130,7 +132,7 @@ def resume(
             not those that it began with; or it cannot get these ``epochs``.
     """
     folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
-    config = folder.resumed_config(SearchConfig)
+    config = resumed_config(folder.path, SearchConfig)
     _check_same(folder.path / _STAGES, stages)
     if epochs is not None:
         if stages is not None:
@@ -145,7 +147,7 @@ def resume(
     elif (found := finished_result(folder, _FILES["result"], reporter, extends=stages is None)) is not None:
         return {**found, **_places(folder)}
     prepared = prepare(config, stages or stages_of(config), device, folder.path, resumed=True)
-    folder.check_reads(reads_of_search(config, prepared, folder.path))
+    check_reads(folder.path, reads_of_search(config, prepared, folder.path))
     return _go(prepared, config, folder, reporter, subscribers)
 
 

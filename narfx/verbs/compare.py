@@ -13,7 +13,9 @@ from narfx.inputs.paths import find, split_name
 from narfx.inputs.weights import write_weights
 from narfx.runs.events import Trained
 from narfx.runs.finished import finished_result
-from narfx.runs.folder import RunFolder, interruptible
+from narfx.runs.folder import RunFolder
+from narfx.runs.interruption import interruptible
+from narfx.runs.origin import check_reads, resumed_config
 from narfx.runs.progress import Reporter, Silent
 from narfx.search.supernet_file import SUPERNET
 from narfx.support.seals import digest, file_digest, read_sealed, write_sealed
@@ -112,11 +114,11 @@ def resume_compare(
     began with and reads must not have changed. The result of a finished comparison is read from its file.
     """
     folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
-    config = folder.resumed_config(CompareConfig)
+    config = resumed_config(folder.path, CompareConfig)
     if (found := finished_result(folder, _RESULT, reporter, extends=False)) is not None:
         return {**found, "files": {"comparison": str(folder.path / _RESULT)}}
     comparison = prepare(config, device=device, relative_to=folder.path)
-    folder.check_reads(_reads(comparison, folder.path))
+    check_reads(folder.path, _reads(comparison, folder.path))
     return _run(comparison, folder, reporter)
 
 

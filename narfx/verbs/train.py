@@ -20,7 +20,9 @@ from narfx.inputs.model_ref import load_model
 from narfx.inputs.paths import find, relocated
 from narfx.inputs.weights import apply_weights, write_weights
 from narfx.runs.finished import extend, finished_result
-from narfx.runs.folder import RunFolder, interruptible
+from narfx.runs.folder import RunFolder
+from narfx.runs.interruption import interruptible
+from narfx.runs.origin import check_reads, resumed_config
 from narfx.runs.progress import Reporter, Silent
 from narfx.space.architecture import Architecture, Preprocessing
 from narfx.support.devices import pick_device
@@ -143,7 +145,7 @@ def resume_train(
     as a run that was started with them.
     """
     folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
-    config = folder.resumed_config(TrainConfig)
+    config = resumed_config(folder.path, TrainConfig)
     if epochs is not None:
         check_extension(config, relative_to=folder.path)
         extend(folder, epochs, (_FILES["metrics"], _ARCH))
@@ -152,7 +154,7 @@ def resume_train(
         return {**found, "files": _places(folder, (folder.path / _ARCH).is_file())}
     prepared = prepare(config, device=device, relative_to=folder.path)
     targets = [] if prepared.target is None else [prepared.target]
-    folder.check_reads(reads_of(config, folder.path, targets, [prepared.network], [prepared.task]))
+    check_reads(folder.path, reads_of(config, folder.path, targets, [prepared.network], [prepared.task]))
     return _run(prepared, folder, reporter)
 
 

@@ -18,7 +18,8 @@ from command import in_process
 from narfx.analysis import gradients, rewards
 from narfx.analysis.steps import curve
 from narfx.errors import UsageError
-from narfx.runs.folder import RunFolder, read_events
+from narfx.runs.events import read_events
+from narfx.runs.folder import RunFolder
 from narfx.search import Result, SearchConfig, make_strategy, run
 from narfx.space.space import SearchSpace
 
