@@ -14,10 +14,8 @@ where a kill was not sound.
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import io
-import json
 import os
 import random
 import shutil
@@ -31,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from drills import Record, drill_parser, finish
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -90,16 +89,11 @@ class Drill:
 
     def __init__(self, out: Path, seed: int) -> None:
         self.out, self.seed = out.resolve(), seed
-        self.whole, self.record = self.out / "whole", self.out / "kills.jsonl"
-        self.out.mkdir(parents=True, exist_ok=True)
+        self.whole, self.record = self.out / "whole", Record(self.out / "kills.jsonl", seed)
 
     def done(self) -> list[Kill]:
         """The kills of this seed that are on record."""
-        lines = self.record.read_text().splitlines() if self.record.exists() else []
-        found = [json.loads(line) for line in lines]
-        return [
-            Kill(**{k: v for k, v in entry.items() if k != "seed"}) for entry in found if entry["seed"] == self.seed
-        ]
+        return [Kill(**{k: v for k, v in entry.items() if k != "seed"}) for entry in self.record.entries()]
 
     def prepare(self) -> dict[str, float]:
         """The undisturbed results, made anew in each process, and the seconds that each took."""
@@ -138,8 +132,7 @@ class Drill:
         if fault is None:
             shutil.rmtree(work)
         kill = Kill(number, verb, round(moment, 3), round(seconds[verb], 3), killed, fault)
-        with self.record.open("a") as stream:
-            stream.write(json.dumps({**asdict(kill), "seed": self.seed}) + "\n")
+        self.record.add(asdict(kill))
         return kill
 
     def _half(self, work: Path, verb: str) -> str | None:
@@ -256,11 +249,8 @@ def show(found: Mapping[str, Any], console: Console) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the drill; 0 where every kill was sound."""
-    parser = argparse.ArgumentParser(description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100, help="How many commands are killed [100].")
-    parser.add_argument("--seed", type=int, default=0, help="Decides the moments [0].")
-    parser.add_argument("--out", type=Path, default=Path("build/kill_drill"), help="A folder [build/kill_drill].")
-    parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
+    parser = drill_parser(str(__doc__), "kill_drill")
+    parser.add_argument("--kills", type=int, default=100, help="The number of commands that are killed [100].")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     for name in IMPORTS:  # once, and not in every fork
@@ -274,12 +264,7 @@ def main(arguments: list[str] | None = None) -> int:
         kill = drill.kill(number, seconds)
         kills.append(kill)
         print(f"{number + 1}/{options.kills} {kill.verb}: {kill.fault or 'sound'}", file=sys.stderr, flush=True)
-    found = summary(kills)
-    if options.json:
-        print(json.dumps(found, indent=2))
-    else:
-        show(found, Console())
-    return 1 if found["faults"] else 0
+    return finish(summary(kills), show, as_json=options.json)
 
 
 if __name__ == "__main__":
