@@ -89,7 +89,11 @@ def _crashed(process: int, number: signal.Signals) -> int:
     _open_closed_streams()
     left = clean_up(process, sys.orig_argv)
     if number == signal.SIGKILL:
-        _tell(7, "killed", f"the command was killed, perhaps because the machine is out of memory{left}")
+        _tell(
+            7,
+            "killed",
+            f"the command was killed{left}: the machine may be out of memory; use a smaller batch or a smaller model",
+        )
     else:
         cause = f"torch or another native library crashed ({signal.strsignal(number)})"
         cure = "python -X faulthandler -m narfx with the same options shows where; another version of torch may help"

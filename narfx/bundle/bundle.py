@@ -299,7 +299,8 @@ def _prove(
     for metric, number in cost.items():
         if architecture.metrics.get(metric, number) != number:
             raise ParityError(
-                f"{folder / ARCH} says {architecture.metrics[metric]} {metric}, but the network has {number}",
+                f"{folder / ARCH} says {architecture.metrics[metric]} {metric}, but the network has {number}: write "
+                "the bundle again with narfx apply",
                 where=str(folder / ARCH),
                 kind="cost",
             )
@@ -330,7 +331,8 @@ def _compare_report(file: OnnxFile, folder: Path) -> None:
     for key, value in file.to_json().items():
         if said.get(key, value) != value:
             raise ParityError(
-                f"{folder / REPORT} says {key} {said[key]}, but {folder / ONNX} has {value}",
+                f"{folder / REPORT} says {key} {said[key]}, but {folder / ONNX} has {value}: write the bundle again "
+                "with narfx apply",
                 where=str(folder / ONNX),
                 kind="metadata",
             )

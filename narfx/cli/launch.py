@@ -91,7 +91,7 @@ def _values(schema: type[BaseModel], config: Path | None, fields: dict[str, Any]
     read = read_json(config)
     if not isinstance(read, dict):
         raise UsageError(
-            f"{config} holds no JSON object: give the config.json of a run", where=str(config), kind="bad_config"
+            f"{config} is not a JSON object: give the config.json of a run", where=str(config), kind="bad_config"
         )
     if fields.get("schedule") in SCHEDULES:  # it wins over the epochs and rates that a run's config.json holds
         read = without_schedule(read)

@@ -139,7 +139,8 @@ def _check_blocks(same: list[bool], folds: int | None, each: int | None, listed:
         stated = f"{each} pairs of one person, then {each} of two"
         raise UsageError(
             f"the first line of {listed} states {stated}{'' if folds is None else f', {folds} times'}, but it has "
-            f"{count(len(same), 'pair')}, {sum(same)} of one person: it is truncated, or in another order",
+            f"{count(len(same), 'pair')}, {sum(same)} of one person: it is truncated or reordered; restore "
+            "the original list",
             where=str(listed),
             kind="bad_pairs",
         )

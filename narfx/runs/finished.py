@@ -18,7 +18,7 @@ def finished_result(folder: RunFolder, name: str, reporter: Reporter, *, extends
     """The result of a finished run, which its last file ``name`` holds; ``None`` where the run is not finished."""
     if not (folder.path / name).is_file():
         return None
-    result = read_sealed(folder.path / name, "delete it, and the run ends once more")
+    result = read_sealed(folder.path / name, "delete it and resume the run, which writes it again")
     cure = "; --resume --epochs N extends it" if extends else ""
     reporter.say(f"the run in {folder.path} is finished, and this is its result{cure}")
     return result

@@ -111,7 +111,9 @@ class RunFolder:
         if path.parent.is_dir():
             sweep(path.parent)
         if not (path / CONFIG).is_file():
-            raise UsageError(f"{path} holds no run: it has no {CONFIG}", where=str(path), kind="no_run")
+            raise UsageError(
+                f"{path} holds no run (it has no {CONFIG}): check the path", where=str(path), kind="no_run"
+            )
         check_checkpoint(path)
         folder = cls(path)
         folder.previous = previous

@@ -137,7 +137,8 @@ def resume(
     if epochs is not None:
         if stages is not None:
             raise UsageError(
-                "a search with stages has the epochs of its stages, and cannot be extended",
+                "a search with stages cannot be extended, because each stage has its own number of epochs: leave out "
+                "epochs",
                 where="--epochs",
                 kind="stage_epochs",
             )

@@ -43,7 +43,8 @@ def check_batches(network: nn.Module, shape: tuple[int, int, int], device: torch
                 network(torch.zeros(size, *shape, device=device))
         except ValueError as error:
             raise UsageError(
-                f"batches of {size} are too small for this network at {'x'.join(map(str, shape))}: {error}",
+                f"batches of {size} are too small for this network at {'x'.join(map(str, shape))} ({error}): use "
+                "larger batches or images",
                 where="--batch-size",
                 kind="batch_size",
             ) from error
