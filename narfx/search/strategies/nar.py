@@ -16,7 +16,7 @@ from torch import Tensor
 
 from narfx.search.assigned_rewards import assigned_rewards, parts
 from narfx.search.history import History
-from narfx.search.option_checks import number, whole
+from narfx.search.option_checks import number
 from narfx.search.policies.lstm import Controller
 from narfx.search.policies.reinforce import Policy, Reinforce, draw_feasible, entropy
 from narfx.search.registry import register_strategy
@@ -64,10 +64,10 @@ class Nar:
         self._generator = torch.Generator().manual_seed(seed)
         self._policy = type(self)._controller(
             space,
-            hidden=whole("hidden", hidden, least=1),
-            tanh_constant=number("tanh_constant", tanh_constant, above=0),
-            temperature=number("temperature", temperature, above=0),
-            bias_scale=number("bias_scale", bias_scale, least=0),
+            hidden=hidden,
+            tanh_constant=tanh_constant,
+            temperature=temperature,
+            bias_scale=bias_scale,
             generator=self._generator,
         )
         self._learner = Reinforce(
