@@ -100,11 +100,11 @@ def regrets(options: Options, truth: np.ndarray, chosen: Sequence[Vector], space
 
 def page(options: Options, result: Mapping[str, Any]) -> str:
     lines = [
-        "# What the judges are worth",
+        "# How well each judge ranks architectures",
         "",
         f"All {result['vectors']} vectors of a space of four slots and four operators ({options.model}, input "
         f"{'x'.join(map(str, options.input))}, {Path(options.data).name}, {options.images:.0%} of the images), "
-        f"each trained by itself with {options.seeds} seeds: from scratch for {options.scratch_epochs} epochs, and "
+        f"each trained stand-alone with {options.seeds} seeds: from scratch for {options.scratch_epochs} epochs, and "
         f"from the base's weights for {options.base_epochs}. `tools/ground_truth.py` makes this page.",
         "",
         "| truth | accuracy | s.d. | base | best | tau of two seeds | the same at equal cost |",
@@ -117,8 +117,8 @@ def page(options: Options, result: Mapping[str, Any]) -> str:
         )
     lines += [
         "",
-        "Kendall's tau of each judge with the truth (mean over seeds), over all vectors and at equal cost (what a "
-        "parabola in MACs leaves of both):",
+        "Kendall's tau of each judge with the truth (mean over seeds), over all vectors and at equal cost (after a "
+        "parabola in MACs was subtracted from both):",
         "",
         "| judge | truth from scratch | at equal cost | truth from the base | at equal cost |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -128,7 +128,7 @@ def page(options: Options, result: Mapping[str, Any]) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"Regret: what the vector of each search lacks of the best one within `{BUDGET}`, in points of accuracy, "
+        f"Regret: how far the vector of each search is below the best one within `{BUDGET}`, in points of accuracy, "
         "a value for each seed:",
         "",
         "| search | truth from scratch | truth from the base |",
