@@ -1,10 +1,10 @@
 """Is the shared BatchNorm a fair judge? How a supernet ranks architectures, against training each of them alone.
 
-A search believes the rewards that sub-networks earn with shared weights. This tool measures what that belief is
-worth: Kendall's tau between those rewards and the accuracy of the same architectures trained stand-alone from
+A search relies on the rewards that sub-networks get with shared weights. This tool measures how reliable they are:
+Kendall's tau between those rewards and the accuracy of the same architectures trained stand-alone from
 scratch, once with one BatchNorm after each site (``shared``) and once with one for each operator (``separate``). The
 vectors are drawn uniformly from the space, and the supernets are trained on uniform random vectors, so that no
-strategy takes part. Everything that was trained is kept in the output folder, and a second call goes on from there.
+strategy takes part. The output folder keeps everything that was trained, and a second call continues from there.
 
     python tools/fair_judge.py --data cifar10.npz --out runs/fair_judge
 
@@ -59,7 +59,7 @@ MAY_CHANGE = ("vectors", "repeats", "supernets", "supernet_epochs")  # in a seco
 
 
 class Config(Recipe, DataOptions):
-    """The measurement; the recipe is that of stand-alone training, one cosine from ``lr`` to ``lr_min`` by default."""
+    """The measurement, with the recipe of stand-alone training: by default one cosine from ``lr`` to ``lr_min``."""
 
     model: str = "narfx:resnet_cifar?depth=8"
     vectors: int = Field(default=30, ge=3)
@@ -116,7 +116,7 @@ class Measurement:
         return self._report([found[vector] for vector in self.vectors], judged)
 
     def _alone(self, vector: Vector, seed: int, count: str) -> float:
-        """The stand-alone accuracy of one vector, trained from scratch; read where it is known."""
+        """The stand-alone accuracy of one vector, trained from scratch, or read if it is known."""
         folder, name = RunFolder(self.out / "alone" / f"{_text(vector)}.{seed}"), f"stand-alone {count}: {vector}"
         kept = folder.path / "metrics.json"
         if not kept.is_file():
@@ -211,7 +211,7 @@ def _text(vector: Vector) -> str:
 
 
 def open_folder(out: Path, config: Config) -> None:
-    """Make the output folder, or see to it that what is kept in it came from the same configuration."""
+    """Make the output folder, or check that the results in it are of the same configuration."""
     values, kept = config.model_dump(mode="json"), out / "config.json"
     if kept.is_file():
         old = validated(Config, read_json(kept), str(kept)).model_dump(mode="json")
@@ -232,23 +232,23 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "model": "model reference",
         "data": "data source, as for narfx search",
         "data_fraction": "share of the training part that is used",
-        "val_fraction": "share of it that is held out for the rewards",
+        "val_fraction": "share of the training part that is held out for the rewards",
         "batch_size": "images in a training step",
         "vectors": "architectures, drawn uniformly",
-        "repeats": "how many of them are trained with a second seed too, for the noise of stand-alone training",
+        "repeats": "architectures that are trained with a second seed too, for the noise of stand-alone training",
         "epochs": "epochs of stand-alone training",
-        "lr": "its learning rate",
+        "lr": "learning rate of stand-alone training",
         "supernets": "supernets of each kind, over as many seeds",
         "supernet_epochs": "epochs of shared weights on uniform random vectors",
-        "supernet_lr": "their learning rate",
+        "supernet_lr": "learning rate of the shared weights",
         "reward_images": "images in a quick reward",
-        "seed": "seed of everything",
+        "seed": "seed of all draws",
     }.items():
         default = fields[name].default
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"{text} (%(default)s)"
         )
-    parser.add_argument("--device", default="cpu", help="(%(default)s)")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder that keeps what was trained")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")

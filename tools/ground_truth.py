@@ -1,15 +1,15 @@
-"""What each judge of architectures is worth, against the truth: every vector of a small space, trained by itself.
+"""How well each judge ranks architectures, compared with the truth: every vector of a small space, trained alone.
 
 Two truths: ``scratch`` trains each network from random weights, ``base`` trains it on from the base's weights, which
 is what a user with weights gets. Against each, Kendall's tau of the judges that narfx has, over all vectors and at
-equal cost, and the regret of the strategies. Whoever tunes a strategy should look here, not only at tables that stand
-still. Everything is kept in the output folder, and a second call goes on from there.
+equal cost, and the regret of the strategies. Use it to tune a strategy, together with the tables of known rewards
+(``strategy_tables.py``). The output folder keeps everything, and a second call continues from there.
 
     python tools/ground_truth.py --data fashion_mnist.npz --out runs/truth --jobs 2 --page docs/ground_truth.md
 
-At equal cost: both the truth and the judge are taken as what is left of them after a fit on MACs (a parabola), since a
-budget fixes the cost. The space has four slots of four operators, 256 vectors: the slots of a ResNet-8 that are not
-named in ``FREE`` keep the base.
+At equal cost: a parabola in MACs is fitted to the truth and to the judge and subtracted, since a budget fixes the
+cost. The space has four slots of four operators, 256 vectors: the slots of a ResNet-8 that are not named in ``FREE``
+keep the base.
 """
 
 from __future__ import annotations
@@ -50,18 +50,18 @@ from narfx.training.recipe import Recipe
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="as for narfx train")
+    parser.add_argument("--data", required=True, help="the data, as for narfx train")
     parser.add_argument("--out", required=True, help="the folder that keeps everything")
     parser.add_argument("--page", type=Path, help="a Markdown page that gets the tables")
-    parser.add_argument("--model", default="narfx:resnet_cifar?depth=8&width=8&in_channels=1")
-    parser.add_argument("--input", default="1,14,14")
+    parser.add_argument("--model", default="narfx:resnet_cifar?depth=8&width=8&in_channels=1", help="the base")
+    parser.add_argument("--input", default="1,14,14", help="the shape of one image")
     parser.add_argument("--images", type=float, default=0.08, help="share of the training images")
-    parser.add_argument("--scratch-epochs", type=int, default=8)
-    parser.add_argument("--base-epochs", type=int, default=3)
-    parser.add_argument("--search-epochs", type=int, default=30)
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--scratch-epochs", type=int, default=8, help="epochs of a network from scratch")
+    parser.add_argument("--base-epochs", type=int, default=3, help="epochs of a network from the base's weights")
+    parser.add_argument("--search-epochs", type=int, default=30, help="epochs of each search that learns from rewards")
+    parser.add_argument("--seeds", type=int, default=2, help="seeds of every training and search")
     parser.add_argument("--jobs", type=int, default=1, help="processes, one thread each")
-    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     parser.add_argument("--only", choices=("truths", "judges"), help="a part of the work; the tables need both")
     given = parser.parse_args()
     channels, height, width = map(int, given.input.split(","))
@@ -100,7 +100,7 @@ def main() -> None:
 def check_same(path: Path, options: Mapping[str, Any]) -> None:
     values = json.loads(json.dumps({key: value for key, value in options.items() if key not in ("data", "out")}))
     if path.exists() and read_json(path) != values:
-        sys.exit(f"{path.parent} was begun with other options: {path}")
+        sys.exit(f"{path.parent} was started with other options ({path}): choose another --out")
     write_json(path, values)
 
 

@@ -1,15 +1,14 @@
-"""Kill search, train, compare and apply at random moments, go on, and compare with runs that nobody disturbed.
+"""Kill search, train, compare and apply at random moments, resume them, and compare with undisturbed runs.
 
-Each kill is a SIGKILL to a process in the midst of its work. A run is then resumed (every third time it is killed
-again), ``apply`` is repeated; what lies there in the end must be, byte for byte, what an undisturbed command wrote, and
-nothing may lie beside it. Times are no results: ``seconds`` in events and checkpoints are left out of the comparison.
+Each kill is a SIGKILL while the process works. A run is then resumed (every third one is killed again); ``apply`` is
+repeated. The final folder must equal, byte for byte, that of an undisturbed command, and no other file may be left.
+``seconds`` in events and checkpoints are not compared.
 
     OMP_NUM_THREADS=1 python tools/kill_drill.py --kills 100 --seed 0 --out build/kill_drill
     OMP_NUM_THREADS=1 python tools/kill_drill.py --kills 8 --json
 
-The drill goes on where it was stopped: each kill is a line of OUT/kills.jsonl. What was not sound stays in OUT.
-Commands run in forks of this process, so that the moments fall into the work and not into the imports. Exit code 1
-where a kill was not sound.
+A stopped drill continues: each kill is a line of OUT/kills.jsonl. Folders with a fault stay in OUT. Commands run in
+forks of this process, so that a kill hits the work and not the imports. The exit code is 1 if there was a fault.
 """
 
 from __future__ import annotations
@@ -69,7 +68,7 @@ IMPORTS = (
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill: at which moment of how many seconds of work, how often the command was killed, and what was wrong."""
+    """One kill: its moment and the duration of the work in seconds, the number of kills, and the fault, if any."""
 
     number: int
     verb: str
@@ -136,14 +135,14 @@ class Drill:
         return kill
 
     def _half(self, work: Path, verb: str) -> str | None:
-        """What is wrong with what a kill left: a bundle is whole or absent, a run can be resumed or is absent."""
+        """The fault in what a kill left: a bundle must be whole or absent, a run must be resumable or absent."""
         if verb != "apply":
             there = (work / verb).exists() and any((work / verb).iterdir())
             return "a folder without a run" if there and not (work / verb / "config.json").exists() else None
         return _difference(work / verb, self.whole / verb) if (work / verb).exists() else None
 
     def _fault(self, work: Path, verb: str) -> str | None:
-        """Go on to the end; what is wrong there."""
+        """Run the command to its end; the fault in its result."""
         code = _wait(_start(work, verb, again=True))
         if code != 0:
             return f"exit code {code}: {(work / 'log').read_text()[-400:]}"
@@ -154,7 +153,7 @@ class Drill:
 
 
 def _start(folder: Path, verb: str, *, again: bool = False) -> int:
-    """Start a command in a fork, its output in a log: a new one or, ``again``, whatever goes on with the one there."""
+    """Start a command in a fork, with its output in a log; ``again`` resumes or repeats the one that was killed."""
     arguments = [verb, *VERBS[verb].split()]
     if again and verb == "apply":
         arguments.append("--overwrite")

@@ -1,16 +1,16 @@
-"""Damage every kind of file that narfx reads, thousands of times, and look at what comes of it.
+"""Damage every kind of file that narfx reads, thousands of times, and check how narfx answers.
 
-A damaged file is refused with an error of narfx's, said to be changed, or read with the result of the whole file. What
-is a user's own (images, arrays, weights of other programs, an ONNX file alone) has no digest, so a damaged one may be
-read as another (``other``), and so may a JSON file that people edit, once its digest is gone. Of narfx's own files that
-is a fault, and so is any foreign exception, a crash and a hang.
+A damaged file must be refused with a narfx error, used with a warning, or read with the result of the undamaged file.
+Files of other programs (images, arrays, weights, an ONNX file without its bundle) have no digest, so a damaged one may
+be read as another (``other``); so may a JSON file that people edit, if its digest is gone. For narfx's own files that
+is a fault. Any other exception, a crash and a hang are faults too.
 
     OMP_NUM_THREADS=1 python tools/mutations.py --mutations 10000 --seed 0 --out build/mutations
     OMP_NUM_THREADS=1 python tools/mutations.py --mutations 180 --kinds arch.json,checkpoint.pt --json
 
 Flipped bits, cut, doubled and zeroed pieces; in JSON also other types, extreme numbers, missing, doubled and renamed
-keys. It goes on where it was stopped: each mutation is a line of OUT/mutations.jsonl. Workers are forks, so that a
-crash is a finding and no end. Exit code 1 where there is a fault.
+keys. A stopped hunt continues: each mutation is a line of OUT/mutations.jsonl. Workers are forks, so that a crash is
+recorded and does not end the tool. The exit code is 1 if there was a fault.
 """
 
 from __future__ import annotations

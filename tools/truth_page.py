@@ -71,7 +71,7 @@ def load_truth(options: Options, kind: str) -> list[np.ndarray]:
 
 
 def equal_cost(a: ArrayLike, b: ArrayLike, macs: Any) -> float:
-    """Kendall's tau of what a parabola in MACs leaves of each."""
+    """Kendall's tau after a parabola in MACs was subtracted from each."""
     rest = [
         np.asarray(values, float) - np.polyval(np.polyfit(macs, np.asarray(values, float), 2), macs)
         for values in (a, b)
@@ -80,7 +80,7 @@ def equal_cost(a: ArrayLike, b: ArrayLike, macs: Any) -> float:
 
 
 def regrets(options: Options, truth: np.ndarray, chosen: Sequence[Vector], space: SearchSpace) -> dict[str, Any]:
-    """What each search's vector lacks of the best one within the budget, in accuracy; and what uniform draws lack."""
+    """How far each search's vector, and a uniform draw, is below the best one within the budget, in accuracy."""
     bound = float(BUDGET.partition("<=")[2].removesuffix("x")) * space.cost(space.base)["macs"]
     within = [index for index, vector in enumerate(chosen) if space.cost(vector)["macs"] <= bound]
     best, by = max(truth[index] for index in within), {vector: truth[i] for i, vector in enumerate(chosen)}
