@@ -10,6 +10,10 @@ from scipy.stats import kendalltau
 
 from narfx.support.seeds import numpy_generator
 
+__all__ = [
+    "NORMS", "REWARDS", "Norms", "Rewards", "compare_judges", "pair_signs", "resampled_taus", "spread", "verdict",
+]  # fmt: skip
+
 Norms = Literal["shared", "separate"]
 Rewards = dict[str, list[list[float]]]  # of one supernet, by reward: minibatches by vectors
 NORMS: tuple[Norms, ...] = ("shared", "separate")
@@ -49,7 +53,7 @@ def compare_judges(
     nets = {str(norms): rng.integers(supernets, size=(resamples, supernets)) for norms in NORMS}
     drawn = {}
     for name, rewards in judges.items():
-        taus = _taus(_signs(rewards), _signs(alone), counts).mean(axis=-1)
+        taus = resampled_taus(pair_signs(rewards), pair_signs(alone), counts).mean(axis=-1)
         drawn[name] = np.take_along_axis(taus, nets.get(name.split()[0], np.zeros((resamples, 1), int)), axis=1).mean(1)
     result: dict[str, Any] = {"judges": {}, "differences": {}}
     for name, rewards in judges.items():
@@ -87,12 +91,12 @@ def verdict(compared: dict[str, Any]) -> list[str]:
     return said
 
 
-def _signs(values: np.ndarray) -> np.ndarray:
+def pair_signs(values: np.ndarray) -> np.ndarray:
     """Which of two vectors is better, for all pairs: (..., n) to (..., n, n)."""
     return np.asarray(np.sign(values[..., :, None] - values[..., None, :]))
 
 
-def _taus(signs: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> np.ndarray:
+def resampled_taus(signs: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> np.ndarray:
     """Kendall's tau-b from the signs of all pairs, (..., n, n) and (n, n), each vector taken ``counts`` (r, n) times.
 
     The result is (r, ...). A vector that is taken twice makes a tie with itself; tau-b leaves ties out. NaN where one
