@@ -78,7 +78,11 @@ def _sentences(tree: ast.Module, makers: dict[str, int], *, verbs: bool) -> Iter
         for keyword in node.keywords:
             if keyword.arg == "help" and verbs:
                 yield "help", keyword.value
-        if name in _SPEAKERS and node.args:
+            elif keyword.arg == "notes" and isinstance(keyword.value, ast.Tuple):
+                yield from (("note", entry) for entry in keyword.value.elts)
+        if name == "append" and node.args and ast.unparse(node.func).endswith("notes.append"):
+            yield "note", node.args[0]
+        elif name in _SPEAKERS and node.args:
             yield _SPEAKERS[name], node.args[0]
         elif name.endswith("Error") and node.args and name not in ("KeyError", "AttributeError"):
             yield "error", node.args[0]

@@ -42,7 +42,7 @@ def launch(
             ``epochs``.
         estimate: Called with the configuration and ``device``, for ``--dry-run``; with a config file also with
             ``relative_to``.
-        needed: The field that must be given beside ``data``.
+        needed: The field that must be given together with ``data``.
         out: The run directory.
         fields: The fields of the configuration that the user gave.
         options: All options of the verb.
@@ -50,7 +50,7 @@ def launch(
         extends: Whether a run of this verb can get more epochs.
 
     Raises:
-        UsageError: An option is missing or wrong, or ``--resume`` stands beside options that it ignores.
+        UsageError: An option is missing or wrong, or ``--resume`` is given with options that it would ignore.
     """
     from narfx.inputs.paths import code_places
     from narfx.inputs.trust import naming

@@ -67,7 +67,7 @@ def trace(
     Raises:
         UsageError: The model is no module, cannot be traced, does not accept the input, has integer weights where a
             site would be, or an option is wrong.
-        NothingToRefineError: The trace holds no site with a choice; the message says why for the first few.
+        NothingToRefineError: The trace has no site with a choice; the message gives the first few reasons.
     """
     check_model(model)
     input = input_of_module(model) if input is None else input

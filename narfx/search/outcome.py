@@ -1,4 +1,4 @@
-"""The end of a search: finalists evaluated properly, the best kept, and what it is worth beside other vectors."""
+"""The end of a search: finalists are evaluated, the best is kept and compared with other vectors."""
 
 from __future__ import annotations
 

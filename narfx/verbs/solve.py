@@ -71,7 +71,7 @@ def solve(
         "prediction", "notes", "files"}``.
 
     Raises:
-        UsageError: The folder holds no such run, its scores are of another space, or an option is wrong.
+        UsageError: The folder has no such run, its scores are of another space, or an option is wrong.
         InfeasibleBudgetError: No vector meets the budget, or any budget of the range.
     """
     run, out, reporter = Path(run), Path(out), reporter or Silent()
