@@ -20,6 +20,7 @@ from narfx.data.sources import read_source
 from narfx.data.splits import make_split
 from narfx.errors import UsageError
 from narfx.graph.checks import check_values
+from narfx.graph.time_limit import model_time
 from narfx.inputs.image_size import check_enlarging
 from narfx.inputs.paths import named_paths, relocated
 from narfx.runs.progress import Reporter, Silent
@@ -207,6 +208,7 @@ def _is_result(path: Path) -> bool:
     return isinstance(value, dict) and {"task", "target", "accuracy"} <= value.keys()
 
 
+@model_time()
 def _try(target: Target, input: Shape | None, device: torch.device) -> None:
     """Move the network to its device and give it one black image."""
     if input not in (None, target.input):

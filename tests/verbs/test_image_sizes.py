@@ -49,7 +49,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_images(root / "small", 8)
     write_images(root / "mixed", 16, odd=15)
     write_bin(root / "faces.bin", 40)
-    Architecture(model="net.py:make", vector=("base",), input=(3, 16, 16)).save(root / "arch.json")
+    Architecture(model="net.py:make", vector=(0,), input=(3, 16, 16)).save(root / "arch.json")
     config = TrainConfig(target="arch.json", data="right", epochs=1, batch_size=8)
     train(config, root / "run", relative_to=root)
     bundle.apply(root / "run/arch.json", root / "bundle")
@@ -100,7 +100,7 @@ def test_a_search_enlarges_on_request_only(command: Any, tmp_path: Path) -> None
 
 def test_pairs_are_enlarged_on_request_only(command: Any, place: Path, tmp_path: Path) -> None:
     larger = tmp_path / "larger.json"
-    Architecture(model=f"{place}/net.py:make?outputs=4", vector=("base",), input=(3, 40, 40)).save(larger)
+    Architecture(model=f"{place}/net.py:make?outputs=4", vector=(0,), input=(3, 40, 40)).save(larger)
     verify = ["compare", str(larger), "--task", "faces", "--verify", "faces.bin", *QUICKLY, "--dry-run"]
     write_images(tmp_path / "people", 40)
     for words in (
