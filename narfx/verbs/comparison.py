@@ -194,7 +194,7 @@ def _open(config: CompareConfig, target: Placed, name: str, opened: Opened, star
         prepared=find(str(config.prepared), start) if config.init == "prepared" else None,
     )
     if config.input is None:
-        check_enlarging(opened.images, contender.traced.input, name)
+        check_enlarging(opened.images, contender.traced.input, name if config.names else Path(config.target).name)
     return contender
 
 

@@ -86,6 +86,7 @@ def test_training_enlarges_on_request_only(command: Any, verb: list[str], tmp_pa
     for option in (["--data", "small"], ["--data", "right", "--val-data", "mixed"]):
         code, found = command(*verb, *option, *QUICKLY, "--out", str(tmp_path / "new"))
         assert (code, found["error"]["kind"]) == (2, "small_images") and not (tmp_path / "new").exists()
+        assert "16x16 that arch.json takes, and" in found["error"]["message"]
         assert "add --input 3,16,16 to enlarge them" in found["error"]["message"]
     asked = [*verb, "--data", "small", "--input", "3,16,16", *QUICKLY, "--out", str(tmp_path / "new")]
     assert command(*asked, "--dry-run")[0] == 0
