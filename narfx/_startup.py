@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from narfx._supervisor import clean_up, supervise
+from narfx.support.slow_model import TOO_SLOW, too_slow
 
 __all__ = ["INTERRUPTS"]
 
@@ -94,6 +95,9 @@ def _crashed(process: int, number: signal.Signals) -> int:
             "killed",
             f"the command was killed{left}: the machine may be out of memory; use a smaller batch or a smaller model",
         )
+    elif number == signal.SIGVTALRM:  # set by narfx.graph.time_limit
+        _tell(2, TOO_SLOW, f"{too_slow('its time, in code that Python cannot interrupt')}{left}")
+        return 2
     else:
         cause = f"torch or another native library crashed ({signal.strsignal(number)})"
         cure = "python -X faulthandler -m narfx with the same options shows where; another version of torch may help"

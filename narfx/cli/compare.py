@@ -44,7 +44,11 @@ def compare(
         ),
     ] = None,
     input: Annotated[
-        str | None, typer.Option(help="The shape of one image, channels,height,width [that of the architectures].")
+        str | None,
+        typer.Option(
+            help="The shape of one image: channels,height,width; only with it are smaller images enlarged [that of the "
+            "architectures]."
+        ),
     ] = None,
     verify: Annotated[
         str | None,

@@ -73,7 +73,10 @@ COMMON: Group = {
 WEIGHTS: Group = {"weights": _text("A state dict, .safetensors or .pt (read with weights_only).")}
 
 NETWORK: Group = {
-    "input": _text("The shape of one image: channels,height,width [that of the images, or what the model states]."),
+    "input": _text(
+        "The shape of one image: channels,height,width; only with it are smaller images enlarged [that of the images, "
+        "or what the model states]."
+    ),
     "granularity": _text("conv: one choice for each convolution; block: one for each residual block [conv]."),
     "operators": _text(
         "The operators to choose from, base first, joined by commas; FILE.py adds all operators of a file."

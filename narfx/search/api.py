@@ -220,6 +220,7 @@ def _go(
         below = below_budget(
             outcome.best,
             outcome.finalists,
+            outcome.dearest,
             space.budget,
             task.metric,
             lambda: None if near is None else evaluate_vector(net, near, task),

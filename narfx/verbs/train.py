@@ -15,7 +15,7 @@ from narfx.compiler.open import base_start, open_architecture
 from narfx.errors import UsageError
 from narfx.graph.cost import measure
 from narfx.graph.tracing import trace_graph
-from narfx.inputs.image_size import Images, choose_input
+from narfx.inputs.image_size import Images, check_enlarging, choose_input
 from narfx.inputs.model_ref import load_model
 from narfx.inputs.paths import find, relocated
 from narfx.inputs.weights import apply_weights, write_weights
@@ -51,7 +51,8 @@ class TrainConfig(TrainingOptions):
     """Stand-alone training of ``target``, an ``arch.json`` or a model reference (then its base network is trained).
 
     ``base`` trains the base of the architecture instead. ``init`` is ``inherit`` (start from ``weights``, or from
-    those that the architecture names for the network that is trained) or ``scratch``.
+    those that the architecture names for the network that is trained) or ``scratch``. ``input`` is that of a model; of
+    an architecture its own one, which says that smaller images are to be enlarged.
     """
 
     target: ModelReference
@@ -172,6 +173,8 @@ def prepare(config: TrainConfig, *, device: str = "auto", relative_to: Path | No
         opened = _open_model(config, relative_to, data.images)
     else:
         opened = _open_architecture(config, target, relative_to, data.images)
+    if config.input is None:
+        check_enlarging(data.images, opened.input, Path(config.target).name)
     task = task_of(config, opened.input, seed=config.seed, device=place, relative_to=relative_to, opened=data)
     notes = [*opened.notes, *task.data.notes]
     if config.init == "scratch":

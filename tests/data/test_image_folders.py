@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 from small_data import folder_of, refused
 
+from narfx.data.image_data import open_data
 from narfx.errors import UsageError
 from narfx.tasks import batches, load_data
 
@@ -106,3 +107,27 @@ def test_real_faces_in_a_folder(data_folder: Path, tmp_path: Path) -> None:
     assert data.classes == wanted
     assert len(data.train) + len(data.val) == len(members)
     assert all(0.1 < mean < 0.9 and 0.1 < std < 0.5 for mean, std in zip(data.mean, data.std, strict=True))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_an_image_that_no_header_showed_is_refused_when_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, packed: bool
+) -> None:
+    monkeypatch.setattr("narfx.data.parts.probes", lambda count, most=0: range(1))  # as among a million files
+    monkeypatch.setattr("narfx.data.stored.probes", lambda count, most=0: range(1))
+    root = tmp_path / "images"
+    for name, side in (("a/0", 16), ("a/1", 16), ("b/2", 16), ("b/3", 15)):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, side)).save(root / f"{name}.png")
+    source = str(root)
+    if packed:
+        source = str(tmp_path / "images.tar")
+        with tarfile.open(source, "w") as archive:
+            archive.add(root, ".")
+    opened = open_data(source)
+    assert opened.images.sizes == ((16, 16),)
+    with pytest.raises(UsageError, match=r"3\.png is 15x16, smaller than the 16x16 of .* --input 3,16,16") as caught:
+        load_data(opened, (3, 16, 16))
+    assert (caught.value.kind, caught.value.exit_code) == ("small_images", 2)
+    asked = load_data(open_data(source, shape=(3, 16, 16)), (3, 16, 16))
+    assert len(asked.train) + len(asked.val) == 4
