@@ -85,7 +85,8 @@ class FrontTable:
         for column in vectors.T.astype(np.uint64):
             index = index * np.uint64(self.costs.shape[1]) + column
         one, two = (_hashed(2 * index + np.uint64(k), self.seed) for k in (0, 1))
-        return np.sqrt(-2 * np.log1p(-one)) * np.cos(2 * np.pi * two)
+        normal: Array = np.sqrt(-2 * np.log1p(-one)) * np.cos(2 * np.pi * two)
+        return normal
 
     def observed(self, vectors: Array) -> Array:
         """The rewards that a strategy is told."""
@@ -115,7 +116,7 @@ class FrontTable:
     def _climbed(self, weight: float, start: int) -> tuple[Array, Array]:
         """Rewards and costs met on the way to a vector that no change of one slot betters, for one weight."""
         slots, choices = self.costs.shape
-        here = np.random.default_rng([self.seed, start]).integers(0, choices, slots)
+        here: Array = np.random.default_rng([self.seed, start]).integers(0, choices, slots)
         met: list[tuple[Array, Array]] = []
         value = -np.inf
         while True:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import Any
 
 from narfx.errors import RunError
@@ -12,7 +13,7 @@ from narfx.search.strategy import Evaluated, Proposal, Result
 from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
 
-__all__ = ["History"]
+__all__ = ["History", "by_turns"]
 
 _CAPACITY = 10_000
 _REPEATED = 4
@@ -105,7 +106,7 @@ class History:
     def _tell_costs(self, vector: Vector, costs: Mapping[str, float]) -> None:
         # Most often these are the space's own, which need not be kept.
         own = self._space.cost(vector) if costs else {}
-        differ = self._told.pop(vector, {}) | costs
+        differ = self._told.pop(vector, {}) | dict(costs)
         differ = {metric: cost for metric, cost in differ.items() if own.get(metric) != cost}
         if differ:
             self._told[vector] = differ
@@ -155,6 +156,12 @@ class History:
         self._told = {tuple(vector): dict(costs) for vector, costs in state.get("costs", ())}
         self._costs = {}
         self._repeated, self.noisy = state["repeated"], state["noisy"]
+
+
+def by_turns(n: int, *rankings: Sequence[Vector]) -> list[Vector]:
+    """At most ``n`` distinct vectors: the first of each ranking, then the second of each, and so on."""
+    order = (vector for turn in zip_longest(*rankings) for vector in turn if vector is not None)
+    return list(dict.fromkeys(order))[:n]
 
 
 def _ranked(scores: Mapping[Vector, float]) -> list[Vector]:

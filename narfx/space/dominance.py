@@ -24,8 +24,8 @@ def nondominated(points: Floats) -> NDArray[np.bool_]:
     kept = np.ones(n, dtype=bool)
     for start in range(0, n, _LOT):
         mine = points[start : start + _LOT, None]
-        beaten = (points[None] >= mine).all(-1) & (points[None] > mine).any(-1)
-        kept[start : start + _LOT] = ~beaten.any(1)
+        beaten = np.all(points[None] >= mine, axis=-1) & np.any(points[None] > mine, axis=-1)
+        kept[start : start + _LOT] = ~np.any(beaten, axis=1)
     return kept
 
 

@@ -39,8 +39,12 @@ def repaired(space: SearchSpace, vector: Vector, scores: Floats) -> Vector:
         if found is None:
             raise InfeasibleBudgetError(f"no architecture meets {space.budget}: raise the budget")
         return found
-    changed = [index for index in range(len(vector)) if found[index] != vector[index]]
-    for index in sorted(changed, key=lambda i: scores[i, found[i]] - scores[i, vector[i]]):
+    changes = [
+        (float(scores[index, new] - scores[index, old]), index)
+        for index, (old, new) in enumerate(zip(vector, found, strict=True))
+        if new != old
+    ]
+    for _, index in sorted(changes):
         back = (*found[:index], vector[index], *found[index + 1 :])
         if space.feasible(back):
             found = back

@@ -92,7 +92,10 @@ def same_state(one: Any, other: Any) -> bool:
 
 def test_proposals_spread_over_the_costs_and_a_fixed_target_bounds_them() -> None:
     space = SearchSpace.uniform(8, 3)  # dearer is better here
-    reward = lambda vector: space.cost(vector)["macs"] + 0.1 * earned(vector)  # noqa: E731
+
+    def reward(vector: Vector) -> float:
+        return space.cost(vector)["macs"] + 0.1 * earned(vector)
+
     costs = {}
     for target in (None, 0.5):
         strategy = make_strategy("ddas", space, seed=2, target=target)
@@ -168,7 +171,10 @@ def test_the_search_heeds_told_costs() -> None:
     """Every slot's costs are turned round: the front of the told costs is found all the same."""
     space = SearchSpace.uniform(8, 3)
     strategy = make_strategy("ddas", space, seed=3, target=0.3)
-    dear = lambda vector: 8.0 - space.cost(vector)["macs"]  # noqa: E731
+
+    def dear(vector: Vector) -> float:
+        return 8.0 - space.cost(vector)["macs"]
+
     for _ in range(40):
         proposals = strategy.ask(5)
         strategy.tell(proposals, [Result(0.1 * earned(v), {"macs": dear(v)}) for v in vectors(proposals)])

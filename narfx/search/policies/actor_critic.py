@@ -222,7 +222,7 @@ def _network(inputs: int, hidden: int, outputs: int, generator: torch.Generator)
 def _linear(inputs: int, outputs: int, width: float, generator: torch.Generator) -> nn.Linear:
     # Without its own initialisation, which would draw from torch's global generator. In double precision the steps
     # are the same for rewards of any range.
-    layer = nn.utils.skip_init(nn.Linear, inputs, outputs, dtype=torch.float64)
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, inputs, outputs, dtype=torch.float64)
     bound = width / math.sqrt(inputs)
     with torch.no_grad():
         for parameter in layer.parameters():

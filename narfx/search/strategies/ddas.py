@@ -18,7 +18,7 @@ from torch import Tensor
 
 from narfx.search.elite import Elite
 from narfx.search.goals import archive_hypervolume, cost_names
-from narfx.search.history import History
+from narfx.search.history import History, by_turns
 from narfx.search.option_checks import number, one_of, share, whole
 from narfx.search.policies.actor_critic import ActorCritic, Replay, Rules
 from narfx.search.registry import register_strategy
@@ -32,6 +32,7 @@ __all__ = ["Ddas"]
 
 _ROUNDS = 10
 _FEW = 10
+_NEVER = 1e9  # more than any preference
 
 
 class Ddas:
@@ -197,7 +198,7 @@ class Ddas:
         return centers
 
     def _preference(self, vectors: Tensor, wanted: Tensor) -> Tensor:
-        """How much the critic likes candidates ``(n, many, slots)``: what breaks the budget least.
+        """How much the critic likes candidates ``(n, many, slots)``; those that break the budget come last.
 
         In a search for a front, those that should raise the hypervolume come first, by how much they do.
         """
@@ -210,7 +211,7 @@ class Ddas:
             costs = self._targets.of(codes).view(n, many, -1)
             gain = self._elite.improvements(rewards.view(n, many), costs, mixes / mixes.sum(1, keepdim=True)).flatten()
             value = torch.where(gain > 0, gain, value - value.max())
-        return value.masked_fill(~self._targets.fits(codes), -math.inf).view(n, many)
+        return torch.where(self._targets.fits(codes), value, value - _NEVER).view(n, many)
 
     def _draw_targets(self, n: int) -> Tensor:
         return torch.rand(n, len(self._names), generator=self._generator, dtype=torch.float64)
@@ -291,8 +292,19 @@ class Ddas:
         )
 
     def finalists(self, n: int) -> list[Vector]:
-        """The evaluated vectors of highest mean reward."""
-        return self._history.best(n)
+        """By turns the evaluated vectors of highest score and those that the critic likes best.
+
+        The critic's come first under noise, because it averages over more rewards than a score does.
+        """
+        best, archive = self._history.best(n), self._history.archive()
+        if not archive or self._told < self._warmup:
+            return best
+        codes = self._learner.codes(torch.tensor([entry.vector for entry in archive]))
+        with torch.no_grad():
+            values = self._learner.values(self._state.expand_as(codes), codes)
+        order = values.argsort(dim=0, descending=True, stable=True).tolist()
+        liked = [archive[index].vector for index in order if self._history.feasible(archive[index].vector)]
+        return by_turns(n, *((liked, best) if self._history.noisy else (best, liked)))
 
     def archive(self) -> list[Evaluated]:
         """All vectors that were evaluated, as far as the history holds them."""
