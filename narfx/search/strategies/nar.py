@@ -8,14 +8,13 @@ with the skip domain a skip is one more slot with two choices.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from narfx.search.assigned_rewards import assigned_rewards, parts
-from narfx.search.history import History
+from narfx.search.history import History, by_turns
 from narfx.search.option_checks import number
 from narfx.search.policies.lstm import Controller
 from narfx.search.policies.reinforce import Policy, Reinforce, draw_feasible, entropy
@@ -122,8 +121,7 @@ class Nar:
         mode = tuple(self._policy.draw(1, None)[0][0].tolist())
         drawn = [vector for vector in (mode, *self._draw(4 * n, generator)) if self._space.feasible(vector)]
         turns = (drawn, self._history.best(n)) if self._history.noisy else (self._history.best(n), drawn)
-        order = (vector for pair in zip_longest(*turns) for vector in pair if vector is not None)
-        return list(dict.fromkeys(order))[:n]
+        return by_turns(n, *turns)
 
     def archive(self) -> list[Evaluated]:
         """All vectors that were evaluated, as far as the history holds them."""
