@@ -53,24 +53,26 @@ def repaired(space: SearchSpace, vector: Vector, scores: Floats) -> Vector:
 
 def _cheapened(space: SearchSpace, vector: Vector, scores: Floats) -> Vector | None:
     """Change slots until the budget is met; ``None`` as soon as no change helps."""
-    bounds = space.budget.bounds
-    here = list(vector)
-    while not space.feasible(here):
-        cost = space.cost(here)
-        # What is above each bound, as a share of it, so that several bounds add up.
-        excess = {m: (cost[m] - bound) / max(abs(bound), 1e-12) for m, bound in bounds.items()}
-        best: tuple[float, int, int] | None = None
+    shape, slots = scores.shape, np.arange(len(vector))
+    tables = []
+    for metric, bound in space.budget.bounds.items():
+        # An illegal choice saves nothing. What is above a bound counts as a share of it, so that several add up.
+        table = np.full(shape, np.inf)
         for index, slot in enumerate(space.slots):
-            for k in slot.legal:
-                after = {
-                    m: excess[m] + (slot.costs[m][k] - slot.costs[m][here[index]]) / max(abs(bound), 1e-12)
-                    for m, bound in bounds.items()
-                }
-                saved = sum(max(x, 0.0) for x in excess.values()) - sum(max(x, 0.0) for x in after.values())
-                if saved > 1e-12:
-                    price = (float(scores[index, here[index]] - scores[index, k]) / saved, index, k)
-                    best = price if best is None else min(best, price)
-        if best is None:
+            table[index, list(slot.legal)] = [slot.costs[metric][k] for k in slot.legal]
+        scale = max(abs(bound), 1e-12)
+        tables.append((table / scale, (space.fixed.get(metric, 0) - bound) / scale))
+    here = np.array(vector)
+    while not space.feasible(here.tolist()):
+        saved = np.zeros(shape)
+        for table, rest in tables:
+            now = table[slots, here]
+            excess = rest + now.sum()
+            saved += max(excess, 0.0) - np.maximum(excess + table - now[:, None], 0.0)
+        lost = scores[slots, here][:, None] - scores
+        price = np.divide(lost, saved, out=np.full(shape, np.inf), where=saved > 1e-12)
+        best = int(price.argmin())
+        if not np.isfinite(price.flat[best]):
             return None
-        here[best[1]] = best[2]
-    return tuple(here)
+        here[best // shape[1]] = best % shape[1]
+    return tuple(here.tolist())

@@ -160,7 +160,7 @@ class Ddas:
             noise = min(self.noise * (1 + again / 4), 1.0)
             for index, vector in zip(left, self._act(wanted[left], noise, found), strict=True):
                 found[index] = vector
-        return [Proposal(vector, wanted[index]) for index, vector in enumerate(found) if vector is not None]
+        return [Proposal(vector) for vector in found if vector is not None]
 
     def _known(self, found: Sequence[Vector | None], index: int) -> bool:
         vector = found[index]
