@@ -33,7 +33,7 @@ from narfx.support.ranks import Ranks
 from narfx.support.schema import validated
 from narfx.support.seals import damaged, file_digest, read_sealed, seal_bytes, unsealed_bytes, write_sealed
 
-__all__ = ["EVENTS", "RunFolder", "interruptible", "read_events"]
+__all__ = ["CONFIG", "EVENTS", "RunFolder", "interruptible", "read_events"]
 
 CONFIG, ORIGIN, LOCK = "config.json", "origin.json", ".lock"
 CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
