@@ -140,7 +140,7 @@ def test_what_cannot_learn_is_refused() -> None:
     space = weights.net.space
     for narrow, said in (
         (space.restrict({0: [1]}), "has no base to learn from"),
-        (space.restrict({i: [0] for i in range(len(space))}), "no operator to teach"),
+        (space.restrict({i: [0] for i in range(len(space))}), "the base is the only operator"),
     ):
         with pytest.raises(UsageError, match=said) as caught:
             Distil(1).train(0, 0, narrow, weights)
