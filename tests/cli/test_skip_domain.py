@@ -132,7 +132,7 @@ def test_what_a_user_can_get_wrong(run: Run, changes: dict[str, Any], kind: str,
     assert not Path("out").exists()
 
 
-@pytest.mark.parametrize("strategy", ["random", "evolution", "nar", "enas", "alternating"])
+@pytest.mark.parametrize("strategy", ["random", "evolution", "nar", "enas", "alternating", "ddas", "nsga2"])
 def test_a_search_covers_skips(run: Run, strategy: str) -> None:
     budget = "none" if strategy == "random" else "macs<=1.2x"
     code, result, err = run(
