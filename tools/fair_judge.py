@@ -38,8 +38,8 @@ from narfx.runs.folder import RunFolder
 from narfx.runs.progress import ConsoleProgress, Reporter, Silent
 from narfx.search.config import SearchConfig
 from narfx.search.epochs import quick_reward
+from narfx.search.evaluations import evaluate_vector
 from narfx.search.loop import Search
-from narfx.search.outcome import evaluate_vector
 from narfx.search.stages import stages_of
 from narfx.space.records import Vector
 from narfx.space.sampling import FeasibleSampler

@@ -25,7 +25,16 @@ from narfx.inputs.checkpoint import Entry, Reading, find_entries, readings
 from narfx.support.files import check_regular, write_bytes
 from narfx.support.seals import damaged, digest
 
-__all__ = ["Checkpoint", "apply_weights", "load_state", "open_weights", "read_weights", "write_weights"]
+__all__ = [
+    "Checkpoint",
+    "apply_weights",
+    "load_state",
+    "open_weights",
+    "read_weights",
+    "tensor_digest",
+    "write_state",
+    "write_weights",
+]
 
 _DIGEST = "narfx.digest"
 
@@ -178,9 +187,14 @@ def _why_none(content: object) -> str:
 
 
 def write_weights(network: nn.Module, path: Path) -> None:
+    """Write a network's state dict as safetensors, as :func:`write_state` does."""
+    write_state(network.state_dict(), path)
+
+
+def write_state(state: Mapping[str, Tensor], path: Path) -> None:
     """Write a state dict as safetensors with its digest, atomically; tied weights stand under each of their keys."""
-    state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in network.state_dict().items()}
-    write_bytes(path, save(state, metadata={_DIGEST: _digest(state)}))
+    state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
+    write_bytes(path, save(state, metadata={_DIGEST: tensor_digest(state)}))
 
 
 def _read_safetensors(path: Path) -> object:
@@ -193,7 +207,7 @@ def _read_safetensors(path: Path) -> object:
             f"{path} is not a readable safetensors file: {_one_line(error)}", where=str(path), kind="weights_unreadable"
         ) from error
     known = next((value for key, value in notes.items() if _is_digest(key)), None)
-    if known is not None and known != _digest(state):
+    if known is not None and known != tensor_digest(state):
         raise damaged(path, "restore it from a copy, or write it again")
     return state
 
@@ -203,8 +217,8 @@ def _is_digest(key: str) -> bool:
     return len(key) == len(_DIGEST) and sum(a != b for a, b in zip(key, _DIGEST, strict=True)) <= 3
 
 
-def _digest(state: Mapping[str, Tensor]) -> str:
-    """Of keys, types, shapes and values."""
+def tensor_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of keys, types, shapes and values of tensors on the CPU."""
     return digest(
         part
         for key, tensor in sorted(state.items())

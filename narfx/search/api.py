@@ -7,9 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from narfx.compiler.lowering import lower
 from narfx.errors import UsageError
-from narfx.graph.batchnorm import recalibrate
 from narfx.graph.digest import network_digest
 from narfx.inputs.paths import named_digests, named_paths, relocated
 from narfx.inputs.weights import write_weights
@@ -23,18 +21,20 @@ from narfx.runs.progress import Reporter, Silent
 from narfx.search.config import QUICK_LOOK, SearchConfig
 from narfx.search.epochs import SCORES
 from narfx.search.estimate import plan
+from narfx.search.evaluations import EVALUATIONS, Evaluations, evaluate_vector, lowered
+from narfx.search.front import FRONT_WEIGHTS, WEIGHTS, make_front
 from narfx.search.loop import Search
 from narfx.search.measuring import MeasuringStrategy
 from narfx.search.near_budget import below_budget, near_budget
-from narfx.search.outcome import EVALUATIONS, Outcome, conclude, evaluate_vector
+from narfx.search.outcome import Outcome, conclude
 from narfx.search.prepared import Prepared, prepare
 from narfx.search.progress import EpochLines
 from narfx.search.stages import Stage, check_epochs, stages_of
 from narfx.search.supernet_file import SUPERNET, save_supernet
 from narfx.search.supernet_strategy import AnyStrategy
 from narfx.space.architecture import Preprocessing
-from narfx.space.front import front
-from narfx.support.files import read_json, write_json
+from narfx.space.front_file import FRONT, Front
+from narfx.support.files import read_json
 from narfx.support.folders import check_output, check_replaceable
 from narfx.support.seals import sealed, write_sealed
 from narfx.training.method import check_extension, own_code
@@ -204,18 +204,17 @@ def _go(
         search = Search(config, space, net, prepared.stages, task, folder, reporter, method=prepared.method)
         search.run()
         table = search.strategy.scores() if isinstance(search.strategy, MeasuringStrategy) else None
+        offered = space if table is None else table.offered(space)
+        evaluate = Evaluations(net, task, folder, reporter)
         outcome = conclude(
-            net,
-            space if table is None else table.offered(space),
-            task,
+            evaluate,
+            offered,
             search.strategy.finalists(config.finalists),
             base=search.base,
             randoms=config.randoms,
             seed=config.seed,
-            folder=folder,
-            reporter=reporter,
         )
-        tried = search.strategy.archive() if hasattr(search.strategy, "archive") else ()  # the last stage needs none
+        tried = search.strategy.archive() if hasattr(search.strategy, "archive") else []  # the last stage needs none
         near = near_budget(tried, space.budget)
         below = below_budget(
             outcome.best,
@@ -225,7 +224,11 @@ def _go(
             task.metric,
             lambda: None if near is None else evaluate_vector(net, near, task),
         )
-        result = _write(prepared, config, folder, outcome, below, search.strategy)
+        write_weights(lowered(net, space.read(outcome.best), task), folder.path / WEIGHTS)
+        made = make_front(
+            evaluate, offered, search.strategy, tried, outcome, config.front, config.front_points, folder.path
+        )
+        result = _write(prepared, config, folder, outcome, below, search.strategy, made)
         reporter.say(result["verdict"])
         if result["below_budget"] is not None:
             reporter.say(result["below_budget"]["message"])
@@ -239,21 +242,14 @@ def _write(
     outcome: Outcome,
     below: dict[str, Any] | None,
     strategy: AnyStrategy,
+    made: Front,
 ) -> dict[str, Any]:
-    """Write the chosen network, the front, ``arch.json`` and, last, the result: where it exists, all is complete."""
+    """Write the supernet, ``arch.json`` and, last, the result: where it exists, all is complete."""
     best, data = outcome.best, prepared.task.data
     vector = prepared.space.read(best)
-    network = lower(prepared.net, vector)
-    with prepared.task.precision.autocast():
-        recalibrate(network, prepared.task.calibration_batches())
-    write_weights(network, folder.path / "weights.safetensors")
     if isinstance(strategy, MeasuringStrategy):
         save_supernet(prepared.net, prepared.task.head, folder.path)
-    records = [outcome.base, *outcome.finalists, *outcome.randoms]
     costs = prepared.space.metrics
-    first = sorted(costs, key=lambda name: name != "macs")  # the front begins with the fewest MACs
-    shown = front(records, (*first, "accuracy"))
-    write_json(folder.path / "front.json", {"metric": prepared.task.metric, "front": shown})
     metrics = {
         "data": data.short_name,
         "metric": prepared.task.metric,
@@ -277,7 +273,7 @@ def _write(
     }
     architecture = prepared.traced.architecture(
         vector,
-        weights="weights.safetensors",
+        weights=WEIGHTS,
         metrics=metrics,
         preprocessing=Preprocessing(mean=data.mean, std=data.std),
         seed=config.seed,
@@ -292,6 +288,7 @@ def _write(
         "below_budget": below,
         "finalists": outcome.finalists,
         "randoms": outcome.randoms,
+        "front": made.summary(),
     }
     write_sealed(folder.path / _FILES["result"], result)
     return {**result, **_places(folder)}
@@ -299,13 +296,13 @@ def _write(
 
 def _places(folder: RunFolder) -> dict[str, Any]:
     """Where the run and its files are."""
-    files = _FILES | {name: file for name, file in _SOLVED.items() if (folder.path / file).is_file()}
+    files = _FILES | {name: file for name, file in _SOME.items() if (folder.path / file).is_file()}
     return {"out": str(folder.out), "files": {name: str(folder.out / file) for name, file in files.items()}}
 
 
 _LATENCY, _STAGES = "latency.json", "stages.json"
-_SOLVED = {"scores": SCORES, "supernet": SUPERNET}
+_SOME = {"scores": SCORES, "supernet": SUPERNET, "front_weights": FRONT_WEIGHTS}
 _FILES = {
-    "arch": "arch.json", "weights": "weights.safetensors", "front": "front.json", "events": "events.jsonl",
+    "arch": "arch.json", "weights": WEIGHTS, "front": FRONT, "events": "events.jsonl",
     "config": "config.json", "result": "result.json",
 }  # fmt: skip

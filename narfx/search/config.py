@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, FiniteFloat, model_validator
+from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from narfx.compiler.open import NetworkOptions, base_start
 from narfx.inputs.model_ref import ModelRef
@@ -37,6 +37,9 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     ``solve`` an epoch after the preparation is a round of scores on ``score_images`` training images. ``prepare`` says
     what the preparation does: ``uniform`` trains on random vectors, ``distil`` teaches each operator the base's
     features (:class:`~narfx.search.preparation.distil.Distil`, with ``distil_lr`` and ``distil_compare``).
+
+    ``front`` names the costs over which the search ends with a front, as a list or joined by commas; at most
+    ``front_points`` of the vectors that it tried are evaluated for it. Then the default budget is none.
     """
 
     strategy: str = "nar"
@@ -53,6 +56,8 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     steps: int = Field(default=50, ge=1)
     lot: int = Field(default=5, ge=1)
     reward_images: int = Field(default=256, ge=1)
+    front: tuple[str, ...] = ()
+    front_points: int = Field(default=20, ge=2)
     finalists: int = Field(default=10, ge=1)
     randoms: int = Field(default=8, ge=8)
     lr: FiniteFloat = Field(default=0.05, gt=0)
@@ -70,9 +75,23 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
         """What the search starts from, in words."""
         return random_start(self.seed) if self.init == "scratch" else base_start(self.model, self.weights)
 
+    @field_validator("front", mode="before")
+    @classmethod
+    def _several(cls, front: Any) -> Any:
+        names = [name.strip().lower() for name in front.split(",")] if isinstance(front, str) else front
+        if isinstance(names, (list, tuple)) and len(set(map(str, names))) < len(names):
+            raise ValueError(f"it names each cost once, not {', '.join(map(str, names))}")
+        return names
+
+    def wanted(self, budget: str = "none") -> bool:
+        """Whether latency is asked for, bounded, or one of the costs of the front."""
+        return super().wanted(budget) or "latency" in self.front
+
     @model_validator(mode="before")
     @classmethod
     def _short(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("front"):
+            values = {"budget": "none", **values}
         quick = isinstance(values, dict) and values.get("quick") is True
         if isinstance(values, dict) and "strategy" not in values and _trained(values):
             values = {**values, "strategy": "solve"}

@@ -9,6 +9,7 @@ import torch
 from narfx.graph.copying import copy_module
 from narfx.search.config import SearchConfig
 from narfx.search.epochs import quick_reward
+from narfx.search.front import SOLVED_BUDGETS
 from narfx.search.prepared import Prepared
 from narfx.support.text import count
 from narfx.training.estimate import Estimate, duration, timed_step
@@ -24,7 +25,7 @@ def plan(prepared: Prepared, config: SearchConfig) -> Estimate:
     task, space = prepared.task, prepared.space
     train = config.epochs * task.steps_per_epoch
     rewards = (config.epochs - config.pretrain_epochs) * config.steps * config.lot
-    evaluations = config.finalists + config.randoms + 1
+    evaluations = config.finalists + config.randoms + 1 + _for_front(config)
     images = len(task.data.val) + task.calibration_images
     step, reward = _probe(prepared, config)
     if config.strategy == "solve":
@@ -38,7 +39,8 @@ def plan(prepared: Prepared, config: SearchConfig) -> Estimate:
         f"search: {count(len(space) - len(space.skip_slots), 'slot')}{skips}, {space.size:.3g} vectors, "
         f"budget {space.budget}; {count(config.epochs, 'epoch')}{stages} of "
         f"{count(task.steps_per_epoch, 'training step')} ({config.pretrain_epochs} of them on uniform random vectors), "
-        f"{count(rewards, 'reward')}, about {count(evaluations, 'evaluation')} on {count(images, 'image')} at the end; "
+        f"{count(rewards, 'reward')}, about {count(evaluations, 'evaluation')} on {count(images, 'image')} at the end"
+        f"{_of_front(config)}; "
         f"about {duration(seconds)} at the speed just measured"
     )
     numbers = {
@@ -57,7 +59,7 @@ def _solving(prepared: Prepared, config: SearchConfig, step: float, reward: floa
     passes, rounds = config.pretrain_epochs, config.epochs - config.pretrain_epochs
     singles = sum(len(slot.legal) - 1 for slot in space.slots)
     images = min(config.score_images, len(task.data.train))
-    evaluations = config.finalists + config.randoms + 1
+    evaluations = config.finalists + config.randoms + 1 + _for_front(config)
     last = evaluations * (len(task.data.val) + task.calibration_images)
     judged = 0 if task.data.test is None else (config.randoms + 2) * len(task.data.test)
     measured, train = rounds * (singles + _MEASURED), passes * task.steps_per_epoch
@@ -68,7 +70,8 @@ def _solving(prepared: Prepared, config: SearchConfig, step: float, reward: floa
         f"{passes} {'pass' if passes == 1 else 'passes'} of {count(task.steps_per_epoch, 'step')} in which the "
         f"operators learn from the base, then {count(measured, 'architecture')} measured on "
         f"{count(images, 'training image')} ({singles} single replacements a round), "
-        f"{count(evaluations, 'evaluation')} at the end; about {duration(seconds)} at the speed just measured"
+        f"{count(evaluations, 'evaluation')} at the end{_of_front(config)}; "
+        f"about {duration(seconds)} at the speed just measured"
     )
     numbers = {
         "epochs": config.epochs,
@@ -78,6 +81,16 @@ def _solving(prepared: Prepared, config: SearchConfig, step: float, reward: floa
         "evaluation_images": len(task.data.val) + task.calibration_images,
     }
     return Estimate(text, seconds, numbers)
+
+
+def _for_front(config: SearchConfig) -> int:
+    """How many vectors are evaluated for the front, at most; each is lowered once more for its weights."""
+    solved = SOLVED_BUDGETS * len(config.front) if config.strategy == "solve" else 0
+    return config.front_points + solved + 1 if config.front else 0
+
+
+def _of_front(config: SearchConfig) -> str:
+    return f", up to {_for_front(config)} of them for the front over {', '.join(config.front)}" if config.front else ""
 
 
 def _probe(prepared: Prepared, config: SearchConfig) -> tuple[float, float]:

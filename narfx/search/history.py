@@ -22,6 +22,8 @@ _REPEATED = 4
 class History:
     """The rewards of each vector, batch by batch; of more than ``capacity`` vectors the worse half is forgotten.
 
+    A vector is kept all the same if no cheaper one has a higher score, so that a front can be made of what is left.
+
     A vector's score is the mean of its rewards, each less the level of its batch (:mod:`narfx.search.levels`), so that
     rewards of different minibatches and epochs compare. As long as vectors evaluated again earn the same reward in
     another batch, there are no levels. ``noisy`` says whether one ever earned another reward.
@@ -131,13 +133,25 @@ class History:
         return {vector: mean for vector, (_, mean) in means.items()}
 
     def _forget(self) -> None:
-        """Keep the better half as one batch of scores, in which each vector stands once."""
+        """Keep the better half, and the best for their costs, as one batch of scores, each vector once."""
         scores = self._scores()
-        kept = set(_ranked(scores)[: self._capacity // 2])
+        kept = set(_ranked(scores)[: self._capacity // 2]) | self._best_for_cost(scores)
         self._batches = [[(vector, score) for vector, score in scores.items() if vector in kept]]
         self._seen = {vector: entry for vector, entry in self._seen.items() if vector in kept}
         self._told = {vector: costs for vector, costs in self._told.items() if vector in kept}
         self._costs = {}
+
+    def _best_for_cost(self, scores: Mapping[Vector, float]) -> set[Vector]:
+        """For each cost alone, the vectors of a higher score than all that cost less."""
+        costs = {vector: self._space.cost(vector) for vector in scores}
+        kept = set()
+        for name in self._space.metrics:
+            best = -math.inf
+            for vector in sorted(scores, key=lambda vector: (costs[vector][name], -scores[vector])):
+                if scores[vector] > best:
+                    best = scores[vector]
+                    kept.add(vector)
+        return kept
 
     def state_dict(self) -> dict[str, Any]:
         """The batches, count and first reward of each vector, the costs that were told, and signs of noise."""

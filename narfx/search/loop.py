@@ -15,7 +15,7 @@ from narfx.runs.folder import RunFolder
 from narfx.runs.progress import Reporter
 from narfx.search.config import SearchConfig
 from narfx.search.epochs import StrategyEpoch, train_epoch
-from narfx.search.outcome import evaluate_vector
+from narfx.search.evaluations import evaluate_vector
 from narfx.search.shared_weights import SharedWeights
 from narfx.search.stages import Found, Stage, spaces
 from narfx.search.supernet_strategy import AnyStrategy

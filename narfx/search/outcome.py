@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from narfx.compiler.lowering import lower
-from narfx.compiler.supernet import Supernet
-from narfx.graph.batchnorm import recalibrate
-from narfx.runs.folder import RunFolder
-from narfx.runs.progress import Reporter
-from narfx.search.judgement import RIGHT, Judgement, most_macs, packed
+from narfx.search.evaluations import Evaluations
+from narfx.search.judgement import RIGHT, Judgement, most_macs
 from narfx.space.records import Vector
 from narfx.space.sampling import equal_costs, sample_equal
 from narfx.space.space import SearchSpace
-from narfx.support.seals import read_sealed, write_sealed
 from narfx.support.seeds import numpy_generator
 from narfx.tasks.task import Task
 
-__all__ = ["EVALUATIONS", "Outcome", "conclude", "evaluate_vector"]
-
-EVALUATIONS = "evaluations.json"
+__all__ = ["Outcome", "conclude"]
 
 
 @dataclass(frozen=True)
@@ -52,62 +45,23 @@ class Outcome:
         return max((r["accuracy"] for r in self.randoms), default=None)
 
 
-def evaluate_vector(net: Supernet, vector: Vector, task: Task, *, judged: bool = False) -> dict[str, Any]:
-    """Accuracy of one sub-network on the whole validation part, its BatchNorm recalibrated on training images.
-
-    The record describes the vector as an ``arch.json`` does: ``space.read`` gives it back. With ``judged`` it also
-    holds which test images are classified right (:func:`~narfx.search.judgement.packed`).
-    It works on a lowered copy: the shared weights and statistics stay as they are.
-    """
-    network = lower(net, vector)
-    with task.precision.autocast():
-        recalibrate(network, task.calibration_batches())
-    network.eval()
-    found = task.evaluate(network, "val")
-    right = {RIGHT: packed(task.outcomes(network, "test")[1].numpy())} if judged else {}
-    return {
-        **net.space.describe(vector),
-        "accuracy": found["accuracy"],
-        "loss": found["loss"],
-        **net.space.cost(vector),
-        **right,
-    }
-
-
 def conclude(
-    net: Supernet,
+    evaluate: Evaluations,
     space: SearchSpace,
-    task: Task,
     finalists: list[Vector],
     *,
     base: dict[str, Any] | None,
     randoms: int,
     seed: int,
-    folder: RunFolder,
-    reporter: Reporter,
 ) -> Outcome:
     """Evaluate the finalists, keep the most accurate (at equal accuracy the cheapest), and judge it.
 
     It is judged on the task's test images, which chose nothing, beside ``randoms`` vectors of equal cost
     (:func:`~narfx.space.sampling.sample_equal`) and beside the vector that MACs alone pick, all evaluated the same way.
-    ``base`` is the evaluation of the base, where it had weights to be judged by. Each evaluation is written into the
-    run as soon as it is done, and is not repeated after an interruption.
+    ``base`` is the evaluation of the base, where it had weights to be judged by.
     """
-    path = folder.path / EVALUATIONS
-    records = read_sealed(path, "delete it to evaluate again")["evaluations"] if path.exists() else []
-    known = {space.read(record): record for record in records}
+    task = evaluate.task
     judges = task.data.test is not None
-
-    def evaluate(vectors: Iterable[Vector], label: str, *, judged: bool = False) -> list[dict[str, Any]]:
-        vectors = list(vectors)
-        for vector in reporter.track(vectors, len(vectors), label):
-            if vector not in known or (judged and RIGHT not in known[vector]):
-                known[vector] = evaluate_vector(net, vector, task, judged=judged)
-                write_sealed(path, {"evaluations": list(known.values())})
-        images = f"{len(task.data.val)} validation images" + (f" and {_judges(task)} that judge" if judged else "")
-        reporter.say(f"{label}: {len(vectors)} evaluated on {images}")
-        return [known[vector] for vector in vectors]
-
     equal = equal_costs(space)
     tried = evaluate(finalists, "finalists")
     best = min(tried, key=lambda record: (-record["accuracy"], *(record[m] for m in equal), space.read(record)))

@@ -17,7 +17,7 @@ from narfx.latency.metric import LatencyReport, open_latency
 from narfx.search.config import SearchConfig
 from narfx.search.preparation import Distil
 from narfx.search.stages import Stage, check_stages
-from narfx.space.budget import Budget
+from narfx.space.budget import Budget, unknown_metric
 from narfx.space.space import SearchSpace
 from narfx.support.devices import pick_device
 from narfx.tasks.options import open_images, open_task
@@ -84,6 +84,7 @@ def prepare(
         Budget.parse(config.budget, {**traced.space.cost(traced.space.base), "latency": 0.0})
         traced, latency = open_latency(traced, config, relative_to=relative_to, measured=resumed, keep=keep_latency)
     space = traced.space.within(Budget.parse(config.budget, traced.space.cost(traced.space.base)))
+    _check_front(config, space)
     check_stages(stages, space, config.seed)
     notes = [*traced.notes, *task.data.notes, *(latency.notes if latency else ())]
     net, more = _supernet(config, traced, task, place)
@@ -101,6 +102,12 @@ def _check_epochs(config: SearchConfig) -> None:
             where="--pretrain-epochs",
             kind="pretrain_epochs",
         )
+
+
+def _check_front(config: SearchConfig, space: SearchSpace) -> None:
+    unknown = next((name for name in config.front if name not in space.metrics), None)
+    if unknown is not None:
+        raise unknown_metric(unknown, space.metrics, where="--front", said="--front names")
 
 
 def _supernet(config: SearchConfig, traced: Traced, task: Task, device: torch.device) -> tuple[Supernet, list[str]]:

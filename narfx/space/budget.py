@@ -111,8 +111,14 @@ def bounded_metrics(text: str) -> tuple[str, ...]:
     return tuple(term.partition("<=")[0].strip().lower() for term in text.split(",") if "<=" in term)
 
 
-def unknown_metric(metric: str, known: Mapping[str, float] | tuple[str, ...]) -> UsageError:
-    """The error for a bound on a metric that is not known."""
+def unknown_metric(
+    metric: str,
+    known: Mapping[str, float] | tuple[str, ...],
+    *,
+    where: str = "--budget",
+    said: str = "the budget bounds",
+) -> UsageError:
+    """The error for a metric that is not known; ``said`` says who names it, and ``where`` which option."""
     cure = {
         "latency": ": latency is one where it was measured (--latency, or --latency-file F)",
         **dict.fromkeys(
@@ -125,8 +131,8 @@ def unknown_metric(metric: str, known: Mapping[str, float] | tuple[str, ...]) ->
         **dict.fromkeys(("ms", "time", "speed"), ": write latency, as in latency<=5ms"),
     }
     return UsageError(
-        f"the budget bounds {metric!r}, but the costs known here are {', '.join(known)}{cure.get(metric, '')}",
-        where="--budget",
+        f"{said} {metric!r}, but the costs known here are {', '.join(known)}{cure.get(metric, '')}",
+        where=where,
         kind="unknown_metric",
     )
 

@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from narfx.compiler.lowering import lower
 from narfx.errors import InfeasibleBudgetError, UsageError
-from narfx.graph.batchnorm import recalibrate
 from narfx.inputs.paths import named_paths, relocated
 from narfx.inputs.weights import write_weights
 from narfx.runs.folder import RunFolder
@@ -18,7 +16,7 @@ from narfx.runs.progress import Reporter, Silent
 from narfx.search.api import reads_of_search
 from narfx.search.config import SearchConfig
 from narfx.search.epochs import SCORES
-from narfx.search.outcome import evaluate_vector
+from narfx.search.evaluations import evaluate_vector, lowered
 from narfx.search.prepared import Prepared
 from narfx.search.prepared import prepare as prepare_search
 from narfx.search.stages import stages_of
@@ -182,10 +180,7 @@ class _Solver:
         place, final = work / name, out / name
         place.mkdir(exist_ok=True)
         task, traced = self.prepared.task, self.prepared.traced
-        network = lower(self.prepared.net, point.vector)
-        with task.precision.autocast():
-            recalibrate(network, task.calibration_batches())
-        write_weights(network, place / "weights.safetensors")
+        write_weights(lowered(self.prepared.net, point.vector, task), place / "weights.safetensors")
         record = {
             "budget": point.budget,
             **point.record,
