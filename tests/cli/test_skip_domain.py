@@ -143,7 +143,7 @@ def test_a_search_covers_skips(run: Run, strategy: str) -> None:
     assert "6 slots and 15 possible skips" in err
     written = json.loads(Path("run/arch.json").read_text())
     assert len(result["vector"]) == 6 and (written["vector"], written["skips"]) == (result["vector"], result["skips"])
-    for record in json.loads(Path("run/front.json").read_text())["front"]:
+    for record in json.loads(Path("run/front.json").read_text())["points"]:
         assert len(record["vector"]) == 6 and all(t <= j - 2 for t, j in record["skips"])
     steps = [event for event in read_events(Path("run")) if event["event"] == "step"]
     assert {len(vector) for event in steps for vector in event["vectors"]} == {21}  # operators and skips in one

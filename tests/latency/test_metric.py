@@ -147,7 +147,7 @@ def test_from_a_trace_to_a_search_that_resumes(run: Run, tmp_path: Path) -> None
     code, out, err = run(*search, "--out", "r", "--json")
     assert code == 0, err
     assert json.loads(out)["latency"] > 0 and (tmp_path / "l.json").read_bytes() == kept
-    assert "latency" in json.loads((tmp_path / "r" / "front.json").read_text())["front"][0]
+    assert "latency" in json.loads((tmp_path / "r" / "front.json").read_text())["points"][0]["costs"]
     (tmp_path / "l.json").unlink()
     front = (tmp_path / "r" / "front.json").read_bytes()
     (tmp_path / "r" / "result.json").unlink()  # of a finished run the result is read, and nothing else

@@ -20,6 +20,7 @@ from narfx.search import SearchConfig, run
 from narfx.search.judgement import unpacked
 from narfx.search.prepared import prepare
 from narfx.search.stages import stages_of
+from narfx.space.front_file import Front
 from narfx.support.differences import over_images
 
 SMALL = CONFIG | {"epochs": 2, "steps": 2}
@@ -48,8 +49,11 @@ def test_a_search_is_judged_by_images_that_did_not_choose(tmp_path: Path, capsys
     assert kept_metrics["judgement"] == judged and kept_metrics["starting_weights"] == "random, seed 0"
     # The base was never trained.
     assert result["base"]["accuracy"] is None
-    front = json.loads((tmp_path / "run/front.json").read_text())["front"]
-    assert all(record["accuracy"] is not None and "right" not in record for record in front)
+    front = Front.load(tmp_path / "run/front.json")
+    assert all(point.accuracy is not None for point in front.points) and front.base.accuracy is None
+    assert front.costs == ("macs", "params") and front.evaluated >= 8 and front.archive > 0
+    # Of a front that nobody asked for, the kept vector alone has weights.
+    assert {point.vector for point in front.points if point.weights} <= {tuple(result["vector"])}
     tables.search(result, Console(width=200))
     printed = capsys.readouterr().out
     assert "not trained" in printed and "starting weights: random, seed 0" in printed and "MACs alone" in printed
