@@ -16,7 +16,7 @@ import typer
 
 from narfx._startup import INTERRUPTS
 from narfx._version import __version__
-from narfx.cli import analyze, bundles, compare, evaluate, ops, proxy, search, solve, trace, train
+from narfx.cli import analyze, bundles, compare, evaluate, front, ops, proxy, search, solve, trace, train
 from narfx.cli.console import run_app
 from narfx.errors import UsageError
 
@@ -36,6 +36,7 @@ app = typer.Typer(
 app.command()(trace.trace)
 app.command()(search.search)
 app.command()(solve.solve)
+app.command()(front.front)
 app.command()(bundles.apply)
 app.command()(bundles.check)
 app.command()(train.train)

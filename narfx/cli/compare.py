@@ -19,9 +19,15 @@ def compare(
     out: OUT,
     target: Annotated[
         list[str] | None,
-        typer.Argument(help="One or more arch.json; NAME=arch.json gives its row a name.", metavar="ARCH.JSON..."),
+        typer.Argument(
+            help="One or more arch.json, or the front.json of a run; NAME=arch.json gives its row a name.",
+            metavar="ARCH.JSON...",
+        ),
     ] = None,
     data: SOURCE = None,
+    points: Annotated[
+        int | None, typer.Option(help="How many points of a front.json are trained, spread over its costs [3].")
+    ] = None,
     seeds: Annotated[
         int | None, typer.Option(help="Train each network this many times, each with another seed [3].")
     ] = None,
@@ -64,8 +70,8 @@ def compare(
     output = output_of(options)
     fields = given(
         {
-            "target": target[0] if target else None, "data": data, "seeds": seeds, "randoms": randoms, "init": init,
-            "prepared": prepared, "outputs": outputs, "input": input, "verify": verify, **options,
+            "target": target[0] if target else None, "data": data, "points": points, "seeds": seeds,
+            "randoms": randoms, "init": init, "prepared": prepared, "outputs": outputs, "input": input, "verify": verify, **options,
         }
     )  # fmt: skip
     if target:  # the targets of the command line replace all targets of a config file

@@ -37,6 +37,16 @@ def search(
             help="Upper bounds, joined by commas: macs<=0.8x, params<=5M, latency<=5ms; or none [macs<=0.8x]."
         ),
     ] = None,
+    front: Annotated[
+        str | None,
+        typer.Option(
+            help="End with a front over these costs, joined by commas: macs, params, latency; with it the default "
+            "budget is none."
+        ),
+    ] = None,
+    front_points: Annotated[
+        int | None, typer.Option(help="Vectors of those it tried that are evaluated for the front, at most [20].")
+    ] = None,
     init: Annotated[
         str | None, typer.Option(help="Where the shared weights start: base (the model's weights) or scratch [base].")
     ] = None,
@@ -96,6 +106,7 @@ def search(
         {
             "model": model, "data": data, "strategy": strategy,
             "strategy_options": parse_pairs(strategy_option, "--strategy-option"), "budget": budget, "init": init,
+            "front": front, "front_points": front_points,
             "pretrain_epochs": pretrain_epochs, "steps": steps, "lot": lot, "reward_images": reward_images,
             "finalists": finalists, "randoms": randoms, "norms": norms, "prepare": prepare, "distil_lr": distil_lr,
             "distil_compare": distil_compare, "score_images": score_images, "quick": quick, **options,

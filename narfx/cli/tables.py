@@ -170,6 +170,12 @@ def search(result: Mapping[str, Any], console: Console) -> None:
         console.print(result["below_budget"]["message"], markup=False)
     if "prediction" in result:
         console.print(_predicted(result["prediction"]), markup=False)
+    if "front" in result:  # an older version's result has none
+        found = result["front"]
+        console.print(
+            f"front: {count(found['points'], 'point')} over {', '.join(found['costs'])}: narfx front {result['out']}",
+            markup=False,
+        )
     console.print(f"next: narfx apply {result['files']['arch']} --out DIR", markup=False)
 
 

@@ -57,8 +57,8 @@ def _none_meets(text: str, records: Sequence[Record], budget: Budget) -> Infeasi
         return max(records[index][name] / bound if bound else float("inf") for name, bound in budget.bounds.items())
 
     nearest = min(range(len(records)), key=over)
-    found = ", ".join(
-        f"{amount(name, records[nearest][name])} {metric(name).words} of {amount(name, bound)}"
+    found = "; ".join(
+        f"{metric(name).words} {amount(name, records[nearest][name])}, bound {amount(name, bound)}"
         for name, bound in budget.bounds.items()
     )
     return InfeasibleBudgetError(

@@ -40,6 +40,7 @@ _SIGNS: tuple[tuple[str, frozenset[str], tuple[str, ...]], ...] = (
     ("report.json", frozenset({"parity", "versions"}), ("report.json",)),
     ("proxy.json", frozenset({"identities", "held_out"}), ("proxy.json",)),
     ("solve.json", frozenset({"points", "prediction"}), ("solve.json",)),
+    ("points.json", frozenset({"points", "hypervolume"}), ("points.json",)),
 )
 
 

@@ -29,6 +29,7 @@ from narfx.verbs.compare_rows import beside, spread_of, verdict
 from narfx.verbs.comparison import CompareConfig, Comparison, prepare
 from narfx.verbs.contenders import Contender, Entrant, labels
 from narfx.verbs.face_pairs import judge_pairs
+from narfx.verbs.front_points import named_targets
 from narfx.verbs.start import check_out, create_run, reads_of
 
 __all__ = ["CompareConfig", "compare", "estimate_compare", "resume_compare"]
@@ -135,11 +136,15 @@ def _reads(comparison: Comparison, start: Path | None) -> dict[str, str]:
 
 
 def _with_names(config: CompareConfig, start: Path | None) -> CompareConfig:
-    """The configuration with names and paths apart; a single architecture without a name is ``refined``."""
+    """The configuration with names and paths apart; a single architecture without a name is ``refined``.
+
+    The points of a front have their numbers for names.
+    """
     split = [split_name(text, start) for text in (config.target, *config.further)]
-    names, paths = [name for name, _ in split], [path for _, path in split]
-    if not config.names and (len(paths) > 1 or names[0] is not None):
-        config = config.model_copy(update={"names": labels([find(path, start) for path in paths], names)})
+    targets, paths = named_targets(split, start, config.points), [path for _, path in split]
+    if not config.names and (len(targets) > 1 or targets[0][0] is not None):
+        names = labels([path for _, path, _ in targets], [name for name, _, _ in targets])
+        config = config.model_copy(update={"names": names})
     if config.init == "prepared" and config.prepared is None:
         config = config.model_copy(update={"prepared": str(find(paths[0], start).parent)})
     return config.model_copy(update={"target": paths[0], "further": tuple(paths[1:])})

@@ -25,7 +25,8 @@ from narfx.training.start import TrainingOptions, fit_to_task, task_of
 from narfx.training.teacher import Teacher, open_teacher
 from narfx.verbs.contenders import Contender, Entrant, open_contender
 from narfx.verbs.face_pairs import open_pairs
-from narfx.verbs.start import SEEN, Placed, open_target
+from narfx.verbs.front_points import named_targets
+from narfx.verbs.start import SEEN, Placed
 
 __all__ = ["CompareConfig", "Comparison", "prepare"]
 
@@ -36,11 +37,12 @@ class CompareConfig(TrainingOptions):
     """A comparison by one recipe.
 
     ``target`` and the ``further`` ones are each an ``arch.json``, or ``NAME=arch.json``; ``names`` are what the results
-    call them. ``outputs`` is ``keep``, ``auto`` (as many as the data have classes) or a number (the length of an
-    embedding). ``input`` replaces the architectures' own input; only with it are smaller images enlarged. ``init`` is
-    ``scratch``, ``inherit`` (every network starts from the ``weights`` of the base), or ``prepared`` (from the supernet
-    of the search in the run ``prepared``, by default the folder of the ``target``). ``verify`` names pairs of faces
-    (with the list ``pairs``, in ``folds``) on which every trained network is verified.
+    call them. Of a ``front.json`` so many ``points`` are compared, spread over its costs. ``outputs`` is ``keep``,
+    ``auto`` (as many as the data have classes) or a number (the length of an embedding). ``input`` replaces the
+    architectures' own input; only with it are smaller images enlarged. ``init`` is ``scratch``, ``inherit`` (every
+    network starts from the ``weights`` of the base), or ``prepared`` (from the supernet of the search in the run
+    ``prepared``, by default the folder of the ``target``). ``verify`` names pairs of faces (with the list ``pairs``, in
+    ``folds``) on which every trained network is verified.
     """
 
     target: NamedPath
@@ -54,6 +56,7 @@ class CompareConfig(TrainingOptions):
     verify: UserPath | None = None
     pairs: UserPath | None = None
     folds: int | None = None
+    points: int = Field(default=3, ge=1)
     seeds: int = Field(default=3, ge=1)
     randoms: int = Field(default=8, ge=0)
     seed: int = Field(default=0, ge=0)
@@ -157,25 +160,16 @@ def _teacher(
 
 
 def _targets(config: CompareConfig, start: Path | None) -> tuple[Placed, ...]:
-    paths = (config.target, *config.further)
+    texts: list[tuple[str | None, str]] = [(None, path) for path in (config.target, *config.further)]
+    targets = tuple(target for _, _, target in named_targets(texts, start, config.points))
     names = config.names or ("refined",)
-    if len(names) != len(paths):
+    if len(names) != len(targets):
         raise UsageError(
-            f"there are {count(len(paths), 'architecture')} and {count(len(names), 'name')}: give one name for each",
+            f"there are {count(len(targets), 'architecture')} and {count(len(names), 'name')}: give one name for each",
             where="names",
             kind="bad_config",
         )
-    found = []
-    for path in paths:
-        target = open_target(path, start)
-        if target is None:
-            raise UsageError(
-                f"compare takes an arch.json, as narfx search writes one, not {path!r}",
-                where=path,
-                kind="not_an_architecture",
-            )
-        found.append(target)
-    return tuple(found)
+    return targets
 
 
 def _open(config: CompareConfig, target: Placed, name: str, opened: Opened, start: Path | None) -> Contender:

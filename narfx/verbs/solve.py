@@ -17,17 +17,21 @@ from narfx.search.api import reads_of_search
 from narfx.search.config import SearchConfig
 from narfx.search.epochs import SCORES
 from narfx.search.evaluations import evaluate_vector, lowered
+from narfx.search.front import front_point
 from narfx.search.prepared import Prepared
 from narfx.search.prepared import prepare as prepare_search
 from narfx.search.stages import stages_of
 from narfx.search.supernet_file import SUPERNET, load_supernet
 from narfx.space.architecture import Architecture, Preprocessing
 from narfx.space.budget import Budget, budget_range, ranged_metric
+from narfx.space.front import front
+from narfx.space.front_file import FRONT, Front, PointWeights
 from narfx.space.records import Vector
 from narfx.space.scores import ScoreTable
 from narfx.space.solver import best_vectors
 from narfx.support.files import write_bytes, write_json
 from narfx.support.folders import check_output, check_replaceable, output_folder
+from narfx.support.seals import file_digest
 from narfx.support.text import count as counted
 from narfx.verbs.solve_plot import plot_points
 
@@ -51,8 +55,8 @@ def solve(
 
     An integer program finds the ``count`` vectors of least summed score (LANA, arXiv 2107.10624, section 3.2); each is
     evaluated on the validation part with recalibrated BatchNorm, and the most accurate is written: ``arch.json`` with
-    its weights, and ``solve.json``, the result. A range of budgets gives a front: a folder for each of its points, and
-    a plot.
+    its weights, and ``solve.json``, the result. A range of budgets gives a front: a folder for each of its points,
+    ``front.json``, and a plot.
 
     Args:
         run: The run directory of ``narfx search --strategy solve``.
@@ -89,10 +93,8 @@ def solve(
     if not found:
         raise InfeasibleBudgetError(f"no architecture meets any of {budget}; {solver.notes[-1]}", where="--budget")
     with output_folder(out, overwrite=overwrite) as work:
-        records = [
-            solver.write(point, work, out, "" if len(budgets) == 1 else f"point-{index}")
-            for index, point in enumerate(found, 1)
-        ]
+        names = [""] if len(budgets) == 1 else [f"point-{index}" for index in range(1, len(found) + 1)]
+        records = [solver.write(point, work, out, name) for point, name in zip(found, names, strict=True)]
         result = {
             "run": str(run),
             "metric": solver.prepared.task.metric,
@@ -105,6 +107,8 @@ def solve(
         write_json(work / _RESULT, result)
         files = {"result": str(out / _RESULT)}
         if len(budgets) > 1:
+            solver.front(dict(zip(names, records, strict=True)), budget, work).save(work / FRONT)
+            files["front"] = str(out / FRONT)
             for kind, content in plot_points(result).items():
                 write_bytes(work / f"front.{kind}", content)
                 files[kind] = str(out / f"front.{kind}")
@@ -204,6 +208,30 @@ class _Solver:
             base_weights=moved.weights,
         ).model_copy(update={"model": moved.model, "operator_files": moved.operator_files}).save(place / "arch.json")
         return {**record, "files": {"arch": str(final / "arch.json"), "weights": str(final / "weights.safetensors")}}
+
+    def front(self, records: Mapping[str, Mapping[str, Any]], budget: str, work: Path) -> Front:
+        """The front of what was written, each record by its folder in ``work``, over the metric that has a range."""
+        task, costs, over = self.prepared.task, self.prepared.traced.space.metrics, ranged_metric(budget)
+        images, tried = len(task.data.val), sum(record["evaluated"] for record in records.values())
+        base = evaluate_vector(self.prepared.net, self.prepared.traced.space.base, task)
+        named = [{**record, "file": f"{name}/weights.safetensors"} for name, record in records.items()]
+        return Front(
+            metric=task.metric,
+            costs=(over,),
+            budget=budget,
+            architecture=f"{next(iter(records))}/arch.json",
+            images=images,
+            archive=tried,
+            evaluated=tried,
+            base=front_point(base, costs, images),
+            base_by="shared",
+            points=tuple(
+                front_point(
+                    record, costs, images, PointWeights(file=record["file"], digest=file_digest(work / record["file"]))
+                )
+                for record in front(named, (over, "accuracy"))
+            ),
+        )
 
 
 def _check_finished(run: Path) -> None:
