@@ -71,7 +71,8 @@ def compare(
     fields = given(
         {
             "target": target[0] if target else None, "data": data, "points": points, "seeds": seeds,
-            "randoms": randoms, "init": init, "prepared": prepared, "outputs": outputs, "input": input, "verify": verify, **options,
+            "randoms": randoms, "init": init, "prepared": prepared, "outputs": outputs, "input": input,
+            "verify": verify, **options,
         }
     )  # fmt: skip
     if target:  # the targets of the command line replace all targets of a config file

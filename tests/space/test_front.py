@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from narfx.space import metrics
-from narfx.space.front import front
+from narfx.space.front import front, front_candidates, spread
 from narfx.space.metrics import Metric, register_metric
 
 
@@ -43,3 +43,40 @@ def test_the_front_is_what_nothing_beats(rows: list[tuple[int, int, int]]) -> No
     found = front(records)
     assert sorted((r["accuracy"], r["macs"], r["latency"]) for r in found) == sorted(best)
     assert [r["macs"] for r in found] == sorted(r["macs"] for r in found)
+
+
+ROWS = st.lists(st.tuples(*[st.integers(0, 6)] * 3), max_size=14)
+
+
+def rows_of(rows: list[tuple[int, int, int]]) -> list[dict[str, object]]:
+    return [record(n, accuracy=a, macs=b, params=c) for n, (a, b, c) in enumerate(rows)]
+
+
+@given(ROWS, st.integers(1, 16))
+def test_candidates_are_the_front_then_the_next_front(rows: list[tuple[int, int, int]], n: int) -> None:
+    records = rows_of(rows)
+    found = front_candidates(records, ("macs",), n)
+    numbers = [record["vector"][0] for record in found]
+    assert len(set(numbers)) == len(numbers) == min(n, len(records))
+    whole = front(records, ("accuracy", "macs"))
+    first = {record["vector"][0] for record in whole}
+    # Nothing of a later front is taken as long as something of the first is left out.
+    assert set(numbers) <= first if len(first) >= n else first <= set(numbers)
+
+
+@given(ROWS, st.integers(2, 8))
+def test_what_is_spread_holds_the_ends_and_as_many_as_asked(rows: list[tuple[int, int, int]], n: int) -> None:
+    records = rows_of(rows)
+    found = spread(records, n, ("macs",))
+    assert len(found) == min(n, len(records)) and [r for r in records if r in found] == found
+    if found:
+        ends = [[r["macs"] for r in some] for some in (records, found)]
+        assert min(ends[0]) == min(ends[1]) and max(ends[0]) == max(ends[1])
+
+
+def test_three_of_many_are_the_ends_and_the_middle() -> None:
+    records = [record(n, macs=float(n), params=1.0) for n in range(11)]
+    assert [r["macs"] for r in spread(records, 3, ("macs", "params"))] == [0.0, 5.0, 10.0]
+    assert [r["macs"] for r in spread(records, 1, ("macs", "params"))] == [5.0]
+    far = spread(records, 1, ("macs",), beside=[records[0], records[4]])
+    assert [r["macs"] for r in far] == [10.0]
