@@ -13,18 +13,19 @@ from narfx.errors import UsageError
 from narfx.inputs.weight_sets import WeightSet, read_weight_set
 
 
-def network(scale: float) -> nn.Module:
+def network(mean: float) -> nn.Sequential:
     torch.manual_seed(0)
-    made = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
-    made[1].running_mean.fill_(scale)
-    return made
+    norm = nn.BatchNorm2d(4)
+    assert norm.running_mean is not None
+    norm.running_mean.fill_(mean)
+    return nn.Sequential(nn.Conv2d(1, 4, 3), norm)
 
 
 def test_what_networks_share_stands_once_and_each_is_read_as_it_was(tmp_path: Path) -> None:
     kept, networks = WeightSet(), {"1": network(0.5), "2": network(2.0)}
     for name, each in networks.items():
         kept.add(name, each)
-    networks["1"][0].weight.data.zero_()  # what was added is a copy
+    next(networks["1"].parameters()).data.zero_()  # what was added is a copy
     kept.write(tmp_path / "set.safetensors")
     assert (
         len(load_file(tmp_path / "set.safetensors")) == 7

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -48,7 +50,7 @@ def test_the_front_is_what_nothing_beats(rows: list[tuple[int, int, int]]) -> No
 ROWS = st.lists(st.tuples(*[st.integers(0, 6)] * 3), max_size=14)
 
 
-def rows_of(rows: list[tuple[int, int, int]]) -> list[dict[str, object]]:
+def rows_of(rows: list[tuple[int, int, int]]) -> list[dict[str, Any]]:
     return [record(n, accuracy=a, macs=b, params=c) for n, (a, b, c) in enumerate(rows)]
 
 

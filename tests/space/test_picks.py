@@ -54,7 +54,7 @@ def test_the_knee_is_farthest_above_the_chord(steps: list[tuple[int, int]]) -> N
     records = rising(steps)
     first, last = records[0], records[-1]
 
-    def above(record: dict[str, Any]) -> float:
+    def above(record: dict[str, Any]) -> Any:
         """The distance from the chord, in units of the two ranges; positive above it."""
         x = (record["macs"] - first["macs"]) / (last["macs"] - first["macs"])
         y = (record["accuracy"] - first["accuracy"]) / (last["accuracy"] - first["accuracy"])
