@@ -36,7 +36,11 @@ def _panel(result: Mapping[str, Any], cost: str, axis: Any) -> None:
     axis.errorbar(shares, heights, errors, fmt="o", markersize=4, linewidth=0.8, color="tab:blue", label="front")
     for point, share in zip(points, shares, strict=True):
         axis.annotate(
-            str(point["point"]), (share, point["accuracy"]), textcoords="offset points", xytext=(3, 4), fontsize=7
+            str(point["point"]),
+            (share, point["accuracy"]),
+            textcoords="offset points",
+            xytext=(4, 3 if point["point"] % 2 else -9),  # two neighbours, one above and one below
+            fontsize=7,
         )
     if base["accuracy"] is not None:
         error = base["standard_error"] or 0.0

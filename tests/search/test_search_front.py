@@ -209,3 +209,9 @@ def test_what_is_best_for_its_cost_is_not_forgotten() -> None:
     records = [{"vector": v, "accuracy": r, "macs": space.cost(v)["macs"]} for v, r in rewards.items()]
     cheapest = min(records, key=lambda record: record["macs"])
     assert tuple(cheapest["vector"]) in kept
+
+
+def test_a_search_that_gets_more_epochs_ends_with_the_front_of_the_longer_one(tmp_path: Path, whole: Path) -> None:
+    run(SearchConfig(**FRONT | {"epochs": 2}), tmp_path / "short")
+    resume(tmp_path / "short", epochs=3)
+    same(tmp_path / "short", whole)
