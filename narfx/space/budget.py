@@ -128,7 +128,7 @@ def unknown_metric(
         ),
         **dict.fromkeys(("mac", "madds", "multadds"), ": write macs"),
         **dict.fromkeys(("param", "parameters", "size"), ": write params"),
-        **dict.fromkeys(("ms", "time", "speed"), ": write latency, as in latency<=5ms"),
+        **dict.fromkeys(("ms", "time", "speed"), ": write latency"),
     }
     return UsageError(
         f"{said} {metric!r}, but the costs known here are {', '.join(known)}{cure.get(metric, '')}",

@@ -86,9 +86,9 @@ def open_front(source: Path) -> OpenFront:
             kind="no_front",
         )
     if not path.is_file():
+        missing = f"{source} has no {FRONT}" if source.is_dir() else f"there is no file or folder {source}"
         raise UsageError(
-            f"there is no {path}: give the run of a finished search, or the folder of narfx solve with a range of "
-            "budgets",
+            f"{missing}: give the run of a finished search, or the folder of narfx solve with a range of budgets",
             where=str(path),
             kind="no_front",
         )
@@ -122,12 +122,12 @@ def named_targets(
     Raises:
         UsageError: A file is missing or malformed, holds neither, or a front has no point but the base.
     """
-    places = [(name, find(path, start)) for name, path in texts]
-    fronts = [path for name, path in places if name is None and is_front(path)]
+    places = [(name, text, find(text, start)) for name, text in texts]
+    fronts = [path for name, _, path in places if name is None and is_front(path)]
     found: list[tuple[str | None, Path, Placed]] = []
-    for name, path in places:
+    for name, text, path in places:
         if not is_front(path):
-            found.append((name, path, _placed(path)))
+            found.append((name, path, _placed(text, path)))
             continue
         head = name or (path.resolve().parent.name if len(fronts) > 1 else "")
         opened = open_front(path)
@@ -146,11 +146,11 @@ def named_targets(
     return found
 
 
-def _placed(path: Path) -> Placed:
+def _placed(text: str, path: Path) -> Placed:
     if path.suffix != ".json":
         raise UsageError(
-            f"compare takes an arch.json, as narfx search writes one, or a front.json, not {str(path)!r}",
-            where=str(path),
+            f"compare takes an arch.json, as narfx search writes one, or a front.json, not {text!r}",
+            where=text,
             kind="not_an_architecture",
         )
     return Placed(Architecture.load(path), path.parent)

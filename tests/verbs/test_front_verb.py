@@ -244,7 +244,7 @@ def other_architecture(run: Path) -> None:
     ("change", "kind", "said"),
     [
         (without_result, "no_front", "holds no finished search"),
-        (without_front, "no_front", "there is no"),
+        (without_front, "no_front", "has no front.json"),
         (edited, "damaged_file", "was changed after narfx wrote it"),
         (older, "old_front", "an older one wrote it"),
         (no_json, "malformed_json", "is not valid JSON"),
