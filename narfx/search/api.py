@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from narfx.compiler.lowering import lower
+from narfx.compiler.outline import network_record
 from narfx.errors import UsageError
 from narfx.graph.batchnorm import recalibrate
 from narfx.graph.digest import network_digest
+from narfx.inputs.model_ref import ModelRef
 from narfx.inputs.paths import named_digests, named_paths, relocated
 from narfx.inputs.weights import write_weights
 from narfx.latency.table import LatencyFile
@@ -32,9 +34,11 @@ from narfx.search.supernet_file import SUPERNET, save_supernet
 from narfx.search.supernet_strategy import AnyStrategy
 from narfx.space.architecture import Preprocessing
 from narfx.space.front import front
+from narfx.support.devices import pick_device
 from narfx.support.files import read_json, write_json
 from narfx.support.folders import check_output, check_replaceable
 from narfx.support.seals import sealed, write_sealed
+from narfx.training.about import ABOUT, about
 from narfx.training.method import check_extension, own_code
 
 __all__ = ["estimate_search", "reads_of_search", "resume", "run"]
@@ -84,7 +88,10 @@ def run(
     prepared = prepare(config, stages or stages_of(config), device, relative_to)
     reads = reads_of_search(config, prepared, relative_to)
     config = relocated(config, out, start=relative_to)
-    files: dict[str, Any] = {} if stages is None else {_STAGES: [stage.describe() for stage in stages]}
+    record = network_record(prepared.traced, model=ModelRef.parse(config.model).plain)
+    files: dict[str, Any] = {ABOUT: about([record], prepared.task, pick_device(device))}
+    if stages is not None:
+        files[_STAGES] = [stage.describe() for stage in stages]
     if prepared.latency is not None:
         # Kept in the run, and so measured once: a resumed search, or one with this config, reads it.
         files[_LATENCY] = sealed(LatencyFile(tables=(prepared.latency.table,)).model_dump(mode="json"))

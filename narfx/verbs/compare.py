@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from narfx.compiler.outline import network_record
 from narfx.data.digests import data_digest
 from narfx.inputs.paths import find, split_name
 from narfx.inputs.weights import write_weights
@@ -19,6 +20,7 @@ from narfx.search.supernet_file import SUPERNET
 from narfx.support.seals import digest, file_digest, read_sealed, write_sealed
 from narfx.support.text import count
 from narfx.tasks.task import Task
+from narfx.training.about import about
 from narfx.training.estimate import Estimate, duration, training_seconds
 from narfx.training.fit import fit
 from narfx.training.initialise import random_start, reinitialise
@@ -66,7 +68,11 @@ def compare(
     check_out(config, Path(out), relative_to, overwrite=overwrite)
     comparison = prepare(config, device=device, relative_to=relative_to)
     reads = _reads(comparison, relative_to)
-    folder = create_run(config, Path(out), comparison.targets, relative_to, overwrite=overwrite, reads=reads)
+    records = [network_record(each.traced, each.label, each.vector, model=each.model) for each in comparison.contenders]
+    known = about(records, next(iter(comparison.tasks.values())), comparison.device)
+    folder = create_run(
+        config, Path(out), comparison.targets, relative_to, overwrite=overwrite, reads=reads, about=known
+    )
     return _run(comparison, folder, reporter or Silent())
 
 

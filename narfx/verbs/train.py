@@ -12,23 +12,26 @@ from torch import fx, nn
 
 from narfx.compiler.modes import settle_training
 from narfx.compiler.open import base_start, open_architecture
+from narfx.compiler.outline import network_record, outline
 from narfx.errors import UsageError
 from narfx.graph.cost import measure
 from narfx.graph.tracing import trace_graph
 from narfx.inputs.image_size import Images, choose_input
-from narfx.inputs.model_ref import load_model
+from narfx.inputs.model_ref import ModelRef, load_model
 from narfx.inputs.paths import find, relocated
 from narfx.inputs.weights import apply_weights, write_weights
 from narfx.runs.finished import extend, finished_result
 from narfx.runs.folder import RunFolder, interruptible
 from narfx.runs.progress import Reporter, Silent
 from narfx.space.architecture import Architecture, Preprocessing
+from narfx.space.network_record import NetworkRecord
 from narfx.support.devices import pick_device
 from narfx.support.path_fields import ModelReference, UserPath
 from narfx.support.seals import write_sealed
 from narfx.support.text import count, times
 from narfx.tasks.options import open_images
 from narfx.tasks.task import Task
+from narfx.training.about import about
 from narfx.training.estimate import Estimate, duration, training_seconds
 from narfx.training.fit import fit
 from narfx.training.initialise import kept, random_start, reinitialise
@@ -66,7 +69,7 @@ class PreparedTraining:
 
     ``target`` is the architecture as its file gives it, ``trained`` the one that the network is of; both are ``None``
     for a model reference. ``warm`` says that the network starts from weights that have learnt something, ``start`` says
-    in words from which.
+    in words from which. ``record`` is what a report shows of the network.
     """
 
     config: TrainConfig
@@ -77,6 +80,7 @@ class PreparedTraining:
     notes: tuple[str, ...]
     warm: bool
     start: str
+    record: NetworkRecord
     target: Placed | None
     trained: Placed | None
     teacher: Teacher | None = None
@@ -108,7 +112,8 @@ def train(
     prepared = prepare(config, device=device, relative_to=relative_to)
     targets = [] if prepared.target is None else [prepared.target]
     reads = reads_of(config, relative_to, targets, [prepared.network], [prepared.task])
-    folder = create_run(config, Path(out), targets, relative_to, overwrite=overwrite, reads=reads)
+    known = about([prepared.record], prepared.task, pick_device(device))
+    folder = create_run(config, Path(out), targets, relative_to, overwrite=overwrite, reads=reads, about=known)
     return _run(prepared, folder, reporter or Silent())
 
 
@@ -188,6 +193,7 @@ def prepare(config: TrainConfig, *, device: str = "auto", relative_to: Path | No
         notes=tuple(notes),
         warm=opened.warm and config.init == "inherit",
         start=opened.start if config.init == "inherit" else random_start(config.seed),
+        record=opened.record,
         target=target,
         trained=None if target is None or opened.complete is None else Placed(opened.complete, target.place),
         teacher=teacher,
@@ -218,12 +224,16 @@ def _teacher(
 
 @dataclass(frozen=True)
 class _Opened:
-    """A network with the weights that were named; ``warm`` where there were any, ``complete`` its architecture."""
+    """A network with the weights that were named; ``warm`` where there were any, ``complete`` its architecture.
+
+    ``record`` is what a report shows of it.
+    """
 
     network: fx.GraphModule
     input: Shape
     start: str
     notes: list[str]
+    record: NetworkRecord
     warm: bool
     complete: Architecture | None
 
@@ -256,14 +266,17 @@ def _open_architecture(config: TrainConfig, target: Placed, start: Path | None, 
         wanted = wanted.model_copy(update={"input": config.input})
     lowered = open_architecture(wanted, relative_to=target.place, weights=weights, seed=config.seed, images=images)
     traced = lowered.traced
+    vector = wanted.check(traced.space)
+    plain = ModelRef.parse(wanted.model).plain
     return _Opened(
         lowered.network,
         traced.input,
         lowered.weights,
         [f"weights: {lowered.weights}", *traced.notes],
+        network_record(traced, "base" if config.base else "refined", vector, model=plain),
         weights is not None or wanted.weights is not None,
         traced.architecture(
-            wanted.check(traced.space), init=target.architecture.init, base_weights=target.architecture.base_weights
+            vector, init=target.architecture.init, base_weights=target.architecture.base_weights
         ),
     )
 
@@ -301,7 +314,9 @@ def _open_model(config: TrainConfig, start: Path | None, images: Images) -> _Ope
     notes = [f"weights {Path(str(weights)).name}: {done}"] if done else []
     notes += [origin] if origin else []
     named = base_start(config.target, weights)
-    return _Opened(traced.graph_module, shape, named, [*notes, *traced.notes], weights is not None, None)
+    plain = ModelRef.parse(config.target).plain
+    record = NetworkRecord(name="base", model=plain, input=shape, nodes=tuple(outline(traced.graph_module)))
+    return _Opened(traced.graph_module, shape, named, [*notes, *traced.notes], record, weights is not None, None)
 
 
 def _weights(config: TrainConfig, start: Path | None) -> str | None:
