@@ -102,6 +102,7 @@ def solve(
         ]
         result = {
             "run": str(run),
+            "asked": {"budget": budget, "count": count, "points": points},
             "metric": solver.prepared.task.metric,
             "bounded": ranged_metric(budget),
             "base": solver.base,
