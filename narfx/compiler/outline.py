@@ -7,13 +7,12 @@ outline before it.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any
 
 from torch import fx, nn
 
 from narfx.compiler.traced import Traced
 from narfx.passes.lift_functional import FunctionalConv, read_functional
-from narfx.space.network_record import NetworkRecord, NodeRecord, slot_records
+from narfx.space.network_record import NetworkRecord, NodeKind, NodeRecord, slot_records
 
 __all__ = ["network_record", "outline"]
 
@@ -47,6 +46,7 @@ def outline(graph_module: fx.GraphModule, sites: Collection[str] = ()) -> list[N
     """
     functional, used = read_functional(graph_module), _used(graph_module)
     found: list[NodeRecord] = []
+    kind: NodeKind | None
     sources: dict[fx.Node, tuple[int, ...]] = {}
     calls: dict[str, int] = {}
     for node in graph_module.graph.nodes:
@@ -60,7 +60,7 @@ def outline(graph_module: fx.GraphModule, sites: Collection[str] = ()) -> list[N
             continue
         module = graph_module.get_submodule(target) if node.op == "call_module" else None
         kind, label = ("site", "") if name in sites else _kind(node, module, len(inputs))
-        if not kind:
+        if kind is None:
             sources[node] = inputs
             continue
         sources[node] = (len(found),)
@@ -89,8 +89,8 @@ def _name_of(node: fx.Node) -> str:
     return str(node.target) if node.op == "call_method" else str(getattr(node.target, "__name__", ""))
 
 
-def _kind(node: fx.Node, module: nn.Module | None, inputs: int) -> tuple[Any, str]:
-    """The kind and the label of a node that is no site; an empty kind leaves it out."""
+def _kind(node: fx.Node, module: nn.Module | None, inputs: int) -> tuple[NodeKind | None, str]:
+    """The kind and the label of a node that is no site; without a kind it is left out."""
     if node.op == "placeholder":
         return "input", str(node.target)
     if node.op == "output":
@@ -104,4 +104,4 @@ def _kind(node: fx.Node, module: nn.Module | None, inputs: int) -> tuple[Any, st
         return "pool", called
     if module is not None and not type(module).__module__.startswith(_TORCH):
         return "layer", called
-    return ("join", called) if inputs > 1 else ("", "")
+    return ("join", called) if inputs > 1 else (None, "")

@@ -12,8 +12,9 @@ from narfx.report.curves import Curve, shortened, smoothed
 from narfx.report.drawing import SERIES, Point, colour, draw
 from narfx.report.parts import Cell, Figure, Key, Table, amount, percent, plain, vector_text
 
-__all__ = ["Dot", "Line", "Spread", "front_chart", "line_chart", "share_chart", "spread_chart"]
+__all__ = ["HINT", "Dot", "Line", "Spread", "front_chart", "line_chart", "share_chart", "spread_chart"]
 
+HINT = "Hover or focus a point to see its vector and costs; a click or the Enter key copies the vector."
 _TABLE_ROWS = 24
 
 
@@ -142,7 +143,9 @@ def front_chart(
         axis.set_ylabel("accuracy, %")
 
     points = {f"point-{index}": Point(dot.told, dot.copied) for index, dot in enumerate(placed)}
-    label = f"{title}: accuracy against {cost} of {len(dots)} architectures, {sum(d.on_front for d in dots)} on the front."
+    label = (
+        f"{title}: accuracy against {cost} of {len(dots)} architectures, {sum(d.on_front for d in dots)} on the front."
+    )
     svg = draw(name, paint, height=3.5, label=label, points=points)
     return Figure(title, svg, label, keys=keys, note=note, points=True, table=_dot_table(placed))
 
@@ -212,17 +215,23 @@ def line_chart(
     )
     label = f"{title}: {what} over {over}. {described}."
     every = max((curve.every for curve in curves), default=1)
-    thinned = f"Each point is the mean of {every} values; the band is from the least to the greatest." if every > 1 else ""
-    legend = tuple(Key(plain(line.name), line.colour) for line in lines) if keys is None and len(lines) > 1 else keys or ()
+    thinned = (
+        f"Each point is the mean of {every} values; the band is from the least to the greatest." if every > 1 else ""
+    )
+    legend = (
+        tuple(Key(plain(line.name), line.colour) for line in lines) if keys is None and len(lines) > 1 else keys or ()
+    )
     table = _curve_table(lines, curves, over)
     svg = draw(name, paint, height=2.7, label=label)
     return Figure(title, svg, label, keys=legend, table=table, note=" ".join(filter(None, [note, thinned])))
 
 
 def _whole_steps(axis: Any, lines: Sequence[Line]) -> None:
-    from matplotlib.ticker import MaxNLocator
+    from matplotlib.ticker import EngFormatter, MaxNLocator
 
-    if all(float(step).is_integer() for line in lines for step in line.steps):
+    if max((step for line in lines for step in line.steps), default=0) >= 1e5:
+        axis.xaxis.set_major_formatter(EngFormatter())
+    elif all(float(step).is_integer() for line in lines for step in line.steps):
         axis.xaxis.set_major_locator(MaxNLocator(nbins=7, integer=True, min_n_ticks=1))
 
 
@@ -263,7 +272,10 @@ def share_chart(
         x = next(iter(curves.values())).steps
         if len(x) == 1:
             x = (x[0] - 0.5, x[0] + 0.5)
-        layers = [[100 * value for value in curve.means] * (len(x) if len(curve.means) == 1 else 1) for curve in curves.values()]
+        layers = [
+            [100 * value for value in curve.means] * (len(x) if len(curve.means) == 1 else 1)
+            for curve in curves.values()
+        ]
         axis.stackplot(x, layers, colors=[colour(colours[key]) for key in curves], linewidth=0, alpha=0.9)
         axis.set_xlim(x[0], x[-1])
         axis.set_ylim(0, 100)
@@ -277,5 +289,3 @@ def share_chart(
     table = _curve_table(lines, [shortened(line.steps, line.values) for line in lines], "step")
     keys = tuple(Key(plain(key), colours[key]) for key in shares)
     return Figure(title, draw(name, paint, height=2.7, label=label), label, keys=keys, table=table, note=note)
-
-

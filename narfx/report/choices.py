@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -47,7 +48,8 @@ def choice_figures(steps: Sequence[Step], operators: Sequence[str], slots: Seque
 
 def _probabilities(steps: Sequence[Step]) -> tuple[list[int], Floats] | None:
     """The probabilities (steps, slots, choices) and the numbers of the steps that logged them, from 1."""
-    numbers, rows = [], []
+    numbers: list[int] = []
+    rows: list[Floats] = []
     for number, step in enumerate(steps, 1):
         table = _table(step.more.get("probabilities"))
         if table is not None and (not rows or table.shape == rows[0].shape):
@@ -89,7 +91,7 @@ def _by_slot(p: Floats, numbers: Sequence[int], names: Sequence[str], slots: Seq
     """A band a slot: the colour of the likeliest operator, the more opaque the likelier it is."""
     shown = min(len(slots), _SLOTS)
     edges = np.unique(np.linspace(0, len(numbers), min(_BUCKETS, len(numbers)) + 1).astype(int))
-    means = np.stack([p[a:b, :shown].mean(0) for a, b in zip(edges[:-1], edges[1:], strict=True)])
+    means = np.stack([p[a:b, :shown].mean(0) for a, b in pairwise(edges)])
     starts = [numbers[a] - 0.5 for a in edges[:-1]] + [numbers[-1] + 0.5]
 
     def paint(figure: Any) -> None:

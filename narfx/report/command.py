@@ -108,7 +108,9 @@ def _gives(schema: type[BaseModel], fields: Mapping[str, Any], wanted: BaseModel
 
 def _sayable(fields: Mapping[str, Any]) -> bool:
     """Whether every field has an option that says it: no option gives a value of nothing back."""
-    return not any(value is None or value in ((), {}) or value is False for name, value in fields.items() if name not in _SWITCHES)
+    return not any(
+        value is None or value in ((), {}) or value is False for name, value in fields.items() if name not in _SWITCHES
+    )
 
 
 def _targets(kind: str, fields: Mapping[str, Any]) -> list[str]:

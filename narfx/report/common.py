@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from narfx.report.charts import Line, line_chart
@@ -15,7 +16,17 @@ from narfx.report.reading import RunFiles, shown_config
 from narfx.runs.events import Event
 from narfx.space.network_record import NetworkRecord
 
-__all__ = ["asked", "binomial_error", "cost_facts", "cost_words", "curve", "mood", "network_section", "sections", "setup"]
+__all__ = [
+    "asked",
+    "binomial_error",
+    "cost_facts",
+    "cost_words",
+    "curve",
+    "mood",
+    "network_section",
+    "sections",
+    "setup",
+]
 __all__ += ["spread_of", "unfinished"]
 
 _MOODS = {"better": "better", "worse": "worse", "not told apart": "undecided"}
@@ -59,7 +70,9 @@ def asked(run: RunFiles, facts: Sequence[tuple[str, Any]]) -> Section:
         said = f"This command repeats it, in the folder that holds {plain(run.name)}:"
         parts.append(Command(repeated, said))
     other = quoted(["narfx", run.kind, "--config", f"{run.name}/config.json", "--out", again(run.path)])
-    parts.append(Command(other, "The same, with all options from the run's own file:" if repeated else "It is repeated by:"))
+    parts.append(
+        Command(other, "The same, with all options from the run's own file:" if repeated else "It is repeated by:")
+    )
     parts.append(Facts(shown_config(run.config), "All options", folded=True))
     return Section("asked", "What was asked", tuple(parts))
 
@@ -85,9 +98,13 @@ def setup(run: RunFiles, more: Sequence[tuple[str, Any]] = ()) -> Section:
     parts: list[Any] = [Facts(tuple(facts))]
     if about is not None:
         machine = (("device", plain(about.device)), ("threads", f"{about.threads}"))
-        parts.append(Facts((*machine, *((plain(k), plain(v)) for k, v in about.versions.items())), "Versions, as the run began"))
+        parts.append(
+            Facts((*machine, *((plain(k), plain(v)) for k, v in about.versions.items())), "Versions, as the run began")
+        )
     else:
-        parts.append("An older version of narfx made this run, which kept neither its versions nor the sizes of its data.")
+        parts.append(
+            "An older version of narfx made this run, which kept neither its versions nor the sizes of its data."
+        )
     return Section("setup", "Data, seeds and versions", tuple(parts))
 
 
@@ -101,11 +118,13 @@ def network_section(
     """The graphs of networks, each with its choices and a title; the lines of an ``arch.json`` where there are none."""
     views = [view for record, entries, title in networks if (view := network_view(record, entries, title)) is not None]
     if views:
-        return Section("network", "The network", tuple(views))
+        return Section("network", "The network", (views[0], *(replace(view, folded=True) for view in views[1:])))
     if not lines:
         return None
     table = Table(("site",), [(plain(line, 300),) for line in lines])
-    return Section("network", "The network", ("An older version of narfx made this run: it kept the sites, but no graph.", table))
+    return Section(
+        "network", "The network", ("An older version of narfx made this run: it kept the sites, but no graph.", table)
+    )
 
 
 def curve(

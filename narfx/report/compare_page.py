@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-
-from narfx.report.charts import Dot, Line, Spread, front_chart, line_chart, spread_chart
+from narfx.report.charts import HINT, Dot, Line, Spread, front_chart, line_chart, spread_chart
 from narfx.report.common import (  # fmt: skip
     asked,
     cost_facts,
@@ -78,7 +77,11 @@ def _of_base(entry: Entry, result: CompareResult) -> str:
 def _difference(found: Contrast | None) -> str:
     if found is None or found.difference is None:
         return "not compared with"
-    error = "without a standard error, because there is one seed" if found.standard_error is None else f"± {100 * found.standard_error:.2f}"
+    error = (
+        "without a standard error, because there is one seed"
+        if found.standard_error is None
+        else f"± {100 * found.standard_error:.2f}"
+    )
     if found.verdict in ("better", "worse"):
         return f"{found.verdict} by {100 * abs(found.difference):.2f} {error} points of accuracy than"
     return f"not told apart ({100 * found.difference:+.2f} {error} points of accuracy) from"
@@ -166,7 +169,9 @@ def _costs(result: CompareResult) -> Section | None:
     if not costs:
         return None
     cost = costs[0] if "macs" not in costs else "macs"
-    records = [{"vector": r.vector, "skips": r.skips or (), "name": r.name, "accuracy": r.mean, **r.costs} for r in result.rows]
+    records = [
+        {"vector": r.vector, "skips": r.skips or (), "name": r.name, "accuracy": r.mean, **r.costs} for r in result.rows
+    ]
     best = {entry["name"] for entry in front(records, (cost, "accuracy"))}
     dots = [
         Dot(
@@ -179,9 +184,10 @@ def _costs(result: CompareResult) -> Section | None:
     keys = (Key("refined", "refined"), Key("base", "base"), Key("random, equal cost", "random"))
     title = f"Accuracy against {cost_words(cost)}"
     note = "The line joins the front: those that no other network beats. Small differences are within the errors."
-    said = "Hover or focus a point to see its vector and costs; a click or the Enter key copies the vector."
-    figure = front_chart("front-0", title, dots, cost_words(cost), "ms" if cost == "latency" else "", keys=keys, note=note)
-    return Section("front", "Accuracy and cost", (said, figure))
+    figure = front_chart(
+        "front-0", title, dots, cost_words(cost), "ms" if cost == "latency" else "", keys=keys, note=note
+    )
+    return Section("front", "Accuracy and cost", (HINT, figure))
 
 
 def _so_far(run: RunFiles) -> Section | None:

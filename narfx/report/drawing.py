@@ -27,7 +27,7 @@ _KEYS = {name: f"#0a0b{index:02x}" for index, name in enumerate(COLOURS)}
 _NAMES = {key: name for name, key in _KEYS.items()}
 _KEY = re.compile(r"#0a0b[0-9a-f]{2}")
 _REFERENCE = re.compile(r"(url\(#|^#)([^)]+)")
-_STYLE: dict[str, Any] = {
+_STYLE: Any = {
     "svg.fonttype": "none",  # text stays text: it can be selected, read aloud, and takes the page's font
     "svg.hashsalt": "narfx",
     "text.parse_math": False,  # a name may hold dollar signs
@@ -116,7 +116,7 @@ def _for_page(svg: str, name: str, label: str, points: Mapping[str, Point]) -> M
     _rename(root, name)
     root.set("role", "group" if points else "img")
     root.set("aria-label", label)
-    return Markup(_KEY.sub(_variable, ElementTree.tostring(root, encoding="unicode")))  # noqa: S704 - serialised XML
+    return Markup(_KEY.sub(_variable, ElementTree.tostring(root, encoding="unicode")))
 
 
 def _variable(found: re.Match[str]) -> str:

@@ -1,4 +1,4 @@
-"""The graph of a network as rows, from the input to the output, with the edges drawn beside them as in a list of commits.
+"""The graph of a network as rows, from input to output, with the edges drawn beside them as in a list of commits.
 
 An edge from a row to the next one is a line; any other edge leaves into a lane and comes back where it ends. All edges
 from one row share a lane.
@@ -42,7 +42,10 @@ class NetworkRow:
 
 @dataclass(frozen=True)
 class NetworkView:
-    """A network's rows, with the width of the lanes in pixels and the metric of the costs; ``note`` says what is left."""
+    """A network's rows, with the width of the lanes in pixels and the metric of the costs.
+
+    ``note`` names the skips, ``folded`` says that the reader opens it.
+    """
 
     title: str
     rows: tuple[NetworkRow, ...]
@@ -50,6 +53,7 @@ class NetworkView:
     metric: str
     keys: tuple[tuple[str, str], ...]
     note: str = ""
+    folded: bool = False
     height: int = _HEIGHT
     dot: int = _DOT
 
@@ -155,7 +159,7 @@ def _skip_marks(record: NetworkRecord, chosen: Sequence[int]) -> str:
 
 def _lanes(edges: Sequence[Edge], rows: int) -> dict[int, int]:
     """The lane of each row that has an edge to another row than the next one; lanes do not cross as far as they go."""
-    ends = {}
+    ends: dict[int, int] = {}
     for source, target, _ in edges:
         if target > source + 1:
             ends[source] = max(ends.get(source, 0), target)

@@ -98,12 +98,18 @@ class Tile:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What may be said, in a sentence. ``mood`` is a class of the page: ``better``, ``worse``,
-    ``undecided``, ``none`` or ``note-only``.
+    """What may be said, in a sentence.
+
+    ``mood`` is a class of the page: ``better``, ``worse``, ``undecided``, ``none`` or ``note-only``.
     """
 
     text: str
     mood: str = "none"
+
+    @property
+    def sentence(self) -> str:
+        """The text as a sentence begins."""
+        return self.text[:1].upper() + self.text[1:]
 
     @property
     def word(self) -> str:

@@ -103,11 +103,19 @@ def _open(path: Path) -> RunFiles:
 def _kind(config: Any) -> str | None:
     if not isinstance(config, dict):
         return None
-    return "search" if "strategy" in config else "compare" if "seeds" in config else "train" if "target" in config else None
+    return (
+        "search"
+        if "strategy" in config
+        else "compare"
+        if "seeds" in config
+        else "train"
+        if "target" in config
+        else None
+    )
 
 
 def _values(run: RunFiles, name: str, *, sealed_only: bool = False) -> Any:
-    """The object in a JSON file of the run, ``None`` where there is none; a warning where it is not what was written."""
+    """The object in a JSON file of the run, ``None`` where there is none; a warning where it was changed."""
     if not (run.path / name).exists():
         return None
     try:
@@ -139,7 +147,9 @@ def _valid(run: RunFiles, name: str, schema: type[M], values: Any) -> list[M]:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
-            run.warnings.append(f"{name} cannot be read ({plain(where)}: {plain(first['msg'])}); the report leaves it out")
+            run.warnings.append(
+                f"{name} cannot be read ({plain(where)}: {plain(first['msg'])}); the report leaves it out"
+            )
             break
     return found
 
@@ -170,5 +180,6 @@ def _events(run: RunFiles, folder: Path) -> list[Event]:
 def shown_config(config: dict[str, Any]) -> tuple[tuple[str, str], ...]:
     """The options of a run as texts, in the order of its file."""
     return tuple(
-        (plain(name), plain(value if isinstance(value, str) else json.dumps(value), 300)) for name, value in config.items()
+        (plain(name), plain(value if isinstance(value, str) else json.dumps(value), 300))
+        for name, value in config.items()
     )

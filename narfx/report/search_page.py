@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from typing import Any
 
-from narfx.report.charts import Dot, Spread, front_chart, spread_chart
+from narfx.errors import UsageError
+from narfx.report.charts import Spread, spread_chart
 from narfx.report.choices import choice_figures
 from narfx.report.common import (  # fmt: skip
     asked,
@@ -21,13 +21,12 @@ from narfx.report.common import (  # fmt: skip
     spread_of,
     unfinished,
 )
-from narfx.report.parts import Figure, Key, Page, Section, Table, Tile, Verdict, amount, number, percent, plain, share
+from narfx.report.parts import Figure, Page, Section, Table, Tile, Verdict, amount, number, percent, plain, share
 from narfx.report.reading import RunFiles
-from narfx.report.results import Evaluated, SearchResult
+from narfx.report.results import SearchResult
+from narfx.report.search_front import front_section
 from narfx.runs.events import Distilled, Scored, Step, Weights
 from narfx.space.architecture import Architecture
-from narfx.errors import UsageError
-from narfx.space.front import front
 
 __all__ = ["search_page"]
 
@@ -42,12 +41,6 @@ _SHOWN = {
     "critic_loss": "loss of the critic",
     "noise": "noise of the actions",
 }
-_KEYS = (
-    Key("on the front, or kept", "refined"),
-    Key("base", "base"),
-    Key("other finalists", "series-1"),
-    Key("random and others", "random"),
-)
 
 
 def search_page(run: RunFiles) -> Page:
@@ -68,7 +61,7 @@ def search_page(run: RunFiles) -> Page:
         tiles=tuple(_tiles(result)) if result else (),
         sections=sections(
             _beside(run, result) if result else None,
-            _front(run, result),
+            front_section(run, result),
             _network(run, result),
             _learning(run, steps),
             _choices(run, steps),
@@ -82,7 +75,8 @@ def search_page(run: RunFiles) -> Page:
 
 def _verdicts(run: RunFiles, result: SearchResult | None) -> Iterator[Verdict]:
     if result is None:
-        epochs = max([event.epoch or 0 for event in [*run.of_kind(Weights), *run.of_kind(Distilled)]], default=0)
+        seen = [event.epoch for event in run.events if isinstance(event, (Weights, Distilled))]
+        epochs = max((epoch for epoch in seen if type(epoch) is int), default=0)
         steps = len(run.of_kind(Step))
         told = f"{epochs} of {plain(run.config.get('epochs'))} epochs, {steps:,} steps of the strategy"
         yield unfinished(run, told if run.events else "it has not logged anything")
@@ -103,7 +97,11 @@ def _tiles(result: SearchResult) -> Iterator[Tile]:
     yield Tile("accuracy, validation", percent(result.accuracy), trained)
     for name, value in result.costs.items():
         base = number(getattr(result.base, name, None))
-        yield Tile(cost_words(name), share(value, base) or amount(value, name), f"{amount(value, name)}, base {amount(base, name)}")
+        yield Tile(
+            cost_words(name),
+            share(value, base) or amount(value, name),
+            f"{amount(value, name)}, base {amount(base, name)}",
+        )
 
 
 def _beside(run: RunFiles, result: SearchResult) -> Section:
@@ -162,78 +160,15 @@ def _validation_rows(result: SearchResult, images: int | None) -> list[Spread]:
     others = tuple(
         record.accuracy for record in result.finalists if record.accuracy is not None and record.key != result.key
     )
-    rows = [*row("base, its own weights", result.base.accuracy, "base"), *row("kept vector", result.accuracy, "refined")]
+    rows = [
+        *row("base, its own weights", result.base.accuracy, "base"),
+        *row("kept vector", result.accuracy, "refined"),
+    ]
     if others:
-        rows.append(Spread("other finalists", sum(others) / len(others), spread_of(others), others, "series-1"))
+        rows.append(Spread("other finalists", sum(others) / len(others), spread_of(others), others, "series-5"))
     if randoms:
         rows.append(Spread("random, equal cost", sum(randoms) / len(randoms), spread_of(randoms), randoms, "random"))
     return rows
-
-
-def _front(run: RunFiles, result: SearchResult | None) -> Section | None:
-    parts: list[Any] = ["Hover or focus a point to see its vector and costs; a click or the Enter key copies the vector."]
-    for cost in run.front.costs[:3] if run.front is not None else ("macs", "params", "latency"):
-        dots = _file_dots(run, cost) if run.front is not None else _result_dots(run, result, cost)
-        if not dots:
-            continue
-        unit = "ms" if cost == "latency" else ""
-        title = f"Accuracy against {cost_words(cost)}"
-        note = "The front is one point: nothing else that was evaluated beats it in one of the two."
-        alone = sum(dot.on_front for dot in dots) == 1
-        parts.append(
-            front_chart(f"front-{cost}", title, dots, cost_words(cost), unit, keys=_KEYS, note=note if alone else "")
-        )
-    return Section("front", "The front", tuple(parts)) if len(parts) > 1 else None
-
-
-def _file_dots(run: RunFiles, cost: str) -> list[Dot]:
-    """The points of ``front.json``, its base, and what else was evaluated."""
-    assert run.front is not None
-    named = [(f"point {index}", point, "refined") for index, point in enumerate(run.front.points, 1)]
-    dots = [
-        Dot(name, point.costs[cost], point.accuracy, point.standard_error, point.vector, point.skips,
-            tuple(point.costs.items()), colour, on_front=name != "base")
-        for name, point, colour in (*named, ("base", run.front.base, "base"))
-        if point.accuracy is not None and cost in point.costs
-    ]  # fmt: skip
-    known = {(dot.vector, dot.skips) for dot in dots}
-    others = [record for record in run.evaluations if record.key not in known]
-    return dots + [dot for record in others if (dot := _dot("evaluated", record, cost)) is not None]
-
-
-def _result_dots(run: RunFiles, result: SearchResult | None, cost: str) -> list[Dot]:
-    """All that a run without a ``front.json`` of this version has evaluated; the front of this cost is found anew."""
-    named: list[tuple[str, Evaluated]] = []
-    if result is not None:
-        named.append(("kept vector", result))
-        named += [(f"finalist {index}", record) for index, record in enumerate(result.finalists, 1)]
-        named += [(f"random {index}", record) for index, record in enumerate(result.randoms, 1)]
-    named += [("evaluated", record) for record in (*run.evaluations, *run.old_front)]
-    unique: dict[Any, Dot] = {}
-    for name, record in named:
-        is_base = not any(record.vector) and not record.skips and name == "evaluated"
-        dot = _dot("base" if is_base else name, record, cost)
-        if dot is not None:
-            unique.setdefault(record.key, dot)
-    records = [
-        {"vector": dot.vector, "skips": dot.skips or (), "accuracy": dot.accuracy, "cost": dot.cost}
-        for dot in unique.values()
-    ]
-    best = {(tuple(entry["vector"]), tuple(entry["skips"])) for entry in front(records, ("cost", "accuracy"))}
-    return [_coloured(dot, (dot.vector, dot.skips or ()) in best) for dot in unique.values()]
-
-
-def _coloured(dot: Dot, on_front: bool) -> Dot:
-    colour = "base" if dot.name == "base" else "refined" if on_front or dot.name == "kept vector" else "random"
-    finalist = dot.name.startswith("finalist") and colour == "random"
-    return replace(dot, on_front=on_front, colour="series-1" if finalist else colour)
-
-
-def _dot(name: str, record: Evaluated, cost: str) -> Dot | None:
-    costs = record.costs
-    if record.accuracy is None or cost not in costs:
-        return None
-    return Dot(name, costs[cost], record.accuracy, None, record.vector, record.skips, tuple(costs.items()))
 
 
 def _network(run: RunFiles, result: SearchResult | None) -> Section | None:
@@ -274,7 +209,9 @@ def _learning(run: RunFiles, steps: Sequence[Step]) -> Section:
     for event in scored[-1:]:
         prediction = event.more.get("prediction")
         tau = number(prediction.get("kendall_tau")) if isinstance(prediction, dict) else None
-        known = "" if tau is None else f" Kendall's tau between predicted and measured losses of random vectors: {tau:.2f}."
+        known = (
+            "" if tau is None else f" Kendall's tau between predicted and measured losses of random vectors: {tau:.2f}."
+        )
         parts.append(f"{event.vectors:,} architectures were measured on {event.images:,} training images.{known}")
     return Section("learning", "Learning curves", tuple(parts))
 
@@ -301,7 +238,9 @@ def _choices(run: RunFiles, steps: Sequence[Step]) -> Section | None:
     if not figures:
         return None
     title = "Operator probabilities" if logged else "Operators proposed"
-    said = [] if logged else ["The strategy has no policy that logs probabilities: these are the operators it proposed."]
+    said = (
+        [] if logged else ["The strategy has no policy that logs probabilities: these are the operators it proposed."]
+    )
     return Section("choices", title, (*said, *figures))
 
 

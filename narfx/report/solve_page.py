@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from typing import Any
 
-from narfx.report.charts import Dot, Line, front_chart, line_chart
+from narfx.report.charts import HINT, Dot, Line, front_chart, line_chart
 from narfx.report.command import solve_command
 from narfx.report.common import cost_facts, cost_words, network_section, sections, setup
-from narfx.report.parts import Cell, Command, Facts, Key, Page, Section, Table, Verdict, amount, percent, plain, share
-from narfx.report.parts import vector_text
+from narfx.report.parts import (
+    Cell,
+    Command,
+    Facts,
+    Key,
+    Page,
+    Section,
+    Table,
+    Verdict,
+    amount,
+    percent,
+    plain,
+    share,
+    vector_text,
+)
 from narfx.report.reading import RunFiles
 from narfx.report.results import SolveResult
 from narfx.space.front import front
+from narfx.space.network_record import NetworkRecord
 
 __all__ = ["solve_page"]
 
@@ -20,10 +34,12 @@ def solve_page(run: RunFiles) -> Page:
     """The points that were solved for."""
     result: SolveResult = run.result or SolveResult()
     record = run.about.networks[0] if run.about is not None and run.about.networks else None
-    networks = []
-    for point in result.points if record is not None else ():
+    networks: list[tuple[NetworkRecord, tuple[int, ...], str]] = []
+    for point in result.points:
+        if record is None:
+            break
         try:
-            entries = record.entries({"vector": point.vector, "skips": point.skips}) if record else ()
+            entries = record.entries({"vector": point.vector, "skips": point.skips})
         except ValueError as error:
             run.warnings.append(f"the point of {plain(point.budget)} does not fit the network: {error}")
             continue
@@ -34,7 +50,7 @@ def solve_page(run: RunFiles) -> Page:
         subtitle=plain(record.model if record is not None else f"of the search {result.run}", 90),
         verdicts=(_verdict(result),),
         tiles=(),
-        sections=sections(_front(result), network_section([n for n in networks if n[0] is not None]), _asked(run, result), setup(run)),
+        sections=sections(_front(result), network_section(networks), _asked(run, result), setup(run)),
         warnings=tuple(map(plain, (*run.warnings, *result.notes))),
     )
 
@@ -55,7 +71,9 @@ def _front(result: SolveResult) -> Section | None:
     if not points:
         return None
     cost = result.bounded
-    records: list[dict[str, Any]] = [{"vector": p.vector, "accuracy": p.accuracy, **p.costs, "budget": p.budget} for p in points]
+    records: list[dict[str, Any]] = [
+        {"vector": p.vector, "accuracy": p.accuracy, **p.costs, "budget": p.budget} for p in points
+    ]
     best = {entry["budget"] for entry in front(records, (cost, "accuracy"))}
     dots = [
         Dot(plain(p.budget), p.costs[cost], float(p.accuracy or 0), None, p.vector, p.skips, tuple(p.costs.items()),
@@ -65,7 +83,7 @@ def _front(result: SolveResult) -> Section | None:
     keys = (Key("on the front", "refined"), Key("not on it", "random"))
     unit = "ms" if cost == "latency" else ""
     parts: list[Any] = [
-        "Hover or focus a point to see its vector and costs; a click or the Enter key copies the vector.",
+        HINT,
         front_chart("front-0", f"Accuracy against {cost_words(cost)}", dots, cost_words(cost), unit, keys=keys),
     ]
     if all(point.predicted_accuracy is not None for point in points) and len(points) > 1:
@@ -82,12 +100,15 @@ def _front(result: SolveResult) -> Section | None:
 
 def _table(result: SolveResult) -> Table:
     costs = list(dict.fromkeys(name for point in result.points for name in point.costs))
-    rows = [
+    rows: list[tuple[Cell | str, ...]] = [
         (
             plain(point.budget),
             percent(point.accuracy),
             percent(point.predicted_accuracy),
-            *(f"{amount(point.costs.get(c), c)} {share(point.costs.get(c), result.base.get(c))}".strip() for c in costs),
+            *(
+                f"{amount(point.costs.get(c), c)} {share(point.costs.get(c), result.base.get(c))}".strip()
+                for c in costs
+            ),
             Cell(vector_text(point.vector, point.skips), copy=vector_text(point.vector, point.skips)),
         )
         for point in result.points
@@ -100,6 +121,8 @@ def _asked(run: RunFiles, result: SolveResult) -> Section | None:
     if result.asked is None:
         return Section("asked", "What was asked", (Facts((("search", plain(result.run)),)),))
     asked = result.asked
-    facts = Facts((("search", plain(result.run)), ("budget", plain(asked.budget)), ("solutions a budget", str(asked.count))))
+    facts = Facts(
+        (("search", plain(result.run)), ("budget", plain(asked.budget)), ("solutions a budget", str(asked.count)))
+    )
     command = solve_command(result.run, asked.budget, asked.count, asked.points, run.path)
     return Section("asked", "What was asked", (facts, Command(command, "This command repeats it:")))

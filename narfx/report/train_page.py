@@ -32,7 +32,9 @@ def train_page(run: RunFiles) -> Page:
     result: TrainResult | None = run.result
     epochs = run.of_kind(Epoch)
     record = run.about.networks[0] if run.about is not None and run.about.networks else None
-    costs = {} if result is None else {k: v for k, v in (("macs", result.macs), ("params", result.params)) if v is not None}
+    costs = (
+        {} if result is None else {k: v for k, v in (("macs", result.macs), ("params", result.params)) if v is not None}
+    )
     base = {} if record is None or not record.slots else {k: record.cost((0,) * len(record.slots), k) for k in costs}
     figures = [
         curve("loss", "Training loss", epochs, {"loss": "loss"}, "epoch"),

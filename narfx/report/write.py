@@ -14,6 +14,7 @@ from narfx.report.reading import RunFiles, read_run
 from narfx.report.search_page import search_page
 from narfx.report.solve_page import solve_page
 from narfx.report.train_page import train_page
+from narfx.runs.tensorboard import check_tensorboard, write_tensorboard
 from narfx.support.files import check_writable, disk_errors, write_text
 
 __all__ = ["report"]
@@ -24,7 +25,9 @@ _PAGES: dict[str, Callable[[RunFiles], Page]] = {
 _NAME = "report.html"
 
 
-def report(run: Path | str, out: Path | str | None = None, *, overwrite: bool = False) -> dict[str, Any]:
+def report(
+    run: Path | str, out: Path | str | None = None, *, overwrite: bool = False, tensorboard: bool = False
+) -> dict[str, Any]:
     """Write a report about a run of ``search``, ``train`` or ``compare``, or about what ``solve`` answered.
 
     The file needs no network and loads nothing. Only files of the run are read; no code that they name is run. A run
@@ -34,14 +37,17 @@ def report(run: Path | str, out: Path | str | None = None, *, overwrite: bool = 
         run: The run directory.
         out: The HTML file; ``report.html`` in the run without it.
         overwrite: Whether it may replace a file.
+        tensorboard: Whether the folder ``tensorboard`` in the run gets the scalars of the run as well.
 
     Returns:
-        ``{"run", "kind", "finished", "verdict", "warnings", "bytes", "files": {"report"}}``; ``warnings`` are what could
-        not be read.
+        ``{"run", "kind", "finished", "verdict", "warnings", "bytes", "files": {"report", ...}}``; ``warnings`` are what
+        could not be read.
 
     Raises:
-        UsageError: There is no run, or ``out`` exists, or cannot be written.
+        UsageError: There is no run, or ``out`` exists, or cannot be written, or ``tensorboard`` is asked for and is
+            not installed.
     """
+    check_tensorboard(tensorboard)
     run = Path(run)
     place = run / _NAME if out is None else Path(out)
     found = read_run(run)
@@ -49,6 +55,9 @@ def report(run: Path | str, out: Path | str | None = None, *, overwrite: bool = 
     page = _PAGES[found.kind](found)
     content = as_html(page)
     write_text(place, content)
+    files = {"report": str(place)}
+    if tensorboard:
+        files["tensorboard"] = str(write_tensorboard(run))
     return {
         "run": str(run),
         "kind": found.kind,
@@ -56,7 +65,7 @@ def report(run: Path | str, out: Path | str | None = None, *, overwrite: bool = 
         "verdict": "\n".join(verdict.text for verdict in page.verdicts),
         "warnings": list(page.warnings),
         "bytes": len(content.encode()),
-        "files": {"report": str(place)},
+        "files": files,
     }
 
 
@@ -67,8 +76,10 @@ def _check_place(place: Path, overwrite: bool) -> None:
         has_folder = place.parent.is_dir()
     if exists and not overwrite:
         raise UsageError(
-            f"{place} exists: choose another name with --out, or add --overwrite", where=str(place), kind="output_exists"
-        )  # fmt: skip
+            f"{place} exists: choose another name with --out, or add --overwrite",
+            where=str(place),
+            kind="output_exists",
+        )
     if not has_folder:
         raise UsageError(
             f"there is no folder {place.parent} to write {place.name} into: make it, or choose another with --out",

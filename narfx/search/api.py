@@ -20,6 +20,7 @@ from narfx.runs.events import Done, Subscriber
 from narfx.runs.finished import extend, finished_result
 from narfx.runs.folder import RunFolder, interruptible
 from narfx.runs.progress import Reporter, Silent
+from narfx.runs.tensorboard import check_tensorboard, follow, write_tensorboard
 from narfx.search.config import QUICK_LOOK, SearchConfig
 from narfx.search.epochs import SCORES
 from narfx.search.estimate import plan
@@ -54,6 +55,7 @@ def run(
     relative_to: Path | None = None,
     stages: Sequence[Stage] | None = None,
     subscribers: Sequence[Subscriber] = (),
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Search, and write the run directory ``out``.
 
@@ -69,6 +71,7 @@ def run(
         stages: Take the place of the configuration's strategy and epochs. They are code, which no file holds: give
             them to :func:`resume` as well.
         subscribers: Receive each event of the run as soon as it is written.
+        tensorboard: Whether the run's folder gets scalars for TensorBoard (:mod:`narfx.runs.tensorboard`).
 
     Returns:
         What ``narfx search --json`` prints: the vector, accuracy, costs, the random vectors, the verdict, the files.
@@ -81,6 +84,7 @@ def run(
         InterruptedRunError: Ctrl-C.
     """
     out, reporter = Path(out), reporter or Silent()
+    check_tensorboard(tensorboard)
     check_output(out, overwrite=overwrite)
     inputs = named_paths(config, relative_to)
     check_replaceable(out, inputs)
@@ -98,6 +102,8 @@ def run(
         config = config.model_copy(update={"latency_file": _LATENCY})
     values = config.model_dump(mode="json")
     folder = RunFolder.create(out, values, overwrite=overwrite, inputs=inputs, files=files, reads=reads, staged=True)
+    if tensorboard:
+        follow(folder)
     return _go(prepared, config, folder, reporter, subscribers)
 
 
@@ -124,18 +130,21 @@ def resume(
     reporter: Reporter | None = None,
     stages: Sequence[Stage] | None = None,
     subscribers: Sequence[Subscriber] = (),
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Go on with the run in ``out`` from its last checkpoint; the result is that of a run never stopped.
 
     With ``previous`` it goes on from the checkpoint before. The result of a finished run is read from its files. With
     ``epochs`` a run, finished or not, gets so many epochs in all: it ends as a run that was started with them, and with
     the warm-up epochs of this one, because neither SGDR nor a strategy knows how many epochs will follow. A search with
-    ``stages`` of its own takes the same ones again. ``subscribers`` receive the events from here on.
+    ``stages`` of its own takes the same ones again. ``subscribers`` receive the events from here on; with
+    ``tensorboard`` the scalars of the whole run are written.
 
     Raises:
         UsageError: A file of the run is damaged; or its configuration, the model, a file that it names or the data are
             not those that it began with; or it cannot get these ``epochs``.
     """
+    check_tensorboard(tensorboard)
     folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
     config = folder.resumed_config(SearchConfig)
     _check_same(folder.path / _STAGES, stages)
@@ -150,9 +159,13 @@ def resume(
         extend(folder, epochs, (_FILES["result"], _FILES["arch"], EVALUATIONS))
         config = config.model_copy(update={"epochs": epochs})
     elif (found := finished_result(folder, _FILES["result"], reporter, extends=stages is None)) is not None:
+        if tensorboard:
+            write_tensorboard(folder.path)
         return {**found, **_places(folder)}
     prepared = prepare(config, stages or stages_of(config), device, folder.path, resumed=True)
     folder.check_reads(reads_of_search(config, prepared, folder.path))
+    if tensorboard:
+        follow(folder)
     return _go(prepared, config, folder, reporter, subscribers)
 
 

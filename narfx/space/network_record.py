@@ -10,7 +10,10 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, model_validator
 from narfx.space.records import Slot
 from narfx.space.space import SearchSpace
 
-__all__ = ["NetworkRecord", "NodeRecord", "SlotRecord", "slot_records"]
+__all__ = ["NetworkRecord", "NodeKind", "NodeRecord", "SlotRecord", "slot_records"]
+
+
+NodeKind = Literal["input", "site", "layer", "pool", "join", "output"]
 
 
 class _Record(BaseModel):
@@ -25,7 +28,7 @@ class NodeRecord(_Record):
     """
 
     name: str
-    kind: Literal["input", "site", "layer", "pool", "join", "output"]
+    kind: NodeKind
     label: str
     inputs: tuple[int, ...] = ()
 

@@ -23,6 +23,7 @@ from narfx.inputs.weights import apply_weights, write_weights
 from narfx.runs.finished import extend, finished_result
 from narfx.runs.folder import RunFolder, interruptible
 from narfx.runs.progress import Reporter, Silent
+from narfx.runs.tensorboard import check_tensorboard, follow, write_tensorboard
 from narfx.space.architecture import Architecture, Preprocessing
 from narfx.space.network_record import NetworkRecord
 from narfx.support.devices import pick_device
@@ -94,11 +95,13 @@ def train(
     overwrite: bool = False,
     reporter: Reporter | None = None,
     relative_to: Path | None = None,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Train one network; the run directory ``out`` gets ``weights.safetensors`` and ``metrics.json``.
 
     Where the target is an architecture, ``out`` also gets an ``arch.json`` that names these weights and the mean and
-    standard deviation of the training: it is what ``apply`` takes next.
+    standard deviation of the training: it is what ``apply`` takes next. With ``tensorboard`` it gets scalars as well
+    (:mod:`narfx.runs.tensorboard`).
 
     Returns:
         ``{"params", "macs", "vector", "starting_weights", "epochs", "loss", "val", "test", "files"}``.
@@ -108,12 +111,15 @@ def train(
         RunError: The loss became NaN or the machine ran out of memory or disk; the last checkpoint is kept.
         InterruptedRunError: Ctrl-C.
     """
+    check_tensorboard(tensorboard)
     check_out(config, Path(out), relative_to, overwrite=overwrite)
     prepared = prepare(config, device=device, relative_to=relative_to)
     targets = [] if prepared.target is None else [prepared.target]
     reads = reads_of(config, relative_to, targets, [prepared.network], [prepared.task])
     known = about([prepared.record], prepared.task, pick_device(device))
     folder = create_run(config, Path(out), targets, relative_to, overwrite=overwrite, reads=reads, about=known)
+    if tensorboard:
+        follow(folder)
     return _run(prepared, folder, reporter or Silent())
 
 
@@ -140,6 +146,7 @@ def resume_train(
     device: str = "auto",
     previous: bool = False,
     reporter: Reporter | None = None,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Resume the training in ``out`` from its last checkpoint; arguments and errors as for ``train``.
 
@@ -147,6 +154,7 @@ def resume_train(
     a finished run is read from its files. With ``epochs`` a run, finished or not, gets so many epochs in all, and ends
     as a run that was started with them.
     """
+    check_tensorboard(tensorboard)
     folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
     config = folder.resumed_config(TrainConfig)
     if epochs is not None:
@@ -154,10 +162,14 @@ def resume_train(
         extend(folder, epochs, (_FILES["metrics"], _ARCH))
         config = config.model_copy(update={"epochs": epochs})
     elif (found := finished_result(folder, _FILES["metrics"], reporter)) is not None:
+        if tensorboard:
+            write_tensorboard(folder.path)
         return {**found, "files": _places(folder, (folder.path / _ARCH).is_file())}
     prepared = prepare(config, device=device, relative_to=folder.path)
     targets = [] if prepared.target is None else [prepared.target]
     folder.check_reads(reads_of(config, folder.path, targets, [prepared.network], [prepared.task]))
+    if tensorboard:
+        follow(folder)
     return _run(prepared, folder, reporter)
 
 
@@ -275,9 +287,7 @@ def _open_architecture(config: TrainConfig, target: Placed, start: Path | None, 
         [f"weights: {lowered.weights}", *traced.notes],
         network_record(traced, "base" if config.base else "refined", vector, model=plain),
         weights is not None or wanted.weights is not None,
-        traced.architecture(
-            vector, init=target.architecture.init, base_weights=target.architecture.base_weights
-        ),
+        traced.architecture(vector, init=target.architecture.init, base_weights=target.architecture.base_weights),
     )
 
 

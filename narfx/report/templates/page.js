@@ -59,7 +59,7 @@
     button.addEventListener("click", () => copy(button.dataset.copy));
   addEventListener("scroll", hide, { passive: true });
   addEventListener("beforeprint", () => {
-    for (const details of document.querySelectorAll("details:not([open])")) {
+    for (const details of document.querySelectorAll("details.network:not([open]), .points details:not([open])")) {
       details.open = true;
       details.dataset.printed = "";
     }
