@@ -83,20 +83,21 @@ def _least(schema: type[BaseModel], wanted: BaseModel) -> dict[str, Any] | None:
     """The fewest fields from which the configuration follows; ``None`` where none do."""
     values = dict(wanted)
     fields = {name: values[name] for name in _NEEDED if values.get(name) not in (None, ())}
-    try:
-        for _ in values:
-            found = dict(schema.model_validate(fields))
-            other = [name for name in values if found[name] != values[name] and name not in fields]
-            if not other:
-                break
-            fields |= {name: values[name] for name in other}
-        for name in [name for name in fields if name not in _NEEDED]:
-            fewer = {key: value for key, value in fields.items() if key != name}
-            if _gives(schema, fewer, wanted):
-                fields = fewer
-    except ValidationError:
-        return None
+    fields |= _different(schema, fields, values)
+    fields |= _different(schema, fields, values)  # what the first ones set beside themselves, as a schedule does
+    for name in [name for name in fields if name not in _NEEDED]:
+        fewer = {key: value for key, value in fields.items() if key != name}
+        fields = fewer if _gives(schema, fewer, wanted) else fields
     return fields if _gives(schema, fields, wanted) and _sayable(fields) else None
+
+
+def _different(schema: type[BaseModel], fields: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """The values that do not follow from the fields; all of them where these alone are no configuration."""
+    try:
+        found = dict(schema.model_validate(fields))
+    except ValidationError:
+        return {name: value for name, value in values.items() if value not in (None, (), {})}
+    return {name: value for name, value in values.items() if found[name] != value}
 
 
 def _gives(schema: type[BaseModel], fields: Mapping[str, Any], wanted: BaseModel) -> bool:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shlex
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from report_runs import copy_runs
@@ -56,6 +55,12 @@ COMPARE: dict[str, st.SearchStrategy[Any]] = {
 }  # fmt: skip
 
 
+def by_shell(command: str) -> list[str]:
+    """The words that a shell makes of a command."""
+    done = subprocess.run(["bash", "-c", f"printf '%s\\0' {command}"], capture_output=True, check=True)
+    return done.stdout.decode().split("\0")[:-1]
+
+
 class Caught(BaseException):
     """Carries the configuration that a verb was called with."""
 
@@ -69,7 +74,7 @@ def configuration(command: str, verb: Any, name: str, monkeypatch: pytest.Monkey
     with monkeypatch.context() as patch:
         patch.setattr(verb, name, caught)
         with pytest.raises(Caught) as found:
-            code = run_app(app, shlex.split(command)[1:])
+            code = run_app(app, by_shell(command)[1:])
             raise AssertionError(f"{command} ended with {code}")
     config: BaseModel = found.value.args[0]
     return config
@@ -92,14 +97,22 @@ def test_the_command_gives_the_configuration_back(
     choices: dict[str, st.SearchStrategy[Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
 
     @given(options(choices), PATHS)
-    @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=12, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
     def check(fields: dict[str, Any], data: str) -> None:
         if "schedule" in fields and "optimizer" in fields:
             fields.pop("optimizer")
         if "optimizer" in fields:
             fields.setdefault("lr", 0.1)
+        named = (
+            data,
+            *(fields.get(key) for key in ("val_data", "weights", "latency_file")),
+            *fields.get("further", ()),
+        )
+        for path in filter(None, (*named, "arch.json")):
+            (tmp_path / path).touch()
         config = schema.model_validate({**needed, "data": data, **fields})
         if fields.get("further"):
             config = config.model_copy(update={"names": tuple(f"n{i}" for i in range(1 + len(fields["further"])))})
@@ -122,8 +135,7 @@ def test_the_command_gives_the_configuration_back(
 @given(st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1), min_size=1, max_size=4))
 @settings(max_examples=25, deadline=None)
 def test_a_shell_reads_the_words_as_they_were(words: list[str]) -> None:
-    done = subprocess.run(["bash", "-c", f"printf '%s\\0' {quoted(words)}"], capture_output=True, check=True)
-    assert done.stdout.decode().split("\0")[:-1] == words
+    assert by_shell(quoted(words)) == words
 
 
 def test_a_configuration_that_this_version_does_not_know(tmp_path: Path) -> None:
@@ -141,7 +153,7 @@ def test_the_search_that_is_repeated_gives_the_same_result(
     first = run_command("search", config, runs / "search")
     assert first is not None and first.endswith("--out search-again")
     for command in (first, "narfx search --config search/config.json --out other"):
-        words = shlex.split(command)
+        words = by_shell(command)
         assert run_app(app, [*words[1:], "-q"]) == 0
         assert json.loads((runs / words[-1] / "config.json").read_text()) == config
         for name in ("arch.json", "about.json", "result.json"):
