@@ -28,12 +28,18 @@ def series(index: int) -> str:
 def choice_figures(steps: Sequence[Step], operators: Sequence[str], slots: Sequence[str]) -> tuple[list[Figure], bool]:
     """The figures of the operators' probabilities, or of their shares among the proposals where no policy logs any.
 
+    Args:
+        steps: Those of a strategy.
+        operators: The names of the choices.
+        slots: The names of the slots that are no skips, which come first in a vector; none where they are not known.
+
     Returns:
         The figures, and whether they show probabilities.
     """
     found = _probabilities(steps)
     logged = found is not None
     numbers, p = found if found is not None else _proposed(steps)
+    p = p[:, : len(slots)] if slots else p
     if not len(numbers):
         return [], logged
     names = [operators[k] if k < len(operators) else f"choice {k}" for k in range(p.shape[2])]

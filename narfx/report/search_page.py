@@ -31,6 +31,8 @@ from narfx.space.architecture import Architecture
 __all__ = ["search_page"]
 
 _REWARD = {"reward": "mean reward of a batch"}
+_ELSEWHERE = {"reward", "baseline", "grad_norm"}
+_MOST_OTHERS = 8
 _SHOWN = {
     "entropy": "entropy of a decision, nats",
     "policy.entropy": "entropy of a decision, nats",
@@ -200,7 +202,7 @@ def _learning(run: RunFiles, steps: Sequence[Step]) -> Section:
         curve("distilled", "Error of the operators against the base's features", distilled, {"loss": "error"}, "epoch"),
         curve("reward", "Reward", steps, _REWARD, "step", what="reward", smooth=True),
         *(curve(f"s-{n}", text[:1].upper() + text[1:], steps, {key: text}, "step", what=text, smooth=True)
-          for n, (key, text) in enumerate(_SHOWN.items())),
+          for n, (key, text) in enumerate(_logged(steps).items())),
         curve("rate", "Learning rate", [*weights, *distilled], {"lr": "learning rate"}, "epoch"),
     ]  # fmt: skip
     parts: list[Any] = [figure for figure in figures if figure is not None]
@@ -214,6 +216,15 @@ def _learning(run: RunFiles, steps: Sequence[Step]) -> Section:
         )
         parts.append(f"{event.vectors:,} architectures were measured on {event.images:,} training images.{known}")
     return Section("learning", "Learning curves", tuple(parts))
+
+
+def _logged(steps: Sequence[Step]) -> dict[str, str]:
+    """The scalars that the strategy logs, with a title: those known here, then others as they are called."""
+    keys = {
+        key for step in (*steps[:20], *steps[-20:]) for key, value in step.more.items() if number(value) is not None
+    }
+    others = sorted(keys - _SHOWN.keys() - _ELSEWHERE)
+    return _SHOWN | {key: plain(key.replace("_", " "), 40) for key in others[:_MOST_OTHERS]}
 
 
 def _error_table(event: Distilled) -> Table:
@@ -231,10 +242,11 @@ def _choices(run: RunFiles, steps: Sequence[Step]) -> Section | None:
     if not steps:
         return None
     networks = run.about.networks if run.about is not None else ()
-    slots = [slot.name for slot in networks[0].slots] if networks else []
-    named = run.config.get("operators")
-    operators = [str(name) for name in named] if isinstance(named, list) else []
-    figures, logged = choice_figures(steps, operators, slots)
+    slots = [slot for slot in networks[0].slots if slot.skip is None] if networks else []
+    lists = {slot.choices for slot in slots}
+    named = next(iter(lists)) if len(lists) == 1 else () if lists else run.config.get("operators")
+    operators = [str(name) for name in named] if isinstance(named, (list, tuple)) else []
+    figures, logged = choice_figures(steps, operators, [slot.name for slot in slots])
     if not figures:
         return None
     title = "Operator probabilities" if logged else "Operators proposed"

@@ -74,6 +74,10 @@ def _check_place(place: Path, overwrite: bool) -> None:
     with disk_errors(place):
         exists = place.exists()
         has_folder = place.parent.is_dir()
+    if place.suffix.lower() not in (".html", ".htm"):
+        raise UsageError(
+            f"{place} would hold HTML: give --out a name that ends in .html", where=str(place), kind="not_html"
+        )
     if exists and not overwrite:
         raise UsageError(
             f"{place} exists: choose another name with --out, or add --overwrite",

@@ -256,6 +256,7 @@ def test_a_metric_that_is_constant_or_not_a_number(runs: Path) -> None:
         (("search", "--out", "folder"), "output_exists"),
         (("search", "--out", "/dev/null", "--overwrite"), "output_exists"),
         (("search", "--out", "none/here.html"), "missing_folder"),
+        (("search", "--out", "search/result.json", "--overwrite"), "not_html"),
     ],
 )
 def test_what_a_user_can_get_wrong(narfx: RunJson, runs: Path, arguments: tuple[str, ...], kind: str) -> None:
