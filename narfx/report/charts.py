@@ -147,7 +147,8 @@ def front_chart(
         f"{title}: accuracy against {cost} of {len(dots)} architectures, {sum(d.on_front for d in dots)} on the front."
     )
     svg = draw(name, paint, height=3.5, label=label, points=points)
-    return Figure(title, svg, label, keys=keys, note=note, points=True, table=_dot_table(placed))
+    used = tuple(key for key in keys if key.colour in {dot.colour for dot in dots})
+    return Figure(title, svg, label, keys=used, note=note, points=True, table=_dot_table(placed))
 
 
 def _rising(dots: Sequence[Dot]) -> list[Dot]:

@@ -181,7 +181,12 @@ def _costs(result: CompareResult) -> Section | None:
         for row in result.rows
         if cost in row.costs
     ]  # fmt: skip
-    keys = (Key("refined", "refined"), Key("base", "base"), Key("random, equal cost", "random"))
+    named = {row.name: _colour(row, result) for row in result.rows}
+    keys = (
+        *(Key(plain(each.name, 40), named[each.name]) for each in result.architectures if each.name in named),
+        Key("base", "base"),
+        Key("random, equal cost", "random"),
+    )
     title = f"Accuracy against {cost_words(cost)}"
     note = "The line joins the front: those that no other network beats. Small differences are within the errors."
     figure = front_chart(

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from narfx.report.choices import series
-from narfx.report.parts import amount, plain, signed
+from narfx.report.parts import amount, plain, share
 from narfx.space.network_record import NetworkRecord, NodeRecord, SlotRecord
 
 __all__ = ["NetworkRow", "NetworkView", "network_view"]
@@ -113,7 +113,7 @@ def _with_slot(
         changed=entry != 0,
         shape=slot.shapes[place] if place < len(slot.shapes) else "",
         cost="with the slot above" if again else amount(own),
-        saved="" if again or own is None or not base or own == base else f"{signed(100 * (own / base - 1), 0)} %",
+        saved="" if again or own == base else share(own, base, 0),
         share=None if again or own is None else 100 * own / dearest,
         base_share=None if again or base is None else 100 * base / dearest,
     )

@@ -12,7 +12,7 @@ from markupsafe import Markup
 from narfx.support.text import one_line
 
 __all__ = ["Cell", "Command", "Facts", "Figure", "Key", "Page", "Section", "Table", "Tile", "Verdict", "amount"]
-__all__ += ["number", "percent", "plain", "share", "signed", "vector_text"]
+__all__ += ["number", "percent", "plain", "share", "vector_text"]
 
 Number = int | float
 
@@ -107,11 +107,6 @@ class Verdict:
     mood: str = "none"
 
     @property
-    def sentence(self) -> str:
-        """The text as a sentence begins."""
-        return self.text[:1].upper() + self.text[1:]
-
-    @property
     def word(self) -> str:
         """The mood as a word, so that it is not told by a colour alone."""
         words = {"better": "Better", "worse": "Worse", "undecided": "Not told apart", "note-only": "Note"}
@@ -162,17 +157,14 @@ def amount(value: float | None, metric: str = "") -> str:
 
 def percent(value: float | None) -> str:
     """An accuracy as a percentage."""
-    return "–" if value is None else f"{100 * value:.2f} %"
+    return "–" if value is None else f"{100 * value:.2f}\N{NO-BREAK SPACE}%"
 
 
-def share(value: float | None, base: float | None) -> str:
-    """How much more or less than the base's a cost is."""
-    return "" if value is None or not base else signed(100 * (value / base - 1), 1) + " %"
-
-
-def signed(value: float, digits: int) -> str:
-    """A number with its sign, a minus as it is printed."""
-    return f"{value:+.{digits}f}".replace("-", "−")
+def share(value: float | None, base: float | None, digits: int = 1) -> str:
+    """How much more or less than the base's a cost is; empty where one of them is not known."""
+    if value is None or not base:
+        return ""
+    return f"{100 * (value / base - 1):+.{digits}f}\N{NO-BREAK SPACE}%".replace("-", "−")
 
 
 def vector_text(vector: Sequence[int], skips: Sequence[Sequence[int]] | None = None) -> str:

@@ -40,7 +40,7 @@ def test_the_page_of_a_search(narfx: RunJson, runs: Path) -> None:
     page = read(runs / "search" / "report.html")
     found = json.loads((runs / "search" / "result.json").read_text())
     verdict = found["verdict"]
-    assert verdict[0].upper() + verdict[1:] in page.words and result["verdict"].startswith(verdict)
+    assert verdict in page.words and result["verdict"].startswith(verdict)
     # Each section has a heading, and the navigation leads to it.
     for title in (
         "Base, refined and random", "The front", "The network", "Learning curves", "Operator probabilities",
@@ -71,7 +71,7 @@ def test_the_page_of_a_comparison_and_of_a_training(narfx: RunJson, runs: Path) 
     for row in found["rows"]:
         assert f"{row['name']} {100 * row['mean']:.2f} % {100 * row['standard_error']:.2f}" in page.words
     against = found["architectures"][0]["against_base"]
-    assert found["verdict"][1:] in page.words and f"{100 * abs(against['difference']):.2f}" in page.words
+    assert found["verdict"] in page.words and f"{100 * abs(against['difference']):.2f}" in page.words
     assert len(list(page.named("g", class_="point"))) == len(found["rows"])
     code, _, err = narfx("report", "train", "--out", "t.html")
     assert code == 0, err
