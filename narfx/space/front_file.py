@@ -135,6 +135,11 @@ class Front(BaseModel):
             raise damaged(path, "restore it from a copy, or search again")
         return found
 
+    def summary(self) -> dict[str, Any]:
+        """``costs``, and the numbers of ``points`` and of those ``with_weights``."""
+        kept = sum(point.weights is not None for point in self.points)
+        return {"costs": list(self.costs), "points": len(self.points), "with_weights": kept}
+
     def save(self, path: Path) -> None:
         """Write the file whole or not at all, with its digest."""
         write_sealed(path, self.model_dump(mode="json", exclude_none=True) | {"base": _point(self.base)})
