@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from narfx._supervisor import clean_up, supervise
+from narfx.support.slow_model import TOO_SLOW, too_slow
 
 __all__ = ["INTERRUPTS"]
 
@@ -89,7 +90,14 @@ def _crashed(process: int, number: signal.Signals) -> int:
     _open_closed_streams()
     left = clean_up(process, sys.orig_argv)
     if number == signal.SIGKILL:
-        _tell(7, "killed", f"the command was killed, perhaps because the machine is out of memory{left}")
+        _tell(
+            7,
+            "killed",
+            f"the command was killed{left}: the machine may be out of memory; use a smaller batch or a smaller model",
+        )
+    elif number == signal.SIGVTALRM:  # set by narfx.graph.time_limit
+        _tell(2, TOO_SLOW, f"{too_slow('its time, in code that Python cannot interrupt')}{left}")
+        return 2
     else:
         cause = f"torch or another native library crashed ({signal.strsignal(number)})"
         cure = "python -X faulthandler -m narfx with the same options shows where; another version of torch may help"

@@ -17,11 +17,12 @@ from pathlib import Path
 
 from narfx.support.hidden import hidden_for, remove_hidden
 
-__all__ = ["clean_up", "supervise"]
+__all__ = ["clean_up", "is_supervised", "supervise"]
 
 _PR_SET_PDEATHSIG = 1
 _SI_KERNEL = 0x80
-_CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGKILL")
+_CRASHES = ("SIGSEGV", "SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGKILL", "SIGVTALRM")
+_supervised = [False]
 
 
 def supervise(passed_on: Iterable[signal.Signals], crashed: Callable[[int, signal.Signals], int]) -> None:
@@ -41,8 +42,14 @@ def supervise(passed_on: Iterable[signal.Signals], crashed: Callable[[int, signa
     if child > 0:
         os._exit(_wait(child, waited, crashed))
     if child == 0:
+        _supervised[0] = True
         _die_with(parent)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def is_supervised() -> bool:
+    """Whether this process has a parent that reports a crash."""
+    return _supervised[0]
 
 
 def _wait(child: int, waited: set[signal.Signals], crashed: Callable[[int, signal.Signals], int]) -> int:

@@ -1,8 +1,8 @@
-"""What dispatching costs: ratios measured in one process, never times.
+"""What dispatching costs: ratios measured in one process, not absolute times.
 
 Each number is the median, over many rounds, of the time that one thing takes over the time that another takes in the
-same round; the two take turns at going first, so that a drift of the machine falls on both. The quartiles say how
-far a round strays. One row measures the plain network against a copy of itself: the error of the method.
+same round; the two take turns at going first, so that a drift of the machine falls on both. The quartiles show how
+much rounds vary. One row measures the plain network against a copy of itself: the error of the method.
 
     OMP_NUM_THREADS=1 python tools/bench.py
     python tools/bench.py --check        # exit code 1 where a promise is broken

@@ -3,9 +3,9 @@
     OMP_NUM_THREADS=1 python tools/coverage.py --out coverage.jsonl --page docs/coverage.md
     python tools/coverage.py --out coverage.jsonl --models timm:resnet18 --no-onnx "its export takes an hour"
 
-Each model runs in a process of its own with bounded time and memory, so a crash is a row and not an end. Rows are
-appended to the file as they come; models that have a row there are not run again, so the same command goes on where
-it was stopped. No weights are downloaded.
+Each model runs in a process of its own with bounded time and memory, so a crash gives a row and the survey continues.
+Rows are appended to the file as they come; models that have a row there are not run again, so the same command
+continues a stopped survey. No weights are downloaded.
 """
 
 from __future__ import annotations
@@ -94,7 +94,7 @@ def parameters(parts: Iterable[nn.Module]) -> int:
 
 
 def worker(model: str, group: str, onnx: bool, memory: float, send: Connection) -> None:
-    """The process of one model: sends each step's findings, and at the end what went wrong."""
+    """The process of one model: it sends the findings of each step, and at the end the error, if any."""
     limit = int(memory * 2**30)
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     torch.set_num_threads(1)

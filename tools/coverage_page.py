@@ -69,7 +69,7 @@ def write_page(path: Path, rows: Iterable[Row]) -> None:
 def _page(groups: dict[str, list[Row]]) -> Iterator[str]:
     everything = [row for members in groups.values() for row in members]
     yield "# Coverage\n"
-    yield "Which published networks the compiler takes, and at what cost. `make coverage` makes this page anew.\n"
+    yield "Which published networks the compiler takes, and at what cost. `make coverage` writes this page.\n"
     versions = sorted({", ".join(f"{k} {v}" for k, v in row["environment"].items()) for row in everything})
     yield ".\n".join(versions) + ".\n"
     yield from _table(["", *groups], _summary(list(groups.values())))

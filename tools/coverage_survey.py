@@ -1,4 +1,4 @@
-"""One model through the compiler: what ``tools/coverage.py`` runs in a process of its own, and reports step by step.
+"""One model through the compiler: ``tools/coverage.py`` runs this in a process of its own, which reports each step.
 
 Fresh networks hide errors: a BatchNorm whose statistics are 0 and 1, a layer scale of 1e-6 or a skip gain of 0 make a
 wrong trace or a wrong fusion compute the right thing. So :func:`wake` draws such parameters anew, and narfx's own

@@ -1,10 +1,10 @@
 """Is the shared BatchNorm a fair judge? How a supernet ranks architectures, against training each of them alone.
 
-A search believes the rewards that sub-networks earn with shared weights. This tool measures what that belief is
-worth: Kendall's tau between those rewards and the accuracy of the same architectures trained stand-alone from
+A search relies on the rewards that sub-networks get with shared weights. This tool measures how reliable they are:
+Kendall's tau between those rewards and the accuracy of the same architectures trained stand-alone from
 scratch, once with one BatchNorm after each site (``shared``) and once with one for each operator (``separate``). The
 vectors are drawn uniformly from the space, and the supernets are trained on uniform random vectors, so that no
-strategy takes part. Everything that was trained is kept in the output folder, and a second call goes on from there.
+strategy takes part. The output folder keeps everything that was trained, and a second call continues from there.
 
     python tools/fair_judge.py --data cifar10.npz --out runs/fair_judge
 
@@ -22,14 +22,12 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from fair_judge_tables import show
 from pydantic import Field
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from scipy.stats import kendalltau
+from rank_agreement import NORMS, REWARDS, Norms, Rewards, compare_judges, spread, verdict
 
 from narfx.compiler.front_end import Traced
 from narfx.compiler.lowering import lower
@@ -57,19 +55,11 @@ from narfx.training.fit import fit
 from narfx.training.initialise import reinitialise
 from narfx.training.recipe import Recipe
 
-Norms = Literal["shared", "separate"]
-Rewards = dict[str, list[list[float]]]  # of one supernet, by reward: minibatches by vectors
-NORMS: tuple[Norms, ...] = ("shared", "separate")
-REWARDS = {
-    "quick": "batch statistics, one minibatch",
-    "quick_all": "batch statistics, all minibatches",
-    "proper": "recalibrated, whole validation part",
-}
 MAY_CHANGE = ("vectors", "repeats", "supernets", "supernet_epochs")  # in a second call: what is kept still holds
 
 
 class Config(Recipe, DataOptions):
-    """The measurement; the recipe is that of stand-alone training, one cosine from ``lr`` to ``lr_min`` by default."""
+    """The measurement, with the recipe of stand-alone training: by default one cosine from ``lr`` to ``lr_min``."""
 
     model: str = "narfx:resnet_cifar?depth=8"
     vectors: int = Field(default=30, ge=3)
@@ -126,7 +116,7 @@ class Measurement:
         return self._report([found[vector] for vector in self.vectors], judged)
 
     def _alone(self, vector: Vector, seed: int, count: str) -> float:
-        """The stand-alone accuracy of one vector, trained from scratch; read where it is known."""
+        """The stand-alone accuracy of one vector, trained from scratch, or read if it is known."""
         folder, name = RunFolder(self.out / "alone" / f"{_text(vector)}.{seed}"), f"stand-alone {count}: {vector}"
         kept = folder.path / "metrics.json"
         if not kept.is_file():
@@ -210,106 +200,10 @@ class Measurement:
                 {"vector": list(vector), "macs": cost["macs"], "params": cost["params"], "accuracies": values}
                 for vector, cost, values in zip(self.vectors, costs, found, strict=True)
             ],
-            "alone": _spread(alone, found),
+            "alone": spread(alone, found),
             **compared,
             "verdict": verdict(compared),
         }
-
-
-def _spread(alone: np.ndarray, found: list[list[float]]) -> dict[str, float | None]:
-    """How far the architectures lie apart, and how far one of them from itself with another seed."""
-    twice = np.array([values for values in found if len(values) == 2]).reshape(-1, 2)
-    enough = len(twice) > 2
-    return {
-        "mean": float(alone.mean()),
-        "least": float(alone.min()),
-        "most": float(alone.max()),
-        "deviation": float(alone.std(ddof=1)),
-        "seed_deviation": float(np.std(twice[:, 1] - twice[:, 0], ddof=1) / 2**0.5) if enough else None,
-        "seed_to_seed_tau": _finite(kendalltau(*twice.T).statistic) if enough else None,
-        "repeats": len(twice),
-    }
-
-
-def compare_judges(
-    judges: dict[str, np.ndarray], alone: np.ndarray, *, seed: int, resamples: int = 4000
-) -> dict[str, Any]:
-    """Tau of each judge with the stand-alone accuracy, and the differences that decide, with 95 % intervals.
-
-    A judge is an array of rewards (supernets, minibatches, vectors); its tau is the mean over the first two. The
-    intervals are percentiles of a bootstrap that draws vectors and, of each kind, supernets. All judges see the same
-    vectors, so that a difference is one of pairs.
-    """
-    rng, vectors, supernets = numpy_generator(seed, "bootstrap"), len(alone), max(map(len, judges.values()))
-    counts = rng.multinomial(vectors, np.full(vectors, 1 / vectors), size=resamples)
-    nets = {str(norms): rng.integers(supernets, size=(resamples, supernets)) for norms in NORMS}
-    drawn = {}
-    for name, rewards in judges.items():
-        taus = _taus(_signs(rewards), _signs(alone), counts).mean(axis=-1)
-        drawn[name] = np.take_along_axis(taus, nets.get(name.split()[0], np.zeros((resamples, 1), int)), axis=1).mean(1)
-    result: dict[str, Any] = {"judges": {}, "differences": {}}
-    for name, rewards in judges.items():
-        taus = [statistics.fmean(float(kendalltau(row, alone).statistic) for row in supernet) for supernet in rewards]
-        result["judges"][name] = {
-            "tau": _finite(statistics.fmean(taus)),
-            "interval": _interval(drawn[name]),
-            "by_supernet": [_finite(value) for value in taus],
-        }
-    kinds = [(f"separate {reward}", f"shared {reward}") for reward in REWARDS]
-    for first, second in kinds + [(name, "macs") for name in judges if name != "macs"]:
-        taus = [result["judges"][name]["tau"] for name in (first, second)]
-        result["differences"][f"{first} - {second}"] = {
-            "tau": None if None in taus else taus[0] - taus[1],
-            "interval": _interval(drawn[first] - drawn[second]),
-        }
-    return result
-
-
-def verdict(compared: dict[str, Any]) -> list[str]:
-    """One sentence for each reward: which kind of BatchNorm judged better, and whether that is more than noise."""
-    said = []
-    for reward, text in REWARDS.items():
-        found = compared["differences"][f"separate {reward} - shared {reward}"]
-        if found["tau"] is None or found["interval"] is None:
-            said.append(f"{text}: a judge gave all vectors one reward, so nothing can be said")
-            continue
-        low, high = found["interval"]
-        better = "separate" if found["tau"] > 0 else "shared"
-        more = "more than noise" if low > 0 or high < 0 else "no more than noise"
-        said.append(
-            f"{text}: separate - shared {found['tau']:+.3f} ({low:+.3f} to {high:+.3f}): "
-            + ("neither judged better" if found["tau"] == 0 else f"{better} judged better, {more}")
-        )
-    return said
-
-
-def _signs(values: np.ndarray) -> np.ndarray:
-    """Which of two vectors is better, for all pairs: (..., n) to (..., n, n)."""
-    return np.asarray(np.sign(values[..., :, None] - values[..., None, :]))
-
-
-def _taus(signs: np.ndarray, truth: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """Kendall's tau-b from the signs of all pairs, (..., n, n) and (n, n), each vector taken ``counts`` (r, n) times.
-
-    The result is (r, ...). A vector that is taken twice makes a tie with itself; tau-b leaves ties out. NaN where one
-    side has only ties.
-    """
-
-    def total(pairs: np.ndarray) -> np.ndarray:
-        return np.asarray(np.einsum("r...j,rj->r...", np.einsum("ri,...ij->r...j", counts, pairs), counts))
-
-    of_truth = total(truth**2).reshape(-1, *[1] * (signs.ndim - 2))
-    with np.errstate(invalid="ignore"):
-        return np.asarray(total(signs * truth) / np.sqrt(total(signs**2) * of_truth))
-
-
-def _interval(values: np.ndarray) -> list[float] | None:
-    finite = values[np.isfinite(values)]
-    return [float(bound) for bound in np.percentile(finite, [2.5, 97.5])] if len(finite) else None
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if np.isfinite(value) else None
 
 
 def _text(vector: Vector) -> str:
@@ -317,7 +211,7 @@ def _text(vector: Vector) -> str:
 
 
 def open_folder(out: Path, config: Config) -> None:
-    """Make the output folder, or see to it that what is kept in it came from the same configuration."""
+    """Make the output folder, or check that the results in it are of the same configuration."""
     values, kept = config.model_dump(mode="json"), out / "config.json"
     if kept.is_file():
         old = validated(Config, read_json(kept), str(kept)).model_dump(mode="json")
@@ -338,23 +232,23 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         "model": "model reference",
         "data": "data source, as for narfx search",
         "data_fraction": "share of the training part that is used",
-        "val_fraction": "share of it that is held out for the rewards",
+        "val_fraction": "share of the training part that is held out for the rewards",
         "batch_size": "images in a training step",
         "vectors": "architectures, drawn uniformly",
-        "repeats": "how many of them are trained with a second seed too, for the noise of stand-alone training",
+        "repeats": "architectures that are trained with a second seed too, for the noise of stand-alone training",
         "epochs": "epochs of stand-alone training",
-        "lr": "its learning rate",
+        "lr": "learning rate of stand-alone training",
         "supernets": "supernets of each kind, over as many seeds",
         "supernet_epochs": "epochs of shared weights on uniform random vectors",
-        "supernet_lr": "their learning rate",
+        "supernet_lr": "learning rate of the shared weights",
         "reward_images": "images in a quick reward",
-        "seed": "seed of everything",
+        "seed": "seed of all draws",
     }.items():
         default = fields[name].default
         parser.add_argument(
             f"--{name.replace('_', '-')}", type=type(default), default=default, help=f"{text} (%(default)s)"
         )
-    parser.add_argument("--device", default="cpu", help="(%(default)s)")
+    parser.add_argument("--device", default="cpu", help="auto, cpu, cuda or cuda:N (%(default)s)")
     parser.add_argument("--out", type=Path, required=True, help="folder that keeps what was trained")
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
@@ -378,49 +272,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         show(result)
     return 0
-
-
-def show(result: dict[str, Any]) -> None:
-    """The tables, in Markdown."""
-    console = Console(width=160, highlight=False)
-    alone, images = result["alone"], result["images"]
-    console.print(
-        f"{len(result['vectors'])} vectors, {images['train']} training and {images['val']} validation images; "
-        f"stand-alone accuracy on the {result['part']} part {alone['least']:.4f} to {alone['most']:.4f}, mean "
-        f"{alone['mean']:.4f}, standard deviation {alone['deviation']:.4f}"
-    )
-    if alone["seed_deviation"] is not None:
-        console.print(
-            f"{alone['repeats']} of them with a second seed: standard deviation of one training "
-            f"{alone['seed_deviation']:.4f}, seed-to-seed tau {_number(alone['seed_to_seed_tau'])}"
-        )
-    judges, differences = Table(box=box.MARKDOWN), Table(box=box.MARKDOWN)
-    for column in ("judge", "tau", "95 % interval", "by supernet"):
-        judges.add_column(column)
-    for column in ("difference", "tau", "95 % interval"):
-        differences.add_column(column)
-    for name, row in result["judges"].items():
-        shown = ", ".join(map(_number, row["by_supernet"])) if name != "macs" else ""
-        judges.add_row(_label(name), _number(row["tau"]), _range(row["interval"]), shown)
-    for name, row in result["differences"].items():
-        first, _, second = name.partition(" - ")
-        label = f"{_label(first)} − MACs alone" if second == "macs" else f"separate − {_label(second)}"
-        differences.add_row(label, _number(row["tau"]), _range(row["interval"]))
-    for part in (judges, differences, *result["verdict"]):
-        console.print(part)
-
-
-def _label(name: str) -> str:
-    kind, _, reward = name.partition(" ")
-    return "MACs alone" if kind == "macs" else f"{kind}: {REWARDS[reward]}"
-
-
-def _number(value: float | None) -> str:
-    return "none" if value is None else f"{value:.3f}"
-
-
-def _range(interval: list[float] | None) -> str:
-    return "none" if interval is None else f"{interval[0]:.3f} to {interval[1]:.3f}"
 
 
 if __name__ == "__main__":

@@ -33,7 +33,7 @@ search() { # NAME, MODEL, then what is of this search alone
 compare() { # NAME, DATA, the fraction that gives 8000 images to train on
     step "$1" compare "JOINT=$out/joint/arch.json" "NAR=$out/nar/arch.json" --data "$2" --data-fraction "$3" \
         --val-fraction 0.2 --augment crop-flip --batch-size 64 --epochs 4 --t0 4 --lr 0.05 --init scratch \
-        --seeds 2 --randoms 2 --seed 0
+        --input 3,32,32 --seeds 2 --randoms 2 --seed 0
 }
 
 search joint "narfx:chain12?channels=16" --search-skips --no-skips-from-input --strategy enas

@@ -1,23 +1,20 @@
-"""Kill search, train, compare and apply at random moments, go on, and compare with runs that nobody disturbed.
+"""Kill search, train, compare and apply at random moments, resume them, and compare with undisturbed runs.
 
-Each kill is a SIGKILL to a process in the midst of its work. A run is then resumed (every third time it is killed
-again), ``apply`` is repeated; what lies there in the end must be, byte for byte, what an undisturbed command wrote, and
-nothing may lie beside it. Times are no results: ``seconds`` in events and checkpoints are left out of the comparison.
+Each kill is a SIGKILL while the process works. A run is then resumed (every third one is killed again); ``apply`` is
+repeated. The final folder must equal, byte for byte, that of an undisturbed command, and no other file may be left.
+``seconds`` in events and checkpoints are not compared.
 
     OMP_NUM_THREADS=1 python tools/kill_drill.py --kills 100 --seed 0 --out build/kill_drill
     OMP_NUM_THREADS=1 python tools/kill_drill.py --kills 8 --json
 
-The drill goes on where it was stopped: each kill is a line of OUT/kills.jsonl. What was not sound stays in OUT.
-Commands run in forks of this process, so that the moments fall into the work and not into the imports. Exit code 1
-where a kill was not sound.
+A stopped drill continues: each kill is a line of OUT/kills.jsonl. Folders with a fault stay in OUT. Commands run in
+forks of this process, so that a kill hits the work and not the imports. The exit code is 1 if there was a fault.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib
 import io
-import json
 import os
 import random
 import shutil
@@ -31,6 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from drills import Record, drill_parser, finish
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -38,8 +36,9 @@ from torch.utils import _pytree as pytree
 
 from narfx.cli.app import app
 from narfx.cli.console import run_app
+from narfx.runs.checkpoints import CHECKPOINT, PREVIOUS
 from narfx.runs.events import EVENTS, read_events
-from narfx.runs.folder import CHECKPOINT, LOCK, PREVIOUS
+from narfx.runs.folder import LOCK
 from narfx.support.seals import unsealed_bytes
 
 NET = """from torch import nn
@@ -69,7 +68,7 @@ IMPORTS = (
 
 @dataclass(frozen=True)
 class Kill:
-    """One kill: at which moment of how many seconds of work, how often the command was killed, and what was wrong."""
+    """One kill: its moment and the duration of the work in seconds, the number of kills, and the fault, if any."""
 
     number: int
     verb: str
@@ -89,16 +88,11 @@ class Drill:
 
     def __init__(self, out: Path, seed: int) -> None:
         self.out, self.seed = out.resolve(), seed
-        self.whole, self.record = self.out / "whole", self.out / "kills.jsonl"
-        self.out.mkdir(parents=True, exist_ok=True)
+        self.whole, self.record = self.out / "whole", Record(self.out / "kills.jsonl", seed)
 
     def done(self) -> list[Kill]:
         """The kills of this seed that are on record."""
-        lines = self.record.read_text().splitlines() if self.record.exists() else []
-        found = [json.loads(line) for line in lines]
-        return [
-            Kill(**{k: v for k, v in entry.items() if k != "seed"}) for entry in found if entry["seed"] == self.seed
-        ]
+        return [Kill(**{k: v for k, v in entry.items() if k != "seed"}) for entry in self.record.entries()]
 
     def prepare(self) -> dict[str, float]:
         """The undisturbed results, made anew in each process, and the seconds that each took."""
@@ -137,19 +131,18 @@ class Drill:
         if fault is None:
             shutil.rmtree(work)
         kill = Kill(number, verb, round(moment, 3), round(seconds[verb], 3), killed, fault)
-        with self.record.open("a") as stream:
-            stream.write(json.dumps({**asdict(kill), "seed": self.seed}) + "\n")
+        self.record.add(asdict(kill))
         return kill
 
     def _half(self, work: Path, verb: str) -> str | None:
-        """What is wrong with what a kill left: a bundle is whole or absent, a run can be resumed or is absent."""
+        """The fault in what a kill left: a bundle must be whole or absent, a run must be resumable or absent."""
         if verb != "apply":
             there = (work / verb).exists() and any((work / verb).iterdir())
             return "a folder without a run" if there and not (work / verb / "config.json").exists() else None
         return _difference(work / verb, self.whole / verb) if (work / verb).exists() else None
 
     def _fault(self, work: Path, verb: str) -> str | None:
-        """Go on to the end; what is wrong there."""
+        """Run the command to its end; the fault in its result."""
         code = _wait(_start(work, verb, again=True))
         if code != 0:
             return f"exit code {code}: {(work / 'log').read_text()[-400:]}"
@@ -160,7 +153,7 @@ class Drill:
 
 
 def _start(folder: Path, verb: str, *, again: bool = False) -> int:
-    """Start a command in a fork, its output in a log: a new one or, ``again``, whatever goes on with the one there."""
+    """Start a command in a fork, with its output in a log; ``again`` resumes or repeats the one that was killed."""
     arguments = [verb, *VERBS[verb].split()]
     if again and verb == "apply":
         arguments.append("--overwrite")
@@ -255,11 +248,8 @@ def show(found: Mapping[str, Any], console: Console) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the drill; 0 where every kill was sound."""
-    parser = argparse.ArgumentParser(description=str(__doc__), formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=100, help="How many commands are killed [100].")
-    parser.add_argument("--seed", type=int, default=0, help="Decides the moments [0].")
-    parser.add_argument("--out", type=Path, default=Path("build/kill_drill"), help="A folder [build/kill_drill].")
-    parser.add_argument("--json", action="store_true", help="Print JSON instead of a table.")
+    parser = drill_parser(str(__doc__), "kill_drill")
+    parser.add_argument("--kills", type=int, default=100, help="The number of commands that are killed [100].")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     for name in IMPORTS:  # once, and not in every fork
@@ -273,12 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
         kill = drill.kill(number, seconds)
         kills.append(kill)
         print(f"{number + 1}/{options.kills} {kill.verb}: {kill.fault or 'sound'}", file=sys.stderr, flush=True)
-    found = summary(kills)
-    if options.json:
-        print(json.dumps(found, indent=2))
-    else:
-        show(found, Console())
-    return 1 if found["faults"] else 0
+    return finish(summary(kills), show, as_json=options.json)
 
 
 if __name__ == "__main__":

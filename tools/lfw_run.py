@@ -1,8 +1,8 @@
 """Face networks on LFW: base, refined by NAR with and without pre-training, and random vectors of equal MACs.
 
 usage: lfw_run.py --faces lfw_train112.tar --pairs lfw_small.bin [--out runs/lfw] [--seeds 2] [--randoms 2]
-Each step is one command of narfx, in a process of its own and printed as it would be typed. What is finished is not
-run again, so the same command goes on with a run that was stopped, and more seeds can be added later.
+Each step is one command of narfx, in a process of its own and printed as it would be typed. Finished steps are not
+run again, so the same command continues a stopped run, and more seeds can be added later.
 """
 
 from __future__ import annotations

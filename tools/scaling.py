@@ -1,6 +1,6 @@
 """How the compiler's time grows with the graph: trace, space, supernet and lowering against ``symbolic_trace``.
 
-Residual networks of four channels and growing depth, so that what is measured is the work on the graph and not that on
+Residual networks of four channels and growing depth, so that the work on the graph is measured and not that on
 weights; each ratio is of one process, in processor time, the median of a few rounds. The exponent is the slope of the
 logarithm of time over that of nodes: 1 is linear.
 

@@ -40,7 +40,8 @@ def gradients(run: Path | str, out: Path | str | None = None, overwrite: bool = 
         raise malformed(run, error) from error
     if not series:
         raise UsageError(
-            f"strategy {strategy!r} of {run} logged no gradients: nar and enas do, and alternating with mode=policy",
+            f"{run} has no gradients, because strategy {strategy!r} logs none: search with nar, enas, or alternating "
+            "with mode=policy",
             where=str(run / EVENTS),
             kind="no_gradients",
         )

@@ -45,7 +45,8 @@ def rewards(run: Path | str, out: Path | str | None = None, overwrite: bool = Fa
     steps = [step for step in all_steps if step.assigned is not None]
     if not steps:
         raise UsageError(
-            f"strategy {strategy!r} of {run} logged no assigned rewards: nar, enas and alternating do",
+            f"{run} has no assigned rewards, because strategy {strategy!r} logs none: search with nar, enas or "
+            "alternating",
             where=str(run / EVENTS),
             kind="no_assigned_rewards",
         )

@@ -35,7 +35,7 @@ def read_steps(run: Path) -> tuple[str, list[Step]]:
         raise malformed(run, error) from error
     if not steps:
         raise UsageError(
-            f"{run} has no steps of a strategy in its {EVENTS}: only a search writes them, after its warm-up epochs",
+            f"{run} has no steps of a strategy in its {EVENTS}: name a search that has passed its warm-up epochs",
             where=str(run / EVENTS),
             kind="no_events",
         )

@@ -193,7 +193,7 @@ def export(
         write_json(work / REPORT, {**report, "input": list(shape), "files": files})
         if failure is not None:
             kept = _set_aside(work, folder)
-            said = str(failure).replace(f"{work}{os.sep}", "")  # the folder in which it was made is no more
+            said = str(failure).replace(f"{work}{os.sep}", "")  # the folder in which it was made is gone
             where = None if failure.where is None else failure.where.replace(str(work), str(_failed(folder)))
             raise ParityError(f"{said}; {kept}", where=where, kind=failure.kind)
     if "source" in files:  # whoever wrote a bundle may check it without --trust
@@ -207,7 +207,7 @@ def _failed(folder: Path) -> Path:
 
 
 def _set_aside(work: Path, folder: Path) -> str:
-    """Move a bundle that failed its proof beside ``folder``, if narfx made what stands there; says where it is."""
+    """Move a bundle that failed its proof next to ``folder``, over a bundle of narfx's; returns where it is."""
     target = _failed(folder)
     try:
         check_output(target, overwrite=True)
@@ -299,7 +299,8 @@ def _prove(
     for metric, number in cost.items():
         if architecture.metrics.get(metric, number) != number:
             raise ParityError(
-                f"{folder / ARCH} says {architecture.metrics[metric]} {metric}, but the network has {number}",
+                f"{folder / ARCH} says {architecture.metrics[metric]} {metric}, but the network has {number}: write "
+                "the bundle again with narfx apply",
                 where=str(folder / ARCH),
                 kind="cost",
             )
@@ -330,7 +331,8 @@ def _compare_report(file: OnnxFile, folder: Path) -> None:
     for key, value in file.to_json().items():
         if said.get(key, value) != value:
             raise ParityError(
-                f"{folder / REPORT} says {key} {said[key]}, but {folder / ONNX} has {value}",
+                f"{folder / REPORT} says {key} {said[key]}, but {folder / ONNX} has {value}: write the bundle again "
+                "with narfx apply",
                 where=str(folder / ONNX),
                 kind="metadata",
             )

@@ -53,7 +53,7 @@ def load_source(folder: Path, architecture: Architecture) -> nn.Module:
     writes the very same text for the architecture of the bundle, whose base then needs no code of the bundle.
 
     Raises:
-        UsageError: The file may not run, fails, or holds no model.
+        UsageError: The file may not run, fails, or has no model.
     """
     path = (folder / SOURCE).absolute()
     ref = ModelRef("file", str(path))

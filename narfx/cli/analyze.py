@@ -14,10 +14,12 @@ from narfx.errors import UsageError
 
 __all__ = ["analyze"]
 
-analyze = typer.Typer(help="Plot what the strategy of a search learned from.", rich_markup_mode=None)
+analyze = typer.Typer(
+    help="Plot the gradients or the rewards from which the strategy of a search learned.", rich_markup_mode=None
+)
 
 Run = Annotated[Path, typer.Argument(help="The run directory of a search.", metavar="RUN")]
-Out = Annotated[Path | None, typer.Option(help="The folder that gets the PNG, the SVG and the numbers [RUN/analysis].")]
+Out = Annotated[Path | None, typer.Option(help="The folder for the PNG, the SVG and the numbers [RUN/analysis].")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier analysis in --out.")]
 
 

@@ -17,7 +17,7 @@ __all__ = ["apply", "check"]
 @takes(WEIGHTS, TRUST, COMMON)
 def apply(
     architecture: Annotated[Path, typer.Argument(help="The architecture to build.", metavar="ARCH.JSON")],
-    out: Annotated[Path, typer.Option(help="The folder that gets the bundle.")],
+    out: Annotated[Path, typer.Option(help="The folder for the bundle.")],
     opset: Annotated[int | None, typer.Option(help="The ONNX opset, at least 13 [torch's own default].")] = None,
     input_name: Annotated[str, typer.Option(help="The name of the input in the ONNX file.")] = "input",
     output_name: Annotated[

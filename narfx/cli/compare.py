@@ -23,7 +23,7 @@ def compare(
     ] = None,
     data: SOURCE = None,
     seeds: Annotated[
-        int | None, typer.Option(help="How many times each network is trained, each with another seed [3].")
+        int | None, typer.Option(help="Train each network this many times, each with another seed [3].")
     ] = None,
     randoms: Annotated[int | None, typer.Option(help="Random vectors of equal cost for each architecture [8].")] = None,
     init: Annotated[
@@ -44,7 +44,11 @@ def compare(
         ),
     ] = None,
     input: Annotated[
-        str | None, typer.Option(help="The shape of one image, channels,height,width [that of the architectures].")
+        str | None,
+        typer.Option(
+            help="The shape of one image: channels,height,width; only with it are smaller images enlarged [that of the "
+            "architectures]."
+        ),
     ] = None,
     verify: Annotated[
         str | None,

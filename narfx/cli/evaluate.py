@@ -26,7 +26,7 @@ def evaluate(
     batch_size: Annotated[int | None, typer.Option(help="Images in a batch [64].")] = None,
     precision: Annotated[str | None, typer.Option(help="fp32 or bf16; torch networks only [fp32].")] = None,
     out: Annotated[
-        Path | None, typer.Option(help="A JSON file that gets the result; with pairs it also holds the ROC curve.")
+        Path | None, typer.Option(help="A JSON file for the result; with pairs it also contains the ROC curve.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the file --out if it exists.")] = False,
     **options: Any,

@@ -42,7 +42,7 @@ def launch(
             given, also with ``epochs``.
         estimate: Called with the configuration and ``device``, for ``--dry-run``; with a config file also with
             ``relative_to``.
-        needed: The field that must be given beside ``data``.
+        needed: The field that must be given together with ``data``.
         out: The run directory.
         fields: The fields of the configuration that the user gave.
         options: All options of the verb.
@@ -50,7 +50,7 @@ def launch(
         extends: Whether a run of this verb can get more epochs.
 
     Raises:
-        UsageError: An option is missing or wrong, or ``--resume`` stands beside options that it ignores.
+        UsageError: An option is missing or wrong, or ``--resume`` is given with options that it would ignore.
     """
     from narfx.inputs.paths import code_places
     from narfx.inputs.trust import naming
@@ -93,7 +93,7 @@ def _values(schema: type[BaseModel], config: Path | None, fields: dict[str, Any]
     read = read_json(config)
     if not isinstance(read, dict):
         raise UsageError(
-            f"{config} holds no JSON object: give the config.json of a run", where=str(config), kind="bad_config"
+            f"{config} is not a JSON object: give the config.json of a run", where=str(config), kind="bad_config"
         )
     if fields.get("schedule") in SCHEDULES:  # it wins over the epochs and rates that a run's config.json holds
         read = without_schedule(read)

@@ -73,7 +73,10 @@ COMMON: Group = {
 WEIGHTS: Group = {"weights": _text("A state dict, .safetensors or .pt (read with weights_only).")}
 
 NETWORK: Group = {
-    "input": _text("The shape of one image: channels,height,width [that of the images, or what the model states]."),
+    "input": _text(
+        "The shape of one image: channels,height,width; only with it are smaller images enlarged [that of the images, "
+        "or what the model states]."
+    ),
     "granularity": _text("conv: one choice for each convolution; block: one for each residual block [conv]."),
     "operators": _text(
         "The operators to choose from, base first, joined by commas; FILE.py adds all operators of a file."
@@ -81,7 +84,7 @@ NETWORK: Group = {
     "operators_file": _text("Python files that register your own operators, joined by commas."),
     "kernels": _text("Kernel sizes of the convolutions that may be replaced: some of 3,5,7 [3]."),
     "max_candidate_params": _text(
-        "The most parameters that an operator may have, relative to the convolution it replaces [1.0x]."
+        "Limit on the parameters of an operator, relative to the convolution that it replaces [1.0x]."
     ),
     "include_first": (
         Annotated[bool | None, typer.Option("--include-first", help="Allow the first convolution to be replaced too.")],
@@ -128,7 +131,7 @@ DATA: Group = {
     **TASK,
     "val_data": _text("Separate validation data, in any form of --data [a part of the training data]."),
     "data_fraction": _number("The share of the training images that is used [1.0]."),
-    "max_train_images": _whole("The most training images that are used, of every class in proportion [all]."),
+    "max_train_images": _whole("Use at most this many training images, each class in proportion [all]."),
     "val_fraction": _number("The share of the training images held out for validation [0.1]."),
     "augment": _text(
         "none, crop, flip, crop-flip, or your own package.module:factory of a transform [depends on the data]."
@@ -144,7 +147,7 @@ RECIPE: Group = {
     "lr_min": _number("The lowest learning rate of each cycle [0.0001]."),
     "t0": _whole("Epochs of the first cycle of the learning rate (SGDR) [10 for search, else 5]."),
     "tmult": _whole("Each cycle is this many times as long as the one before [2]."),
-    "weight_decay": _number("Weight decay of the parameters that a step uses [0.0005]."),
+    "weight_decay": _number("Weight decay, applied to the parameters that a step uses [0.0005]."),
     "label_smoothing": _number("Label smoothing of the training loss [0]."),
     "optimizer": _text("Your own optimizer, as in torch.optim:AdamW or FILE.py:factory; needs --lr [SGD]."),
     "schedule": _text(
@@ -165,11 +168,11 @@ RECIPE: Group = {
 
 TEACHER: Group = {
     "teacher": _text(
-        "A trained network whose outputs are learnt too: base (the one that was refined) or a MODEL [none]."
+        "A trained network whose outputs the network learns too: base (the one that was refined) or a MODEL [none]."
     ),
     "teacher_weights": _text("The weights of the teacher."),
     "teacher_weight": _number("The teacher's share of the loss, from 0 to 1; the task has the rest [0.9]."),
-    "temperature": _number("The temperature that softens the outputs of a teacher that classifies [4]."),
+    "temperature": _number("Softmax temperature of a teacher that classifies [4]."),
 }
 
 LATENCY: Group = {
@@ -182,14 +185,14 @@ LATENCY: Group = {
     ),
     "latency_file": _text("A latency.json: known latencies are read from it, new ones are added to it."),
     "threads": _whole("Threads of onnxruntime when latency is measured [1]."),
-    "batch": _whole("Images of one call when latency is measured [1]."),
+    "batch": _whole("Batch size when latency is measured [1]."),
     "provider": _text("Execution provider of onnxruntime when latency is measured [CPUExecutionProvider]."),
 }
 
 RUN: Group = {
     **TRUST,
     "config": (Annotated[Path | None, typer.Option(help="The config.json of a run; other options override it.")], None),
-    "resume": _flag("--resume", "Resume the run in --out; with --epochs N, extend it (not compare)."),
+    "resume": _flag("--resume", "Resume the run in --out; with --epochs N, extend it (search and train only)."),
     "checkpoint": _text("With --resume: last, or previous for the checkpoint before the last [last]."),
     "overwrite": (OVERWRITE, False),
     "tensorboard": _flag(

@@ -18,10 +18,10 @@ __all__ = ["proxy"]
 def proxy(
     source: Annotated[
         str,
-        typer.Argument(help="A folder of one folder for each identity, a .tar of it, or an .npz.", metavar="SOURCE"),
+        typer.Argument(help="A folder with one folder for each identity, a .tar of it, or an .npz.", metavar="SOURCE"),
     ],
     out: Annotated[Path, typer.Option(help="A new folder; if SOURCE is an .npz, a new .npz.")],
-    identities: Annotated[int, typer.Option(help="How many identities to draw.")],
+    identities: Annotated[int, typer.Option(help="The number of identities to draw.")],
     images: Annotated[int, typer.Option(help="Images of each identity, including the held-out ones.")],
     held_out: Annotated[
         int | None, typer.Option(help="Images of each identity held out for validation [a tenth of --images].")

@@ -50,7 +50,7 @@ def search(
     pretrain_epochs: Annotated[
         int | None,
         typer.Option(
-            help="Epochs of the preparation, included in --epochs [2 for solve, else 3, at most --epochs less one]."
+            help="Epochs of the preparation, included in --epochs [2 for solve, else 3, at most --epochs - 1]."
         ),
     ] = None,
     distil_lr: Annotated[

@@ -17,12 +17,14 @@ __all__ = ["solve"]
 @takes(TRUST, {name: option for name, option in COMMON.items() if name != "seed"})
 def solve(
     run: Annotated[Path, typer.Argument(help="The run of a search with --strategy solve.", metavar="RUN")],
-    out: Annotated[Path, typer.Option(help="The folder that gets the architecture, or one folder for each point.")],
+    out: Annotated[
+        Path, typer.Option(help="The folder for the architecture, or for one folder per budget of a range.")
+    ],
     budget: Annotated[
         str, typer.Option(help="As for narfx search; a range gives a front: macs<=0.3x..0.9x,params<=0.8x.")
     ],
-    count: Annotated[int, typer.Option(help="Solutions that are evaluated for each budget; the best is kept.")] = 1,
-    points: Annotated[int, typer.Option(help="How many budgets a range has.")] = 7,
+    count: Annotated[int, typer.Option(help="Solutions to evaluate for each budget; the best is kept.")] = 1,
+    points: Annotated[int, typer.Option(help="The number of budgets in a range.")] = 7,
     overwrite: OVERWRITE = False,
     **options: Any,
 ) -> None:

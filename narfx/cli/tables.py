@@ -138,7 +138,7 @@ def _latency(report: Mapping[str, Any], console: Console) -> None:
 
 
 def search(result: Mapping[str, Any], console: Console) -> None:
-    """The chosen vector beside its base and random vectors of equal cost."""
+    """The chosen vector, its base, and random vectors of equal cost."""
     base, random = result["base"], result["random"]
     timed = ("latency", "latency against base") if "latency" in base else ()
     name = result["metric"].replace("_", " ")

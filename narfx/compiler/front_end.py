@@ -13,6 +13,7 @@ from narfx.errors import NothingToRefineError, UsageError
 from narfx.graph.batch import check_batch
 from narfx.graph.cost import GraphCost, shapes_and_cost
 from narfx.graph.order import keep_order
+from narfx.graph.time_limit import model_time
 from narfx.graph.tracing import GraphTrace, trace_graph
 from narfx.graph.unused import keep_unused
 from narfx.inputs.arguments import check_input, check_model, listed
@@ -30,6 +31,7 @@ from narfx.support.text import count
 __all__ = ["Traced", "trace"]
 
 
+@model_time()
 @collector_paused()
 def trace(
     model: nn.Module,
@@ -67,7 +69,7 @@ def trace(
     Raises:
         UsageError: The model is no module, cannot be traced, does not accept the input, has integer weights where a
             site would be, or an option is wrong.
-        NothingToRefineError: The trace holds no site with a choice; the message says why for the first few.
+        NothingToRefineError: The trace has no site with a choice; the message gives the first few reasons.
     """
     check_model(model)
     input = input_of_module(model) if input is None else input

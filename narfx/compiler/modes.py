@@ -48,9 +48,9 @@ def settle_training(trace: GraphTrace) -> None:
     trace.notes += [note for note in training.notes if note not in trace.notes]
     if training.drawn and not trace.drawn:
         trace.notes.append(
-            f"in training mode forward draws random numbers ({', '.join(training.drawn)}) beside the network's "
-            "tensors, as stochastic depth written in Python does, and the trace holds eval mode, which draws none: "
-            "draw them in a submodule whose forward reads self.training and contains no convolution, to keep both"
+            f"in training mode forward draws random numbers ({', '.join(training.drawn)}) outside of torch modules, as "
+            "stochastic depth in Python does, but the trace has eval mode, which draws none: to keep both, draw them "
+            "in a submodule without convolutions whose forward reads self.training"
         )
     lifts = LiftDropout(other.graph), LiftDropout(trace.graph_module.graph)
     for lift, graph_module in zip(lifts, (trace.graph_module, other), strict=True):
@@ -59,7 +59,7 @@ def settle_training(trace: GraphTrace) -> None:
     if ours != theirs:
         eval_call, train_call = next((a, b) for a, b in zip(ours, theirs, strict=False) if a != b)
         trace.notes.append(
-            "the model computes something else in training mode than in eval mode, and the trace holds eval mode: "
+            "the model does not compute the same in training and eval mode, and the trace has eval mode: "
             f"first at {eval_call} (in training mode {train_call}); "
             + _cure(trace.source, trace.graph_module.graph, other.graph)
         )

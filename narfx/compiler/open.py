@@ -170,7 +170,7 @@ def _neither(base: dict[str, Tensor], lowered: dict[str, Tensor], state: dict[st
 
     return UsageError(
         f"the weights in {path} fit neither the base ({told(faults(base))}) nor the lowered network "
-        f"({told(faults(lowered))})",
+        f"({told(faults(lowered))}): use weights that were saved from one of them",
         where=str(path),
         kind="weights_mismatch",
     )

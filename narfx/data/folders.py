@@ -15,13 +15,14 @@ __all__ = ["SUFFIXES", "read_folder"]
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 _PARTS = ("train", "val", "test")
+_NO_TEST = "test: none, the folder has no part of that name"
 
 
-def read_folder(root: Path) -> Source:
+def read_folder(root: Path, *, enlarge: bool = True) -> Source:
     """Read ``ROOT/train/CLASS/*.jpg`` with optional ``ROOT/val`` and ``ROOT/test``, or ``ROOT/CLASS/*.jpg``.
 
     The classes are the sorted names of the folders, as in torchvision's ``ImageFolder``. Without ``train`` all images
-    are the training part, and there is no test part.
+    are the training part, and there is no test part. ``enlarge`` is as for :class:`~narfx.data.parts.FilePart`.
 
     Raises:
         UsageError: There is no class folder, a class folder has no images, or the classes of the parts differ.
@@ -35,12 +36,12 @@ def read_folder(root: Path) -> Source:
                 where=str(root),
                 kind="no_train_part",
             )
-        return Source(tuple(_folders(root)), _part(root), notes=("test: none, the folder has no part of that name",))
-    parts: dict[str, Part] = {name: _part(root / name) for name in _PARTS if name in folders}
+        return Source(tuple(_folders(root)), _part(root, enlarge), notes=(_NO_TEST,))
+    parts: dict[str, Part] = {name: _part(root / name, enlarge) for name in _PARTS if name in folders}
     classes = _folders(root / "train")
     for name in parts:
         _agree(classes, _folders(root / name), root / name)
-    notes = () if "test" in parts else ("test: none, the folder has no part of that name",)
+    notes = () if "test" in parts else (_NO_TEST,)
     return Source(tuple(classes), parts["train"], parts.get("val"), parts.get("test"), notes=notes)
 
 
@@ -62,7 +63,7 @@ def _images(folder: Path) -> list[Path]:
     return sorted(found)
 
 
-def _part(root: Path) -> FilePart:
+def _part(root: Path, enlarge: bool) -> FilePart:
     classes = _folders(root)
     if not classes:
         what = "images but no class folders" if _images(root) else "no images"
@@ -83,7 +84,7 @@ def _part(root: Path) -> FilePart:
             )
         paths += images
         counts.append(len(images))
-    return FilePart(paths, np.repeat(np.arange(len(classes), dtype=np.int64), counts))
+    return FilePart(paths, np.repeat(np.arange(len(classes), dtype=np.int64), counts), enlarge=enlarge)
 
 
 def _agree(train: list[str], other: list[str], where: Path) -> None:

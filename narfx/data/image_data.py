@@ -345,7 +345,7 @@ def ordered_batches(
             f"the batch size is {batch_size}: it must be at least 1", where="--batch-size", kind="batch_size"
         )
     if augment != "none" and generator is None:
-        raise ValueError(f"the augmentation {augment!r} needs a seed")
+        raise ValueError(f"the augmentation {augment!r} needs a seed: give seed=0 or another number")
     chunks = [chunk for chunk in torch.split(order, min(batch_size, max(len(order), 1))) if len(chunk)]
     if drop_last and chunks and len(chunks[-1]) < batch_size:
         chunks.pop()

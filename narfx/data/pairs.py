@@ -40,7 +40,7 @@ class Pairs:
     folds: int | None = None
 
 
-def read_pairs(source: str, listed: str | None = None) -> Pairs:
+def read_pairs(source: str, listed: str | None = None, *, enlarge: bool = True) -> Pairs:
     """Read the pairs of a ``.bin``, or of a folder of images and a list.
 
     A list has lines ``NAME I J`` (one person) and ``NAME I OTHER J`` (two persons), where image I of NAME is the file
@@ -51,6 +51,7 @@ def read_pairs(source: str, listed: str | None = None) -> Pairs:
     Args:
         source: The ``.bin`` or the folder.
         listed: The list; default: ``pairs.txt`` in the folder.
+        enlarge: As for :class:`~narfx.data.parts.FilePart`.
 
     Raises:
         UsageError: The file, the folder or the list is missing or malformed, or an image is missing.
@@ -59,25 +60,26 @@ def read_pairs(source: str, listed: str | None = None) -> Pairs:
     if path.suffix.lower() == ".bin":
         if listed is not None:
             raise UsageError(f"{source} has its own pairs: leave out --pairs", where="--pairs", kind="two_lists")
-        return _from_bin(path)
+        return _from_bin(path, enlarge)
     if not path.is_dir():
         raise UsageError(
             f"{source} is neither a folder of images nor a .bin of pairs: check the path",
             where=source,
             kind="missing_data",
         )
-    return _from_folder(path, Path(listed) if listed is not None else path / "pairs.txt")
+    return _from_folder(path, Path(listed) if listed is not None else path / "pairs.txt", enlarge)
 
 
-def _from_bin(path: Path) -> Pairs:
+def _from_bin(path: Path, enlarge: bool) -> Pairs:
     images, same = read_bin(path)
     names = [f"image {index} of {path}" for index in range(len(images))]
-    part = StoredPart(images.__getitem__, names, list(map(len, images)), np.zeros(len(images), dtype=np.int64))
+    labels = np.zeros(len(images), dtype=np.int64)
+    part = StoredPart(images.__getitem__, names, list(map(len, images)), labels, enlarge=enlarge)
     order = np.arange(len(images), dtype=np.int64)
     return Pairs(path.name, part, order[0::2], order[1::2], np.array(same))
 
 
-def _from_folder(root: Path, listed: Path) -> Pairs:
+def _from_folder(root: Path, listed: Path, enlarge: bool) -> Pairs:
     check_regular(listed, f"there is no list of pairs {listed}: name it with --pairs")
     try:
         lines = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
@@ -98,7 +100,7 @@ def _from_folder(root: Path, listed: Path) -> Pairs:
             kind="missing_image",
         )
     first, second = (np.array(side, dtype=np.int64) for side in zip(*ends, strict=True))
-    part = FilePart(files.paths, np.zeros(len(files.paths), dtype=np.int64))
+    part = FilePart(files.paths, np.zeros(len(files.paths), dtype=np.int64), enlarge=enlarge)
     same = np.array([same for _, _, same in parsed])
     return Pairs(f"{root.name}, {listed.name}", part, first, second, same, folds)
 
@@ -139,7 +141,8 @@ def _check_blocks(same: list[bool], folds: int | None, each: int | None, listed:
         stated = f"{each} pairs of one person, then {each} of two"
         raise UsageError(
             f"the first line of {listed} states {stated}{'' if folds is None else f', {folds} times'}, but it has "
-            f"{count(len(same), 'pair')}, {sum(same)} of one person: it is truncated, or in another order",
+            f"{count(len(same), 'pair')}, {sum(same)} of one person: it is truncated or reordered; restore "
+            "the original list",
             where=str(listed),
             kind="bad_pairs",
         )

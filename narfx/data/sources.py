@@ -46,7 +46,8 @@ def read_source(source: str, shape: Shape | None, limit: int) -> Source:
 
     Args:
         source: One of the forms that :func:`narfx.data.registry.source_forms` lists.
-        shape: The network's input (C, H, W), if it is known already; registered readers may fit images to it at once.
+        shape: The network's input (C, H, W), if the user named one; registered readers may fit images to it at once.
+            Without one, images in files are never enlarged (:class:`narfx.data.parts.FilePart`).
         limit: How many bytes of images may be kept in memory.
 
     Raises:
@@ -74,7 +75,7 @@ def _read(source: str, shape: Shape | None, limit: int) -> Source:
 def _from_path(ref: DataRef, shape: Shape, limit: int) -> Source:
     source, path = ref.place, Path(ref.place)
     if path.is_dir():
-        return read_folder(path)
+        return read_folder(path, enlarge=shape != _ANY_SHAPE)
     if (read := find_reader(path.suffix.lower())) is not None:
         if not path.is_file():
             raise UsageError(f"there is no file {source}: check the path", where=source, kind="missing_data")
@@ -163,7 +164,9 @@ def _torchvision_part(data_set: Any) -> ArrayPart:
 
 
 register_source("digits", _digits, form="digits", takes_path=False)
-register_source(".tar", lambda ref, *_: read_tar(Path(ref.place)), form="a .tar of one")
+register_source(
+    ".tar", lambda ref, shape, _: read_tar(Path(ref.place), enlarge=shape != _ANY_SHAPE), form="a .tar of one"
+)
 register_source(".npz", lambda ref, *_: read_npz(Path(ref.place)), form="an .npz file")
 register_source(
     "torchvision", _torchvision, form=f"torchvision:NAME:ROOT (NAME: {', '.join(_TORCHVISION)})", takes_name=True

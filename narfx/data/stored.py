@@ -13,24 +13,30 @@ from PIL import Image
 
 from narfx.data.arrays import Source
 from narfx.data.folders import SUFFIXES
-from narfx.data.parts import FORMATS, GREY_MODES, IntArray, Shape, from_pil, in_threads, probes, unreadable
+from narfx.data.parts import FORMATS, GREY_MODES, IntArray, Shape, check_image, from_pil, in_threads, probes, unreadable
 from narfx.errors import UsageError
 from narfx.support.text import count
 
 __all__ = ["StoredPart", "read_tar"]
 
+_CHEAP = 256 * 1024**2  # bytes; to see the header of a stored image is to read all of it
+_PROBES = 1024
+
 
 class StoredPart:
     """Images decoded by threads.
 
-    ``stored`` returns the encoded image of an index, ``names`` are for messages, ``sizes`` are in bytes.
+    ``stored`` returns the encoded image of an index, ``names`` are for messages, ``sizes`` are in bytes. Without
+    ``enlarge`` an image that is smaller than the network's input is refused when it is read.
     """
 
     def __init__(
-        self, stored: Callable[[int], bytes], names: Sequence[str], sizes: Sequence[int], labels: IntArray
-    ) -> None:
-        self.stored, self.names, self._bytes, self.labels = stored, names, sizes, labels
-        probed = [self._header(index) for index in probes(len(names))]
+        self, stored: Callable[[int], bytes], names: Sequence[str], sizes: Sequence[int], labels: IntArray, *,
+        enlarge: bool = True,
+    ) -> None:  # fmt: skip
+        self.stored, self.names, self._bytes, self.labels, self._enlarge = stored, names, sizes, labels, enlarge
+        seen = probes(len(names)) if sum(sizes) <= _CHEAP else probes(len(names), _PROBES)
+        probed = [self._header(index) for index in seen]
         self.channels = 1 if all(mode in GREY_MODES for mode, _ in probed) else 3
         self.sizes = tuple(sorted({size for _, size in probed}))
 
@@ -52,13 +58,19 @@ class StoredPart:
     def _decode(self, index: int, shape: Shape) -> torch.Tensor:
         try:
             with Image.open(io.BytesIO(self.stored(index)), formats=FORMATS) as image:
+                if not self._enlarge:
+                    check_image(image, shape, self.names[index])
                 return from_pil(image, shape)
+        except UsageError:
+            raise
         except Exception as error:  # as in _header
             raise unreadable(self.names[index], error) from error
 
 
-def read_tar(path: Path) -> Source:
+def read_tar(path: Path, *, enlarge: bool = True) -> Source:
     """Read an uncompressed ``.tar`` of ``ANY/FOLDERS/CLASS/*.jpg`` as a source without parts; it is never unpacked.
+
+    ``enlarge`` is as for :class:`StoredPart`.
 
     Raises:
         UsageError: It is compressed, damaged, or does not have one folder for each class.
@@ -96,5 +108,5 @@ def read_tar(path: Path) -> Source:
 
     labels = np.array([number[place.parent] for place in images], dtype=np.int64)
     names, sizes = [f"{path}:{place}" for place in images], [places[place][1] for place in images]
-    part = StoredPart(content, names, sizes, labels)
+    part = StoredPart(content, names, sizes, labels, enlarge=enlarge)
     return Source(tuple(classes), part, notes=("test: none, a .tar has no parts",))

@@ -53,7 +53,7 @@ def iterate(proxy: fx.Proxy) -> Iterator[fx.Proxy]:
     if node.op == "placeholder":
         raise UntraceableError(
             "forward iterates over its input, but narfx gives it one tensor of images (N, C, H, W): wrap the model in "
-            "a module whose forward takes that tensor and makes of it what the model expects"
+            "a module whose forward takes that tensor and gives the model what it iterates over"
         )
     shape = node
     while shape.target is operator.getitem and isinstance(shape.args[0], fx.Node):

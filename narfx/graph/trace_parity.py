@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 from narfx.errors import ParityError
 from narfx.graph.copying import copy_module
 from narfx.graph.nodes import source_line
+from narfx.graph.time_limit import model_time
 from narfx.support.generators import global_generators
 from narfx.support.seeds import derive, torch_generator
 from narfx.support.text import first_line
@@ -37,6 +38,7 @@ class _Run:
     marks: dict[tuple[str, int], Mark]
 
 
+@model_time()
 def compare_trace(
     model: nn.Module, graph_module: fx.GraphModule, input_shape: tuple[int, int, int], *, seed: int = 0
 ) -> list[str]:

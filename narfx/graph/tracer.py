@@ -162,7 +162,7 @@ class Tracer(fx.Tracer):
                 where = source_line(value.node)
                 if training:
                     note = f"{path or 'the model'} ({where}): forward assigns the buffer {name} in training mode"
-                    self.notes[path, name] = f"{note}; the trace holds eval mode and does not do that"
+                    self.notes[path, name] = f"{note}; the trace has eval mode and does not do that"
                 elif path and not _is_container(module):
                     self._add_leaf(
                         path,

@@ -23,6 +23,7 @@ from narfx.errors import UsageError
 from narfx.graph.copying import copy_module, copy_structure
 from narfx.graph.proxies import UntraceableError
 from narfx.graph.source import users_line
+from narfx.graph.time_limit import model_time
 from narfx.graph.tracer import Tracer, forward_hooks, trace_once
 from narfx.space.records import Skipped
 from narfx.support.devices import absent_device
@@ -54,6 +55,7 @@ class GraphTrace:
     drawn: list[str] = field(default_factory=list)
 
 
+@model_time()
 def trace_graph(
     model: nn.Module, *, training: bool = False, copied: bool = False, opaque: Iterable[Skipped] = ()
 ) -> GraphTrace:

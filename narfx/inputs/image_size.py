@@ -1,7 +1,8 @@
 """The size of a network's images where the user gives none: as the model's origin states it, or from the images.
 
 Images are never enlarged for it. The stated size is taken where no image is smaller. Otherwise it is the images' own
-size, where all have one and the network is not made for a single size. Where neither is known, the user is asked.
+size, where all have one and the network is not made for a single size. Where neither is known, the user is asked. A
+network from a file (an ``arch.json``, a bundle, an ONNX file) has the size that the file states, and no other.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from narfx.inputs.model_ref import ModelRef, default_input
 from narfx.inputs.zoo import ZOOS, find_model
 from narfx.support.text import times
 
-__all__ = ["Images", "Shape", "choose_input", "input_of_module"]
+__all__ = ["Images", "Shape", "check_enlarging", "choose_input", "enlarging", "input_of_module"]
 
 Shape = tuple[int, int, int]
 
@@ -53,16 +54,10 @@ def choose_input(
         if stated is None:
             raise _unknown(ref)
         return stated, None
-    small = [size for size in images.sizes if stated is not None and (size[0] < stated[1] or size[1] < stated[2])]
-    if stated is not None and not small:
+    if stated is not None and not _smaller(images, stated):
         return stated, f"input {times(stated)}: {ref} states it"
     if stated is not None and _takes_one_size(ref):
-        raise UsageError(
-            f"{images.name} has images of {times(small[0])}, smaller than the {times(stated)} that {ref} takes: add "
-            f"--input {_option(stated)} to enlarge them",
-            where="--input",
-            kind="small_images",
-        )
+        check_enlarging(images, stated, str(ref))
     channels = stated[0] if stated is not None else _first_channels(model) or images.channels
     if len(images.sizes) > 1:
         side = min(min(size) for size in images.sizes)
@@ -77,6 +72,36 @@ def choose_input(
     shape = (channels, *images.sizes[0])
     other = "" if stated is None else f", smaller than the {times(stated)} that {ref} states"
     return shape, f"input {times(shape)}: the size of the images{other}"
+
+
+def check_enlarging(images: Images, shape: Shape, network: str) -> None:
+    """Refuse images that would be enlarged, where the user did not ask for it with ``--input``.
+
+    Args:
+        images: What the network gets.
+        shape: The network's input (C, H, W).
+        network: How the message calls the network.
+
+    Raises:
+        UsageError: An image is smaller than the input, in height or in width.
+    """
+    if small := _smaller(images, shape):
+        raise enlarging(f"{images.name} has images of {times(small[0])}", shape, f"that {network} takes")
+
+
+def enlarging(images: str, shape: Shape, takes: str) -> UsageError:
+    """The error for ``images`` that would have to be enlarged to an input (C, H, W)."""
+    return UsageError(
+        f"{images}, smaller than the {times(shape[1:])} {takes}, and images are enlarged only on request: add --input "
+        f"{_option(shape)} to enlarge them, or give images of at least {times(shape[1:])}",
+        where="--input",
+        kind="small_images",
+    )
+
+
+def _smaller(images: Images, shape: Shape) -> list[tuple[int, int]]:
+    """The sizes of images that are smaller than an input, in height or in width."""
+    return [size for size in images.sizes if size[0] < shape[1] or size[1] < shape[2]]
 
 
 def input_of_module(model: nn.Module) -> Shape | None:

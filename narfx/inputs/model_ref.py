@@ -34,6 +34,7 @@ import torch
 from torch import nn
 
 from narfx.errors import UsageError
+from narfx.graph.time_limit import model_time
 from narfx.inputs.trust import check_entry, digest_of, is_named
 from narfx.inputs.user_code import (
     attribute,
@@ -135,6 +136,7 @@ class ModelRef:
         return replace(self, name=_posix(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())))
 
 
+@model_time()
 def load_model(ref: str | ModelRef, *, relative_to: Path | None = None, seed: int | None = None) -> nn.Module:
     """Build the module that ``ref`` names.
 

@@ -222,7 +222,8 @@ def _refused(why: str, where: str) -> UsageError:
 
 def _never(what: str, where: str) -> UsageError:
     return UsageError(
-        f"a file names {what}, which is part of Python itself and no network: it never runs so",
+        f"a file names {what}, which is part of Python itself and not a network: narfx does not run it; correct the "
+        "file",
         where=where,
         kind=UNTRUSTED,
     )

@@ -103,7 +103,7 @@ def open_latency(
     """
     path = find(options.latency_file, relative_to) if options.latency_file is not None else None
     if path is not None and not path.parent.is_dir():
-        raise UsageError(f"there is no folder {path.parent}: make it first", where=str(path), kind="missing_folder")
+        raise UsageError(f"there is no folder {path.parent}: create it first", where=str(path), kind="missing_folder")
     file = LatencyFile.load(path) if path is not None and path.exists() else LatencyFile()
     here = Setting.here(options.threads, options.batch, options.provider)
     table = file.table(here, str(path))

@@ -13,7 +13,7 @@ from narfx.errors import UsageError
 from narfx.report.parts import plain
 from narfx.report.results import CompareResult, Evaluated, SearchResult, SolveResult, TrainResult
 from narfx.runs.events import EVENTS, Event, readable_events
-from narfx.runs.folder import CONFIG
+from narfx.runs.origin import CONFIG
 from narfx.space.front_file import FRONT, Front
 from narfx.support.files import read_json
 from narfx.support.seals import SEAL, sealed

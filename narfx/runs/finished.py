@@ -7,6 +7,7 @@ from typing import Any
 
 from narfx.errors import UsageError
 from narfx.runs.folder import RunFolder
+from narfx.runs.origin import reconfigure
 from narfx.runs.progress import Reporter
 from narfx.support.seals import read_sealed
 
@@ -17,7 +18,7 @@ def finished_result(folder: RunFolder, name: str, reporter: Reporter, *, extends
     """The result of a finished run, which its last file ``name`` holds; ``None`` where the run is not finished."""
     if not (folder.path / name).is_file():
         return None
-    result = read_sealed(folder.path / name, "delete it, and the run ends once more")
+    result = read_sealed(folder.path / name, "delete it and resume the run, which writes it again")
     cure = "; --resume --epochs N extends it" if extends else ""
     reporter.say(f"the run in {folder.path} is finished, and this is its result{cure}")
     return result
@@ -45,4 +46,4 @@ def extend(folder: RunFolder, epochs: int, results: Sequence[str]) -> None:
             )
         for name in results:
             (folder.path / name).unlink(missing_ok=True)
-        folder.reconfigure(epochs=epochs)
+        reconfigure(folder.path, epochs=epochs)

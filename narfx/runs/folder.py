@@ -1,4 +1,4 @@
-"""A run is a directory: its config, its events, its checkpoint.
+"""A run is a directory: its configuration, its events, its checkpoints.
 
 ``events.jsonl`` is the record, one JSON object a line. ``checkpoint.pt`` holds the whole state at the end of a phase
 and the length that ``events.jsonl`` had then: a resumed run drops the events after that and does the phase again.
@@ -9,37 +9,35 @@ carries a digest of its own content.
 
 from __future__ import annotations
 
-import io
-import math
-import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from filelock import FileLock, Timeout
-from pydantic import BaseModel
 
-from narfx.errors import InterruptedRunError, RunError, UsageError
-from narfx.runs.events import EVENTS, Event, Saved, Subscriber, from_line, from_texts, read_events, to_text
-from narfx.support.devices import is_out_of_memory
-from narfx.support.files import check_regular, disk_errors, read_json, write_bytes, write_json
+from narfx.errors import RunError, UsageError
+from narfx.runs.checkpoints import (  # fmt: skip
+    check_checkpoint,
+    has_checkpoint,
+    has_previous,
+    make_last,
+    read_checkpoint,
+    remove_checkpoints,
+    write_checkpoint,
+)
+from narfx.runs.event_file import append_event, flushed_length, go_back
+from narfx.runs.events import EVENTS, Event, Saved, Subscriber
+from narfx.runs.origin import CONFIG, write_origin
+from narfx.support.files import check_regular, disk_errors, read_json, write_json
 from narfx.support.folders import Stage, busy, check_output, check_replaceable, sweep
 from narfx.support.hidden import HIDDEN
-from narfx.support.path_fields import PathKind, path_fields
 from narfx.support.ranks import Ranks
-from narfx.support.schema import validated
-from narfx.support.seals import damaged, file_digest, read_sealed, seal_bytes, unsealed_bytes, write_sealed
 
-__all__ = ["EVENTS", "RunFolder", "interruptible", "read_events"]
+__all__ = ["LOCK", "RunFolder"]
 
-CONFIG, ORIGIN, LOCK = "config.json", "origin.json", ".lock"
-CHECKPOINT, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
-_BEFORE = "config before"
-
-M = TypeVar("M", bound=BaseModel)
+LOCK = ".lock"
 
 
 class RunFolder:
@@ -85,10 +83,10 @@ class RunFolder:
     ) -> RunFolder:
         """Make a new run; the JSON ``files`` are part of it from the start. Of several ranks, rank 0 alone writes.
 
-        ``reads`` are digests of what the run reads from elsewhere, by the names that :meth:`check_reads` uses; without
-        them it compares nothing. A ``staged`` run is built under a hidden name and gets its place at its first
-        checkpoint, or at the end of the ``with`` block. Where that raises before, an old run stays, and nothing is left
-        of the new one, unless it had to stop (``RunError``) and replaces nothing: then it can be resumed.
+        ``reads`` are digests of what the run reads from elsewhere, as :func:`narfx.runs.origin.write_origin` takes
+        them. A ``staged`` run is built under a hidden name and gets its place at its first checkpoint, or at the end of
+        the ``with`` block. Where that raises before, an old run stays, and nothing is left of the new one, unless it
+        had to stop (``RunError``) and replaces nothing: then it can be resumed.
 
         Raises:
             UsageError: ``path`` is not empty and may not be replaced, or one of the ``inputs`` lies in it.
@@ -99,10 +97,9 @@ class RunFolder:
         check_replaceable(path, inputs)
         with cls(path).unused():
             stage = Stage(path, overwrite=overwrite, alone=True)
-        for name, value in {**(files or {}), CONFIG: config}.items():
+        for name, value in (files or {}).items():
             write_json(stage.work / name, value)
-        digests = {name: file_digest(stage.work / name) for name in files or {}}
-        write_sealed(stage.work / ORIGIN, {CONFIG: config, "files": digests, "reads": reads})
+        write_origin(stage.work, config, files or (), reads)
         folder = cls(path, ranks, stage=stage)
         if not staged:
             folder.place()
@@ -114,8 +111,10 @@ class RunFolder:
         if path.parent.is_dir():
             sweep(path.parent)
         if not (path / CONFIG).is_file():
-            raise UsageError(f"{path} holds no run: it has no {CONFIG}", where=str(path), kind="no_run")
-        _check_checkpoint(path / CHECKPOINT)
+            raise UsageError(
+                f"{path} holds no run (it has no {CONFIG}): check the path", where=str(path), kind="no_run"
+            )
+        check_checkpoint(path)
         folder = cls(path)
         folder.previous = previous
         return folder
@@ -127,7 +126,7 @@ class RunFolder:
         """
         part = RunFolder(Path(name), self.ranks, inside=self)
         part.path.mkdir(parents=True, exist_ok=True)
-        part.previous = self.previous and part.has_previous
+        part.previous = self.previous and has_previous(part.path)
         return part
 
     @property
@@ -177,66 +176,6 @@ class RunFolder:
         """The effective configuration."""
         return read_json(self.path / CONFIG)
 
-    def resumed_config(self, schema: type[M]) -> M:
-        """The configuration of a run that is resumed, which is the one it began with.
-
-        Paths may differ, because a run may be moved: what they name is compared by :meth:`check_reads`.
-
-        Raises:
-            UsageError: The configuration is not the one that the run began with; the message names the field.
-        """
-        config, origin = self.config(), self._origin()
-        paths = {name for name, kind in path_fields(schema).items() if kind is not PathKind.CODE}
-        began = config if config == origin.get(_BEFORE) else origin[CONFIG]
-        now = config if isinstance(config, dict) else {}
-        for name in sorted((began.keys() | now.keys()) - paths):
-            if name not in now or name not in began or now[name] != began[name]:
-                raise _changed(
-                    f"{self.path / CONFIG} says {name} {_shown(now, name)}, but the run began with "
-                    f"{_shown(began, name)}: put that back, or start a new run with --config",
-                    self.path / CONFIG,
-                )
-        return validated(schema, config, str(self.path / CONFIG))
-
-    def reconfigure(self, **fields: Any) -> None:
-        """Change fields of the configuration of a run that goes on, such as the number of epochs.
-
-        A process that is killed in the midst of it leaves the old configuration or the new one, and both resume.
-        """
-        before = self.config()
-        after = {**before, **fields}
-        write_sealed(self.path / ORIGIN, {**self._origin(), CONFIG: after, _BEFORE: before})
-        write_json(self.path / CONFIG, after)
-
-    def check_reads(self, reads: Mapping[str, str]) -> None:
-        """Refuse to resume a run that would now read something else than when it began.
-
-        Raises:
-            UsageError: A digest in ``reads`` is not that of :meth:`create`, or one of the run's own files is not what
-                was written then; the message names what has changed.
-        """
-        origin = self._origin()
-        for name, known in origin["files"].items():
-            if file_digest(self.path / name) != known:
-                raise damaged(self.path / name, "restore it from a copy, or start a new run")
-        began = reads if origin["reads"] is None else origin["reads"]
-        changed = sorted(name for name in began.keys() | reads.keys() if began.get(name) != reads.get(name))
-        if changed:
-            raise _changed(
-                f"what the run in {self.path} reads has changed since it began ({', '.join(changed)}): undo that, or "
-                "start a new run",
-                self.path / ORIGIN,
-            )
-
-    def _origin(self) -> dict[str, Any]:
-        if not (self.path / ORIGIN).is_file():
-            raise _changed(
-                f"{self.path} has no {ORIGIN}: an older version of narfx wrote it, or the file was removed; start a "
-                "new run",
-                self.path / ORIGIN,
-            )
-        return read_sealed(self.path / ORIGIN, "restore it from a copy, or start a new run")
-
     def __enter__(self) -> RunFolder:
         if self.ranks.first:
             with disk_errors(self.path):
@@ -277,13 +216,8 @@ class RunFolder:
         self._append({"event": kind, **values})
 
     def _append(self, values: dict[str, Any]) -> None:
-        """Write one line; a value that is not finite becomes null, so that every line is valid JSON."""
-        if not self.ranks.first:
-            return
-        line = _finite({**values, "seconds": self._seconds()})
-        with disk_errors(self.path / EVENTS), (self.path / EVENTS).open("a", encoding="utf-8") as stream:
-            stream.write(to_text(line))
-        self._send(from_line(line))
+        if self.ranks.first:
+            self._send(append_event(self.path, {**values, "seconds": self._seconds()}))
 
     def _seconds(self) -> float:
         return round(time.monotonic() - self._started, 3)
@@ -296,37 +230,19 @@ class RunFolder:
         """Write a checkpoint of tensors and plain values, whole or not at all; the one before is kept."""
         if not self.ranks.first:
             return
-        state = {"state": state, "events": self._events_on_disk(), "seconds": time.monotonic() - self._started}
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        last, previous = self.path / CHECKPOINT, self.path / PREVIOUS
-        write_bytes(last, seal_bytes(buffer.getvalue()), keep=previous)
+        seconds = time.monotonic() - self._started
+        write_checkpoint(self.path, {"state": state, "events": flushed_length(self.path), "seconds": seconds})
         self.place()
         self._send(Saved(seconds=self._seconds()))
 
-    def _events_on_disk(self) -> int:
-        """The length of the events, which are on the disk before the checkpoint that counts them."""
-        events = self.path / EVENTS
-        if not events.exists():
-            return 0
-        with disk_errors(events), events.open("ab") as stream:
-            os.fsync(stream.fileno())
-            return stream.tell()
-
     def remove_checkpoints(self) -> None:
         """Delete both checkpoints of a run that is complete."""
-        for name in (CHECKPOINT, PREVIOUS):
-            (self.path / name).unlink(missing_ok=True)
+        remove_checkpoints(self.path)
 
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is something to resume."""
-        return (self.path / CHECKPOINT).is_file() or self.has_previous
-
-    @property
-    def has_previous(self) -> bool:
-        """Whether the checkpoint before the last is there."""
-        return (self.path / PREVIOUS).is_file()
+        return has_checkpoint(self.path)
 
     def load(self) -> dict[str, Any] | None:
         """The state at the last checkpoint, later events dropped; ``None`` (and no events) without a checkpoint.
@@ -336,132 +252,15 @@ class RunFolder:
         Raises:
             UsageError: The checkpoint or the events are damaged, or there is no previous checkpoint.
         """
-        last, events = self.path / CHECKPOINT, self.path / EVENTS
-        _check_checkpoint(last)
+        check_checkpoint(self.path)
         if not self.has_checkpoint:
             if self.ranks.first:
-                events.unlink(missing_ok=True)
+                (self.path / EVENTS).unlink(missing_ok=True)
             return None
-        if self.previous and not self.has_previous:
-            raise UsageError(
-                f"{self.path} has no {PREVIOUS}: resume it without --checkpoint previous",
-                where=str(self.path),
-                kind="no_checkpoint",
-            )
-        # A process that was killed while it wrote a checkpoint may leave the previous one alone.
-        path = self.path / PREVIOUS if self.previous or not last.is_file() else last
-        saved = self._read(path)
+        file, saved = read_checkpoint(self.path, previous=self.previous)
         if self.ranks.first:
-            self._go_back(path, int(saved["events"]))
+            go_back(self.path, int(saved["events"]))
+            make_last(file)
         self._started = time.monotonic() - float(saved["seconds"])
         state: dict[str, Any] = saved["state"]
         return state
-
-    def _go_back(self, path: Path, length: int) -> None:
-        """Make ``path`` the last checkpoint, and drop the events after it."""
-        events = self.path / EVENTS
-        if events.exists():
-            _check_events(events, length)
-        with disk_errors(self.path):
-            if events.exists():
-                os.truncate(events, length)
-            path.replace(self.path / CHECKPOINT)
-
-    def _read(self, path: Path) -> Any:
-        content = _content(path)
-        inner = unsealed_bytes(content)
-        if inner is None:
-            other = path.name == CHECKPOINT and (self.path / PREVIOUS).is_file()
-            raise damaged(
-                path,
-                "resume with --checkpoint previous from the one before it, which gives the same result"
-                if other
-                else "restore it from a copy, or start a new run",
-            )
-        try:
-            return torch.load(io.BytesIO(inner), map_location="cpu", weights_only=True)
-        except Exception as error:  # torch has no common class for what a file of another version may raise
-            raise UsageError(
-                f"{path} cannot be read by this torch ({type(error).__name__}): resume with the one that wrote it",
-                where=str(path),
-                kind="bad_checkpoint",
-            ) from error
-
-
-def _check_checkpoint(path: Path) -> None:
-    """Refuse what stands in the place of a checkpoint and is none, before anything of the run is changed."""
-    if os.path.lexists(path) and not path.is_file():
-        raise UsageError(
-            f"{path} is not a regular file, so it is no checkpoint: restore it, or delete it to start over",
-            where=str(path),
-            kind="bad_checkpoint",
-        )
-
-
-@contextmanager
-def interruptible(folder: RunFolder, *, resumable: bool = False) -> Iterator[None]:
-    """Turn Ctrl-C, and what a machine runs out of, into the error that says how to go on.
-
-    ``resumable`` says that the folder can be resumed without a checkpoint of its own.
-    """
-    resume = f"the run in {folder.out} resumes with --resume --out {folder.out}"
-
-    def kept() -> bool:
-        return not folder.staged and (resumable or folder.has_checkpoint)
-
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        raise InterruptedRunError(
-            f"interrupted; {resume}" if kept() else f"interrupted before the first checkpoint of {folder.out}",
-            resumable=kept(),
-            where=str(folder.out),
-        ) from error
-    except RunError as error:
-        left = "the last checkpoint is kept" if kept() else "there is no checkpoint yet"
-        raise RunError(f"{error}; {left}", where=error.where, kind=error.kind, details=error.details) from error
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        left = resume if kept() else "there is no checkpoint yet"
-        raise RunError(
-            f"out of memory: use a smaller batch; {left}", where=str(folder.out), kind="out_of_memory"
-        ) from error
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", where=str(path), kind="unreadable_file") from error
-
-
-def _check_events(path: Path, length: int) -> None:
-    """Refuse events that are not those that were there when the checkpoint was written."""
-    content = _content(path)[:length]
-    try:
-        for _ in from_texts(content.decode().splitlines(keepends=True)):
-            pass
-        whole = len(content) == length and content[-1:] in (b"", b"\n")
-    except (ValueError, TypeError):
-        whole = False
-    if not whole:
-        raise damaged(path, "restore it from a copy, or delete it to go on without the earlier events")
-
-
-def _changed(message: str, where: Path) -> UsageError:
-    return UsageError(message, where=str(where), kind="run_changed")
-
-
-def _shown(values: Mapping[str, Any], name: str) -> str:
-    return f"{values[name]!r:.60}" if name in values else "nothing"
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, dict):
-        return {key: _finite(entry) for key, entry in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(entry) for entry in value]
-    return value

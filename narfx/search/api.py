@@ -18,7 +18,9 @@ from narfx.inputs.weights import write_weights
 from narfx.latency.table import LatencyFile
 from narfx.runs.events import Done, Subscriber
 from narfx.runs.finished import extend, finished_result
-from narfx.runs.folder import RunFolder, interruptible
+from narfx.runs.folder import RunFolder
+from narfx.runs.interruption import interruptible
+from narfx.runs.origin import check_reads, resumed_config
 from narfx.runs.progress import Reporter, Silent
 from narfx.runs.tensorboard import check_tensorboard, follow, write_tensorboard
 from narfx.search.config import QUICK_LOOK, SearchConfig
@@ -146,12 +148,13 @@ def resume(
     """
     check_tensorboard(tensorboard)
     folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
-    config = folder.resumed_config(SearchConfig)
+    config = resumed_config(folder.path, SearchConfig)
     _check_same(folder.path / _STAGES, stages)
     if epochs is not None:
         if stages is not None:
             raise UsageError(
-                "a search with stages has the epochs of its stages, and cannot be extended",
+                "a search with stages cannot be extended, because each stage has its own number of epochs: leave out "
+                "epochs",
                 where="--epochs",
                 kind="stage_epochs",
             )
@@ -163,7 +166,7 @@ def resume(
             write_tensorboard(folder.path)
         return {**found, **_places(folder)}
     prepared = prepare(config, stages or stages_of(config), device, folder.path, resumed=True)
-    folder.check_reads(reads_of_search(config, prepared, folder.path))
+    check_reads(folder.path, reads_of_search(config, prepared, folder.path))
     if tensorboard:
         follow(folder)
     return _go(prepared, config, folder, reporter, subscribers)
@@ -237,6 +240,7 @@ def _go(
         below = below_budget(
             outcome.best,
             outcome.finalists,
+            outcome.dearest,
             space.budget,
             task.metric,
             lambda: None if near is None else evaluate_vector(net, near, task),

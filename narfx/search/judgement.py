@@ -1,4 +1,4 @@
-"""What the kept vector of a search is worth: beside random vectors and beside MACs alone, on images that chose nothing.
+"""How good the kept vector of a search is, compared with random vectors and with MACs alone, on images not used before.
 
 The images that chose a vector favour it, and so does being the best of several. So the verdict is made on the test
 part (:meth:`~narfx.data.image_data.ImageData.with_test`), paired over its images, with a standard error.
@@ -79,7 +79,7 @@ class Judgement:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """``part``, ``images``, ``accuracy``; ``random`` and ``macs_alone`` stand beside the kept vector."""
+        """``part``, ``images``, ``accuracy``; ``random`` and ``macs_alone`` are compared with the kept vector."""
         mean = float(np.mean(self.random_accuracies)) if self.random_accuracies else None
         return {
             "part": self.part if self.images else None,

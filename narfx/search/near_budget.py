@@ -13,6 +13,7 @@ from narfx.space.records import Vector
 __all__ = ["below_budget", "near_budget"]
 
 _NEAR = 0.95
+_VECTOR = ("vector", "skips")
 
 
 def near_budget(archive: Iterable[Evaluated], budget: Budget) -> Vector | None:
@@ -26,6 +27,7 @@ def near_budget(archive: Iterable[Evaluated], budget: Budget) -> Vector | None:
 def below_budget(
     best: Mapping[str, Any],
     finalists: Sequence[Mapping[str, Any]],
+    dearest: Mapping[str, Any],
     budget: Budget,
     metric: str,
     evaluate: Callable[[], Mapping[str, Any] | None],
@@ -35,29 +37,41 @@ def below_budget(
     Args:
         best: The record of the kept vector, with its costs.
         finalists: The records of all finalists.
+        dearest: The record of the vector of most MACs within the budget, whether the search tried it or not.
         budget: The bounds.
         metric: The name of the accuracy, for the message.
         evaluate: Called where no finalist is near the budget: the record of the best other vector that is, if any.
 
     Returns:
-        ``{"used", "nearest", "message"}``: the largest share of a bound that the kept vector uses, the record of the
-        best vector that uses at least 95 % of one (``None`` where none was tried), and a sentence.
+        ``{"used", "nearest", "origin", "message"}``: the largest share of a bound that the kept vector uses, the record
+        of a vector near the budget, and a sentence. ``origin`` says which one that is: the best that uses at least
+        95 % of a bound, of the ``finalists`` or of all that was ``tried``; else ``most_macs``, which may use less.
+        ``nearest`` is ``None`` where the kept vector itself has the most MACs.
     """
     if not budget.bounds or (used := _used(best, budget)) >= _NEAR:
         return None
     near = [record for record in finalists if _used(record, budget) >= _NEAR]
-    nearest = max(near, key=lambda record: record["accuracy"]) if near else evaluate()
-    costs = ", ".join(
-        f"{amount(name, best[name])} of {amount(name, bound)} {name}" for name, bound in budget.bounds.items()
+    nearest, origin = (max(near, key=lambda record: record["accuracy"]), "finalists") if near else (evaluate(), "tried")
+    which = "the best one within 5 % of it"
+    if nearest is None:
+        origin, which = "most_macs", f"the one of most MACs within it ({_costs(dearest, budget)}), which was evaluated,"
+        nearest = None if all(best.get(key) == dearest.get(key) for key in _VECTOR) else dearest
+    found = "" if origin != "most_macs" else "the search tried none within 5 % of it; "
+    if nearest is None:
+        found += "no vector within the budget has more MACs than the kept one"
+    else:
+        found += (
+            f"{which} has {metric.replace('_', ' ')} {nearest['accuracy']:.4f} against {best['accuracy']:.4f}: "
+            f"{nearest['vector']}"
+        )
+    message = f"the kept vector is {1 - used:.0%} below the budget ({_costs(best, budget)}); {found}"
+    return {"used": used, "nearest": None if nearest is None else dict(nearest), "origin": origin, "message": message}
+
+
+def _costs(record: Mapping[str, Any], budget: Budget) -> str:
+    return ", ".join(
+        f"{amount(name, record[name])} of {amount(name, bound)} {name}" for name, bound in budget.bounds.items()
     )
-    found = (
-        "the search tried none within 5 % of it"
-        if nearest is None
-        else f"the best one within 5 % of it has {metric.replace('_', ' ')} {nearest['accuracy']:.4f} against "
-        f"{best['accuracy']:.4f}: {nearest['vector']}"
-    )
-    message = f"the kept vector is {1 - used:.0%} below the budget ({costs}); {found}"
-    return {"used": used, "nearest": None if nearest is None else dict(nearest), "message": message}
 
 
 def _used(record: Mapping[str, Any], budget: Budget) -> float:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
-__all__ = ["number", "whole"]
+__all__ = ["number", "one_of", "share", "whole"]
 
 
 def number(name: str, value: object, *, above: float = -math.inf, least: float = -math.inf) -> float:
@@ -24,3 +25,18 @@ def whole(name: str, value: object, *, least: int) -> int:
     if not checked.is_integer():
         raise ValueError(f"{name} is {value}, which is not a whole number")
     return int(checked)
+
+
+def share(name: str, value: object, *, below: bool = False) -> float:
+    """``value`` as a number from 0 to 1, or ``below`` 1; ``ValueError`` otherwise."""
+    found = number(name, value, least=0)
+    if found > 1 or (below and found == 1):
+        raise ValueError(f"{name} is {value}, and must be {'below' if below else 'at most'} 1")
+    return found
+
+
+def one_of(name: str, value: object, known: Sequence[str]) -> str:
+    """``value`` if it is one of the known words; ``ValueError`` otherwise."""
+    if value not in known:
+        raise ValueError(f"{name} is {value!r}, and must be {' or '.join(known)}")
+    return str(value)

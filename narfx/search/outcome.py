@@ -1,4 +1,4 @@
-"""The end of a search: finalists evaluated properly, the best kept, and what it is worth beside other vectors."""
+"""The end of a search: finalists are evaluated, the best is kept and compared with other vectors."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ EVALUATIONS = "evaluations.json"
 class Outcome:
     """What was kept, and all that was evaluated: records of vector, accuracy and costs.
 
-    The accuracy of the ``base`` is ``None`` where it never had weights to be judged by.
+    The accuracy of the ``base`` is ``None`` where it never had weights to be judged by. ``dearest`` is the vector that
+    MACs alone pick.
     """
 
     best: dict[str, Any]
     base: dict[str, Any]
     finalists: list[dict[str, Any]]
     randoms: list[dict[str, Any]]
+    dearest: dict[str, Any]
     judgement: Judgement
 
     @property
@@ -117,8 +119,8 @@ def conclude(
     )
     judgement = Judgement.of(kept, beside, dearest, costs=equal, images=_judges(task), part=_part(task))
     nothing = {**space.describe(space.base), "accuracy": None, "loss": None, **space.cost(space.base)}
-    plain = [_plain(record) for record in tried]
-    return Outcome(_plain(kept), base or nothing, plain, [_plain(record) for record in beside], judgement)
+    finalist, random = ([_plain(record) for record in records] for records in (tried, beside))
+    return Outcome(_plain(kept), base or nothing, finalist, random, _plain(dearest), judgement)
 
 
 def _judges(task: Task) -> int:

@@ -181,7 +181,8 @@ def check_stages(stages: Sequence[Stage], space: SearchSpace, seed: int) -> None
         made = stage.build(space if index else first, index, seed)
         if stage is not stages[-1] and not hasattr(made, "archive"):
             raise UsageError(
-                f"strategy {stage.strategy!r} has no archive(), from which the next stage narrows its space",
+                f"strategy {stage.strategy!r} has no archive(), which the next stage needs to narrow its space: add "
+                "it, or make this stage the last",
                 where="stages",
                 kind="stage_archive",
             )

@@ -101,7 +101,7 @@ Turn: TypeAlias = WeightSteps | RewardSteps
 
 @runtime_checkable
 class Scheduled(Protocol):
-    """What a strategy has beside its other methods if it decides itself in which order weights and rewards come."""
+    """An extra method for a strategy that decides itself in which order weights and rewards come."""
 
     def schedule(self, epoch: int, minibatches: int, steps: int) -> Iterator[Turn]:
         """The turns of one epoch.

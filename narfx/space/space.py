@@ -209,7 +209,10 @@ class SearchSpace:
             wanted = {choice_index(slot, index, choice) for choice in kept}
             legal = tuple(k for k in slot.legal if k in wanted)
             if not legal:
-                raise UsageError(f"nothing legal would remain at slot {index} ({slot.name})", kind="empty_slot")
+                raise UsageError(
+                    f"nothing legal would remain at slot {index} ({slot.name}): keep at least one of its legal choices",
+                    kind="empty_slot",
+                )
             slots[index] = replace(slot, legal=legal)
         return replace(self, slots=tuple(slots)).within(self.budget)
 

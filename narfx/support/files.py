@@ -24,6 +24,7 @@ __all__ = [
     "check_writable",
     "disk_errors",
     "locked",
+    "read_bytes",
     "read_json",
     "to_json",
     "write_bytes",
@@ -124,12 +125,23 @@ def read_json(path: Path) -> Any:
         UsageError: The file does not exist, cannot be read, or is not JSON (NaN and Infinity are not JSON).
     """
     check_regular(path, f"there is no file {path}: check the path")
+    content = read_bytes(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant, parse_float=_finite)
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror}", where=str(path), kind="unreadable_file") from error
+        return json.loads(content.decode(), parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path} is not valid JSON: {error}", where=str(path), kind="malformed_json") from error
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a file.
+
+    Raises:
+        UsageError: It cannot be read.
+    """
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", where=str(path), kind="unreadable_file") from error
 
 
 def check_regular(path: Path, missing: str) -> None:

@@ -1,4 +1,4 @@
-"""Output folders: built beside their place under a hidden name, and moved there when they are whole.
+"""Output folders: built next to their place under a hidden name, and moved there when they are complete.
 
 The hidden folder ``.NAME.narfx-*`` holds ``new`` (what is being built), ``old`` (what it replaces, for the moment of
 the swap) and ``lock``, which the process holds as long as it lives. What a killed process left is removed by the next
@@ -205,7 +205,7 @@ def busy(path: Path) -> UsageError:
 
 @contextmanager
 def _hidden_beside(path: Path) -> Iterator[Path]:
-    """A hidden folder beside ``path`` with a lock that dies with this process; it is deleted after the block."""
+    """A hidden folder next to ``path`` with a lock that dies with this process; it is deleted after the block."""
     hidden = Path(tempfile.mkdtemp(dir=path.parent, prefix=hidden_prefix(path, os.getpid())))
     lock = FileLock(hidden / _LOCK, timeout=0)
     try:

@@ -7,10 +7,12 @@ from torch import nn
 
 from narfx.errors import UsageError
 from narfx.graph.batchnorm import batch_statistics
+from narfx.graph.time_limit import model_time
 
 __all__ = ["check_batches", "outputs"]
 
 
+@model_time()
 def outputs(network: nn.Module, shape: tuple[int, int, int], device: torch.device) -> int:
     """The number of logits of a classifier, or the length of an embedding, from one forward pass in eval mode.
 
@@ -43,7 +45,8 @@ def check_batches(network: nn.Module, shape: tuple[int, int, int], device: torch
                 network(torch.zeros(size, *shape, device=device))
         except ValueError as error:
             raise UsageError(
-                f"batches of {size} are too small for this network at {'x'.join(map(str, shape))}: {error}",
+                f"batches of {size} are too small for this network at {'x'.join(map(str, shape))} ({error}): use "
+                "larger batches or images",
                 where="--batch-size",
                 kind="batch_size",
             ) from error

@@ -137,7 +137,8 @@ def _own_optimizer(module: nn.Module, recipe: Recipe, own: OwnFactory) -> torch.
         )  # fmt: skip
     if "closure" in (step := inspect.signature(made.step).parameters) and step["closure"].default is inspect._empty:
         raise UsageError(
-            f"{own.label} needs a closure that computes the loss again: narfx makes one pass for each step",
+            f"{own.label} needs a closure that computes the loss again, but narfx makes one pass for each step: "
+            "choose another optimizer",
             where="--optimizer",
             kind="optimizer_closure",
         )

@@ -1,4 +1,4 @@
-"""Training with a teacher: a trained network whose outputs the student imitates beside the task's own loss."""
+"""Training with a teacher: a trained network whose outputs the student imitates in addition to the task's own loss."""
 
 from __future__ import annotations
 

@@ -14,7 +14,9 @@ from narfx.inputs.paths import find, split_name
 from narfx.inputs.weights import write_weights
 from narfx.runs.events import Trained
 from narfx.runs.finished import finished_result
-from narfx.runs.folder import RunFolder, interruptible
+from narfx.runs.folder import RunFolder
+from narfx.runs.interruption import interruptible
+from narfx.runs.origin import check_reads, resumed_config
 from narfx.runs.progress import Reporter, Silent
 from narfx.runs.tensorboard import FOLDER, check_tensorboard, follow, write_tensorboard
 from narfx.search.supernet_file import SUPERNET
@@ -128,13 +130,13 @@ def resume_compare(
     """
     check_tensorboard(tensorboard)
     folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
-    config = folder.resumed_config(CompareConfig)
+    config = resumed_config(folder.path, CompareConfig)
     if (found := finished_result(folder, _RESULT, reporter, extends=False)) is not None:
         if tensorboard:
             write_tensorboard(folder.path)
         return {**found, "files": {"comparison": str(folder.path / _RESULT)}}
     comparison = prepare(config, device=device, relative_to=folder.path)
-    folder.check_reads(_reads(comparison, folder.path))
+    check_reads(folder.path, _reads(comparison, folder.path))
     return _run(comparison, folder, reporter, tensorboard=tensorboard)
 
 

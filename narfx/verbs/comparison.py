@@ -13,6 +13,7 @@ from pydantic import Field, PositiveInt, model_validator
 from narfx.data.image_data import Opened
 from narfx.data.pairs import Pairs
 from narfx.errors import UsageError
+from narfx.inputs.image_size import check_enlarging
 from narfx.inputs.paths import find
 from narfx.support.devices import pick_device
 from narfx.support.path_fields import NamedPath, UserPath
@@ -36,10 +37,10 @@ class CompareConfig(TrainingOptions):
 
     ``target`` and the ``further`` ones are each an ``arch.json``, or ``NAME=arch.json``; ``names`` are what the results
     call them. ``outputs`` is ``keep``, ``auto`` (as many as the data have classes) or a number (the length of an
-    embedding). ``input`` replaces the architectures' own input. ``init`` is ``scratch``, ``inherit`` (every network
-    starts from the ``weights`` of the base), or ``prepared`` (from the supernet of the search in the run ``prepared``,
-    by default the folder of the ``target``). ``verify`` names pairs of faces (with the list ``pairs``, in ``folds``) on
-    which every trained network is verified.
+    embedding). ``input`` replaces the architectures' own input; only with it are smaller images enlarged. ``init`` is
+    ``scratch``, ``inherit`` (every network starts from the ``weights`` of the base), or ``prepared`` (from the supernet
+    of the search in the run ``prepared``, by default the folder of the ``target``). ``verify`` names pairs of faces
+    (with the list ``pairs``, in ``folds``) on which every trained network is verified.
     """
 
     target: NamedPath
@@ -180,7 +181,7 @@ def _targets(config: CompareConfig, start: Path | None) -> tuple[Placed, ...]:
 def _open(config: CompareConfig, target: Placed, name: str, opened: Opened, start: Path | None) -> Contender:
     architecture, place = target
     wanted = None if isinstance(config.outputs, str) else config.outputs
-    return open_contender(
+    contender = open_contender(
         architecture,
         name,
         randoms=config.randoms,
@@ -192,6 +193,9 @@ def _open(config: CompareConfig, target: Placed, name: str, opened: Opened, star
         images=opened.images,
         prepared=find(str(config.prepared), start) if config.init == "prepared" else None,
     )
+    if config.input is None:
+        check_enlarging(opened.images, contender.traced.input, name if config.names else Path(config.target).name)
+    return contender
 
 
 def _pairs(config: CompareConfig, contenders: tuple[Contender, ...], start: Path | None) -> tuple[Pairs, int] | None:
@@ -200,8 +204,8 @@ def _pairs(config: CompareConfig, contenders: tuple[Contender, ...], start: Path
     repeat_grey = face_options(config.task_options).grey == "repeat"
     source = str(find(config.verify, start))
     listed = None if config.pairs is None else str(find(config.pairs, start))
-    channels = sorted({contender.traced.input[0] for contender in contenders})
-    return [open_pairs(source, listed, config.folds, depth, repeat_grey) for depth in channels][-1]
+    networks = {contender.traced.input: contender.model for contender in contenders}
+    return open_pairs(source, listed, config.folds, networks, repeat_grey, enlarge=config.input is not None)
 
 
 def _notes(config: CompareConfig, contenders: tuple[Contender, ...], tasks: Mapping[Shape, Task]) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ from narfx.data.sources import read_source
 from narfx.data.splits import make_split
 from narfx.errors import UsageError
 from narfx.graph.checks import check_values
+from narfx.graph.time_limit import model_time
+from narfx.inputs.image_size import check_enlarging
 from narfx.inputs.paths import named_paths, relocated
 from narfx.runs.progress import Reporter, Silent
 from narfx.space.architecture import Preprocessing
@@ -52,7 +54,8 @@ class EvaluateConfig(BaseModel):
         folds: Folds of the verification; without it as many as the list says, else ten.
         part: ``test``, ``val`` or ``train`` of a source of classes; without it the first of these that it has.
         weights: A state dict for the target.
-        input: (C, H, W) of a model reference, or of an ONNX file that does not state it.
+        input: (C, H, W) of a model reference, or of an ONNX file that does not state it; of another target its own one,
+            which says that smaller images are to be enlarged.
         batch_size: Images in a batch.
         precision: ``fp32``, or ``bf16`` for a torch network: see :class:`narfx.tasks.precision.Precision`.
         seed: Decides the values of a target that is built without weights.
@@ -155,7 +158,11 @@ def evaluate(
     _check_file(out, overwrite, named_paths(config, relative_to))
     config = relocated(config, Path.cwd(), start=relative_to) if relative_to is not None else config
     precision = Precision(config.precision, device_type=place.type)
-    data = read_pairs(config.data, config.pairs) if config.by_pairs else read_source(config.data, config.input, _MEMORY)
+    data = (
+        read_pairs(config.data, config.pairs, enlarge=config.input is not None)
+        if config.by_pairs
+        else read_source(config.data, config.input, _MEMORY)
+    )
     images = images_of(config.data, *([data.images] if isinstance(data, Pairs) else _parts(data).values()))
     target = load_target(config.target, weights=config.weights, input=config.input, images=images, seed=config.seed)
     if target.origin is not None:
@@ -201,6 +208,7 @@ def _is_result(path: Path) -> bool:
     return isinstance(value, dict) and {"task", "target", "accuracy"} <= value.keys()
 
 
+@model_time()
 def _try(target: Target, input: Shape | None, device: torch.device) -> None:
     """Move the network to its device and give it one black image."""
     if input not in (None, target.input):
@@ -228,6 +236,7 @@ def _pairs(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     repeat_grey = face_options(config.task_options).grey == "repeat"
     folds = check_pairs(pairs, config.data, config.folds, target.input[0], repeat_grey)
+    _check_sizes(config, target, pairs.images)
     half = (0.5,) * target.input[0]
     used = target.preprocessing or Preprocessing(mean=half, std=half)
     verified = judge_pairs(
@@ -243,6 +252,12 @@ def _pairs(
     )
     roc = {"roc": [{"far": far, "tar": tar, "threshold": cosine} for far, tar, cosine in verified.roc]}
     return {"task": "verification", "data": pairs.name, **verified.to_json()}, roc
+
+
+def _check_sizes(config: EvaluateConfig, target: Target, *parts: Part) -> None:
+    """Refuse images that would be enlarged, unless ``--input`` asks for it."""
+    if config.input is None:
+        check_enlarging(images_of(config.data, *parts), target.input, Path(config.target).name)
 
 
 def _parts(found: Source) -> dict[str, Part]:
@@ -269,8 +284,9 @@ def _classes(
         reporter.say(ONE_CLASS)
     for note in fitting([parts[name]], target.input):
         reporter.say(note)
-    splits = {}
-    for key in {name, *(() if target.preprocessing else ("train",))}:
+    splits, used = {}, {name, *(() if target.preprocessing else ("train",))}
+    _check_sizes(config, target, *(parts[key] for key in used))
+    for key in used:
         check_channels(parts[key].channels, target.input[0], source)
         everything = np.arange(len(parts[key].labels), dtype=np.int64)
         small = len(everything) * math.prod(target.input) <= _MEMORY

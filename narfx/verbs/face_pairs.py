@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from narfx.data.image_data import images_of
 from narfx.data.pairs import Pairs, read_pairs
 from narfx.data.parts import check_channels
 from narfx.errors import UsageError
+from narfx.inputs.image_size import check_enlarging
 from narfx.runs.progress import Reporter
 from narfx.support.text import count
 from narfx.tasks.verification import Verification, similarities, verify
@@ -22,16 +24,17 @@ Shape = tuple[int, int, int]
 
 
 def open_pairs(
-    source: str, listed: str | None, folds: int | None, channels: int, repeat_grey: bool
+    source: str, listed: str | None, folds: int | None, networks: Mapping[Shape, str], repeat_grey: bool, enlarge: bool
 ) -> tuple[Pairs, int]:
-    """Read pairs of faces and check them, as :func:`check_pairs` says.
+    """Read pairs of faces and check them for each network, as :func:`check_pairs` says.
 
     Args:
         source: A ``.bin``, or a folder of images.
         listed: The list of pairs of a folder; without it ``pairs.txt`` in the folder.
         folds: See :func:`check_pairs`.
-        channels: See :func:`check_pairs`.
+        networks: The inputs (C, H, W) of the networks, at least one, and what messages call them.
         repeat_grey: See :func:`check_pairs`.
+        enlarge: Whether images may be smaller than an input.
 
     Returns:
         The pairs, and the number of folds.
@@ -39,8 +42,12 @@ def open_pairs(
     Raises:
         UsageError: The pairs are missing or malformed, or do not fit.
     """
-    pairs = read_pairs(source, listed)
-    return pairs, check_pairs(pairs, source, folds, channels, repeat_grey)
+    pairs = read_pairs(source, listed, enlarge=enlarge)
+    for shape, network in networks.items():
+        wanted = check_pairs(pairs, source, folds, shape[0], repeat_grey)
+        if not enlarge:
+            check_enlarging(images_of(source, pairs.images), shape, network)
+    return pairs, wanted
 
 
 def check_pairs(pairs: Pairs, source: str, folds: int | None, channels: int, repeat_grey: bool) -> int:

@@ -17,6 +17,7 @@ from narfx.inputs.model_ref import ModelRef
 from narfx.inputs.paths import named_paths, relocated
 from narfx.inputs.weights import write_weights
 from narfx.runs.folder import RunFolder
+from narfx.runs.origin import check_reads, resumed_config
 from narfx.runs.progress import Reporter, Silent
 from narfx.search.api import reads_of_search
 from narfx.search.config import SearchConfig
@@ -76,7 +77,7 @@ def solve(
         "prediction", "notes", "files"}``.
 
     Raises:
-        UsageError: The folder holds no such run, its scores are of another space, or an option is wrong.
+        UsageError: The folder has no such run, its scores are of another space, or an option is wrong.
         InfeasibleBudgetError: No vector meets the budget, or any budget of the range.
     """
     run, out, reporter = Path(run), Path(out), reporter or Silent()
@@ -86,7 +87,7 @@ def solve(
     check_output(out, overwrite=overwrite)
     folder = RunFolder.open(run)
     _check_finished(run)
-    config = folder.resumed_config(SearchConfig)
+    config = resumed_config(folder.path, SearchConfig)
     check_replaceable(out, [run, *named_paths(config, run)])
     with folder.unused():
         solver = _Solver.open(folder, config, device, reporter)
@@ -157,7 +158,7 @@ class _Solver:
         table = ScoreTable.load(run / SCORES)
         unbounded = config.model_copy(update={"budget": "none"})
         prepared = prepare_search(unbounded, stages_of(unbounded), device, run, resumed=True)
-        folder.check_reads(reads_of_search(config, prepared, run))
+        check_reads(folder.path, reads_of_search(config, prepared, run))
         table.check_same(prepared.traced.space)
         load_supernet(prepared.net, prepared.task.head, run)
         return cls(run, config, prepared, table, reporter)

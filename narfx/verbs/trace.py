@@ -30,7 +30,7 @@ def trace_model(
     Args:
         options: The model, and what of it may be refined.
         timing: The fields of :class:`LatencyOptions` that the user gave.
-        check: How many random vectors are timed as whole networks beside their predictions.
+        check: The number of random vectors that are timed as whole networks and compared with their predictions.
         strict: Whether a part that cannot be traced is an error.
         seed: Decides the values of a model that is built without weights, and the random vectors.
         reporter: Shows how far slow work is.

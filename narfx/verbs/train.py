@@ -16,12 +16,14 @@ from narfx.compiler.outline import network_record, outline
 from narfx.errors import UsageError
 from narfx.graph.cost import measure
 from narfx.graph.tracing import trace_graph
-from narfx.inputs.image_size import Images, choose_input
+from narfx.inputs.image_size import Images, check_enlarging, choose_input
 from narfx.inputs.model_ref import ModelRef, load_model
 from narfx.inputs.paths import find, relocated
 from narfx.inputs.weights import apply_weights, write_weights
 from narfx.runs.finished import extend, finished_result
-from narfx.runs.folder import RunFolder, interruptible
+from narfx.runs.folder import RunFolder
+from narfx.runs.interruption import interruptible
+from narfx.runs.origin import check_reads, resumed_config
 from narfx.runs.progress import Reporter, Silent
 from narfx.runs.tensorboard import check_tensorboard, follow, write_tensorboard
 from narfx.space.architecture import Architecture, Preprocessing
@@ -53,7 +55,8 @@ class TrainConfig(TrainingOptions):
     """Stand-alone training of ``target``, an ``arch.json`` or a model reference (then its base network is trained).
 
     ``base`` trains the base of the architecture instead. ``init`` is ``inherit`` (start from ``weights``, or from
-    those that the architecture names for the network that is trained) or ``scratch``.
+    those that the architecture names for the network that is trained) or ``scratch``. ``input`` is that of a model; of
+    an architecture its own one, which says that smaller images are to be enlarged.
     """
 
     target: ModelReference
@@ -156,7 +159,7 @@ def resume_train(
     """
     check_tensorboard(tensorboard)
     folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
-    config = folder.resumed_config(TrainConfig)
+    config = resumed_config(folder.path, TrainConfig)
     if epochs is not None:
         check_extension(config, relative_to=folder.path)
         extend(folder, epochs, (_FILES["metrics"], _ARCH))
@@ -167,7 +170,7 @@ def resume_train(
         return {**found, "files": _places(folder, (folder.path / _ARCH).is_file())}
     prepared = prepare(config, device=device, relative_to=folder.path)
     targets = [] if prepared.target is None else [prepared.target]
-    folder.check_reads(reads_of(config, folder.path, targets, [prepared.network], [prepared.task]))
+    check_reads(folder.path, reads_of(config, folder.path, targets, [prepared.network], [prepared.task]))
     if tensorboard:
         follow(folder)
     return _run(prepared, folder, reporter)
@@ -187,6 +190,8 @@ def prepare(config: TrainConfig, *, device: str = "auto", relative_to: Path | No
         opened = _open_model(config, relative_to, data.images)
     else:
         opened = _open_architecture(config, target, relative_to, data.images)
+    if config.input is None:
+        check_enlarging(data.images, opened.input, Path(config.target).name)
     task = task_of(config, opened.input, seed=config.seed, device=place, relative_to=relative_to, opened=data)
     notes = [*opened.notes, *task.data.notes]
     if config.init == "scratch":

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from command import Run, in_process
 
-from narfx.runs.folder import read_events
+from narfx.runs.events import read_events
 from narfx.search import SearchConfig
 
 NET = """

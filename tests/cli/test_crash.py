@@ -29,6 +29,23 @@ class Net(nn.Module):
         os.kill(os.getpid(), signal.SIGSEGV)
         return self.conv(x)
 """
+NATIVE = """
+import torch
+from torch import nn
+
+INPUT_SHAPE = (1, 8, 8)
+
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.spin = torch.jit.CompilationUnit(
+            "def spin(x):\\n    n = 1\\n    while n > 0:\\n        n = n % 7 + 1\\n    return x\\n"
+        ).spin
+
+    def forward(self, x):
+        return self.spin(x)
+"""
 WAITING = """
 import os, time
 from pathlib import Path
@@ -53,6 +70,16 @@ def test_a_crash_is_one_sentence_and_leaves_no_folder(tmp_path: Path) -> None:
     assert stderr.startswith("narfx: torch or another native library crashed (Segmentation fault); nothing was written")
     assert json.loads(stdout)["error"]["kind"] == "native_crash"
     assert [path.name for path in tmp_path.iterdir() if path.name != "__pycache__"] == ["net.py"]
+
+
+def test_a_native_loop_without_end_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NARFX_MODEL_SECONDS", "0.5")
+    (tmp_path / "net.py").write_text(NATIVE)
+    process = start(tmp_path, *["evaluate", "net.py", "--data", "digits", "--json", "--quiet"])
+    stdout, stderr = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert "narfx: the model did not end within its time, in code that Python cannot interrupt" in stderr
+    assert json.loads(stdout)["error"]["kind"] == "model_time"
 
 
 def test_a_signal_to_the_whole_group_interrupts_once(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from narfx.cli.console import run_app
 from narfx.compiler.open import open_architecture
 from narfx.errors import UsageError
 from narfx.graph.cost import measure
-from narfx.runs.folder import read_events
+from narfx.runs.events import read_events
 
 MODEL = "narfx:resnet_cifar?depth=8&width=4&in_channels=1"
 QUICK = ["--data", "d.npz", "--epochs", "2", "--pretrain-epochs", "1", "--steps", "2", "--finalists", "2"]

@@ -64,7 +64,7 @@ def test_a_list_elsewhere(root: Path, tmp_path: Path) -> None:
     [
         ([SAME, "person_00\t1\t9", "person_09\t1\tperson_00\t1"], "missing_image", "2 images"),
         (["2\t1", SAME, OTHER, SAME], "bad_pairs", "it is truncated"),
-        (["2\t1", OTHER, SAME, SAME, OTHER], "bad_pairs", "another order"),
+        (["2\t1", OTHER, SAME, SAME, OTHER], "bad_pairs", "reordered"),
         (["5", SAME, OTHER], "bad_pairs", "it is truncated"),
         ([SAME, "person_00"], "bad_pairs", "line 2"),
         ([SAME, "person_00 1 2 3 4"], "bad_pairs", "line 2"),

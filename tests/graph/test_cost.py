@@ -245,12 +245,40 @@ def test_published_networks_cost_what_torch_counts(name: str) -> None:
     """At batch 1, two operations a MAC; torch also counts products of two values (attention), which narfx does not."""
     model = _published(name)
     shape = (3, 256, 256) if name.startswith("timm") else (3, 64, 64)
+    found, products = _torch_counts(model, shape)
+    assert products or name != "swin_t"
+    assert measure(trace_graph(model).graph_module, shape)["macs"] == found > 0
+
+
+@pytest.mark.parametrize("name", ["convnext_tiny", "maxvit_t", "resnet18_fpn", "swin_v2_t", "vit_b_16"])
+def test_networks_of_attention_and_detection_cost_what_torch_counts(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """But for products of two values, and of Swin V2 the position bias, which depends on weights alone."""
+    monkeypatch.setattr(torch.backends.mha, "get_fastpath_enabled", lambda: False)  # torch does not count that path
+    model, shape = _on_meta(name), (3, 224, 224)
+    found, products = _torch_counts(model, shape)
+    bias = _position_bias(model)
+    assert measure(model, shape)["macs"] == found - bias > 0
+    assert (products > 0, bias > 0) == (name in ("maxvit_t", "swin_v2_t", "vit_b_16"), name == "swin_v2_t")
+
+
+def _torch_counts(model: nn.Module, shape: tuple[int, ...]) -> tuple[int, int]:
+    """What torch counts for one sample: MACs with weights, and MACs of two values (attention)."""
+    device = next(model.parameters()).device
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(torch.zeros(1, *shape))
+        model(torch.zeros(1, *shape, device=device))
     flops = {str(operation): found for operation, found in counter.get_flop_counts()["Global"].items()}
     products = [flops.pop(operation) for operation in [*flops] if "bmm" in operation or "attention" in operation]
-    assert products or name != "swin_t"
-    assert 2 * measure(trace_graph(model).graph_module, shape)["macs"] == sum(flops.values()) > 0
+    return sum(flops.values()) // 2, sum(products) // 2
+
+
+def _position_bias(model: nn.Module) -> int:
+    """MACs of the small networks that make Swin V2's position bias from a table of distances."""
+    total = 0
+    for part in model.modules():
+        if isinstance(part, torchvision.models.swin_transformer.ShiftedWindowAttentionV2):
+            distances = part.relative_coords_table.numel() // 2
+            total += distances * sum(layer.weight.numel() for layer in part.cpb_mlp if isinstance(layer, nn.Linear))
+    return total
 
 
 def _published(name: str) -> nn.Module:
@@ -272,14 +300,17 @@ def test_all_of_torchvision_costs_what_torch_counts(monkeypatch: pytest.MonkeyPa
     for name in [*models.list_models(module=models), *models.list_models(module=models.segmentation)]:
         model = _on_meta(name)
         side = 299 if name == "inception_v3" else 224
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            model(torch.zeros(1, 3, side, side, device="meta"))
-        flops = {str(operation): found for operation, found in counter.get_flop_counts()["Global"].items()}
-        found = sum(count for operation, count in flops.items() if "bmm" not in operation and "atten" not in operation)
-        assert 2 * measure(model, (3, side, side))["macs"] == found or name.startswith("swin_v2"), name
+        found, _ = _torch_counts(model, (3, side, side))
+        assert measure(model, (3, side, side))["macs"] == found - _position_bias(model), name
 
 
 def _on_meta(name: str) -> nn.Module:
+    if name.endswith("_fpn"):
+        with torch.device("meta"):
+            pyramid: nn.Module = torchvision.models.detection.backbone_utils.resnet_fpn_backbone(
+                backbone_name=name.removesuffix("_fpn"), weights=None
+            )
+        return pyramid.eval()
     weightless = {"weights_backbone": None} if name.startswith(("deeplab", "fcn", "lraspp")) else {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -248,7 +248,7 @@ def test_stochastic_depth_in_python_is_noted_whatever_it_draws(draw: Callable[[]
         assert torch.equal(torch.get_rng_state(), before[0])
         assert (random.getstate(), str(np.random.get_state())) == before[1:]
         (note,) = [note for note in notes if "random numbers" in note]
-        assert note.startswith(f"in training mode forward draws random numbers ({generator}) beside the network's")
+        assert note.startswith(f"in training mode forward draws random numbers ({generator}) outside of torch modules")
 
 
 def test_numbers_drawn_in_eval_mode_are_noted() -> None:
@@ -302,7 +302,7 @@ def test_a_buffer_that_training_assigns_is_noted() -> None:
 
     notes = narfx.trace(chain(forward), input=SHAPE).notes
     assert any(
-        "forward assigns the buffer count in training mode; the trace holds eval mode and does not" in note
+        "forward assigns the buffer count in training mode; the trace has eval mode and does not" in note
         for note in notes
     )
 

@@ -260,7 +260,7 @@ class Adding(Chain):
 )
 def test_what_differs_between_the_modes_is_noted(make: Callable[[], nn.Module], first: str) -> None:
     (note,) = narfx.trace(make(), input=SHAPE).notes
-    assert f"the trace holds eval mode: first at {first}" in note
+    assert f"the trace has eval mode: first at {first}" in note
     assert "make it a submodule whose forward reads self.training" in note
 
 
@@ -364,7 +364,7 @@ def test_auxiliary_heads_are_noted_with_the_way_to_do_without(name: str, side: i
     differs, dropped = narfx.trace(model, input=(3, side, side)).notes
     first = heads.partition(",")[0]
     assert dropped.startswith(f"{keys} keys of the model are not used by the traced graph: {first}.")
-    assert "the trace holds eval mode" in differs
+    assert "the trace has eval mode" in differs
     mend = f"only training calls {heads}, auxiliary heads: build the model without them, by aux_logits=False"
     assert differs.endswith(mend)
     assert narfx.trace(without, input=(3, side, side)).notes == ()

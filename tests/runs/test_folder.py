@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from narfx.errors import UsageError
-from narfx.runs.folder import RunFolder, read_events
+from narfx.runs.events import read_events
+from narfx.runs.folder import RunFolder
 
 
 def test_events_are_valid_json_and_time_goes_on(tmp_path: Path) -> None:

@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from narfx.runs.events import Event, Saved
-from narfx.runs.folder import read_events
+from narfx.runs.events import Event, Saved, read_events
 from narfx.search import SearchConfig, Stage, resume, run
 
 CONFIG: dict[str, Any] = {

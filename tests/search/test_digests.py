@@ -25,6 +25,7 @@ from narfx.inputs.weights import read_weights
 from narfx.latency.table import LatencyFile, LatencyTable, Setting
 from narfx.runs.events import read_events
 from narfx.runs.folder import RunFolder
+from narfx.runs.origin import reconfigure, resumed_config
 from narfx.search import SearchConfig, resume, run
 from narfx.space.architecture import Architecture
 from narfx.space.scores import ScoreTable
@@ -92,8 +93,8 @@ def checkpoint(path: Path) -> Any:
 READERS: dict[str, Callable[[Path], Any]] = {
     "cut/checkpoint.pt": checkpoint,
     "cut/events.jsonl": lambda path: list(read_events(path.parent)),
-    "cut/config.json": lambda path: RunFolder.open(path.parent).resumed_config(SearchConfig),
-    "cut/origin.json": lambda path: RunFolder.open(path.parent).resumed_config(SearchConfig),
+    "cut/config.json": lambda path: resumed_config(path.parent, SearchConfig),
+    "cut/origin.json": lambda path: resumed_config(path.parent, SearchConfig),
     "whole/evaluations.json": lambda path: read_sealed(path, "delete it"),
     "whole/arch.json": Architecture.load,
     "whole/weights.safetensors": lambda path: read_weights(path)[0],
@@ -211,13 +212,13 @@ def test_a_run_goes_on_only_with_what_it_began_with(copy: Path, change: Callable
 
 def test_a_configuration_that_narfx_changes_itself_is_no_change(copy: Path) -> None:
     folder, old = RunFolder.open(copy / "cut"), (copy / "cut/config.json").read_text()
-    folder.reconfigure(epochs=5)
-    assert folder.resumed_config(SearchConfig).epochs == 5
+    reconfigure(folder.path, epochs=5)
+    assert resumed_config(folder.path, SearchConfig).epochs == 5
     (copy / "cut/config.json").write_text(old)  # as a kill in the midst of it leaves the run
-    assert folder.resumed_config(SearchConfig).epochs == 3
+    assert resumed_config(folder.path, SearchConfig).epochs == 3
     edit(copy / "cut/config.json", '"epochs": 3', '"epochs": 4')
     with pytest.raises(UsageError, match="epochs 4"):
-        folder.resumed_config(SearchConfig)
+        resumed_config(folder.path, SearchConfig)
 
 
 def test_where_data_lie_is_no_change(tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import pytest
 import torch
 
 from narfx.errors import UsageError
-from narfx.runs.folder import RunFolder, read_events
+from narfx.runs.events import read_events
+from narfx.runs.folder import RunFolder
 from narfx.search import SearchConfig, resume, run
 
 CONFIG = SearchConfig(

@@ -215,7 +215,7 @@ def test_a_schedule_that_cannot_be_kept_is_refused(tmp_path: Path, every: int, m
     assert caught.value.kind == "strategy_schedule"
 
 
-@pytest.mark.parametrize("name", ["alternating", "enas", "evolution", "nar", "random"])
+@pytest.mark.parametrize("name", ["alternating", "ddas", "enas", "evolution", "nar", "nsga2", "random"])
 def test_an_archive_has_all_that_was_evaluated(name: str) -> None:
     space = SearchSpace.uniform(5, 3)
     strategy = make_strategy(name, space, seed=2)
@@ -262,7 +262,7 @@ def test_options_are_those_of_the_constructor_and_its_docstring() -> None:
     assert (every.name, every.default, every.help) == ("every", 2, "Minibatches between two steps.")
     enas = {option.name: option for option in strategy_options("enas")}
     assert {"skip_prior", "skip_weight", "hidden", "clip"} <= set(enas)  # its own and those of nar
-    for name in ("alternating", "enas", "evolution", "nar", "random"):
+    for name in ("alternating", "ddas", "enas", "evolution", "nar", "nsga2", "random"):
         assert all(option.help.endswith(".") for option in strategy_options(name)), name
     with pytest.raises(UsageError, match="unknown strategy"):
         strategy_options("annealing")

@@ -18,7 +18,7 @@ from narfx.cli.app import app
 from narfx.cli.console import run_app
 from narfx.errors import InterruptedRunError, UsageError
 from narfx.inputs.weights import read_weights
-from narfx.runs.folder import read_events
+from narfx.runs.events import read_events
 from narfx.runs.progress import Silent
 from narfx.search import SearchConfig, resume, run
 from narfx.tasks import FaceOptions, Faces, ImageData, load_data

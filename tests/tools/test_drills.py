@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import mutations
+import damage
 import pytest
 
 TOOLS = Path(__file__).parents[2] / "tools"
@@ -36,5 +36,5 @@ def test_a_damaged_file_is_refused_or_said_or_read_as_it_was(tmp_path: Path) -> 
 
 def test_every_mutation_changes_what_is_there() -> None:
     for content, as_json in ((b'{"a": [1, {"b": null}]}\n', True), (b"abc", False), (b"", False)):
-        changed = [mutations.mutated(content, random.Random(n), as_json=as_json) for n in range(50)]
+        changed = [damage.mutated(content, random.Random(n), as_json=as_json) for n in range(50)]
         assert (len(set(changed)) > 10) == bool(content)

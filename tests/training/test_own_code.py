@@ -10,7 +10,7 @@ import pytest
 from command import Run, in_process
 
 from narfx.errors import UsageError
-from narfx.runs.folder import read_events
+from narfx.runs.events import read_events
 from narfx.search import SearchConfig, resume, run
 from narfx.verbs.train import TrainConfig, resume_train, train
 

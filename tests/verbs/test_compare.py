@@ -20,7 +20,8 @@ from sample_faces import NET, people, write_bin
 from narfx.cli.app import app
 from narfx.cli.console import run_app
 from narfx.inputs.weights import read_weights
-from narfx.runs.folder import RunFolder, read_events
+from narfx.runs.events import read_events
+from narfx.runs.folder import RunFolder
 from narfx.search import SearchConfig
 from narfx.search import run as search
 from narfx.verbs.train import TrainConfig, resume_train, train

@@ -62,10 +62,15 @@ def read_onnx(path: Path) -> OnnxFile:
         onnx.checker.check_model(str(path), full_check=True)
         model = onnx.load(str(path), load_external_data=False)
     except Exception as error:  # protobuf and the checker each have their own exception classes
-        raise ParityError(f"{path} is not valid ONNX: {first_line(error)}", where=str(path)) from error
+        raise ParityError(
+            f"{path} is not valid ONNX ({first_line(error)}): write it again with narfx apply", where=str(path)
+        ) from error
     inputs = [value.name for value in model.graph.input]
     if len(inputs) != 1:
-        raise ParityError(f"{path} has {count(len(inputs), 'input')}, but its network has one", where=str(path))
+        raise ParityError(
+            f"{path} has {count(len(inputs), 'input')}, but its network has one: write it again with narfx apply",
+            where=str(path),
+        )
     return OnnxFile(
         opset=next((entry.version for entry in model.opset_import if not entry.domain), 0),
         input_name=inputs[0],

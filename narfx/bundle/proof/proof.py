@@ -114,7 +114,7 @@ class Proof:
             try:
                 write(changed, shape, path)
                 self.add(changed, path, shape, seed=1)
-            except ParityError as error:  # it names a folder that is no more
+            except ParityError as error:  # it names a folder that is gone
                 second = "a second file, with random BatchNorm statistics"
                 raise ParityError(str(error).replace(str(path), second), where=second, kind=error.kind) from error
 

@@ -106,14 +106,18 @@ def _compare(path: Path, weights: Mapping[str, Tensor]) -> Stored:
         if same is None:
             found.constants[name] = int(values.size)
         elif name in state and not np.array_equal(values, state[name], equal_nan=True):
-            raise ParityError(f"{path} holds other values of {name} than the weights", where=name, kind="weights")
+            raise ParityError(
+                f"{path} has other values of {name} than the weights: write the bundle again with narfx apply",
+                where=name,
+                kind="weights",
+            )
         else:
             found.equal.add(same)
     known = {_digest(state[key]) for key in found.equal | found.fused}  # a tensor with two names is stored once
     missing = [key for key, values in state.items() if _digest(values) not in known]
     if missing:
         raise ParityError(
-            f"{path} does not hold {missing[0]} of the weights as it is: leave out --no-code to run both and compare",
+            f"{path} does not contain {missing[0]} as the weights have it: leave out --no-code to run both and compare",
             where=missing[0],
             kind="weights",
         )

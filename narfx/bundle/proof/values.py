@@ -91,7 +91,7 @@ def run_file(
         onnx.save(told, str(path), save_as_external_data=True, location="told.data")
         try:
             session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # it names a folder that is no more
+        except Exception as error:  # it names a folder that is gone
             raise RuntimeError(str(error).replace(str(path), "the file")) from error
     feeds = {f"{name}{_CUT}": number for name, number in (cuts or {}).items()}
     feeds[session.get_inputs()[0].name] = images.numpy()

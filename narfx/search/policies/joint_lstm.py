@@ -14,11 +14,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from narfx.search.policies.lstm import LstmOptions, LstmPolicy, parameter, start_uniform
 from narfx.search.policies.masks import Masks, budget_prior
 from narfx.space.space import SearchSpace
 
@@ -67,51 +69,27 @@ def schedule(space: SearchSpace) -> list[Operator | Anchor]:
     return [anchors[0], *(step for pair in zip(operators, anchors[1:], strict=True) for step in pair)]
 
 
-class JointController(nn.Module):
-    """The policy, in float64. Its parameters are uniform in ±0.1 at the start, the biases zero."""
+class JointController(LstmPolicy):
+    """The policy; its biases are zero at the start."""
 
-    prior: Tensor
-
-    def __init__(
-        self,
-        space: SearchSpace,
-        *,
-        hidden: int,
-        tanh_constant: float,
-        temperature: float,
-        bias_scale: float,
-        generator: torch.Generator,
-    ) -> None:
-        super().__init__()
-        self.steps = schedule(space)
-        order = [slot for step in self.steps for slot in ([step.slot] if isinstance(step, Operator) else step.slots)]
+    def __init__(self, space: SearchSpace, **options: Unpack[LstmOptions]) -> None:
+        steps = schedule(space)
+        order = [slot for step in steps for slot in ([step.slot] if isinstance(step, Operator) else step.slots)]
         # Masks walk through the slots in the order in which they are decided.
         sequence = replace(space, slots=tuple(space.slots[slot] for slot in order))
-        self.masks, self.order = Masks(sequence), order
-        self.tanh_constant, self.temperature, self.bias_scale = tanh_constant, temperature, bias_scale
-        rows = sum(isinstance(step, Operator) for step in self.steps)
-        nodes = len(self.steps) - rows
-        choices = self.masks.choices
+        rows = sum(isinstance(step, Operator) for step in steps)
+        super().__init__(Masks(sequence), rows, **options)
+        self.steps, self.order = steps, order
         based = [slot.skip is not None and slot.skip.base for slot in space.slots]
         # Entry 0 is as the base has it: of a skip of the base, open.
         self.sign = torch.tensor([1.0 if base else -1.0 for base in based], dtype=torch.float64)
-        # By way of the meta device: a module's own initialisation would draw from torch's global generator.
-        lstm = nn.LSTM(hidden, hidden, bias=False, batch_first=True, dtype=torch.float64, device="meta")
-        self.lstm = lstm.to_empty(device="cpu")
-        self.start = _parameter(hidden)
-        self.operator = _parameter(choices, hidden)
-        self.slot = _parameter(rows, hidden)
-        self.head = _parameter(rows, hidden, choices)
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
         # Made after the others, so that a space without skips has exactly the controller of `nar`.
-        self.node = _parameter(nodes, hidden)
-        self.previous = _parameter(hidden, hidden)
-        self.current = _parameter(hidden, hidden)
-        self.attention = _parameter(hidden)
-        for parameter in (self.node, self.previous, self.current, self.attention):
-            nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
-        self.bias = nn.Parameter(torch.zeros(rows, choices, dtype=torch.float64))
+        hidden = len(self.start)
+        self.node = parameter(len(steps) - rows, hidden)
+        self.previous, self.current = parameter(hidden, hidden), parameter(hidden, hidden)
+        self.attention = parameter(hidden)
+        start_uniform((self.node, self.previous, self.current, self.attention), options["generator"])
+        self.bias = nn.Parameter(torch.zeros(rows, self.masks.choices, dtype=torch.float64))
         self.skip_bias = nn.Parameter(torch.zeros(len(space), dtype=torch.float64))
         self.register_buffer("prior", torch.from_numpy(budget_prior(sequence)), persistent=False)
 
@@ -171,7 +149,8 @@ class JointController(nn.Module):
                 if not step.slots:
                     continue
             logits = self._operator(h, step) if isinstance(step, Operator) else self._skips(h, anchors, step)
-            here, choice = decide(self._squash(logits, first), first)
+            prior = self.prior[first : first + logits.shape[1]]
+            here, choice = decide(self.squash(logits, prior), first)
             if isinstance(step, Operator):
                 given = self.operator[choice[:, 0]]
             else:
@@ -194,16 +173,8 @@ class JointController(nn.Module):
         signed = q * self.sign[slots]
         return nn.functional.pad(torch.stack([signed, -signed], -1), (0, self.masks.choices - 2))
 
-    def _squash(self, logits: Tensor, first: int) -> Tensor:
-        prior = self.prior[first : first + logits.shape[1]]
-        return self.tanh_constant * torch.tanh(logits / self.temperature) + prior
-
     @staticmethod
     def _mean(opened: Tensor, anchors: Tensor) -> Tensor:
         """Σ h / (1 + number) over the sources that are open: ``(n, k)`` and ``(n, k, hidden)`` to ``(n, hidden)``."""
         weight = opened.to(anchors.dtype)
         return (weight[..., None] * anchors).sum(1) / (1 + weight.sum(1, keepdim=True))
-
-
-def _parameter(*shape: int) -> nn.Parameter:
-    return nn.Parameter(torch.empty(*shape, dtype=torch.float64))

@@ -10,52 +10,84 @@ the vectors that can be drawn.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import TypedDict, Unpack
+
 import torch
 from torch import Tensor, nn
 
+from narfx.search.option_checks import number, whole
 from narfx.search.policies.masks import Masks, budget_prior
 from narfx.space.space import SearchSpace
 
-__all__ = ["Controller"]
+__all__ = ["Controller", "LstmOptions", "LstmPolicy", "parameter", "start_uniform"]
 
 
-class Controller(nn.Module):
-    """The policy. In float64: it is tiny, and a draw then does not depend on how many are made beside it."""
+class LstmOptions(TypedDict):
+    """The options of a policy: the size of the LSTM, T, τ, how fast biases move, and where first weights come from."""
+
+    hidden: int
+    tanh_constant: float
+    temperature: float
+    bias_scale: float
+    generator: torch.Generator
+
+
+class LstmPolicy(nn.Module):
+    """An LSTM, and for each of its ``rows`` a head and an embedding; all weights start uniform in ±0.1.
+
+    In float64: it is tiny, and a draw then does not depend on the size of its batch.
+
+    Raises:
+        ValueError: An option is not a number in its range.
+    """
 
     prior: Tensor
 
-    def __init__(
-        self,
-        space: SearchSpace,
-        *,
-        hidden: int,
-        tanh_constant: float,
-        temperature: float,
-        bias_scale: float,
-        generator: torch.Generator,
-    ) -> None:
+    def __init__(self, masks: Masks, rows: int, **options: Unpack[LstmOptions]) -> None:
         super().__init__()
-        self.masks = Masks(space)
-        slots, choices = self.masks.slots, self.masks.choices
-        self.tanh_constant, self.temperature, self.bias_scale = tanh_constant, temperature, bias_scale
+        self.masks = masks
+        self.tanh_constant = number("tanh_constant", options["tanh_constant"], above=0)
+        self.temperature = number("temperature", options["temperature"], above=0)
+        self.bias_scale = number("bias_scale", options["bias_scale"], least=0)
+        hidden, choices = whole("hidden", options["hidden"], least=1), masks.choices
         # By way of the meta device: a module's own initialisation would draw from torch's global generator.
         lstm = nn.LSTM(hidden, hidden, bias=False, batch_first=True, dtype=torch.float64, device="meta")
         self.lstm = lstm.to_empty(device="cpu")
-        self.start = nn.Parameter(torch.empty(hidden, dtype=torch.float64))
-        self.operator = nn.Parameter(torch.empty(choices, hidden, dtype=torch.float64))
-        self.slot = nn.Parameter(torch.empty(slots, hidden, dtype=torch.float64))
-        self.head = nn.Parameter(torch.empty(slots, hidden, choices, dtype=torch.float64))
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -0.1, 0.1, generator=generator)
-        self.bias = nn.Parameter(torch.zeros(slots, choices, dtype=torch.float64))
+        self.start, self.operator = parameter(hidden), parameter(choices, hidden)
+        self.slot, self.head = parameter(rows, hidden), parameter(rows, hidden, choices)
+        start_uniform(self.parameters(), options["generator"])
+
+    def squash(self, logits: Tensor, prior: Tensor) -> Tensor:
+        """T·tanh(u/τ), and what the budget's prior adds."""
+        return self.tanh_constant * torch.tanh(logits / self.temperature) + prior
+
+
+def parameter(*shape: int) -> nn.Parameter:
+    """A parameter in float64, without values yet."""
+    return nn.Parameter(torch.empty(*shape, dtype=torch.float64))
+
+
+def start_uniform(parameters: Iterable[nn.Parameter], generator: torch.Generator) -> None:
+    """Draw the first values of these parameters, uniform in ±0.1."""
+    for entry in parameters:
+        nn.init.uniform_(entry, -0.1, 0.1, generator=generator)
+
+
+class Controller(LstmPolicy):
+    """The policy: one step of the LSTM for each slot."""
+
+    def __init__(self, space: SearchSpace, **options: Unpack[LstmOptions]) -> None:
+        masks = Masks(space)
+        super().__init__(masks, masks.slots, **options)
+        self.bias = nn.Parameter(torch.zeros(masks.slots, masks.choices, dtype=torch.float64))
         self.register_buffer("prior", torch.from_numpy(budget_prior(space)), persistent=False)
 
     def _log_probabilities(self, output: Tensor, slot: int | slice, allowed: Tensor) -> Tensor:
         """From the LSTM's output ``(..., hidden)`` at one slot, or ``(n, slots, hidden)`` at all."""
         equation = "nh,hk->nk" if isinstance(slot, int) else "nsh,shk->nsk"
         logits = torch.einsum(equation, output, self.head[slot]) + self.bias_scale * self.bias[slot]
-        squashed = self.tanh_constant * torch.tanh(logits / self.temperature) + self.prior[slot]
-        return squashed.masked_fill(~allowed, -torch.inf).log_softmax(-1)
+        return self.squash(logits, self.prior[slot]).masked_fill(~allowed, -torch.inf).log_softmax(-1)
 
     @torch.no_grad()
     def draw(self, n: int, generator: torch.Generator | None) -> tuple[Tensor, Tensor]:

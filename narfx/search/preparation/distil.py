@@ -84,8 +84,8 @@ class Distil:
             optimizer.step()
         for name, left in lessons.left_out.items():
             shared.reporter.say(
-                f"warning: {name} gave NaN, or a gradient that is not finite, for {left} of {steps} batches: it learnt "
-                "nothing from them"
+                f"warning: {name} gave NaN, or a gradient that is not finite, for {left} of {steps} batches: it did "
+                "not learn from them"
             )
         return Distilled(
             epoch=epoch + 1,

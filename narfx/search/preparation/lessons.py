@@ -81,8 +81,12 @@ class Lessons:
         self.slots = [index for index, names in taught.items() if names]
         without = next((slot.name for slot in space.slots if 0 not in slot.legal), None)
         if without is not None or not self.slots:
-            cause = "there is no operator to teach" if without is None else f"{without} has no base to learn from"
-            raise UsageError(f"operators cannot be distilled: {cause}", where="--prepare", kind="nothing_to_distil")
+            cause = "the base is the only operator" if without is None else f"{without} has no base to learn from"
+            raise UsageError(
+                f"operators cannot be distilled: {cause}; leave out --prepare distil, or change --operators",
+                where="--prepare",
+                kind="nothing_to_distil",
+            )
         self._names = {node: taught[node.slot] for node in net.dispatches(self.slots)}
         self._modules = {
             (node.site, name): node.candidates[name] for node, names in self._names.items() for name in names

@@ -99,10 +99,10 @@ class Alternating:
         self._policies = {
             part: Controller(
                 space,
-                hidden=whole("hidden", hidden, least=1),
-                tanh_constant=number("tanh_constant", tanh_constant, above=0),
-                temperature=number("temperature", temperature, above=0),
-                bias_scale=number("bias_scale", bias_scale, least=0),
+                hidden=hidden,
+                tanh_constant=tanh_constant,
+                temperature=temperature,
+                bias_scale=bias_scale,
                 generator=self._generator,
             )
             for part in self._parts

@@ -70,7 +70,7 @@ class Evolution:
         """Add the evaluated vectors and drop the oldest; returns ``reward``, the batch's mean."""
         vectors, rewards = self._history.add(proposals, results)
         self._population.extend(
-            (vector, reward) for vector, reward in zip(vectors, rewards, strict=True) if self._space.feasible(vector)
+            (vector, reward) for vector, reward in zip(vectors, rewards, strict=True) if self._history.feasible(vector)
         )
         return {"reward": sum(rewards) / len(rewards)} if rewards else {}
 

@@ -8,15 +8,14 @@ with the skip domain a skip is one more slot with two choices.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from itertools import zip_longest
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from narfx.search.assigned_rewards import assigned_rewards, parts
-from narfx.search.history import History
-from narfx.search.option_checks import number, whole
+from narfx.search.history import History, by_turns
+from narfx.search.option_checks import number
 from narfx.search.policies.lstm import Controller
 from narfx.search.policies.reinforce import Policy, Reinforce, draw_feasible, entropy
 from narfx.search.registry import register_strategy
@@ -64,10 +63,10 @@ class Nar:
         self._generator = torch.Generator().manual_seed(seed)
         self._policy = type(self)._controller(
             space,
-            hidden=whole("hidden", hidden, least=1),
-            tanh_constant=number("tanh_constant", tanh_constant, above=0),
-            temperature=number("temperature", temperature, above=0),
-            bias_scale=number("bias_scale", bias_scale, least=0),
+            hidden=hidden,
+            tanh_constant=tanh_constant,
+            temperature=temperature,
+            bias_scale=bias_scale,
             generator=self._generator,
         )
         self._learner = Reinforce(
@@ -122,8 +121,7 @@ class Nar:
         mode = tuple(self._policy.draw(1, None)[0][0].tolist())
         drawn = [vector for vector in (mode, *self._draw(4 * n, generator)) if self._space.feasible(vector)]
         turns = (drawn, self._history.best(n)) if self._history.noisy else (self._history.best(n), drawn)
-        order = (vector for pair in zip_longest(*turns) for vector in pair if vector is not None)
-        return list(dict.fromkeys(order))[:n]
+        return by_turns(n, *turns)
 
     def archive(self) -> list[Evaluated]:
         """All vectors that were evaluated, as far as the history holds them."""

@@ -80,7 +80,9 @@ class Solve:
         self._remember(solutions, judge(solutions, "solutions"))
         self._prediction = self._test(judge)
         if not self._ranked():
-            raise NothingToRefineError("every architecture measured within the budget gives NaN", kind="all_nan")
+            raise NothingToRefineError(
+                "every architecture measured within the budget gives NaN: lower --distil-lr", kind="all_nan"
+            )
         self._rounds += 1
         best = self._ranked()[0]
         return {
@@ -108,7 +110,10 @@ class Solve:
             if not judged.finite:
                 self._dropped.setdefault(i, []).append(k)
         if any(len(gone) == len(self._space.slots[i].legal) for i, gone in self._dropped.items()):
-            raise NothingToRefineError("every choice of a slot gives NaN", kind="all_nan")
+            raise NothingToRefineError(
+                "every choice of one slot gives NaN: check the weights of the base, or lower --distil-lr",
+                kind="all_nan",
+            )
         known = {pair: judged for pair, judged in zip(pairs, found, strict=True) if judged.finite}
         known |= dict.fromkeys(enumerate(center), own)
         measures = {

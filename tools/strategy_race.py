@@ -1,0 +1,134 @@
+"""The strategies at equal processor time, judged by a truth that is known: every vector trained on from the base.
+
+    python tools/ground_truth.py --data fashion_mnist.npz --out runs/truth --only truths
+    python tools/strategy_race.py --data fashion_mnist.npz --out runs/truth --seeds 5
+
+The time is that of a default search by scores; with ``--times 6`` all have six times as long, and the search by scores
+uses it for more passes and a second round. Each other strategy gets as many epochs as fit: its own time an epoch is
+measured first. The figure is the regret: what the vector found lacks of the best one within the budget, in points of
+accuracy. What is finished is kept, and a second call goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from truth_page import load_truth
+from truth_space import BUDGET, VALIDATION, Options, base_weights, narrowed, space_of, vectors
+
+from narfx.search import SearchConfig, Stage, run
+from narfx.search.preparation import Distil, WarmUp
+from narfx.support.files import read_json, write_json
+
+RIVALS: dict[str, tuple[str, Distil | WarmUp]] = {
+    "nar": ("nar", WarmUp(3)),
+    "nar without warm-up": ("nar", WarmUp(0)),
+    "nar, distilled": ("nar", Distil(2)),
+    "evolution": ("evolution", WarmUp(3)),
+    "random": ("random", WarmUp(3)),
+}
+PROBE = (4, 8)
+"""Epochs of the two searches that measure what an epoch costs a strategy."""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="the data of the truth")
+    parser.add_argument("--out", type=Path, required=True, help="the folder of tools/ground_truth.py")
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--times", type=int, default=1, help="how many times the time of a default search by scores")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    kept = read_json(given.out / "options.json")
+    options = Options(
+        **{**kept, "input": tuple(kept["input"]), "data": str(given.data.resolve()), "out": str(given.out.resolve())}
+    )
+    print(table(options, given.seeds, given.times))
+
+
+def table(options: Options, seeds: int, times: int) -> str:
+    """The races of all seeds, in Markdown."""
+    solving = Distil(2) if times == 1 else Distil(2 * times, mixed=times)
+    found = {"solve": [search(options, "solve", solving, 1 if times == 1 else 2, seed) for seed in range(seeds)]}
+    limit = statistics.fmean(one["seconds"] for one in found["solve"])
+    for name, (strategy, preparation) in RIVALS.items():
+        epochs = epochs_within(limit, options, strategy, preparation)
+        found[name] = [search(options, strategy, preparation, epochs, seed) for seed in range(seeds)]
+    regrets = Regrets(options)
+    lines = [
+        "| strategy | epochs, preparation among them | processor time | regret | seeds |",
+        "| --- | ---: | ---: | ---: | --- |",
+        f"| a uniform draw | | | {regrets.of_uniform:.2f} | |",
+        f"| the most MACs | | | {regrets.of_most_macs:.2f} | |",
+    ]
+    for name, runs in found.items():
+        values = [regrets.of(one["vector"]) for one in runs]
+        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+        share = statistics.fmean(one["seconds"] for one in runs) / limit
+        each = ", ".join(f"{value:.2f}" for value in values)
+        mean = statistics.fmean(values)
+        lines.append(f"| {name} | {runs[0]['epochs']} | {share:.2f}x | {mean:.2f} ± {error:.2f} | {each} |")
+    return "\n".join(lines)
+
+
+class Regrets:
+    """What a vector lacks of the best one within the budget, in points of accuracy of the truth from the base."""
+
+    def __init__(self, options: Options) -> None:
+        space, chosen = space_of(options), vectors(options)
+        truth = 100 * np.mean(load_truth(options, "base"), axis=0)
+        bound = float(BUDGET.partition("<=")[2].removesuffix("x")) * space.cost(space.base)["macs"]
+        self._truth = {
+            vector: float(value)
+            for vector, value in zip(chosen, truth, strict=True)
+            if space.cost(vector)["macs"] <= bound
+        }
+        self._best = max(self._truth.values())
+        self.of_uniform = self._best - statistics.fmean(self._truth.values())
+        self.of_most_macs = self.of(max(self._truth, key=lambda vector: space.cost(vector)["macs"]))
+
+    def of(self, vector: Any) -> float:
+        """The regret of one vector."""
+        return self._best - self._truth[tuple(vector)]
+
+
+def epochs_within(limit: float, options: Options, strategy: str, preparation: Distil | WarmUp) -> int:
+    """How many epochs, preparation among them, take about ``limit`` seconds; at least one after the preparation."""
+    short, long = (
+        search(options, strategy, preparation, max(epochs - preparation.epochs, 1), seed=0) for epochs in PROBE
+    )
+    each = float((long["seconds"] - short["seconds"]) / (long["epochs"] - short["epochs"]))
+    further = round((limit - float(short["seconds"])) / each)
+    return max(int(short["epochs"]) + further - preparation.epochs, 1)
+
+
+def search(options: Options, strategy: str, preparation: Distil | WarmUp, epochs: int, seed: int) -> dict[str, Any]:
+    """One search from the base's weights with ``epochs`` after the preparation: its vector, and its processor time."""
+    kind = f"{type(preparation).__name__}{preparation.epochs}".lower()
+    name = f"{strategy}-{kind}-{epochs}-{seed}"
+    place = Path(options.out) / "race" / name
+    kept = place.with_suffix(".json")
+    if not kept.exists():
+        print(name, file=sys.stderr, flush=True)
+        config = SearchConfig(
+            model=options.model, input=options.input, data=options.data, data_fraction=options.images,
+            val_fraction=VALIDATION, budget=BUDGET, seed=seed, strategy=strategy, weights=base_weights(options),
+            epochs=preparation.epochs + epochs, pretrain_epochs=preparation.epochs,
+        )  # fmt: skip
+        start = time.process_time()
+        stage = Stage(narrowed, preparation, strategy, epochs)
+        result = run(config, place, device=options.device, overwrite=True, stages=[stage])
+        seconds = time.process_time() - start
+        write_json(kept, {"vector": result["vector"], "seconds": seconds, "epochs": config.epochs})
+    return dict(read_json(kept))
+
+
+if __name__ == "__main__":
+    main()
