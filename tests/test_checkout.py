@@ -90,4 +90,5 @@ def test_the_wheel_has_every_module_and_no_test(checkout: Path) -> None:
     own = {file.relative_to(ROOT).as_posix() for file in (ROOT / "narfx").rglob("*.py")}
     passes = {f"narfx/{file.relative_to(ROOT).as_posix()}" for file in (ROOT / "passes").rglob("*.py")}
     assert len(passes) > 10
-    assert packed == own | passes | {"narfx/py.typed"}
+    page = {f"narfx/report/templates/page.{kind}" for kind in ("html", "css", "js")}
+    assert packed == own | passes | page | {"narfx/py.typed"}

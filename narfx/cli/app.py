@@ -16,7 +16,7 @@ import typer
 
 from narfx._startup import INTERRUPTS
 from narfx._version import __version__
-from narfx.cli import analyze, bundles, compare, evaluate, front, ops, proxy, search, solve, trace, train
+from narfx.cli import analyze, bundles, compare, evaluate, front, ops, proxy, report, search, solve, trace, train
 from narfx.cli.console import run_app
 from narfx.errors import UsageError
 
@@ -41,6 +41,7 @@ app.command()(bundles.apply)
 app.command()(bundles.check)
 app.command()(train.train)
 app.command()(compare.compare)
+app.command()(report.report)
 app.command()(evaluate.evaluate)
 app.command()(proxy.proxy)
 app.add_typer(ops.ops, name="ops")

@@ -36,10 +36,10 @@ def launch(
 
     Args:
         schema: The class of the configuration.
-        start: Called with the configuration, ``out``, and ``device``, ``overwrite`` and ``reporter``; with a config
-            file also with ``relative_to``.
-        resume: Called with ``out``, and ``device``, ``previous`` and ``reporter``; if ``--epochs`` is given, also with
-            ``epochs``.
+        start: Called with the configuration, ``out``, and ``device``, ``overwrite``, ``reporter`` and ``tensorboard``;
+            with a config file also with ``relative_to``.
+        resume: Called with ``out``, and ``device``, ``previous``, ``reporter`` and ``tensorboard``; if ``--epochs`` is
+            given, also with ``epochs``.
         estimate: Called with the configuration and ``device``, for ``--dry-run``; with a config file also with
             ``relative_to``.
         needed: The field that must be given together with ``data``.
@@ -54,9 +54,11 @@ def launch(
     """
     from narfx.inputs.paths import code_places
     from narfx.inputs.trust import naming
+    from narfx.runs.tensorboard import check_tensorboard
     from narfx.support.schema import validated  # pydantic's models of this package need torch: --help does not
 
-    shared = {"device": options["device"], "reporter": output.reporter}
+    check_tensorboard(options["tensorboard"])
+    shared = {"device": options["device"], "reporter": output.reporter, "tensorboard": options["tensorboard"]}
     previous = _previous(options)
     if options["resume"]:
         more = {"epochs": fields.pop("epochs")} if extends and "epochs" in fields else {}

@@ -195,6 +195,9 @@ RUN: Group = {
     "resume": _flag("--resume", "Resume the run in --out; with --epochs N, extend it (search and train only)."),
     "checkpoint": _text("With --resume: last, or previous for the checkpoint before the last [last]."),
     "overwrite": (OVERWRITE, False),
+    "tensorboard": _flag(
+        "--tensorboard", "Also write scalars for TensorBoard into RUN/tensorboard (pip install 'narfx[tensorboard]')."
+    ),
     "dry_run": _flag("--dry-run", "Check everything, say how long it will take, and stop; nothing is written."),
 }
 

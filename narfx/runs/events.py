@@ -33,6 +33,7 @@ __all__ = [
     "from_texts",
     "iter_events",
     "read_events",
+    "readable_events",
     "to_text",
 ]
 
@@ -252,6 +253,26 @@ def iter_events(path: Path, kind: type[E]) -> Iterator[E]:
         KeyError: A line names no kind.
     """
     return (event for event in map(from_line, read_events(path)) if isinstance(event, kind))
+
+
+def readable_events(path: Path) -> tuple[list[Event], int]:
+    """All events of the run in the folder ``path`` that can be read, and the number of lines that cannot.
+
+    For those who look at a run that is damaged, or that another process is writing: a line that is cut off, not JSON,
+    not what was written, or without a kind is left out. A run without the file has no events.
+    """
+    found: list[Event] = []
+    damaged = 0
+    try:
+        content = (path / EVENTS).read_bytes()
+    except OSError:
+        return found, damaged
+    for text in content.splitlines():
+        try:
+            found += [from_line(line) for line in from_texts([text.decode()])]
+        except (ValueError, TypeError, KeyError, RecursionError):
+            damaged += 1
+    return found, damaged
 
 
 def _own_fields(record: type[Event]) -> list[dataclasses.Field[Any]]:

@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from narfx.compiler.outline import network_record
 from narfx.errors import UsageError
 from narfx.graph.digest import network_digest
+from narfx.inputs.model_ref import ModelRef
 from narfx.inputs.paths import named_digests, named_paths, relocated
 from narfx.inputs.weights import write_weights
 from narfx.latency.table import LatencyFile
@@ -18,6 +20,7 @@ from narfx.runs.folder import RunFolder
 from narfx.runs.interruption import interruptible
 from narfx.runs.origin import check_reads, resumed_config
 from narfx.runs.progress import Reporter, Silent
+from narfx.runs.tensorboard import check_tensorboard, follow, write_tensorboard
 from narfx.search.config import QUICK_LOOK, SearchConfig
 from narfx.search.epochs import SCORES
 from narfx.search.estimate import plan
@@ -34,9 +37,11 @@ from narfx.search.supernet_file import SUPERNET, save_supernet
 from narfx.search.supernet_strategy import AnyStrategy
 from narfx.space.architecture import Preprocessing
 from narfx.space.front_file import FRONT, Front
+from narfx.support.devices import pick_device
 from narfx.support.files import read_json
 from narfx.support.folders import check_output, check_replaceable
 from narfx.support.seals import sealed, write_sealed
+from narfx.training.about import ABOUT, about
 from narfx.training.method import check_extension, own_code
 
 __all__ = ["estimate_search", "reads_of_search", "resume", "run"]
@@ -52,6 +57,7 @@ def run(
     relative_to: Path | None = None,
     stages: Sequence[Stage] | None = None,
     subscribers: Sequence[Subscriber] = (),
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Search, and write the run directory ``out``.
 
@@ -67,6 +73,7 @@ def run(
         stages: Take the place of the configuration's strategy and epochs. They are code, which no file holds: give
             them to :func:`resume` as well.
         subscribers: Receive each event of the run as soon as it is written.
+        tensorboard: Whether the run's folder gets scalars for TensorBoard (:mod:`narfx.runs.tensorboard`).
 
     Returns:
         What ``narfx search --json`` prints: the vector, accuracy, costs, the random vectors, the verdict, the files.
@@ -79,6 +86,7 @@ def run(
         InterruptedRunError: Ctrl-C.
     """
     out, reporter = Path(out), reporter or Silent()
+    check_tensorboard(tensorboard)
     check_output(out, overwrite=overwrite)
     inputs = named_paths(config, relative_to)
     check_replaceable(out, inputs)
@@ -86,13 +94,18 @@ def run(
     prepared = prepare(config, stages or stages_of(config), device, relative_to)
     reads = reads_of_search(config, prepared, relative_to)
     config = relocated(config, out, start=relative_to)
-    files: dict[str, Any] = {} if stages is None else {_STAGES: [stage.describe() for stage in stages]}
+    record = network_record(prepared.traced, model=ModelRef.parse(config.model).plain)
+    files: dict[str, Any] = {ABOUT: about([record], prepared.task, pick_device(device))}
+    if stages is not None:
+        files[_STAGES] = [stage.describe() for stage in stages]
     if prepared.latency is not None:
         # Kept in the run, and so measured once: a resumed search, or one with this config, reads it.
         files[_LATENCY] = sealed(LatencyFile(tables=(prepared.latency.table,)).model_dump(mode="json"))
         config = config.model_copy(update={"latency_file": _LATENCY})
     values = config.model_dump(mode="json")
     folder = RunFolder.create(out, values, overwrite=overwrite, inputs=inputs, files=files, reads=reads, staged=True)
+    if tensorboard:
+        follow(folder)
     return _go(prepared, config, folder, reporter, subscribers)
 
 
@@ -119,18 +132,21 @@ def resume(
     reporter: Reporter | None = None,
     stages: Sequence[Stage] | None = None,
     subscribers: Sequence[Subscriber] = (),
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Go on with the run in ``out`` from its last checkpoint; the result is that of a run never stopped.
 
     With ``previous`` it goes on from the checkpoint before. The result of a finished run is read from its files. With
     ``epochs`` a run, finished or not, gets so many epochs in all: it ends as a run that was started with them, and with
     the warm-up epochs of this one, because neither SGDR nor a strategy knows how many epochs will follow. A search with
-    ``stages`` of its own takes the same ones again. ``subscribers`` receive the events from here on.
+    ``stages`` of its own takes the same ones again. ``subscribers`` receive the events from here on; with
+    ``tensorboard`` the scalars of the whole run are written.
 
     Raises:
         UsageError: A file of the run is damaged; or its configuration, the model, a file that it names or the data are
             not those that it began with; or it cannot get these ``epochs``.
     """
+    check_tensorboard(tensorboard)
     folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
     config = resumed_config(folder.path, SearchConfig)
     _check_same(folder.path / _STAGES, stages)
@@ -146,9 +162,13 @@ def resume(
         extend(folder, epochs, (_FILES["result"], _FILES["arch"], EVALUATIONS))
         config = config.model_copy(update={"epochs": epochs})
     elif (found := finished_result(folder, _FILES["result"], reporter, extends=stages is None)) is not None:
+        if tensorboard:
+            write_tensorboard(folder.path)
         return {**found, **_places(folder)}
     prepared = prepare(config, stages or stages_of(config), device, folder.path, resumed=True)
     check_reads(folder.path, reads_of_search(config, prepared, folder.path))
+    if tensorboard:
+        follow(folder)
     return _go(prepared, config, folder, reporter, subscribers)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from narfx.compiler.outline import network_record
 from narfx.data.digests import data_digest
 from narfx.inputs.paths import find, split_name
 from narfx.inputs.weights import write_weights
@@ -17,10 +18,12 @@ from narfx.runs.folder import RunFolder
 from narfx.runs.interruption import interruptible
 from narfx.runs.origin import check_reads, resumed_config
 from narfx.runs.progress import Reporter, Silent
+from narfx.runs.tensorboard import FOLDER, check_tensorboard, follow, write_tensorboard
 from narfx.search.supernet_file import SUPERNET
 from narfx.support.seals import digest, file_digest, read_sealed, write_sealed
 from narfx.support.text import count
 from narfx.tasks.task import Task
+from narfx.training.about import about
 from narfx.training.estimate import Estimate, duration, training_seconds
 from narfx.training.fit import fit
 from narfx.training.initialise import random_start, reinitialise
@@ -45,13 +48,15 @@ def compare(
     overwrite: bool = False,
     reporter: Reporter | None = None,
     relative_to: Path | None = None,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Train each architecture, its base and random vectors of equal cost, all over the same seeds.
 
     The random vectors are uniform over those whose MACs, and what else the search's budget bounded, are at most 2 %
     below the architecture's; with a skip domain operators and skips are drawn together. A base that several
     architectures share is trained once. Writes ``comparison.json``; an interrupted comparison resumes at the network
-    and the epoch where it stopped.
+    and the epoch where it stopped. With ``tensorboard`` the run gets scalars as well, a folder for each network
+    (:mod:`narfx.runs.tensorboard`).
 
     Returns:
         ``{"rows": [{"name", "vector", "params", "macs", "starting_weights", "accuracies", "mean", "standard_error"}],
@@ -65,12 +70,17 @@ def compare(
         RunError: The loss became NaN or the machine ran out of memory or disk; the last checkpoint is kept.
         InterruptedRunError: Ctrl-C.
     """
+    check_tensorboard(tensorboard)
     config = _with_names(config, relative_to)
     check_out(config, Path(out), relative_to, overwrite=overwrite)
     comparison = prepare(config, device=device, relative_to=relative_to)
     reads = _reads(comparison, relative_to)
-    folder = create_run(config, Path(out), comparison.targets, relative_to, overwrite=overwrite, reads=reads)
-    return _run(comparison, folder, reporter or Silent())
+    records = [network_record(each.traced, each.label, each.vector, model=each.model) for each in comparison.contenders]
+    known = about(records, next(iter(comparison.tasks.values())), comparison.device)
+    folder = create_run(
+        config, Path(out), comparison.targets, relative_to, overwrite=overwrite, reads=reads, about=known
+    )
+    return _run(comparison, folder, reporter or Silent(), tensorboard=tensorboard)
 
 
 def estimate_compare(config: CompareConfig, *, device: str = "auto", relative_to: Path | None = None) -> dict[str, Any]:
@@ -107,20 +117,28 @@ def estimate_compare(config: CompareConfig, *, device: str = "auto", relative_to
 
 
 def resume_compare(
-    out: Path | str, *, device: str = "auto", previous: bool = False, reporter: Reporter | None = None
+    out: Path | str,
+    *,
+    device: str = "auto",
+    previous: bool = False,
+    reporter: Reporter | None = None,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Resume the comparison in ``out``; arguments and errors as for ``compare``.
 
     With ``previous`` the network that was being trained goes on from the checkpoint before its last. What the run
     began with and reads must not have changed. The result of a finished comparison is read from its file.
     """
+    check_tensorboard(tensorboard)
     folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
     config = resumed_config(folder.path, CompareConfig)
     if (found := finished_result(folder, _RESULT, reporter, extends=False)) is not None:
+        if tensorboard:
+            write_tensorboard(folder.path)
         return {**found, "files": {"comparison": str(folder.path / _RESULT)}}
     comparison = prepare(config, device=device, relative_to=folder.path)
     check_reads(folder.path, _reads(comparison, folder.path))
-    return _run(comparison, folder, reporter)
+    return _run(comparison, folder, reporter, tensorboard=tensorboard)
 
 
 def _reads(comparison: Comparison, start: Path | None) -> dict[str, str]:
@@ -150,18 +168,20 @@ def _with_names(config: CompareConfig, start: Path | None) -> CompareConfig:
     return config.model_copy(update={"target": paths[0], "further": tuple(paths[1:])})
 
 
-def _run(comparison: Comparison, folder: RunFolder, reporter: Reporter) -> dict[str, Any]:
+def _run(comparison: Comparison, folder: RunFolder, reporter: Reporter, *, tensorboard: bool) -> dict[str, Any]:
     """Train what is not trained yet, and write the table."""
     tasks = list(comparison.tasks.values())
     part = "test" if all(task.data.test is not None for task in tasks) else "val"
     rows: dict[str, dict[str, Any]] = {}
     places: dict[tuple[Any, ...], str] = {}
+    if tensorboard:
+        follow(folder)
     with folder, interruptible(folder, resumable=True):
         for note in comparison.notes:
             reporter.say(note)
         for entrant in _entrants(comparison):
             place = f"runs/{places.setdefault(entrant.key, entrant.folder)}"
-            rows[entrant.name] = _row(comparison, entrant, place, part, folder, reporter)
+            rows[entrant.name] = _row(comparison, entrant, place, part, folder, reporter, tensorboard=tensorboard)
         found = [_entry(comparison, contender, rows, part) for contender in comparison.contenders]
         result = {
             "part": part,
@@ -224,12 +244,13 @@ def _entry(comparison: Comparison, contender: Contender, rows: dict[str, dict[st
 
 
 def _row(
-    comparison: Comparison, entrant: Entrant, place: str, part: str, folder: RunFolder, reporter: Reporter
-) -> dict[str, Any]:
+    comparison: Comparison, entrant: Entrant, place: str, part: str, folder: RunFolder, reporter: Reporter, *,
+    tensorboard: bool,
+) -> dict[str, Any]:  # fmt: skip
     """One network over all seeds."""
     space, config = entrant.contender.traced.space, comparison.config
     trained = [
-        _metrics(comparison, entrant, folder.part(f"{place}-{seed}"), seed, folder, reporter)
+        _metrics(comparison, entrant, _part(folder, f"{place}-{seed}", tensorboard=tensorboard), seed, folder, reporter)
         for seed in range(config.seed, config.seed + config.seeds)
     ]
     row = {
@@ -242,6 +263,14 @@ def _row(
     if comparison.verified is not None:
         row["verification"] = spread_of([metrics["verification"]["accuracy"] for metrics in trained])
     return row
+
+
+def _part(folder: RunFolder, place: str, *, tensorboard: bool) -> RunFolder:
+    """The run of one network with one seed, whose scalars lie beside those of the others."""
+    part = folder.part(place)
+    if tensorboard:
+        follow(part, f"{FOLDER}/{Path(place).name}", of=folder)
+    return part
 
 
 def _starting_weights(comparison: Comparison, entrant: Entrant) -> str:

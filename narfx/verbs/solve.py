@@ -7,7 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from narfx.compiler.outline import network_record
 from narfx.errors import InfeasibleBudgetError, UsageError
+from narfx.inputs.model_ref import ModelRef
 from narfx.inputs.paths import named_paths, relocated
 from narfx.inputs.weights import write_weights
 from narfx.runs.folder import RunFolder
@@ -29,10 +33,12 @@ from narfx.space.front_file import FRONT, Front, PointWeights
 from narfx.space.records import Vector
 from narfx.space.scores import ScoreTable
 from narfx.space.solver import best_vectors
+from narfx.support.devices import pick_device
 from narfx.support.files import write_bytes, write_json
 from narfx.support.folders import check_output, check_replaceable, output_folder
 from narfx.support.seals import file_digest
 from narfx.support.text import count as counted
+from narfx.training.about import ABOUT, about
 from narfx.verbs.solve_plot import plot_points
 
 __all__ = ["solve"]
@@ -97,6 +103,7 @@ def solve(
         records = [solver.write(point, work, out, name) for point, name in zip(found, names, strict=True)]
         result = {
             "run": str(run),
+            "asked": {"budget": budget, "count": count, "points": points},
             "metric": solver.prepared.task.metric,
             "bounded": ranged_metric(budget),
             "base": solver.base,
@@ -105,6 +112,7 @@ def solve(
             "notes": solver.notes,
         }
         write_json(work / _RESULT, result)
+        write_json(work / ABOUT, solver.about(pick_device(device)))
         files = {"result": str(out / _RESULT)}
         if len(budgets) > 1:
             solver.front(dict(zip(names, records, strict=True)), budget, work).save(work / FRONT)
@@ -156,6 +164,11 @@ class _Solver:
         table.check_same(prepared.traced.space)
         load_supernet(prepared.net, prepared.task.head, run)
         return cls(run, config, prepared, table, reporter)
+
+    def about(self, device: torch.device) -> dict[str, Any]:
+        """What a report of the points shows of the network and the data."""
+        record = network_record(self.prepared.traced, model=ModelRef.parse(self.config.model).plain)
+        return about([record], self.prepared.task, device)
 
     def point(self, text: str, count: int, *, single: bool) -> _Point | None:
         """The best of ``count`` solutions for a budget; ``None``, and a note, where one of several is not possible."""

@@ -15,6 +15,7 @@ from narfx.space.architecture import Architecture
 from narfx.support.folders import check_output, check_replaceable
 from narfx.support.seals import digest
 from narfx.tasks.task import Task
+from narfx.training.about import ABOUT
 from narfx.training.start import TrainingOptions
 
 __all__ = ["SEEN", "Placed", "check_out", "create_run", "open_target", "reads_of"]
@@ -81,6 +82,7 @@ def create_run(
     *,
     overwrite: bool,
     reads: Mapping[str, str],
+    about: Mapping[str, Any],
 ) -> RunFolder:
     """Make a run directory that holds its configuration and a copy of each architecture, so that it can be moved.
 
@@ -91,11 +93,12 @@ def create_run(
         start: The folder at which the configuration's paths start.
         overwrite: Whether a folder that is not empty is replaced.
         reads: Digests of what the run reads from elsewhere.
+        about: The values of ``about.json`` (:mod:`narfx.training.about`).
 
     Raises:
         UsageError: ``out`` may not be replaced, or holds a file that is read.
     """
-    inputs, files = named_paths(config, start), dict[str, Any]()
+    inputs, files = named_paths(config, start), dict[str, Any]({ABOUT: dict(about)})
     names = _copies(targets)
     for name, (architecture, place) in zip(names, targets, strict=True):
         inputs += named_paths(architecture, place)

@@ -12,11 +12,12 @@ from torch import fx, nn
 
 from narfx.compiler.modes import settle_training
 from narfx.compiler.open import base_start, open_architecture
+from narfx.compiler.outline import network_record, outline
 from narfx.errors import UsageError
 from narfx.graph.cost import measure
 from narfx.graph.tracing import trace_graph
 from narfx.inputs.image_size import Images, check_enlarging, choose_input
-from narfx.inputs.model_ref import load_model
+from narfx.inputs.model_ref import ModelRef, load_model
 from narfx.inputs.paths import find, relocated
 from narfx.inputs.weights import apply_weights, write_weights
 from narfx.runs.finished import extend, finished_result
@@ -24,13 +25,16 @@ from narfx.runs.folder import RunFolder
 from narfx.runs.interruption import interruptible
 from narfx.runs.origin import check_reads, resumed_config
 from narfx.runs.progress import Reporter, Silent
+from narfx.runs.tensorboard import check_tensorboard, follow, write_tensorboard
 from narfx.space.architecture import Architecture, Preprocessing
+from narfx.space.network_record import NetworkRecord
 from narfx.support.devices import pick_device
 from narfx.support.path_fields import ModelReference, UserPath
 from narfx.support.seals import write_sealed
 from narfx.support.text import count, times
 from narfx.tasks.options import open_images
 from narfx.tasks.task import Task
+from narfx.training.about import about
 from narfx.training.estimate import Estimate, duration, training_seconds
 from narfx.training.fit import fit
 from narfx.training.initialise import kept, random_start, reinitialise
@@ -69,7 +73,7 @@ class PreparedTraining:
 
     ``target`` is the architecture as its file gives it, ``trained`` the one that the network is of; both are ``None``
     for a model reference. ``warm`` says that the network starts from weights that have learnt something, ``start`` says
-    in words from which.
+    in words from which. ``record`` is what a report shows of the network.
     """
 
     config: TrainConfig
@@ -80,6 +84,7 @@ class PreparedTraining:
     notes: tuple[str, ...]
     warm: bool
     start: str
+    record: NetworkRecord
     target: Placed | None
     trained: Placed | None
     teacher: Teacher | None = None
@@ -93,11 +98,13 @@ def train(
     overwrite: bool = False,
     reporter: Reporter | None = None,
     relative_to: Path | None = None,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Train one network; the run directory ``out`` gets ``weights.safetensors`` and ``metrics.json``.
 
     Where the target is an architecture, ``out`` also gets an ``arch.json`` that names these weights and the mean and
-    standard deviation of the training: it is what ``apply`` takes next.
+    standard deviation of the training: it is what ``apply`` takes next. With ``tensorboard`` it gets scalars as well
+    (:mod:`narfx.runs.tensorboard`).
 
     Returns:
         ``{"params", "macs", "vector", "starting_weights", "epochs", "loss", "val", "test", "files"}``.
@@ -107,11 +114,15 @@ def train(
         RunError: The loss became NaN or the machine ran out of memory or disk; the last checkpoint is kept.
         InterruptedRunError: Ctrl-C.
     """
+    check_tensorboard(tensorboard)
     check_out(config, Path(out), relative_to, overwrite=overwrite)
     prepared = prepare(config, device=device, relative_to=relative_to)
     targets = [] if prepared.target is None else [prepared.target]
     reads = reads_of(config, relative_to, targets, [prepared.network], [prepared.task])
-    folder = create_run(config, Path(out), targets, relative_to, overwrite=overwrite, reads=reads)
+    known = about([prepared.record], prepared.task, pick_device(device))
+    folder = create_run(config, Path(out), targets, relative_to, overwrite=overwrite, reads=reads, about=known)
+    if tensorboard:
+        follow(folder)
     return _run(prepared, folder, reporter or Silent())
 
 
@@ -138,6 +149,7 @@ def resume_train(
     device: str = "auto",
     previous: bool = False,
     reporter: Reporter | None = None,
+    tensorboard: bool = False,
 ) -> dict[str, Any]:
     """Resume the training in ``out`` from its last checkpoint; arguments and errors as for ``train``.
 
@@ -145,6 +157,7 @@ def resume_train(
     a finished run is read from its files. With ``epochs`` a run, finished or not, gets so many epochs in all, and ends
     as a run that was started with them.
     """
+    check_tensorboard(tensorboard)
     folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
     config = resumed_config(folder.path, TrainConfig)
     if epochs is not None:
@@ -152,10 +165,14 @@ def resume_train(
         extend(folder, epochs, (_FILES["metrics"], _ARCH))
         config = config.model_copy(update={"epochs": epochs})
     elif (found := finished_result(folder, _FILES["metrics"], reporter)) is not None:
+        if tensorboard:
+            write_tensorboard(folder.path)
         return {**found, "files": _places(folder, (folder.path / _ARCH).is_file())}
     prepared = prepare(config, device=device, relative_to=folder.path)
     targets = [] if prepared.target is None else [prepared.target]
     check_reads(folder.path, reads_of(config, folder.path, targets, [prepared.network], [prepared.task]))
+    if tensorboard:
+        follow(folder)
     return _run(prepared, folder, reporter)
 
 
@@ -193,6 +210,7 @@ def prepare(config: TrainConfig, *, device: str = "auto", relative_to: Path | No
         notes=tuple(notes),
         warm=opened.warm and config.init == "inherit",
         start=opened.start if config.init == "inherit" else random_start(config.seed),
+        record=opened.record,
         target=target,
         trained=None if target is None or opened.complete is None else Placed(opened.complete, target.place),
         teacher=teacher,
@@ -223,12 +241,16 @@ def _teacher(
 
 @dataclass(frozen=True)
 class _Opened:
-    """A network with the weights that were named; ``warm`` where there were any, ``complete`` its architecture."""
+    """A network with the weights that were named; ``warm`` where there were any, ``complete`` its architecture.
+
+    ``record`` is what a report shows of it.
+    """
 
     network: fx.GraphModule
     input: Shape
     start: str
     notes: list[str]
+    record: NetworkRecord
     warm: bool
     complete: Architecture | None
 
@@ -261,15 +283,16 @@ def _open_architecture(config: TrainConfig, target: Placed, start: Path | None, 
         wanted = wanted.model_copy(update={"input": config.input})
     lowered = open_architecture(wanted, relative_to=target.place, weights=weights, seed=config.seed, images=images)
     traced = lowered.traced
+    vector = wanted.check(traced.space)
+    plain = ModelRef.parse(wanted.model).plain
     return _Opened(
         lowered.network,
         traced.input,
         lowered.weights,
         [f"weights: {lowered.weights}", *traced.notes],
+        network_record(traced, "base" if config.base else "refined", vector, model=plain),
         weights is not None or wanted.weights is not None,
-        traced.architecture(
-            wanted.check(traced.space), init=target.architecture.init, base_weights=target.architecture.base_weights
-        ),
+        traced.architecture(vector, init=target.architecture.init, base_weights=target.architecture.base_weights),
     )
 
 
@@ -306,7 +329,9 @@ def _open_model(config: TrainConfig, start: Path | None, images: Images) -> _Ope
     notes = [f"weights {Path(str(weights)).name}: {done}"] if done else []
     notes += [origin] if origin else []
     named = base_start(config.target, weights)
-    return _Opened(traced.graph_module, shape, named, [*notes, *traced.notes], weights is not None, None)
+    plain = ModelRef.parse(config.target).plain
+    record = NetworkRecord(name="base", model=plain, input=shape, nodes=tuple(outline(traced.graph_module)))
+    return _Opened(traced.graph_module, shape, named, [*notes, *traced.notes], record, weights is not None, None)
 
 
 def _weights(config: TrainConfig, start: Path | None) -> str | None:
