@@ -228,6 +228,8 @@ class RunFolder:
 
     def save(self, state: dict[str, Any]) -> None:
         """Write a checkpoint of tensors and plain values, whole or not at all; the one before is kept."""
+        import torch  # takes seconds, and the analyses of a run's events do without it
+
         if not self.ranks.first:
             return
         seconds = time.monotonic() - self._started
@@ -264,3 +266,114 @@ class RunFolder:
         self._started = time.monotonic() - float(saved["seconds"])
         state: dict[str, Any] = saved["state"]
         return state
+
+    def _go_back(self, path: Path, length: int) -> None:
+        """Make ``path`` the last checkpoint, and drop the events after it."""
+        events = self.path / EVENTS
+        if events.exists():
+            _check_events(events, length)
+        with disk_errors(self.path):
+            if events.exists():
+                os.truncate(events, length)
+            path.replace(self.path / CHECKPOINT)
+
+    def _read(self, path: Path) -> Any:
+        content = _content(path)
+        inner = unsealed_bytes(content)
+        if inner is None:
+            other = path.name == CHECKPOINT and (self.path / PREVIOUS).is_file()
+            raise damaged(
+                path,
+                "resume with --checkpoint previous from the one before it, which gives the same result"
+                if other
+                else "restore it from a copy, or start a new run",
+            )
+        import torch  # as in save
+
+        try:
+            return torch.load(io.BytesIO(inner), map_location="cpu", weights_only=True)
+        except Exception as error:  # torch has no common class for what a file of another version may raise
+            raise UsageError(
+                f"{path} cannot be read by this torch ({type(error).__name__}): resume with the one that wrote it",
+                where=str(path),
+                kind="bad_checkpoint",
+            ) from error
+
+
+def _check_checkpoint(path: Path) -> None:
+    """Refuse what stands in the place of a checkpoint and is none, before anything of the run is changed."""
+    if os.path.lexists(path) and not path.is_file():
+        raise UsageError(
+            f"{path} is not a regular file, so it is no checkpoint: restore it, or delete it to start over",
+            where=str(path),
+            kind="bad_checkpoint",
+        )
+
+
+@contextmanager
+def interruptible(folder: RunFolder, *, resumable: bool = False) -> Iterator[None]:
+    """Turn Ctrl-C, and what a machine runs out of, into the error that says how to go on.
+
+    ``resumable`` says that the folder can be resumed without a checkpoint of its own.
+    """
+    resume = f"the run in {folder.out} resumes with --resume --out {folder.out}"
+
+    def kept() -> bool:
+        return not folder.staged and (resumable or folder.has_checkpoint)
+
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise InterruptedRunError(
+            f"interrupted; {resume}" if kept() else f"interrupted before the first checkpoint of {folder.out}",
+            resumable=kept(),
+            where=str(folder.out),
+        ) from error
+    except RunError as error:
+        left = "the last checkpoint is kept" if kept() else "there is no checkpoint yet"
+        raise RunError(f"{error}; {left}", where=error.where, kind=error.kind, details=error.details) from error
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        left = resume if kept() else "there is no checkpoint yet"
+        raise RunError(
+            f"out of memory: use a smaller batch; {left}", where=str(folder.out), kind="out_of_memory"
+        ) from error
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror}", where=str(path), kind="unreadable_file") from error
+
+
+def _check_events(path: Path, length: int) -> None:
+    """Refuse events that are not those that were there when the checkpoint was written."""
+    content = _content(path)[:length]
+    try:
+        for _ in from_texts(content.decode().splitlines(keepends=True)):
+            pass
+        whole = len(content) == length and content[-1:] in (b"", b"\n")
+    except (ValueError, TypeError):
+        whole = False
+    if not whole:
+        raise damaged(path, "restore it from a copy, or delete it to go on without the earlier events")
+
+
+def _changed(message: str, where: Path) -> UsageError:
+    return UsageError(message, where=str(where), kind="run_changed")
+
+
+def _shown(values: Mapping[str, Any], name: str) -> str:
+    return f"{values[name]!r:.60}" if name in values else "nothing"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {key: _finite(entry) for key, entry in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(entry) for entry in value]
+    return value
