@@ -12,9 +12,11 @@ from narfx.search.registry import (
 )
 from narfx.search.stages import Found, Stage, keep_finalists, whole_space
 from narfx.search.strategies.alternating import Alternating
+from narfx.search.strategies.ddas import Ddas
 from narfx.search.strategies.enas import Enas
 from narfx.search.strategies.evolution import Evolution
 from narfx.search.strategies.nar import Nar
+from narfx.search.strategies.nsga2 import Nsga2
 from narfx.search.strategies.random_search import RandomSearch
 from narfx.search.strategy import Evaluated, Proposal, Result, RewardSteps, Strategy, WeightSteps
 from narfx.search.supernet_strategy import Minibatch, SupernetStrategy
@@ -22,12 +24,14 @@ from narfx.search.supernet_strategy import Minibatch, SupernetStrategy
 __all__ = [
     "NO_PREPARATION",
     "Alternating",
+    "Ddas",
     "Enas",
     "Evaluated",
     "Evolution",
     "Found",
     "Minibatch",
     "Nar",
+    "Nsga2",
     "Preparation",
     "Proposal",
     "RandomSearch",
