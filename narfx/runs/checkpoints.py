@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-
 from narfx.errors import UsageError
 from narfx.support.files import disk_errors, read_bytes, write_bytes
 from narfx.support.seals import damaged, seal_bytes, unsealed_bytes
