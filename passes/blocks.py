@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import networkx as nx
 import torch
 from torch.fx import GraphModule, Node
+
+if TYPE_CHECKING:
+    import networkx as nx
 
 __all__ = ["Block", "find_blocks", "is_residual_add"]
 
@@ -41,6 +44,8 @@ class Block:
 def find_blocks(graph_module: GraphModule) -> list[Block]:
     """All residual blocks, smaller ones first, so that a nested block comes before the block around it."""
     graph = graph_module.graph
+    import networkx as nx  # only this granularity needs it
+
     flow = nx.DiGraph()
     root = "root"
     flow.add_node(root)

@@ -33,6 +33,9 @@ HOMES = {
 def test_the_public_names() -> None:
     assert set(narfx.__all__) == {*HOMES, "__version__", "search"}
     assert narfx.__all__ == sorted(narfx.__all__)
+    assert set(narfx.__all__) <= set(dir(narfx))
+    for name in narfx.__all__:
+        getattr(narfx, name)  # a name is imported on first use
     public = {name for name, value in vars(narfx).items() if name[0] != "_" and not isinstance(value, ModuleType)}
     assert public == set(HOMES)
 
@@ -75,9 +78,27 @@ def test_the_version_is_that_of_the_distribution() -> None:
     assert version("narfx") == narfx.__version__
 
 
-def test_an_import_is_quick() -> None:
+@pytest.mark.parametrize(
+    ("code", "also"),
+    [
+        ("import narfx", ["torch", "numpy", "pydantic"]),
+        ("import narfx; narfx.NarfxError; narfx.__version__; dir(narfx)", ["torch", "numpy", "pydantic"]),
+        ("from narfx import Architecture, SearchSpace", ["torch"]),
+        ("from narfx import trace", []),
+        ("from narfx import *; trace, Operator, search.run", []),
+        ("import narfx; narfx.trace, narfx.apply, narfx.search.strategy_names()", []),
+    ],
+)
+def test_an_import_is_quick(code: str, also: list[str]) -> None:
     """What takes seconds to import is imported where it is used."""
-    heavy = ["torchvision", "timm", "onnx", "onnxruntime", "onnxscript", "sklearn", "matplotlib", "pandas"]
-    code = f"import sys, narfx; print(sorted(set({heavy}) & set(sys.modules)))"
+    heavy = ["torchvision", "timm", "onnx", "onnxruntime", "onnxscript", "sklearn", "matplotlib", "pandas", *also]
+    code = f"import sys; {code}; print(sorted(set({heavy}) & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_name_that_does_not_exist_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="module 'narfx' has no attribute 'nothing'"):
+        _ = narfx.nothing  # type: ignore[attr-defined]
+    with pytest.raises(ImportError, match="cannot import name 'nothing'"):
+        exec("from narfx import nothing")

@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from bench_verbs import APPLIED, QUICK_APPLIED, Shape, apply_calls, help_seconds
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -224,6 +225,16 @@ def set_vector_ratio(plain: nn.Module, net: Supernet, rounds: int) -> Ratio:
     return _ratio("set_vector / forward of one image", forward, setting)
 
 
+def verb_ratios(models: dict[str, Shape], rounds: int) -> Iterator[Ratio]:
+    """``narfx --help`` over ``import torch``, and ``apply`` over one export of the same network to a file."""
+    yield _ratio("narfx --help / import torch", *help_seconds(rounds))
+    for model, export, apply in apply_calls(models):
+        export(), apply()  # the first call of each imports its modules
+        pairs = [(_seconds(export, 1), _seconds(apply, 1)) for _ in range(rounds)]
+        baseline, taken = zip(*pairs, strict=True)
+        yield _ratio(f"apply / torch.onnx.export, {model}", baseline, taken)
+
+
 def operator_ratios(site: str, operators: Sequence[str], rounds: int) -> list[dict[str, Any]]:
     """The onnxruntime latency of each operator, followed by BatchNorm and ReLU, relative to the base's; batch 1."""
     channels, out, size, stride = SITES[site]
@@ -288,6 +299,8 @@ def run(rounds: int, quick: bool) -> dict[str, Any]:
     ratios += [*compiler_ratios(plain, traced, net, few), set_vector_ratio(plain, net, rounds)]
     news.say("training step")
     ratios += step_ratios(plain, net, max(rounds // 4, 3))  # and here half a second
+    news.say("verbs")
+    ratios += verb_ratios(QUICK_APPLIED if quick else APPLIED, min(few, 3))
     sites = list(SITES)[-1:] if quick else list(SITES)
     rows = []
     for site in sites:

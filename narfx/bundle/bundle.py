@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from torch import fx, nn
 
 from narfx.bundle.onnx.metadata import compare_metadata, describe, versions
-from narfx.bundle.onnx.write import OnnxFile, export_onnx, read_onnx
+from narfx.bundle.onnx.write import OnnxFile, read_onnx, translate
+from narfx.bundle.proof.parity import Reference
 from narfx.bundle.proof.proof import Proof
 from narfx.bundle.proof.stored import compare_stored, output_shapes
 from narfx.bundle.source import SOURCE, WEIGHTS, load_source, plain_copy, write_source
@@ -123,8 +123,9 @@ def export(
     """Write the bundle of a lowered network and prove its ONNX file.
 
     The network itself is not changed. A copy is written: on the CPU, in eval mode, and in float32 for every
-    floating-point type. Parity is measured twice and the worse result is reported: on the file itself, and on a second
-    export with random BatchNorm statistics, because fresh statistics would hide a wrong fusion.
+    floating-point type. torch's exporter runs once. The file's outputs are compared at three batch sizes, then each of
+    its nodes alone on random values. The nodes of a second file from the same export, with random BatchNorm
+    statistics, are compared too, because fresh statistics would hide a wrong fusion.
 
     Args:
         network: A lowered network, as :func:`narfx.lower` returns it.
@@ -159,18 +160,21 @@ def export(
     check_finite(network)
     cost = measure(network, shape)
     failure: ParityError | None = None
+    reference = Reference(network, shape)
     proof = Proof()
     source_note: str | None = None
     with output_folder(folder, overwrite=overwrite) as work:
         try:
             write_weights(network, work / WEIGHTS)
-            source_note = write_source(network, work / SOURCE, architecture, shape)
+            source_note = write_source(network, work / SOURCE, architecture, shape, reference)
             architecture = _carry(architecture, folder, work) if architecture is not None else None
-            write = partial(export_onnx, opset=opset, input_name=input_name, output_names=output_names)
-            proof.file = write(network, shape, work / ONNX, metadata=describe(architecture, shape))
-            proof.add(network, work / ONNX, shape)
-            proof.add_nodes(network, work / ONNX, shape, just_written=True)
-            proof.add_randomised(network, shape, write)
+            translation = translate(
+                network, shape, opset=opset, input_name=input_name, output_names=output_names, reference=reference
+            )
+            proof.file = translation.write(work / ONNX, describe(architecture, shape))
+            proof.add(reference, work / ONNX)
+            proof.add_nodes(reference, work / ONNX, just_written=True)
+            proof.add_random_norms(reference, work / ONNX, translation)
             if not proof.passed:
                 failure = _explained(proof.error("the ONNX file", str(folder)), network, shape)
         except ParityError as error:
@@ -305,8 +309,9 @@ def _prove(
                 kind="cost",
             )
     proof = Proof(file)
-    proof.add(network, folder / ONNX, shape, seed=seed)
-    proof.add_nodes(network, folder / ONNX, shape, seed=seed)
+    reference = Reference(network, shape, seed=seed)
+    proof.add(reference, folder / ONNX)
+    proof.add_nodes(reference, folder / ONNX)
     if not proof.passed:
         raise proof.error(str(folder / ONNX), str(folder / ONNX))
     return {**cost, "parity": proof.to_json()}

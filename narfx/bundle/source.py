@@ -9,6 +9,7 @@ import torch
 from torch import fx, nn
 
 from narfx.bundle.codegen import CodegenError, generate
+from narfx.bundle.proof.parity import Reference
 from narfx.compiler.open import open_architecture
 from narfx.errors import NarfxError, UsageError
 from narfx.graph.checks import check_values
@@ -26,18 +27,23 @@ SOURCE, WEIGHTS = "model.py", "model.safetensors"
 Shape = tuple[int, int, int]
 
 
-def write_source(network: fx.GraphModule, path: Path, architecture: Architecture | None, shape: Shape) -> str | None:
-    """Write ``model.py`` after running it once; returns ``None``, or the reason why it cannot be written."""
+def write_source(
+    network: fx.GraphModule, path: Path, architecture: Architecture | None, shape: Shape, reference: Reference
+) -> str | None:
+    """Write ``model.py`` after running it once; returns ``None``, or the reason why it cannot be written.
+
+    ``reference`` holds what the network computes; its batch of 2 is compared.
+    """
     try:
         source = generate(network, _title(architecture, shape), shape)
         scope: dict[str, Any] = {"__name__": "narfx_generated"}
         exec(compile(source, str(path), "exec"), scope)  # run the source before it is written
         rebuilt = scope["Model"]().eval()
         rebuilt.load_state_dict(network.state_dict())
-        x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
         with torch.inference_mode():
-            if not all(map(torch.equal, tensors(rebuilt(x.clone())), tensors(network(x.clone())))):
-                raise CodegenError("the generated source computes other values")
+            found = tensors(rebuilt(reference.images[2].clone()))
+        if not all(map(torch.equal, found, tensors(reference.output(2)))):
+            raise CodegenError("the generated source computes other values")
     except CodegenError as error:
         return f"no model.py: {error}"
     except Exception as error:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from pydantic import BaseModel
+from typing import TYPE_CHECKING, Any
 
 from narfx.cli.console import Output
 from narfx.cli.options import option_names
 from narfx.errors import UsageError
 from narfx.support.folders import check_output, refuse_inside
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
 
 __all__ = ["launch"]
 

@@ -11,7 +11,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from narfx.cli.console import parse_input, parse_pairs
-from narfx.data.registry import source_forms
+from narfx.data.forms import all_forms
 from narfx.errors import UsageError
 
 __all__ = [
@@ -51,7 +51,7 @@ OVERWRITE = Annotated[
     typer.Option("--overwrite", help="Replace all of --out, if narfx made it, once the new one is whole."),
 ]
 
-SOURCE = Annotated[str | None, typer.Option(help=f"The data: {source_forms()}.")]
+SOURCE = Annotated[str | None, typer.Option(help=f"The data: {all_forms()}.")]
 
 TRUST: Group = {
     "trust": _flag(

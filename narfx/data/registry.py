@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from narfx.data.arrays import Source
+from narfx.data.forms import all_forms
 from narfx.data.parts import Shape
 from narfx.errors import UsageError
 from narfx.inputs import data_ref
@@ -82,5 +83,4 @@ def find_reader(name: str) -> SourceReader | None:
 
 def source_forms() -> str:
     """All forms of data sources, for messages."""
-    forms = ", ".join(entry.form for entry in _ENTRIES.values())
-    return f"a folder of images, {forms}, or your own package.module:factory or file.py:factory"
+    return all_forms(entry.form for entry in _ENTRIES.values())

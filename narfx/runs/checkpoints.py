@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from narfx.errors import UsageError
 from narfx.support.files import disk_errors, read_bytes, write_bytes
 from narfx.support.seals import damaged, seal_bytes, unsealed_bytes
@@ -45,6 +43,8 @@ def has_previous(run: Path) -> bool:
 def write_checkpoint(run: Path, content: Mapping[str, Any]) -> None:
     """Write tensors and plain values, whole or not at all; the checkpoint before is kept."""
     buffer = io.BytesIO()
+    import torch  # takes seconds, and what only reads a run's events does without it
+
     torch.save(content, buffer)
     write_bytes(run / CHECKPOINT, seal_bytes(buffer.getvalue()), keep=run / PREVIOUS)
 
@@ -100,6 +100,8 @@ def _opened(path: Path) -> Any:
             else "restore it from a copy, or start a new run",
         )
     try:
+        import torch  # takes seconds, and what only reads a run's events does without it
+
         return torch.load(io.BytesIO(inner), map_location="cpu", weights_only=True)
     except Exception as error:  # torch has no common class for what a file of another version may raise
         raise UsageError(

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-import torch
+import sys
+from typing import TYPE_CHECKING
 
 from narfx.errors import UsageError
 from narfx.support.text import first_line
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["absent_device", "is_out_of_memory", "pick_device"]
 
@@ -15,15 +19,21 @@ _WORDS = ("NVIDIA", "CUDA", "cuda device", "not compiled with")
 
 def absent_device(error: BaseException) -> str | None:
     """The first line of torch's message if ``error`` is about a device that this machine lacks, else ``None``."""
-    if not isinstance(error, (AssertionError, RuntimeError)) or isinstance(error, torch.OutOfMemoryError):
+    if not isinstance(error, (AssertionError, RuntimeError)) or _by_torch(error):
         return None
     text = str(error).strip()
     return first_line(error) if any(word in text for word in _WORDS) else None
 
 
+def _by_torch(error: BaseException) -> bool:
+    """Whether torch says that memory ran out; it can say so only if it is imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(error, torch.OutOfMemoryError)
+
+
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether memory ran out, on the device or on the CPU (then the class of the error varies)."""
-    if isinstance(error, (MemoryError, torch.OutOfMemoryError)):
+    if isinstance(error, MemoryError) or _by_torch(error):
         return True
     return isinstance(error, Exception) and any(word in str(error)[:10_000] for word in _OUT_OF_MEMORY)
 
@@ -34,6 +44,8 @@ def pick_device(name: str) -> torch.device:
     Raises:
         UsageError: This machine does not have the device.
     """
+    import torch  # takes seconds, and the command line needs the rest of this module
+
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

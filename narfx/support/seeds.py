@@ -7,9 +7,12 @@ with the same draws.
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["derive", "numpy_generator", "torch_generator"]
 
@@ -27,4 +30,6 @@ def numpy_generator(seed: int, *keys: str | int) -> np.random.Generator:
 
 def torch_generator(seed: int, *keys: str | int) -> torch.Generator:
     """A torch generator (CPU) for the draws named by ``keys``."""
+    import torch  # takes seconds, and what only reads a run does without it
+
     return torch.Generator().manual_seed(derive(seed, *keys))

@@ -71,13 +71,16 @@ def test_the_report(home: Path, report: dict[str, Any]) -> None:
 def test_the_parity_in_it(report: dict[str, Any]) -> None:
     parity = report["parity"]
     numbers = {"max_abs_error", "max_rel_error", "tolerance", "samples", "batch_sizes", "signal"}
-    assert set(parity) == numbers | {"passed", "nodes"}
+    assert set(parity) == numbers | {"passed", "nodes", "random_norms"}
     assert parity["signal"] > 0.01 and parity["nodes"]["compared"] >= 8
     assert 0 <= parity["nodes"]["max_rel_error"] <= 1e-5
     assert parity["passed"] is True
     assert 0 <= parity["max_rel_error"] <= parity["tolerance"] == 1e-5
     assert (len(parity["batch_sizes"]), len(set(parity["batch_sizes"]))) == (3, 3)
-    assert parity["samples"] == 2 * sum(parity["batch_sizes"])  # the file, and one with random statistics
+    assert parity["samples"] == sum(parity["batch_sizes"])
+    # The file, and one with random statistics, each node by itself.
+    assert parity["random_norms"]["compared"] == parity["nodes"]["compared"]
+    assert 0 <= parity["random_norms"]["max_rel_error"] <= 1e-5
 
 
 def test_the_architecture_in_it(home: Path, report: dict[str, Any]) -> None:

@@ -18,6 +18,7 @@ from small_exports import SHAPE, copy_of, net, resnet_bundle, spoil, torch_weigh
 import narfx
 from narfx.bundle.onnx.write import export_onnx
 from narfx.bundle.proof.first_difference import first_difference
+from narfx.bundle.proof.parity import Reference
 from narfx.bundle.proof.proof import Proof
 from narfx.cli.app import app
 from narfx.cli.console import run_app
@@ -150,13 +151,15 @@ def test_what_follows_a_node_that_is_computed_in_another_way_clears_it(tmp_path:
     onnx.save(model, tmp_path / "model.onnx")
     assert first_difference(network, tmp_path / "model.onnx", [images(2, *SHAPE)]) is None
     proof = Proof()
-    proof.add(network, tmp_path / "model.onnx", SHAPE)
-    proof.add_nodes(network, tmp_path / "model.onnx", SHAPE)
+    proof.add(Reference(network, SHAPE), tmp_path / "model.onnx")
+    proof.add_nodes(Reference(network, SHAPE), tmp_path / "model.onnx")
     assert not proof.passed
     shutil.copy(tmp_path / "model.onnx", tmp_path / "marked.onnx")
     proof = Proof()
-    proof.add(network, tmp_path / "model.onnx", SHAPE)
-    proof.add_nodes(network, tmp_path / "model.onnx", SHAPE, just_written=True)  # then the exporter put them there
+    proof.add(Reference(network, SHAPE), tmp_path / "model.onnx")
+    proof.add_nodes(
+        Reference(network, SHAPE), tmp_path / "model.onnx", just_written=True
+    )  # then the exporter put them there
     assert proof.passed
     left = [p.value for n in onnx.load(tmp_path / "model.onnx").graph.node for p in n.metadata_props]
     assert "norm" in left and ".flip()" not in left and "sigmoid()" not in left

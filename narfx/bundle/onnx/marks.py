@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import fx
 from torch.export.graph_signature import OutputKind
 
-__all__ = ["MARK", "OUTPUT", "mark_nodes", "node_keys", "remove_marks"]
+__all__ = ["MARK", "OUTPUT", "mark_nodes", "node_keys", "node_origins", "remove_marks"]
 
 MARK = "narfx.node"
 OUTPUT = "narfx_output"  # with its position: the name of an output until it gets its final name
@@ -40,18 +40,17 @@ def node_keys(graph: fx.Graph) -> dict[fx.Node, str]:
     return keys
 
 
-def mark_nodes(program: Any, network: fx.GraphModule) -> None:
-    """Write into each ONNX node the key of the network's node whose value it computes, as far as torch records it.
+def mark_nodes(model: Any, origins: Mapping[str, str]) -> None:
+    """Write into each ONNX node the key of the network's node whose value it computes; see :func:`node_origins`.
 
     An ONNX node that computes only a part of a value gets no mark. A convolution with a fused normalisation gets the
     normalisation's mark. The stack traces that torch writes are removed, because they hold paths of the exporting
     machine.
     """
-    origin = _origins(program.exported_program, node_keys(network.graph))
-    for node in program.model.graph.all_nodes():
+    for node in model.graph.all_nodes():
         node.metadata_props.pop(_TORCH_STACK, None)
-        if len(node.outputs) == 1 and node.outputs[0].name in origin:
-            node.metadata_props[MARK] = origin[node.outputs[0].name]
+        if len(node.outputs) == 1 and node.outputs[0].name in origins:
+            node.metadata_props[MARK] = origins[node.outputs[0].name]
 
 
 def remove_marks(path: Path, marks: Collection[str]) -> None:
@@ -66,14 +65,14 @@ def remove_marks(path: Path, marks: Collection[str]) -> None:
     onnx.save(model, str(path))
 
 
-def _origins(exported: Any, keys: dict[fx.Node, str]) -> dict[str, str]:
-    """The key of the network's node for each ONNX value.
+def node_origins(exported: Any, network: fx.GraphModule) -> dict[str, str]:
+    """The key of the network's node for each ONNX value, as far as torch records it.
 
     ONNX values have the names of exported nodes; the last exported node of a network's node holds its value.
     """
     if exported is None:
         return {}
-    by_name = {node.name: key for node, key in keys.items()}
+    by_name = {node.name: key for node, key in node_keys(network.graph).items()}
     last: dict[str, str] = {}
     for node in exported.graph.nodes:
         key = by_name.get(_origin(node))

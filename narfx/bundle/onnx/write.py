@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-import io
 import json
-import logging
 import re
-import traceback
-import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,20 +12,29 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from narfx.bundle.onnx.marks import OUTPUT, mark_nodes
+from narfx.bundle.onnx.marks import OUTPUT, mark_nodes, node_origins
 from narfx.bundle.onnx.metadata import PREFIX
 from narfx.bundle.onnx.names import check_names, rename
 from narfx.bundle.onnx.names import output_names as name_outputs
 from narfx.bundle.onnx.opset import OLDEST, lower_opset, lowest_opset, newest_opset, obstacles
-from narfx.bundle.proof.parity import Parity, compare_onnx, worst
-from narfx.errors import ParityError, RunError, UsageError
-from narfx.graph.nodes import source_line, tensors
-from narfx.graph.unused import unused_keys
-from narfx.passes.verify import verify_lowered
+from narfx.bundle.onnx.translate import check_ready, translated
+from narfx.bundle.proof.parity import Parity, Reference, compare_onnx
+from narfx.errors import ParityError, UsageError
+from narfx.graph.nodes import tensors
+from narfx.support.collector import collector_paused
 from narfx.support.onnx_session import onnxruntime_module
 from narfx.support.text import count, first_line
 
-__all__ = ["OnnxFile", "Parity", "compare_onnx", "export_onnx", "read_onnx", "tensors", "worst"]
+__all__ = [
+    "OnnxFile",
+    "Parity",
+    "Translation",
+    "compare_onnx",
+    "export_onnx",
+    "read_onnx",
+    "tensors",
+    "translate",
+]
 
 _TWO_GIB = 2**31
 
@@ -79,6 +82,107 @@ def read_onnx(path: Path) -> OnnxFile:
     )
 
 
+@dataclass(frozen=True)
+class Translation:
+    """A network in ONNX, from which files are written: with its own weights, or with others.
+
+    Attributes:
+        program: torch's ``ONNXProgram``, not optimised.
+        origins: The key of the network's node for each ONNX value.
+        input_name: The name of the input in the files.
+        output_names: The names of the outputs in the files.
+        opset: The opset that was asked for.
+        size: Bytes of all weights.
+    """
+
+    program: Any
+    origins: Mapping[str, str]
+    input_name: str
+    output_names: tuple[str, ...]
+    opset: int | None
+    size: int
+
+    @collector_paused()
+    def write(
+        self, path: Path, metadata: Mapping[str, Any] | None = None, weights: Mapping[str, Tensor] | None = None
+    ) -> OnnxFile:
+        """Optimise a copy of the program and write it; returns opset, names and metadata, read back from the file.
+
+        torch's optimiser fuses each BatchNorm into the layer before it. ``weights`` take the place of the network's
+        before that, so such a file shows whether the fusion is right for any values.
+
+        Args:
+            path: The file to write.
+            metadata: Written into the file, each value as JSON under ``narfx.KEY``.
+            weights: Other values for some keys of the state dict; all others stay.
+
+        Raises:
+            ParityError: The written file has other names.
+            UsageError: The opset is not possible.
+        """
+        program = torch.onnx.ONNXProgram(self.program.model.clone(), self.program.exported_program)
+        program.apply_weights(dict(weights or {}))
+        program.optimize()
+        for index, value in enumerate(program.model.graph.outputs):
+            value.name = f"{OUTPUT}{index}"
+        mark_nodes(program.model, self.origins)
+        rename(program.model, self.input_name, self.output_names)
+        _set_opset(program.model, self.opset)
+        for name, entry in (metadata or {}).items():
+            program.model.metadata_props[PREFIX + name] = json.dumps(entry)
+        program.save(str(path), external_data=self.size >= _TWO_GIB)
+        return self._read(path, program.model)
+
+    def _read(self, path: Path, model: Any) -> OnnxFile:
+        written = read_onnx(path)
+        if self.opset is not None:
+            _check_opset(path, model, self.opset, written.opset)
+        if (written.input_name, written.output_names) != (self.input_name, self.output_names):
+            raise ParityError(
+                f"{path.name} names {written.input_name} and {', '.join(written.output_names)}, but "
+                f"{self.input_name} and {', '.join(self.output_names)} were asked for",
+                where=str(path),
+                kind="names",
+            )
+        return written
+
+    def held(self, tensor: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """One tensor of the network, by those of its keys under which the program has it.
+
+        Raises:
+            ParityError: It has none of them (kind ``weights``).
+        """
+        found = {key: value for key, value in tensor.items() if key in self.program.model.graph.initializers}
+        if not found:
+            key = next(iter(tensor), "a BatchNorm's tensor")
+            raise ParityError(f"torch's exporter has not kept {key} as a weight", where=key, kind="weights")
+        return found
+
+
+@collector_paused()
+def translate(
+    network: fx.GraphModule,
+    input_shape: tuple[int, int, int],
+    *,
+    opset: int | None = None,
+    input_name: str = "input",
+    output_names: Sequence[str] | None = None,
+    reference: Reference | None = None,
+) -> Translation:
+    """Run torch's exporter, once for all files; the arguments and errors are those of :func:`export_onnx`.
+
+    ``reference`` knows what the network returns; without one, the network runs on two random images.
+    """
+    check_ready(network)
+    reference = reference or Reference(network, input_shape)
+    names = name_outputs(reference.output(2), output_names)
+    check_names(input_name, names, network.state_dict().keys())
+    program = translated(network, torch.zeros(2, *input_shape), opset)
+    size = sum(t.numel() * t.element_size() for t in network.state_dict().values())
+    origins = node_origins(program.exported_program, network)
+    return Translation(program, origins, input_name, tuple(names), opset, size)
+
+
 def export_onnx(
     network: fx.GraphModule,
     input_shape: tuple[int, int, int],
@@ -109,65 +213,9 @@ def export_onnx(
         UsageError: A name or the opset is not possible, or the network returns something that is not a tensor.
         RunError: torch's exporter cannot export the network.
     """
-    _check_ready(network)
-    example = torch.zeros(2, *input_shape)
-    with torch.no_grad():
-        names = name_outputs(network(example), output_names)
-    check_names(input_name, names, network.state_dict().keys())
-    program = _quiet_export(network, example, [f"{OUTPUT}{index}" for index in range(len(names))], opset)
-    mark_nodes(program, network)
-    rename(program.model, input_name, names)
-    _set_opset(program.model, opset)
-    for key, value in (metadata or {}).items():
-        program.model.metadata_props[PREFIX + key] = json.dumps(value)
-    size = sum(t.numel() * t.element_size() for t in network.state_dict().values())
-    program.save(str(path), external_data=size >= _TWO_GIB)
-    written = read_onnx(path)
-    if opset is not None:
-        _check_opset(path, program.model, opset, written.opset)
-    if (written.input_name, written.output_names) != (input_name, tuple(names)):
-        raise ParityError(
-            f"{path.name} names {written.input_name} and {', '.join(written.output_names)}, but {input_name} and "
-            f"{', '.join(names)} were asked for",
-            where=str(path),
-            kind="names",
-        )
-    return written
-
-
-def _check_ready(network: fx.GraphModule) -> None:
-    """Check that the network is lowered, in eval mode, and without calls that always train."""
-    problems = verify_lowered(network, unused_keys(network))  # parts that no node uses are not exported
-    problems += [
-        f"{node} ({source_line(node) or getattr(node.target, '__name__', node.target)}) is called with training=True, "
-        "so eval mode does not change what it computes: pass training=self.training"
-        for node in network.graph.nodes
-        if node.op == "call_function" and _trains(node)
-    ]
-    problems += [
-        f"{node} ({source_line(node) or 'a convolution'}) takes its groups from the batch, and an ONNX convolution has "
-        "a fixed number of them: apply each image's kernel by a matrix product of torch.nn.functional.unfold"
-        for node in network.graph.nodes
-        if node.op == "call_function" and isinstance(_groups(node), fx.Node)
-    ]
-    if problems:
-        raise ParityError(f"the network is not ready to export: {problems[0]}", kind="not_lowered")
-
-
-def _trains(node: fx.Node) -> bool:
-    try:
-        bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
-    except (TypeError, ValueError):  # a C++ function may have no signature
-        return node.kwargs.get("training") is True
-    bound.apply_defaults()
-    return bound.arguments.get("training") is True
-
-
-def _groups(node: fx.Node) -> Any:
-    """The groups of a functional convolution, its seventh argument."""
-    if not getattr(node.target, "__name__", "").startswith("conv"):
-        return 1
-    return node.kwargs.get("groups", node.args[6] if len(node.args) > 6 else 1)
+    return translate(network, input_shape, opset=opset, input_name=input_name, output_names=output_names).write(
+        path, metadata
+    )
 
 
 def _set_opset(model: Any, opset: int | None) -> None:
@@ -207,62 +255,3 @@ def _other_opset(model: Any, asked: int, why: str) -> UsageError:
         where="--opset",
         kind="opset",
     )
-
-
-def _quiet_export(network: fx.GraphModule, example: Tensor, names: list[str], opset: int | None) -> Any:
-    # Errors are reported below or show in the file; without this, torch logs pages of its own graphs.
-    disabled = logging.root.manager.disable
-    logging.disable(logging.CRITICAL)
-    try:
-        nowhere = io.StringIO()
-        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
-            warnings.simplefilter("ignore")
-            return torch.onnx.export(
-                network,
-                (example,),
-                dynamo=True,
-                dynamic_shapes=_dynamic_shapes(network),
-                input_names=["narfx_input"],
-                output_names=names,
-                opset_version=opset,
-                verbose=False,
-            )
-    except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # torch wraps the cause into advice on how to report it
-            cause = cause.__cause__
-        what, opaque, asks = "this network", _opaque_part(network, error), "DataDependent" in type(cause).__name__
-        if opaque is not None:
-            what = f"{opaque} ({type(network.get_submodule(opaque)).__name__}), which stayed opaque"
-        raise RunError(
-            f"torch's ONNX exporter cannot export {what} ({type(cause).__name__}: {first_line(cause)})"
-            + ("; write it without a branch on values, for example with torch.where" if asks else ""),
-            where=opaque,
-            kind="onnx_export",
-        ) from error
-    finally:
-        logging.disable(disabled)
-
-
-def _opaque_part(network: fx.GraphModule, error: BaseException) -> str | None:
-    """The path of the user's module in which an export failed, or ``None`` if the error does not show it."""
-    called = dict.fromkeys(str(node.target) for node in network.graph.nodes if node.op == "call_module")
-    parts = {name: network.get_submodule(name) for name in called}
-    own = {name: part for name, part in parts.items() if not type(part).__module__.startswith(("torch.", "narfx."))}
-    forwards = {getattr(type(part).forward, "__code__", None): name for name, part in own.items()}
-    raised: BaseException | None = error
-    while raised is not None:
-        for frame, _ in traceback.walk_tb(raised.__traceback__):
-            module = frame.f_locals.get("self")
-            same = next((name for name, part in own.items() if part is module), forwards.get(frame.f_code))
-            if same is not None:
-                return same
-        raised = raised.__cause__ or raised.__context__
-    return None
-
-
-def _dynamic_shapes(network: fx.GraphModule) -> tuple[Any, ...]:
-    """A free batch axis for the one input; ``forward(self, *inputs)`` takes the input in a tuple."""
-    first, *others = [node for node in network.graph.nodes if node.op == "placeholder" and not node.args]
-    batch = {0: "batch"}
-    return ((batch,) if str(first.target).startswith("*") else batch, *({} for _ in others))

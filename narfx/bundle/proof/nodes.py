@@ -88,21 +88,13 @@ class _Pair:
     ) -> None:
         self.root, self.graph, self.model, self.images, self.tolerance = root, graph, model, images, tolerance
         self.keys, self.marked = node_keys(graph), marked_values(model)
-        self.generator = torch.Generator().manual_seed(seed)
-        self.shapes: dict[fx.Node, Tensor] = {}
+        self.seed = seed
+        self.cuts: dict[str, Tensor] = {}
         self.shared = set[str]()
-        _Watched(root, graph, self._look).start(images)
-
-    def _look(self, node: fx.Node, value: Tensor, own: bool) -> Tensor:
-        """Draw the replacement of a node's value; a value that shares storage with an argument is not replaced."""
-        if own and self.keys.get(node) in self.marked:
-            drawn = torch.randn(value.shape, generator=self.generator).to(value.dtype)
-            self.shapes[node] = drawn.abs() if bool((value >= 0).all()) else drawn
-        return value
 
     def keep_shared(self, wrong: Collection[str]) -> bool:
         """Stop replacing values that reach a wrong node in the file only; returns whether there were more of them."""
-        cuts = {self.keys[node]: node for node in self.shapes if self.keys[node] not in self.shared}
+        cuts = {key: node for node, key in self.keys.items() if key in self.cuts}
         names = {self.marked[key]: key for key in cuts}
         nodes = {key: node for node, key in self.keys.items() if key in wrong and key in self.marked}
         found = set[str]()
@@ -114,29 +106,19 @@ class _Pair:
 
     def compare(self, without: Collection[str]) -> tuple[Nodes, frozenset[str]]:
         """Compare with cuts after all marked nodes except ``without``; returns also the marks that differ."""
-        kept = self.shared.union(without)
-        cuts = {self.keys[node]: drawn for node, drawn in self.shapes.items() if self.keys[node] not in kept}
+        read = {mark: name for mark, name in self.marked.items() if mark not in without}
+        computed, result = self._run(read)
         outputs = [value.name for value in self.model.graph.output]
-        read = {name for mark, name in self.marked.items() if mark not in without} | set(outputs)
-        replaced = {self.marked[key]: drawn.numpy() for key, drawn in cuts.items()}
-        found = {v.name: v.number for v in run_file(self.model, self.images, cuts=replaced, wanted=read)}
-        errors: dict[fx.Node, float | None] = {}
+        replaced = {self.marked[key]: drawn.numpy() for key, drawn in self.cuts.items()}
+        wanted = {*read.values(), *outputs}
+        found = {v.name: v.number for v in run_file(self.model, self.images, cuts=replaced, wanted=wanted)}
+        errors: dict[fx.Node, float | None] = dict.fromkeys(computed)
         reasons: dict[fx.Node, str] = {}
-        twins = _Twins()
-
-        def compare(node: fx.Node, value: Tensor, own: bool) -> Tensor:
-            key = self.keys.get(node, "")
-            theirs = found.get(self.marked[key]) if key in self.marked and key not in without else None
-            errors[node] = None if theirs is None else agreement(value.numpy(), theirs)
-            if theirs is not None:
-                reasons[node] = reason_of(errors[node] or 0.0, value.numpy(), theirs)
-            if key in cuts:
-                twins.add(node, value)
-                return cuts[key].clone()
-            first = twins.find(node, value) if theirs is None else None
-            return value if first is None else cuts[self.keys[first]].clone()
-
-        result = _Watched(self.root, self.graph, compare).start(self.images)
+        for node, value in computed.items():
+            theirs = found.get(read[self.keys[node]]) if value is not None else None
+            if value is not None and theirs is not None:
+                errors[node] = size = agreement(value, theirs)
+                reasons[node] = reason_of(size, value, theirs)
         wrong = [node for node, error in errors.items() if error is not None and error > self.tolerance]
         marks = {node.output[0]: node for node in self.model.graph.node if node.output}
         ends: dict[str, float] = {}
@@ -160,6 +142,33 @@ class _Pair:
             error = ends[name] if why[name] == "value" else None
             difference = Difference(f"the output {name}", (), "", marks[name].name, (), error, why[name])
         return Nodes(len(compared), worst, difference), frozenset(self.keys[node] for node in wrong) | set(bad)
+
+    def _run(self, read: Collection[str]) -> tuple[dict[fx.Node, np.ndarray | None], Any]:
+        """Run the network and draw ``cuts``, which replace the values of the nodes with the marks ``read``.
+
+        A value that shares storage with an argument is not replaced. Returns each node's value, ``None`` if its mark
+        is not read, and the outputs.
+        """
+        generator = torch.Generator().manual_seed(self.seed)
+        values: dict[fx.Node, np.ndarray | None] = {}
+        twins, self.cuts = _Twins(), {}
+
+        def see(node: fx.Node, value: Tensor, own: bool) -> Tensor:
+            key = self.keys.get(node, "")
+            if key not in read:
+                values[node] = None
+                first = twins.find(node, value)
+                return value if first is None else self.cuts[self.keys[first]].clone()
+            if not own or key in self.shared:
+                values[node] = value.clone().numpy()  # a later node may change it in place
+                return value
+            values[node] = value.numpy()
+            drawn = torch.randn(value.shape, generator=generator).to(value.dtype)
+            self.cuts[key] = drawn.abs() if bool((value >= 0).all()) else drawn
+            twins.add(node, value)
+            return self.cuts[key].clone()
+
+        return values, _Watched(self.root, self.graph, see).start(self.images)
 
 
 def _nodes_before(node: fx.Node, stops: Collection[fx.Node]) -> set[fx.Node]:

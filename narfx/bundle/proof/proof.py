@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, fx, nn
+from torch import nn
 
 from narfx.bundle.onnx.marks import remove_marks
-from narfx.bundle.onnx.write import OnnxFile
+from narfx.bundle.onnx.write import OnnxFile, Translation
 from narfx.bundle.proof.first_difference import Difference, first_difference
 from narfx.bundle.proof.nodes import Nodes, compare_nodes
-from narfx.bundle.proof.parity import NORM_IMAGES, Parity, compare_onnx, input_batches, randomise_norms, worst
+from narfx.bundle.proof.parity import Parity, Reference, compare_outputs
+from narfx.bundle.proof.random_norms import random_norms
 from narfx.errors import ParityError
 from narfx.support.text import first_line
 
 __all__ = ["Proof"]
 
-Shape = tuple[int, int, int]
+_SECOND = "a second file, with random BatchNorm statistics,"
 
 
 @dataclass
@@ -29,8 +29,9 @@ class Proof:
 
     Attributes:
         file: The file as it was read back.
-        parity: The worst of the comparisons so far.
+        parity: The comparison of outputs.
         nodes: The result of comparing nodes one by one.
+        random_norms: The same of a second file with random BatchNorm statistics.
         difference: The first node that differs, if a comparison failed.
         said: A clause about that node, for the error message.
     """
@@ -38,28 +39,27 @@ class Proof:
     file: OnnxFile | None = None
     parity: Parity | None = None
     nodes: Nodes | None = None
+    random_norms: Nodes | None = None
     difference: Difference | None = None
     said: str = ""
 
     @property
     def passed(self) -> bool:
         """Whether outputs were compared and agree, and no single node differs."""
-        return self.parity is not None and self.parity.passed and (self.nodes is None or self.nodes.difference is None)
+        nodes = (self.nodes, self.random_norms)
+        return self.parity is not None and self.parity.passed and all(n is None or n.difference is None for n in nodes)
 
-    def add(self, network: nn.Module, path: Path, shape: Shape, *, seed: int = 0) -> None:
+    def add(self, reference: Reference, path: Path) -> None:
         """Compare the outputs of a network and a file; if they differ, find the first node that differs.
 
         Raises:
             ParityError: onnxruntime cannot run the file.
         """
-        found = compare_onnx(network, path, shape, seed=seed)
-        if not found.passed and not self.said:
-            self._blame(network, path, input_batches(shape, seed=seed))
-        self.parity = found if self.parity is None else worst(self.parity, found)
+        self.parity = compare_outputs(reference, path)
+        if not self.parity.passed:
+            self._blame(reference, path)
 
-    def add_nodes(
-        self, network: nn.Module, path: Path, shape: Shape, *, seed: int = 0, just_written: bool = False
-    ) -> None:
+    def add_nodes(self, reference: Reference, path: Path, *, just_written: bool = False) -> None:
         """Compare each node by itself on random values, which finds faults that no output shows.
 
         Does nothing if the first node that differs is already known. In a file that was ``just_written``, marks that
@@ -70,53 +70,77 @@ class Proof:
         """
         if self.difference is not None:
             return
+        self.nodes = self._compare(reference.network, path, reference)
+        if self.nodes is not None and self.nodes.misplaced and just_written:
+            remove_marks(path, self.nodes.misplaced)
+            self.nodes = self._compare(reference.network, path, reference)
+        if self.nodes is not None and self.nodes.difference is not None:
+            self.difference = self.nodes.difference
+            self.said = str(self.difference)
+
+    def add_random_norms(self, reference: Reference, path: Path, translation: Translation) -> None:
+        """Compare each node of a second file, in which BatchNorm has random statistics before it is fused.
+
+        Fresh statistics (mean 0, variance 1) would hide a wrong fusion. Marks that this file shows to be at another
+        node's value are removed from the first, which is at ``path``.
+
+        Raises:
+            ParityError: The second file cannot be written, or not be run node by node.
+        """
+        if self.difference is not None:
+            return
+        changed, tensors = random_norms(reference.network, reference.images[2], reference.seed)
+        if not tensors:
+            return
+        weights = {key: value for keys in tensors for key, value in translation.held(keys).items()}
+        with tempfile.TemporaryDirectory() as scratch:
+            second = Path(scratch) / "model.onnx"
+            try:
+                translation.write(second, weights=weights)
+                self.random_norms = self._compare(changed, second, reference)
+                if self.random_norms is not None and self.random_norms.misplaced:
+                    for file in (second, path):
+                        remove_marks(file, self.random_norms.misplaced)
+                    self.random_norms = self._compare(changed, second, reference)
+                    self.add_nodes(reference, path)
+            except ParityError as error:  # it names a folder that is no more
+                raise ParityError(str(error).replace(str(second), _SECOND), where=_SECOND, kind=error.kind) from error
+        if self.difference is None and self.random_norms is not None:
+            self.difference = self.random_norms.difference
+            self.said = str(self.difference or "")
+
+    def _compare(self, network: nn.Module, path: Path, reference: Reference) -> Nodes | None:
         try:
-            self.nodes = compare_nodes(network, path, shape, seed=seed)
-            if just_written and self.nodes.misplaced:
-                remove_marks(path, self.nodes.misplaced)
-                self.nodes = compare_nodes(network, path, shape, seed=seed)
+            return compare_nodes(network, path, reference.input_shape, seed=reference.seed)
         except Exception as error:
             if not self.passed:  # the difference of the outputs is reported
-                return
+                return None
             raise ParityError(
                 f"the nodes of {path.name} cannot be compared one by one ({type(error).__name__}: {first_line(error)})",
                 where=str(path),
                 kind="nodes",
             ) from error
-        if self.nodes.difference is not None:
-            self.difference = self.nodes.difference
-            self.said = str(self.difference)
 
     def to_json(self) -> dict[str, Any] | None:
-        """The parity, with the results of single nodes under ``nodes``; ``None`` if nothing was compared."""
+        """The parity, with the results of single nodes; ``None`` if nothing was compared.
+
+        ``nodes`` is about the file, ``random_norms`` about its second writing with random BatchNorm statistics
+        (``None`` if that was not made: for a network without BatchNorm, or by ``check``).
+        """
         if self.parity is None:
             return None
-        nodes = self.nodes.to_json() if self.nodes is not None else None
-        return {**self.parity.to_json(), "passed": self.passed, "nodes": nodes}
+        nodes = {"nodes": self.nodes, "random_norms": self.random_norms}
+        told = {name: found.to_json() if found is not None else None for name, found in nodes.items()}
+        return {**self.parity.to_json(), "passed": self.passed, **told}
 
-    def _blame(self, network: nn.Module, path: Path, batches: Iterator[Tensor]) -> None:
+    def _blame(self, reference: Reference, path: Path) -> None:
         try:
-            self.difference = first_difference(network, path, batches)
+            self.difference = first_difference(reference.network, path, reference.images.values())
         except Exception as error:  # report that the file is wrong even if its nodes cannot run one by one
             self.said = f"the first node that differs could not be found ({type(error).__name__}: {first_line(error)})"
         else:
             alone = "no node differs when onnxruntime runs the file without its own optimisations"
             self.said = str(self.difference or alone)
-
-    def add_randomised(
-        self, network: fx.GraphModule, shape: Shape, write: Callable[[fx.GraphModule, Shape, Path], OnnxFile]
-    ) -> None:
-        """Compare a copy of the network with random BatchNorm statistics and its file, which ``write`` makes."""
-        (images,) = input_batches(shape, (NORM_IMAGES,))
-        changed = randomise_norms(network, images)
-        with tempfile.TemporaryDirectory() as scratch:
-            path = Path(scratch) / "model.onnx"
-            try:
-                write(changed, shape, path)
-                self.add(changed, path, shape, seed=1)
-            except ParityError as error:  # it names a folder that is gone
-                second = "a second file, with random BatchNorm statistics"
-                raise ParityError(str(error).replace(str(path), second), where=second, kind=error.kind) from error
 
     def error(self, what: str, where: str) -> ParityError:
         """The error of a failed proof; ``what`` names the file, ``where`` is used if no node is known to differ."""
@@ -126,6 +150,8 @@ class Proof:
         by = f"differs from the network by {size:.2e} of the largest output (tolerance {self.parity.tolerance:g})"
         if size == float("inf"):
             by = "has outputs that cannot be compared with the network's"
+        elif self.parity.passed and found is not None and self.random_norms is not None:
+            by = f"computes the same as the network with its present weights, but {_SECOND} does not"
         elif self.parity.passed:
             by = "has the same outputs as the network, but its nodes differ on random values"
         return ParityError(

@@ -29,6 +29,7 @@ __all__ = [
     "weights_of",
 ]
 
+_LARGEST_MESSAGE = 2**31 - 2**20  # protobuf's limit, less what the cuts add
 _CUT = ".cut"  # suffix of the extra input that replaces a value for its readers
 
 
@@ -88,10 +89,13 @@ def run_file(
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "told.onnx"
-        onnx.save(told, str(path), save_as_external_data=True, location="told.data")
+        if told.ByteSize() < _LARGEST_MESSAGE:
+            content: bytes | str = told.SerializeToString()
+        else:
+            onnx.save(told, content := str(path), save_as_external_data=True, location="told.data")
         try:
-            session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # it names a folder that is gone
+            session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # it names a folder that is no more
             raise RuntimeError(str(error).replace(str(path), "the file")) from error
     feeds = {f"{name}{_CUT}": number for name, number in (cuts or {}).items()}
     feeds[session.get_inputs()[0].name] = images.numpy()

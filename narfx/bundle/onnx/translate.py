@@ -1,0 +1,130 @@
+"""Translate a lowered network into ONNX by torch's exporter, before any optimisation."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import io
+import logging
+import traceback
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from narfx.errors import ParityError, RunError
+from narfx.graph.nodes import source_line
+from narfx.graph.unused import unused_keys
+from narfx.passes.verify import verify_lowered
+from narfx.support.text import first_line
+
+__all__ = ["check_ready", "translated"]
+
+
+def check_ready(network: fx.GraphModule) -> None:
+    """Check that the network is lowered, in eval mode, and without calls that always train.
+
+    Raises:
+        ParityError: It is not (kind ``not_lowered``).
+    """
+    problems = verify_lowered(network, unused_keys(network))  # parts that no node uses are not exported
+    problems += [
+        f"{node} ({source_line(node) or getattr(node.target, '__name__', node.target)}) is called with training=True, "
+        "so eval mode does not change what it computes: pass training=self.training"
+        for node in network.graph.nodes
+        if node.op == "call_function" and _trains(node)
+    ]
+    problems += [
+        f"{node} ({source_line(node) or 'a convolution'}) takes its groups from the batch, and an ONNX convolution has "
+        "a fixed number of them: apply each image's kernel by a matrix product of torch.nn.functional.unfold"
+        for node in network.graph.nodes
+        if node.op == "call_function" and isinstance(_groups(node), fx.Node)
+    ]
+    if problems:
+        raise ParityError(f"the network is not ready to export: {problems[0]}", kind="not_lowered")
+
+
+def _trains(node: fx.Node) -> bool:
+    try:
+        bound = inspect.signature(node.target).bind(*node.args, **node.kwargs)  # type: ignore[arg-type]
+    except (TypeError, ValueError):  # a C++ function may have no signature
+        return node.kwargs.get("training") is True
+    bound.apply_defaults()
+    return bound.arguments.get("training") is True
+
+
+def _groups(node: fx.Node) -> Any:
+    """The groups of a functional convolution, its seventh argument."""
+    if not getattr(node.target, "__name__", "").startswith("conv"):
+        return 1
+    return node.kwargs.get("groups", node.args[6] if len(node.args) > 6 else 1)
+
+
+def translated(network: fx.GraphModule, example: Tensor, opset: int | None) -> Any:
+    """The network as torch's ``ONNXProgram``, not optimised: each weight is an initializer of its own name.
+
+    Args:
+        network: The network.
+        example: Images (N, C, H, W); N is free in the program.
+        opset: The opset; default: torch's own.
+
+    Raises:
+        RunError: torch's exporter cannot export the network (kind ``onnx_export``).
+    """
+    # Errors are reported below or show in the file; without this, torch logs pages of its own graphs.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        nowhere = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+            warnings.simplefilter("ignore")
+            return torch.onnx.export(
+                network,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=_dynamic_shapes(network),
+                input_names=["narfx_input"],
+                opset_version=opset,
+                optimize=False,
+                verbose=False,
+            )
+    except Exception as error:
+        cause: BaseException = error
+        while cause.__cause__ is not None:  # torch wraps the cause into advice on how to report it
+            cause = cause.__cause__
+        what, opaque, asks = "this network", _opaque_part(network, error), "DataDependent" in type(cause).__name__
+        if opaque is not None:
+            what = f"{opaque} ({type(network.get_submodule(opaque)).__name__}), which stayed opaque"
+        raise RunError(
+            f"torch's ONNX exporter cannot export {what} ({type(cause).__name__}: {first_line(cause)})"
+            + ("; write it without a branch on values, for example with torch.where" if asks else ""),
+            where=opaque,
+            kind="onnx_export",
+        ) from error
+    finally:
+        logging.disable(disabled)
+
+
+def _opaque_part(network: fx.GraphModule, error: BaseException) -> str | None:
+    """The path of the user's module in which an export failed, or ``None`` if the error does not show it."""
+    called = dict.fromkeys(str(node.target) for node in network.graph.nodes if node.op == "call_module")
+    parts = {name: network.get_submodule(name) for name in called}
+    own = {name: part for name, part in parts.items() if not type(part).__module__.startswith(("torch.", "narfx."))}
+    forwards = {getattr(type(part).forward, "__code__", None): name for name, part in own.items()}
+    raised: BaseException | None = error
+    while raised is not None:
+        for frame, _ in traceback.walk_tb(raised.__traceback__):
+            module = frame.f_locals.get("self")
+            same = next((name for name, part in own.items() if part is module), forwards.get(frame.f_code))
+            if same is not None:
+                return same
+        raised = raised.__cause__ or raised.__context__
+    return None
+
+
+def _dynamic_shapes(network: fx.GraphModule) -> tuple[Any, ...]:
+    """A free batch axis for the one input; ``forward(self, *inputs)`` takes the input in a tuple."""
+    first, *others = [node for node in network.graph.nodes if node.op == "placeholder" and not node.args]
+    batch = {0: "batch"}
+    return ((batch,) if str(first.target).startswith("*") else batch, *({} for _ in others))

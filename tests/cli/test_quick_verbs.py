@@ -1,0 +1,102 @@
+"""What each verb imports: help and usage errors wait for nothing heavy, and no verb imports what it does not use."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+import typer
+
+from narfx.cli.app import app
+from narfx.data.forms import FORMS, all_forms
+from narfx.data.registry import source_forms
+from narfx.search import strategy_names
+
+HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "matplotlib", "sklearn", "scipy", "networkx", "numpy")
+
+
+def verbs(group: object, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """Every command of the command line, as its words."""
+    for name, command in getattr(group, "commands", {}).items():
+        yield (*before, name)
+        yield from verbs(command, (*before, name))
+
+
+VERBS = list(verbs(typer.main.get_command(app)))
+
+
+def imported(commands: Sequence[Sequence[str]], folder: Path) -> list[tuple[int, str, str, set[str]]]:
+    """Run commands one after the other in a fresh process: exit code, both outputs, and the heavy modules so far."""
+    code = f"""
+import contextlib, io, json, sys
+from narfx.cli.app import app
+from narfx.cli.console import run_app
+found = []
+for arguments in {[list(command) for command in commands]!r}:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = run_app(app, arguments)
+    found.append([code, out.getvalue(), err.getvalue(), [name for name in {HEAVY!r} if name in sys.modules]])
+print(json.dumps(found))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
+    return [(code, out, err, set(heavy)) for code, out, err, heavy in json.loads(done.stdout.splitlines()[-1])]
+
+
+def test_help_version_and_usage_errors_import_nothing_heavy(tmp_path: Path) -> None:
+    helps = [["--help"], *([*verb, "--help"] for verb in VERBS)]
+    assert ["ops", "list", "--help"] in helps and ["analyze", "rewards", "--help"] in helps and len(helps) >= 14
+    wrong = [[], ["serach"], ["analyze"], *([*verb, "--no-such-option"] for verb in VERBS)]
+    for arguments, (code, out, err, heavy) in zip(
+        commands := [*helps, ["--version"], *wrong], imported(commands, tmp_path), strict=True
+    ):
+        assert heavy == set(), arguments
+        assert code == (2 if arguments in wrong else 0), (arguments, err)
+        assert ("Usage: narfx" in out) is (arguments[-1:] == ["--help"])
+
+
+def test_the_help_lists_the_strategies_and_the_sources_that_are_registered(tmp_path: Path) -> None:
+    (code, out, _, _) = imported([["search", "--help"]], tmp_path)[0]
+    text = " ".join(out.split())
+    assert code == 0
+    assert f"{', '.join(strategy_names())} [solve where" in text
+    assert all_forms() == source_forms()
+    assert all(form in text for form in FORMS.values())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unused"),
+    [
+        (["ops", "list"], {"torchvision", "onnx", "onnxruntime", "matplotlib", "sklearn", "scipy", "networkx"}),
+        (
+            ["trace", "narfx:resnet8", "--input", "3,32,32"],
+            {"torchvision", "onnx", "onnxruntime", "matplotlib", "sklearn", "scipy", "networkx"},
+        ),
+        (["analyze", "rewards", "no-run"], set(HEAVY) - {"numpy", "matplotlib"}),
+        (["analyze", "gradients", "no-run"], set(HEAVY) - {"numpy", "matplotlib"}),
+        (
+            ["solve", "no-run", "--out", "out", "--budget", "macs<=0.8x"],
+            {"torchvision", "onnx", "onnxruntime", "matplotlib", "sklearn", "scipy"},
+        ),
+        (
+            ["search", "narfx:resnet8", "--out", "out", "--data", "no-data"],
+            {"torchvision", "onnx", "onnxruntime", "matplotlib", "networkx"},
+        ),
+        (
+            ["apply", "no-arch.json", "--out", "out"],
+            {"torchvision", "onnxruntime", "matplotlib", "sklearn", "scipy", "networkx"},
+        ),
+        (
+            ["proxy", "no-data", "--out", "out", "--identities", "3", "--images", "2"],
+            {"torchvision", "onnx", "onnxruntime", "matplotlib", "sklearn", "scipy", "networkx"},
+        ),
+    ],
+)
+def test_a_verb_imports_only_what_it_uses(arguments: list[str], unused: set[str], tmp_path: Path) -> None:
+    ((code, _, err, heavy),) = imported([arguments], tmp_path)
+    assert code in (0, 2) and "internal" not in err
+    assert heavy & unused == set()
