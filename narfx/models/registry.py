@@ -13,8 +13,10 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from narfx.models.cells import darts, darts_search
 from narfx.models.chain import chain12
 from narfx.models.lresnet_ir import lresnet10e_ir, lresnet50e_ir, lresnet_ir
+from narfx.models.nasbench201 import nasbench201
 from narfx.models.resnet_cifar import resnet8, resnet18_cifar, resnet20, resnet20_wide, resnet_cifar, resnet_digits
 
 __all__ = ["MODELS", "ModelEntry"]
@@ -40,6 +42,9 @@ MODELS: dict[str, ModelEntry] = {
     "resnet20_wide": ModelEntry(resnet20_wide, (3, 32, 32)),
     "resnet_cifar": ModelEntry(resnet_cifar, (3, 32, 32)),
     "resnet_digits": ModelEntry(resnet_digits, (1, 8, 8)),
+    "darts": ModelEntry(darts, (3, 32, 32)),
+    "darts_search": ModelEntry(darts_search, (3, 32, 32)),
+    "nasbench201": ModelEntry(nasbench201, (3, 32, 32)),
     "chain12": ModelEntry(chain12, (3, 32, 32)),
     "lresnet10e_ir": ModelEntry(lresnet10e_ir, (3, 112, 112)),
     "lresnet50e_ir": ModelEntry(lresnet50e_ir, (3, 112, 112)),
