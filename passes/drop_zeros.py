@@ -126,7 +126,9 @@ def _is_sum_of_stack(node: Node) -> bool:
     source = node.args[0] if sums and node.args else None
     if not isinstance(source, Node) or source.op != "call_function" or source.target is not torch.stack:
         return False
-    axes = [n.args[1] if len(n.args) > 1 else n.kwargs.get("dim", default) for n, default in ((node, None), (source, 0))]
+    axes = [
+        n.args[1] if len(n.args) > 1 else n.kwargs.get("dim", default) for n, default in ((node, None), (source, 0))
+    ]
     axis = axes[0][0] if isinstance(axes[0], (tuple, list)) and len(axes[0]) == 1 else axes[0]
     plain = set(node.kwargs) <= {"dim"} and len(node.args) < 3 and set(source.kwargs) <= {"dim"}
     return plain and isinstance(axis, int) and axis == axes[1] and len(source.users) == 1

@@ -30,7 +30,7 @@ from narfx.space.records import DeclaredSite
 from narfx.support.seeds import derive
 from narfx.support.text import article, times
 
-__all__ = ["Zeros", "declared_names", "own_cost", "slot_key", "started_candidate", "try_candidate"]
+__all__ = ["Zeros", "declared_names", "is_nothing", "own_cost", "slot_key", "started_candidate", "try_candidate"]
 
 _NAME = re.compile(r"[A-Za-z0-9_+\-]+")
 _TAKEN = frozenset(dir(nn.ModuleDict()))
@@ -79,6 +79,12 @@ def declared_names(module: nn.Module, site: str) -> tuple[str, ...]:
         UsageError: The declaration fails, or it is no mapping of names to functions or ``None``.
     """
     return tuple(_builders(module, site))
+
+
+def is_nothing(module: nn.Module, site: str, name: str) -> bool:
+    """Whether a candidate that the module at a site declares is no module at all; its own operator never is."""
+    builders = _builders(module, site)
+    return builders.get(name) is None and name != next(iter(builders))
 
 
 def slot_key(module: nn.Module, site: str) -> str | None:

@@ -22,18 +22,22 @@ _DRAWN = CELL_OPERATORS[1:8]
 """What ``random_genotype`` draws operators from: those of DARTS without ``none``."""
 
 
-def shape_of(sources: Mapping[Hashable, Sequence[Hashable]]) -> dict[str, float]:
+def shape_of(
+    sources: Mapping[Hashable, Sequence[Hashable]], channels: Mapping[Hashable, float] | None = None
+) -> dict[str, float]:
     """``{"width", "depth"}`` of a cell.
 
     Args:
         sources: For each intermediate node, in an order in which none reads a later one, what its edges start from;
             what is not a node itself is an input of the cell.
+        channels: The channels of each node in units of c; default: 1.
     """
     depths: dict[Hashable, int] = {}
     width = 0.0
     for node, read in sources.items():
         outer = [source for source in read if source not in sources]
-        width += len(outer) / len(read) if read else 0.0
+        share = len(outer) / len(read) if read else 0.0
+        width += share * (1.0 if channels is None else channels[node])
         depths[node] = 1 + max((depths[source] for source in read if source in depths), default=0)
     return {"width": round(width, 6), "depth": 1 + max(depths.values(), default=0)}
 

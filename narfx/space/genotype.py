@@ -167,7 +167,7 @@ def read_genotype(path: Path | str) -> Genotype:
         UsageError: There is no such file, it cannot be read, or its genotype is not sound.
     """
     path = Path(path)
-    check_regular(path)
+    check_regular(path, f"there is no genotype file {path}: check the path")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:

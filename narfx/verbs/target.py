@@ -16,7 +16,7 @@ from narfx.bundle.source import load_source
 from narfx.compiler.open import open_architecture
 from narfx.errors import UsageError
 from narfx.inputs.image_size import Images, choose_input
-from narfx.inputs.model_ref import load_model
+from narfx.inputs.model_ref import is_file_name, load_model
 from narfx.inputs.weights import apply_weights
 from narfx.space.architecture import Architecture, Preprocessing
 from narfx.support.onnx_session import onnxruntime_module, run_session
@@ -123,7 +123,7 @@ def load_target(
     path = Path(target)
     if path.is_dir():
         return _from_folder(path, weights, input, images, seed)
-    if target.endswith(".json"):
+    if is_file_name(target, ".json"):
         return _from_architecture(path, weights, input, images, seed)
     if path.suffix.lower() == ".onnx":
         if weights is not None:
