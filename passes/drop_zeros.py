@@ -41,7 +41,8 @@ def drop_zeros(graph_module: GraphModule) -> bool:
     zeros: set[Node] = set()
     for node in list(graph_module.graph.nodes):
         if node in calls or _keeps(graph_module, node, zeros):
-            zeros.add(node)
+            if not _is_filled(graph_module, node):
+                zeros.add(node)
         elif (operands := _operands(node)) is not None:
             _drop_operand(graph_module, node, operands, zeros, shapes)
         elif _is_sum_of_stack(node):
@@ -67,14 +68,19 @@ def _shapes(graph_module: GraphModule) -> Shapes:
 
 def _keeps(graph_module: GraphModule, node: Node, zeros: set[Node]) -> bool:
     """Whether a node gives zeros because its only input is zeros."""
-    if node.all_input_nodes != [source for source in node.all_input_nodes if source in zeros][:1]:
-        return False
-    if not node.all_input_nodes:
+    if len(node.all_input_nodes) != 1 or node.all_input_nodes[0] not in zeros:
         return False
     if node.op == "call_module":
         return isinstance(_module(graph_module, node), _KEEP)
     name = getattr(node.target, "__name__", node.target)
     return node.op in ("call_function", "call_method") and name in _KEEP_CALLS
+
+
+def _is_filled(graph_module: GraphModule, node: Node) -> bool:
+    """Whether something is written into the tensor of a node before another one reads it."""
+    order = {each: index for index, each in enumerate(graph_module.graph.nodes)}
+    last = max((order[user] for user in node.users), default=0)
+    return any(order[change] < last for change in changes(graph_module, node))
 
 
 def _operands(node: Node) -> tuple[Any, Any] | None:
@@ -96,12 +102,11 @@ def _drop_operand(
     other = operands[1 - empty.index(True)]
     if all(empty) or (type(other) in (int, float) and other == 0):
         zeros.add(node)
-        other = operands[empty.index(True)]
-        if shapes.get(other) is not None and shapes.get(other) == shapes.get(node):
-            if not _is_changed(graph_module, node, other):
-                node.replace_all_uses_with(other)
+        same = operands[empty.index(True)]
+        if _fits(shapes, same, node) and not _is_changed(graph_module, node, same):
+            node.replace_all_uses_with(same)
         return
-    if not isinstance(other, Node) or shapes.get(other) is None or shapes.get(other) != shapes.get(node):
+    if not isinstance(other, Node) or not _fits(shapes, other, node):
         return
     if not (is_in_place(graph_module, node) and other is operands[0]) and _is_changed(graph_module, node, other):
         # What changes the sum in place must not change what else reads the other operand.
@@ -110,6 +115,11 @@ def _drop_operand(
         copied.meta, other = dict(node.meta), copied
     node.replace_all_uses_with(other)
     graph_module.graph.erase_node(node)
+
+
+def _fits(shapes: Shapes, part: Node, whole: Node) -> bool:
+    """Whether an operand has the shape of the sum, so that nothing was broadcast."""
+    return shapes.get(part) is not None and shapes.get(part) == shapes.get(whole)
 
 
 def _is_changed(graph_module: GraphModule, node: Node, other: Node) -> bool:
@@ -126,12 +136,11 @@ def _is_sum_of_stack(node: Node) -> bool:
     source = node.args[0] if sums and node.args else None
     if not isinstance(source, Node) or source.op != "call_function" or source.target is not torch.stack:
         return False
-    axes = [
-        n.args[1] if len(n.args) > 1 else n.kwargs.get("dim", default) for n, default in ((node, None), (source, 0))
-    ]
-    axis = axes[0][0] if isinstance(axes[0], (tuple, list)) and len(axes[0]) == 1 else axes[0]
+    axis = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    axis = axis[0] if isinstance(axis, (tuple, list)) and len(axis) == 1 else axis
+    stacked = source.args[1] if len(source.args) > 1 else source.kwargs.get("dim", 0)
     plain = set(node.kwargs) <= {"dim"} and len(node.args) < 3 and set(source.kwargs) <= {"dim"}
-    return plain and isinstance(axis, int) and axis == axes[1] and len(source.users) == 1
+    return plain and isinstance(axis, int) and axis == stacked and len(source.users) == 1
 
 
 def _drop_stacked(node: Node, zeros: set[Node]) -> None:

@@ -16,8 +16,8 @@ _IN_PLACE = {
 }  # fmt: skip
 _SAME = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Flatten)
 _VIEWS = {
-    "view", "view_as", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "permute", "expand", "narrow", "chunk",
-    "split", "detach", "contiguous", "to", "float", "getitem", "dropout", "unbind", "select",
+    "view", "view_as", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "permute", "expand", "narrow",
+    "chunk", "split", "detach", "contiguous", "to", "float", "getitem", "dropout", "unbind", "select",
 }  # fmt: skip
 
 

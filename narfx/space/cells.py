@@ -7,8 +7,8 @@ from an input of the cell, in units of c, the channels of a node.
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
-from typing import Literal
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -17,14 +17,14 @@ from narfx.space.genotype import CELL_OPERATORS, Edge, Genotype
 
 __all__ = ["genotype_shape", "narrowest", "random_genotype", "shape_of", "widest"]
 
+K = TypeVar("K", bound=Hashable)
+
 _INPUTS = (0, 1)
 _DRAWN = CELL_OPERATORS[1:8]
 """What ``random_genotype`` draws operators from: those of DARTS without ``none``."""
 
 
-def shape_of(
-    sources: Mapping[Hashable, Sequence[Hashable]], channels: Mapping[Hashable, float] | None = None
-) -> dict[str, float]:
+def shape_of(sources: Mapping[K, Sequence[K]], channels: Mapping[K, float] | None = None) -> dict[str, float]:
     """``{"width", "depth"}`` of a cell.
 
     Args:
@@ -32,7 +32,7 @@ def shape_of(
             what is not a node itself is an input of the cell.
         channels: The channels of each node in units of c; default: 1.
     """
-    depths: dict[Hashable, int] = {}
+    depths: dict[K, int] = {}
     width = 0.0
     for node, read in sources.items():
         outer = [source for source in read if source not in sources]
@@ -47,7 +47,7 @@ def genotype_shape(genotype: Genotype) -> dict[str, dict[str, float]]:
     return {kind: shape_of(_sources(genotype.edges(kind))) for kind in ("normal", "reduce")}
 
 
-def _sources(edges: Sequence[Edge]) -> dict[Hashable, list[Hashable]]:
+def _sources(edges: Sequence[Edge]) -> dict[int, list[int]]:
     nodes = range(len(edges) // 2)
     return {2 + node: [source for _, source in edges[2 * node : 2 * node + 2]] for node in nodes}
 
@@ -101,8 +101,7 @@ def _to_inputs(node: int, sources: tuple[int, int]) -> tuple[int, int]:
     return first, second if second in _INPUTS else 1 - first
 
 
-def _rewired(genotype: Genotype, rule: object) -> Genotype:
-    assert callable(rule)
+def _rewired(genotype: Genotype, rule: Callable[[int, tuple[int, int]], tuple[int, int]]) -> Genotype:
     cells: dict[str, list[Edge]] = {}
     for kind in ("normal", "reduce"):
         edges = genotype.edges(kind)
