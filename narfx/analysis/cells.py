@@ -15,7 +15,7 @@ from narfx.errors import UsageError
 from narfx.graph.cost import shapes_and_cost
 from narfx.graph.tracing import trace_graph
 from narfx.inputs.image_size import choose_input
-from narfx.inputs.model_ref import is_file_name, load_model
+from narfx.inputs.model_ref import is_collection, is_file_name, load_model
 from narfx.models.cells import find_genotype
 from narfx.operators.declared import is_nothing
 from narfx.passes.cells import CellEdges, block_edges, find_cells
@@ -63,10 +63,9 @@ def cells(
     """
     if out is not None:
         _check_out(Path(out), overwrite)
-    path = Path(target) / "arch.json" if Path(target).is_dir() else Path(target)
-    genotype = _named(target, path)
+    genotype = None if is_collection(target) else _named(target)
     if genotype is None:
-        result, genotype = _of_network(target, path, input, seed, wanted=variant is not None or out is not None)
+        result, genotype = _of_network(target, input, seed, wanted=variant is not None or out is not None)
     else:
         result = {"target": target}
     if variant is not None:
@@ -86,11 +85,12 @@ def _check_out(out: Path, overwrite: bool) -> None:
         raise UsageError(f"{out} exists: add --overwrite to replace it", where=str(out), kind="output_exists")
 
 
-def _named(target: str, path: Path) -> Genotype | None:
+def _named(target: str) -> Genotype | None:
     """The genotype that a name or a file gives; ``None`` for an ``arch.json`` or a model reference."""
+    path = Path(target)
     if target.lower() in PUBLISHED:
         return PUBLISHED[target.lower()]
-    if is_file_name(str(path), ".json"):
+    if is_file_name(target, ".json"):
         check_regular(path, f"there is no file {path}: check the path")
         held = read_json(path)
         return None if isinstance(held, dict) and "model" in held else read_genotype(path)
@@ -115,10 +115,13 @@ def _variant(genotype: Genotype, variant: str, seed: int) -> Genotype:
 
 
 def _of_network(
-    target: str, path: Path, input: tuple[int, int, int] | None, seed: int, *, wanted: bool
+    target: str, input: tuple[int, int, int] | None, seed: int, *, wanted: bool
 ) -> tuple[dict[str, Any], Genotype | None]:
-    if is_file_name(str(path), ".json"):
-        found, blocks, genotype = _of_architecture(path, seed, wanted)
+    if is_collection(target):
+        found, blocks, genotype = _of_model(target, input, seed)
+    elif Path(target).is_dir() or is_file_name(target, ".json"):
+        path = Path(target)
+        found, blocks, genotype = _of_architecture(path / "arch.json" if path.is_dir() else path, seed, wanted)
     else:
         found, blocks, genotype = _of_model(target, input, seed)
     if wanted and genotype is None:

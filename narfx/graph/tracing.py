@@ -2,8 +2,9 @@
 
 Leaves by rule: convolutions of every class; modules that declare candidates; modules with forward hooks, so that the
 hooks run on tensors when the network runs; and modules whose ``forward`` reads ``self.training`` and that contain no
-convolution, because a trace would bake the mode in. A submodule that cannot be traced becomes a leaf, and so do later ones in the same try. Then
-tracing starts again on a new copy, because a forward that failed may have changed its module. A few tries are enough.
+convolution, because a trace would bake the mode in. A submodule that cannot be traced becomes a leaf, and so do later
+ones in the same try. Then tracing starts again on a new copy, because a forward that failed may have changed its
+module. A few tries are enough.
 """
 
 from __future__ import annotations

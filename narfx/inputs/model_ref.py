@@ -51,7 +51,7 @@ from narfx.inputs.zoo import ZOOS, find_model, suggestions, without_weights
 from narfx.models import MODELS
 from narfx.support.text import article
 
-__all__ = ["ModelRef", "apply_weights", "default_input", "is_file_name", "load_model"]
+__all__ = ["ModelRef", "apply_weights", "default_input", "is_collection", "is_file_name", "load_model"]
 
 Shape = tuple[int, int, int]
 
@@ -151,6 +151,11 @@ class ModelRef:
             if (place := _data_file(self.arguments.get(argument), relative_to)) is not None
         }
         return replace(self, arguments={**self.arguments, **read}) if read else self
+
+
+def is_collection(text: str) -> bool:
+    """Whether a text names a model of a collection, as ``narfx:NAME`` does; it may be too long for a file's name."""
+    return text.strip().partition(":")[0] in ZOOS
 
 
 def is_file_name(text: str, *suffixes: str) -> bool:

@@ -20,7 +20,7 @@ from narfx.models.cell_operators import FactorizedReduce, read_operators
 from narfx.models.cell_spaces import S1
 from narfx.models.options import check_sizes
 from narfx.space.genotype import Genotype, parse_genotype, read_genotype
-from narfx.space.published import PUBLISHED
+from narfx.space.published import PICTURES, PUBLISHED
 from narfx.support.schema import validated
 
 __all__ = ["Cell", "CellNetwork", "darts", "darts_search", "find_genotype"]
@@ -203,10 +203,16 @@ def find_genotype(given: Any) -> Genotype:
         raise UsageError(f"genotype is a name, a file or its four lists, not {given!r:.60}", kind="model_arguments")
     if given.lower() in PUBLISHED:
         return PUBLISHED[given.lower()]
-    if Path(given).suffix or Path(given).is_file():
-        return read_genotype(given)
+    if given.lower() in PICTURES:
+        raise UsageError(
+            f"{given} is published as a picture only ({PICTURES[given.lower()]}): read it off, and give a file",
+            where="genotype",
+            kind="unknown_genotype",
+        )
     if "normal" in given:
         return parse_genotype(given)
+    if Path(given).suffix or Path(given).is_file():
+        return read_genotype(given)
     raise UsageError(
         f"there is no genotype {given!r}: give a file, or one of {', '.join(PUBLISHED)}",
         where="genotype",

@@ -32,7 +32,7 @@ CELL_OPERATORS = (
 Edge = tuple[str, StrictInt]
 _INPUTS = 2
 _LONGEST = 100_000
-_SLOT = re.compile(r"(normal|reduce) (\d+)->(\d+)")
+_SLOT = re.compile(r"(normal|reduce) (\d+)->(\d+)( again)?")
 
 
 class Genotype(BaseModel):
@@ -185,7 +185,8 @@ def derive_genotype(
     an edge at which it has ``none`` is not kept.
 
     Args:
-        space: A space whose slots are named ``normal I->J`` and ``reduce I->J``, as those of ``narfx:darts_search``.
+        space: A space whose slots are named ``normal I->J`` and ``reduce I->J``, as those of ``narfx:darts_search``
+            (a second edge between the same nodes has `` again`` behind).
         weights: One legal entry a slot, or for each slot one finite weight a choice.
         concat: The nodes that make the output of both cells; default: all.
 
@@ -194,7 +195,7 @@ def derive_genotype(
             a node has fewer than two edges.
     """
     rows = _rows(space, weights)
-    cells: dict[str, dict[int, dict[int, tuple[float, str]]]] = {"normal": {}, "reduce": {}}
+    cells: dict[str, dict[int, dict[tuple[int, str], tuple[float, str]]]] = {"normal": {}, "reduce": {}}
     for slot, row in zip(space.slots, rows, strict=True):
         found = _SLOT.fullmatch(slot.name)
         if found is None:
@@ -203,7 +204,7 @@ def derive_genotype(
         strength, k = max(offered, default=(None, 0))
         if strength is not None:
             edges = cells[found[1]].setdefault(int(found[3]), {})
-            edges[int(found[2])] = strength, slot.choices[-k]
+            edges[int(found[2]), found[4] or ""] = strength, slot.choices[-k]
         else:
             cells[found[1]].setdefault(int(found[3]), {})
     if not all(cells.values()):
@@ -219,14 +220,14 @@ def derive_genotype(
     return validated(Genotype, fields, "the derived genotype", kind="bad_genotype")
 
 
-def _strongest(kind: str, node: int, edges: Mapping[int, tuple[float, str]]) -> list[tuple[str, int]]:
+def _strongest(kind: str, node: int, edges: Mapping[tuple[int, str], tuple[float, str]]) -> list[tuple[str, int]]:
     if len(edges) < 2:
         raise UsageError(
             f"node {node} of the {kind} cell has {len(edges)} edges that are not none: a genotype needs two a node",
             kind="bad_genotype",
         )
-    kept = sorted(edges, key=lambda source: (-edges[source][0], source))[:2]
-    return [(edges[source][1], source) for source in kept]
+    kept = sorted(edges, key=lambda edge: (-edges[edge][0], edge))[:2]
+    return [(edges[edge][1], edge[0]) for edge in kept]
 
 
 def _rows(

@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from narfx.space.genotype import Genotype
 
-__all__ = ["PUBLISHED"]
+__all__ = ["PICTURES", "PUBLISHED"]
+
+PICTURES = {
+    "stacnas_cifar10": "arXiv 1909.11926; images/cifar10_*.png of github.com/susan0199/StacNAS",
+    "stacnas_cifar100": "arXiv 1909.11926; images/cifar100_*.png of github.com/susan0199/StacNAS",
+}
+"""Genotypes whose edges no text gives, with the place of the picture."""
 
 _SHORT = {
     "s3": "sep_conv_3x3", "s5": "sep_conv_5x5", "s7": "sep_conv_7x7", "d3": "dil_conv_3x3", "d5": "dil_conv_5x5",
