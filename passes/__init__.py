@@ -10,7 +10,7 @@ if __name__ != "narfx.passes":  # found by the path of a checkout: each class wo
 
 from narfx.passes.base import Pass
 from narfx.passes.blocks import find_blocks
-from narfx.passes.find_declared import find_declared
+from narfx.passes.declared import find_declared
 from narfx.passes.insert_dispatch import InsertDispatch
 from narfx.passes.insert_skips import InsertSkips
 from narfx.passes.lift_dropout import LiftDropout, RestoreDropout

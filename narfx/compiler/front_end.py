@@ -28,7 +28,7 @@ from narfx.graph.unused import keep_unused
 from narfx.inputs.arguments import check_input, check_model, listed
 from narfx.inputs.image_size import input_of_module
 from narfx.operators import get_operator, load_operators
-from narfx.passes.find_declared import find_declared, refuse_fixed, within
+from narfx.passes.declared import find_declared, refuse_fixed, within
 from narfx.passes.sites import find_sites, frozen_sites
 from narfx.passes.skips import SkipDomain, find_skips
 from narfx.space.architecture import DEFAULT_OPERATORS, SpaceOptions

@@ -11,7 +11,7 @@ from narfx.graph.cost import GraphCost
 from narfx.operators import operator_cost, refusal
 from narfx.operators.declared import try_candidate
 from narfx.passes.blocks import find_blocks
-from narfx.passes.find_declared import changes_in_place
+from narfx.passes.declared import changes_in_place
 from narfx.passes.lift_functional import FunctionalConv, read_functional
 from narfx.passes.skips import SkipCandidate
 from narfx.space.records import DeclaredSite, Site, Slot

@@ -19,7 +19,7 @@ from narfx.inputs.model_ref import is_collection, is_file_name, load_model
 from narfx.models.cells import find_genotype
 from narfx.operators.declared import is_nothing
 from narfx.passes.cells import CellEdges, block_edges, find_cells
-from narfx.passes.find_declared import find_declared
+from narfx.passes.declared import find_declared
 from narfx.space.architecture import Architecture
 from narfx.space.cells import genotype_shape, narrowest, random_genotype, shape_of, widest
 from narfx.space.genotype import Genotype, derive_genotype, read_genotype
