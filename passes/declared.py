@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from math import prod
 
 import torch
 from torch import nn
@@ -122,18 +121,16 @@ def _refusal(
     if forward_hooks(module):
         return "hooks", "it has forward hooks, which a swap would lose"
     mine = {id(value) for value in (*module.parameters(), *module.buffers())}
-    for path, part in graph_module.named_modules(remove_duplicate=False):
-        if path != target and not path.startswith(f"{target}.") and part is not module:
-            held = (*part._parameters.values(), *part._buffers.values())
-            if any(id(value) in mine for value in held if value is not None):
-                inside = any(part is own for own in module.modules())
-                if not inside or path.split(".")[0] != target.split(".")[0]:
-                    return "shared_weight", f"its weights are also used by {path or 'the model'}"
+    inside = {id(part) for part in module.modules()}
+    for path, part in graph_module.named_modules():
+        held = (*part._parameters.values(), *part._buffers.values())
+        if id(part) not in inside and any(id(value) in mine for value in held if value is not None):
+            return "shared_weight", f"its weights are also used by {path or 'the model'}, which a swap would not change"
     for node in calls:
-        if any(not isinstance(value, Node) for value in (*node.args, *node.kwargs.values())) or node.kwargs:
+        if node.kwargs or any(not isinstance(value, Node) for value in node.args):
             return "arguments", "it is called with more than tensors by position"
-        if any(source not in shapes for source in (node, *_inputs(node))):
+        if not _inputs(node) or any(source not in shapes for source in (node, *_inputs(node))):
             return "arguments", "it takes or returns more than single tensors"
-        if any(prod(shapes[source][:1]) != shapes[node][0] for source in _inputs(node)):
+        if not all(shapes[source][:1] == shapes[node][:1] for source in (node, *_inputs(node))) or not shapes[node]:
             return "arguments", "it changes the batch axis"
     return "", ""

@@ -265,7 +265,7 @@ def test_a_wrong_declaration_is_one_sentence_that_names_the_site(declared: objec
 
     with pytest.raises(UsageError) as error:
         narfx.trace(nn.Sequential(nn.Conv2d(3, 4, 1), Wrong(4, 4, 1)), SHAPE)
-    assert said in str(error.value)
+    assert said in str(error.value) and error.value.exit_code == 2
 
 
 def test_sites_of_one_slot_declare_the_same_names() -> None:
@@ -274,6 +274,37 @@ def test_sites_of_one_slot_declare_the_same_names() -> None:
     edge.narfx_candidates = lambda: {"conv3": None, "none": None}  # type: ignore[assignment]
     with pytest.raises(UsageError, match=r"the sites of slot normal 0->1 declare other candidates: cells\.0\.edges"):
         narfx.trace(model, SHAPE)
+
+
+def test_modules_that_cannot_be_swapped_stay_with_the_reason() -> None:
+    class Scale(Same):
+        def forward(self, x: Tensor, by: float = 1.0) -> Tensor:
+            out: Tensor = self.conv(x) * by
+            return out
+
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.stem, self.shared = nn.Conv2d(3, 4, 1), Same()
+            self.hooked, self.told, self.free, self.alone = Same(), Scale(), Same(), Alone()
+            self.hooked.register_forward_hook(lambda module, given, output: output)
+            self.other = nn.Conv2d(4, 4, 1)
+            self.other.weight = self.shared.conv.weight
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.hooked(self.shared(self.stem(x)))
+            out: Tensor = self.alone(self.free(self.told(self.other(x), by=2.0)))
+            return out
+
+    class Alone(Same):
+        def narfx_candidates(self) -> dict[str, Callable[[], nn.Module] | None]:
+            return {"conv": None}
+
+    traced = narfx.trace(Net(), SHAPE)
+    assert [site.name for site in traced.space.sites] == ["free"]
+    codes = {entry.name: entry.code for entry in traced.skipped}
+    assert (codes["shared"], codes["told"], codes["alone"]) == ("shared_weight", "arguments", "no_candidate")
+    assert "hooks" in {entry.code for entry in traced.skipped if entry.name == "hooked"}
 
 
 def test_a_part_that_declares_nothing_is_not_refined() -> None:

@@ -43,6 +43,36 @@ def test_published_networks_have_the_parameters_of_their_papers(
     assert abs(count - printed) <= digit / 2 or abs(count - printed) <= 0.01 * printed
 
 
+def by_hand(name: str, channels: int, cells: int) -> int:
+    """Parameters of the network of a genotype, without a module: an operator, its channels and its BatchNorms."""
+    genotype = PUBLISHED[name]
+
+    def operator(name: str, c: int, reduces: bool) -> int:
+        kernel = int(name[-1]) if name[-1].isdigit() else 0
+        if name.startswith("sep"):
+            return 2 * (kernel * kernel * c + c * c + 2 * c)
+        if name.startswith("dil"):
+            return kernel * kernel * c + c * c + 2 * c
+        if name == "conv_7x1_1x7":
+            return 14 * c * c + 2 * c
+        return c * c + 2 * c if name == "skip_connect" and reduces else 0
+
+    total, before, last, c = 27 * 3 * channels + 6 * channels, 3 * channels, 3 * channels, channels
+    for index in range(cells):
+        kind = "reduce" if index in (cells // 3, 2 * cells // 3) else "normal"
+        c *= 2 if kind == "reduce" else 1
+        total += before * c + last * c + 4 * c  # two 1x1 convolutions, one of them in two halves
+        total += sum(operator(op, c, kind == "reduce" and source < 2) for op, source in genotype.edges(kind))
+        before, last = last, c * len(genotype.concat(kind))
+    return total + last * 10 + 10
+
+
+@pytest.mark.parametrize("name", sorted(PUBLISHED))
+def test_every_published_network_has_the_parameters_counted_by_hand(name: str) -> None:
+    with torch.device("meta"):
+        assert parameters(darts(name)) == by_hand(name, 36, 20)
+
+
 def test_the_imagenet_network_of_darts_has_the_papers_parameters() -> None:
     with torch.device("meta"):
         model = darts("darts_v2", cells=14, channels=48, num_classes=1000, stem="imagenet")
