@@ -10,6 +10,7 @@ if __name__ != "narfx.passes":  # found by the path of a checkout: each class wo
 
 from narfx.passes.base import Pass
 from narfx.passes.blocks import find_blocks
+from narfx.passes.declared import find_declared
 from narfx.passes.insert_dispatch import InsertDispatch
 from narfx.passes.insert_skips import InsertSkips
 from narfx.passes.lift_dropout import LiftDropout, RestoreDropout
@@ -30,6 +31,7 @@ __all__ = [
     "RestoreDropout",
     "RestoreFunctional",
     "find_blocks",
+    "find_declared",
     "find_main_path",
     "find_sites",
     "find_skips",

@@ -1,4 +1,4 @@
-"""Swap the convolutions of the slots for dispatchable op nodes.
+"""Swap the convolutions of the slots, and modules that declare candidates, for dispatchable op nodes.
 
 The node keeps its target; the module there becomes a ``Dispatch`` that holds the user's own convolution as ``base``
 and the other legal operators beside it, each started from the convolution's weights. A module called at several call
@@ -23,12 +23,13 @@ from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
 from narfx.errors import UsageError
-from narfx.graph.nodes import call_targets
+from narfx.graph.nodes import call_targets, put_module
 from narfx.operators import started_operator
+from narfx.operators.declared import started_candidate
 from narfx.operators.dispatch import Dispatch
 from narfx.passes.base import Pass
 from narfx.passes.lift_functional import LiftFunctional, keep_lifted
-from narfx.space.records import Site, Slot
+from narfx.space.records import AnySite, DeclaredSite, Site, Slot
 
 __all__ = ["InsertDispatch"]
 
@@ -44,7 +45,9 @@ class InsertDispatch(Pass):
 
     def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
         """Put a Dispatch at the target of every site; what is one already stays."""
-        modified = LiftFunctional([site.target for slot in self.slots for site in slot.sites])(graph_module).modified
+        modified = LiftFunctional(
+            [site.target for slot in self.slots for site in slot.sites if isinstance(site, Site)]
+        )(graph_module).modified
         calls = call_targets(graph_module)
         read = {str(node.target).rpartition(".")[0] for node in graph_module.graph.nodes if node.op == "get_attr"}
         names_of: dict[int, list[str]] = {}
@@ -56,38 +59,42 @@ class InsertDispatch(Pass):
                 conv = graph_module.get_submodule(site.target)
                 if isinstance(conv, Dispatch):
                     continue
-                assert isinstance(site, Site) and isinstance(conv, nn.Conv2d)
-                plain = _plain(site, conv)
-                candidates = {name: conv if name == "base" else _candidate(name, site, plain) for name in names}
+                candidates = self._candidates(graph_module, site, conv, names, slot.choices[0])
                 norm = _own_norm(graph_module, site.target, calls) if self.separate_norms else None
                 apart = norm is not None and norm not in read
                 dispatch = Dispatch(candidates, slot=index, site=site.target, apart=apart)
                 keep_lifted(graph_module, conv, dispatch)
                 for path in names_of[id(conv)]:  # a module may have names that no call uses
-                    _put(graph_module, path, dispatch)
+                    put_module(graph_module, path, dispatch)
                 for node in calls[site.target]:
                     node.meta["narfx_slot"] = index
                 if norm is not None and apart:
                     own = graph_module.get_submodule(norm)
-                    copies = {name: own if name == "base" else copy.deepcopy(own) for name in names}
+                    copies = {name: own if name == slot.choices[0] else copy.deepcopy(own) for name in names}
                     norms = Dispatch(copies, slot=index, site=norm)
                     for path in names_of[id(own)]:
-                        _put(graph_module, path, norms)
+                        put_module(graph_module, path, norms)
                 modified = True
         return graph_module, modified
+
+    def _candidates(
+        self, graph_module: GraphModule, site: AnySite, own: nn.Module, names: Sequence[str], base: str
+    ) -> dict[str, nn.Module]:
+        """The modules that may stand at a site; that of the ``base`` is the model's own."""
+        if isinstance(site, DeclaredSite):
+            _check_finite([p for p in own.parameters() if p.is_floating_point()], site)
+            like = next((p for p in graph_module.parameters() if p.is_floating_point()), torch.empty(0))
+            return {name: own if name == base else started_candidate(own, site, name, like) for name in names}
+        assert isinstance(own, nn.Conv2d)
+        plain = _plain(site, own)
+        return {name: own if name == base else _candidate(name, site, plain) for name in names}
 
 
 def _plain(site: Site, conv: nn.Conv2d) -> nn.Conv2d:
     """The convolution with its weight as a plain tensor (a parametrized one computes it), to start others from."""
     with torch.no_grad():
         weight = conv.weight
-        if not (_finite(weight) and (conv.bias is None or _finite(conv.bias))):
-            raise UsageError(
-                f"the weights of {site.name} are not all finite, and the other operators start from them: "
-                "give the model weights without NaN or infinite values",
-                where=site.name,
-                kind="weights_not_finite",
-            )
+        _check_finite([weight] if conv.bias is None else [weight, conv.bias], site)
         if "weight" in conv._parameters:
             return conv
         plain = nn.Conv2d(
@@ -100,9 +107,21 @@ def _plain(site: Site, conv: nn.Conv2d) -> nn.Conv2d:
         return plain.train(conv.training)
 
 
+def _check_finite(weights: Sequence[Tensor], site: AnySite) -> None:
+    if not all(map(_finite, weights)):
+        raise UsageError(
+            f"the weights of {site.name} are not all finite, and the other operators start from them: "
+            "give the model weights without NaN or infinite values",
+            where=site.name,
+            kind="weights_not_finite",
+        )
+
+
 def _finite(tensor: Tensor) -> bool:
-    low, high = (tensor, tensor) if tensor.is_meta else torch.aminmax(tensor)
-    return tensor.is_meta or (math.isfinite(low) and math.isfinite(high))
+    if tensor.is_meta or not tensor.numel():
+        return True
+    low, high = torch.aminmax(tensor.detach())
+    return math.isfinite(low) and math.isfinite(high)
 
 
 def _candidate(name: str, site: Site, conv: nn.Conv2d) -> nn.Module:
@@ -120,8 +139,3 @@ def _own_norm(graph_module: GraphModule, target: str, calls: dict[str, list[Node
     if reader.op != "call_module" or len(calls[str(reader.target)]) != 1:
         return None
     return str(reader.target) if type(graph_module.get_submodule(str(reader.target))) is nn.BatchNorm2d else None
-
-
-def _put(graph_module: GraphModule, target: str, module: nn.Module) -> None:
-    parent, _, name = target.rpartition(".")
-    setattr(graph_module.get_submodule(parent), name, module)

@@ -12,9 +12,12 @@ from torch.fx import GraphModule
 from narfx.graph.copying import copy_module
 from narfx.operators.dispatch import Dispatch, Shortcut, SkipGate
 from narfx.passes.base import Pass
+from narfx.passes.drop_zeros import drop_zeros
+from narfx.passes.inline import inline
 from narfx.passes.lift_dropout import LIFTED_DROPOUT
 from narfx.passes.lift_functional import RestoreFunctional, lifted_calls
 from narfx.passes.lower_skips import closed, lower_skips
+from narfx.space.records import DeclaredSite
 from narfx.space.space import SearchSpace
 
 __all__ = ["Lower"]
@@ -36,6 +39,7 @@ class Lower(Pass):
     def __init__(self, space: SearchSpace, vector: Sequence[int | str]) -> None:
         self.vector = space.validate(vector)
         self.names = [slot.choices[entry] for slot, entry in zip(space.slots, self.vector, strict=True)]
+        self.declared = [site.target for site in space.sites if isinstance(site, DeclaredSite)]
         self.opened = frozenset(space.split(self.vector)[1] or ())
 
     def rewrite(self, graph_module: GraphModule) -> tuple[GraphModule, bool]:
@@ -65,7 +69,8 @@ class Lower(Pass):
             module.__dict__.pop(LIFTED_DROPOUT, None)
         if gates:
             lower_skips(lowered, self.opened)
-        if _by_position(lowered, dispatches_at) or gates:
+        changed = [_by_position(lowered, dispatches_at), drop_zeros(lowered), inline(lowered, self.declared)]
+        if any(changed) or gates:
             lowered.recompile()  # here nodes change too
         RestoreFunctional(lifted)(lowered)
         return lowered, True

@@ -13,7 +13,7 @@ from typing import Any
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from narfx.graph.nodes import free_name
+from narfx.graph.nodes import free_name, remove_module
 from narfx.operators.dispatch import Shortcut, SkipGate
 
 __all__ = ["closed", "lower_skips"]
@@ -56,7 +56,7 @@ def _place_shortcut(graph_module: GraphModule, call: Node, shortcut: Shortcut, o
     assert isinstance(branch, GraphModule)
     if not opened:
         for target in dict.fromkeys(str(node.target) for node in branch.graph.nodes if node.op == "call_module"):
-            _remove(graph_module, target)
+            remove_module(graph_module, target)
         return
     copies: dict[Node, Node] = {}
     with graph_module.graph.inserting_before(call):
@@ -68,16 +68,6 @@ def _place_shortcut(graph_module: GraphModule, call: Node, shortcut: Shortcut, o
             else:
                 copies[node] = graph_module.graph.node_copy(node, copies.__getitem__)
     graph_module.graph.erase_node(call)
-
-
-def _remove(graph_module: GraphModule, target: str) -> None:
-    """Take a module away, and the containers around it that are empty then."""
-    while target:
-        graph_module.delete_submodule(target)
-        target = target.rpartition(".")[0]
-        around = graph_module.get_submodule(target)
-        if type(around) is not nn.Module or any(True for _ in around.children()) or around.state_dict():
-            return
 
 
 def _place_skips(

@@ -1,6 +1,7 @@
-"""Analyses of a finished run, from its events alone: records out, and figures where they are asked for."""
+"""Analyses: what a finished run has recorded, and the shape of cells; records out, and figures where asked for."""
 
+from narfx.analysis.cell_shapes import cells
 from narfx.analysis.gradient_curves import gradients
 from narfx.analysis.reward_curves import rewards
 
-__all__ = ["gradients", "rewards"]
+__all__ = ["cells", "gradients", "rewards"]

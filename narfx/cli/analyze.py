@@ -8,14 +8,15 @@ from typing import Annotated, Any
 import typer
 
 from narfx.cli import analyze_tables as analysis_tables
-from narfx.cli.console import output_of
+from narfx.cli.console import output_of, parse_input
 from narfx.cli.options import COMMON, takes
 from narfx.errors import UsageError
 
 __all__ = ["analyze"]
 
 analyze = typer.Typer(
-    help="Plot the gradients or the rewards from which the strategy of a search learned.", rich_markup_mode=None
+    help="Plot the gradients or the rewards from which the strategy of a search learned; the shape of cells.",
+    rich_markup_mode=None,
 )
 
 Run = Annotated[Path, typer.Argument(help="The run directory of a search.", metavar="RUN")]
@@ -26,7 +27,7 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files 
 @analyze.callback(invoke_without_command=True)
 def _root(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
-        raise UsageError("name an analysis: gradients or rewards (narfx analyze --help)", kind="usage")
+        raise UsageError("name an analysis: cells, gradients or rewards (narfx analyze --help)", kind="usage")
 
 
 @analyze.command()
@@ -47,6 +48,45 @@ def rewards(run: Run, out: Out = None, overwrite: Overwrite = False, **options: 
 
     result = found(run, *_where(run, out, overwrite))
     output_of(options).result(result, analysis_tables.rewards)
+
+
+@analyze.command()
+@takes(COMMON)
+def cells(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="A published genotype (nasnet, darts_v2, ...), a genotype file, an arch.json or its folder, or a "
+            "MODEL.",
+            metavar="NAME_OR_FILE_OR_MODEL",
+        ),
+    ],
+    variant: Annotated[
+        str | None,
+        typer.Option(
+            help="Make another genotype of it first: random-connections or random-operators (by --seed), widest or "
+            "narrowest."
+        ),
+    ] = None,
+    input: Annotated[
+        str | None, typer.Option(help="The shape of one image: channels,height,width [what the model states].")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="The file that gets the genotype as JSON.")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
+    **options: Any,
+) -> None:
+    """Show the width (in units of c, the channels of a node) and depth of cells and residual blocks."""
+    from narfx.analysis import cells as found
+
+    result = found(
+        target,
+        variant=variant,
+        seed=options["seed"] or 0,
+        input=None if input is None else parse_input(input),
+        out=out,
+        overwrite=overwrite,
+    )
+    output_of(options).result(result, analysis_tables.cells)
 
 
 def _where(run: Path, out: Path | None, overwrite: bool) -> tuple[Path, bool]:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from narfx.support.text import count
 
-__all__ = ["gradients", "rewards"]
+__all__ = ["cells", "gradients", "rewards"]
 
 
 def _table(*columns: str) -> Table:
@@ -55,3 +55,21 @@ def rewards(result: Mapping[str, Any], console: Console) -> None:
         table.add_row(part, *map(_number, numbers))
     console.print(table)
     _end(result, console)
+
+
+def cells(result: Mapping[str, Any], console: Console) -> None:
+    """Width and depth of each cell and block, and the genotype."""
+    table = _table("cell or block", "width", "depth")
+    rows = [{"name": kind, **result[kind]} for kind in ("normal", "reduce") if kind in result]
+    for row in [*rows, *result.get("cells", ()), *result.get("blocks", ())]:
+        kind = f" ({row['kind']})" if row.get("kind") else ""
+        table.add_row(f"{row['name']}{kind}", f"{row['width']:g}c", str(row["depth"]))
+    console.print(table)
+    if "genotype" in result:
+        console.print()
+        for kind in ("normal", "reduce"):
+            edges = " ".join(f"{name}:{source}" for name, source in result["genotype"][kind])
+            nodes = " ".join(map(str, result["genotype"][f"{kind}_concat"]))
+            console.print(f"{kind}: {edges}; output {nodes}", markup=False)
+    if "file" in result:
+        console.print(f"\nfile: {result['file']}", markup=False)

@@ -79,9 +79,12 @@ def trace(report: Mapping[str, Any], console: Console) -> None:
     if "latency" in report:
         _latency(report["latency"], console)
     shape = "x".join(map(str, report["input"]))
+    entries = ", ".join(f"{i} {name}" for i, name in enumerate(report["operators"]))
+    if all("choices" in site for site in report["sites"]):
+        entries = "those of each slot"
     console.print(
         f"\n{count(report['slots'], 'slot')} at {report['granularity']} granularity, input {shape}, "
-        f"vector entries: {', '.join(f'{i} {name}' for i, name in enumerate(report['operators']))}",
+        f"vector entries: {entries}",
         markup=False,
     )
 

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from torch import fx, nn
 
 from narfx.compiler.modes import settle_training
-from narfx.compiler.slots import fixed_cost, group_sites, operator_slot, skip_slot, unused_operators
+from narfx.compiler.slots import (  # fmt: skip
+    by_first_call,
+    declared_slot,
+    fixed_cost,
+    group_declared,
+    group_sites,
+    operator_slot,
+    skip_slot,
+    unused_operators,
+)
 from narfx.compiler.traced import Traced
 from narfx.errors import NothingToRefineError, UsageError
 from narfx.graph.batch import check_batch
@@ -19,6 +28,7 @@ from narfx.graph.unused import keep_unused
 from narfx.inputs.arguments import check_input, check_model, listed
 from narfx.inputs.image_size import input_of_module
 from narfx.operators import get_operator, load_operators
+from narfx.passes.declared import find_declared, refuse_fixed, within
 from narfx.passes.sites import find_sites, frozen_sites
 from narfx.passes.skips import SkipDomain, find_skips
 from narfx.space.architecture import DEFAULT_OPERATORS, SpaceOptions
@@ -107,10 +117,11 @@ def trace(
     lost = check_batch(traced.graph_module, cost, input)
     traced.notes += [lost] if lost else []
     found, skipped = find_sites(traced.graph_module, cost.shapes, kernels=options.kernels, include_first=include_first)
-    skipped = [*traced.opaque, *skipped]
-    groups = group_sites(traced.graph_module, found, granularity, traced.notes)
+    found, fixed = refuse_fixed(found, traced.source)
+    declared, undeclared = find_declared(traced.graph_module, cost.shapes)
+    skipped = [*traced.opaque, *within([*skipped, *fixed], declared), *undeclared]
     slots = []
-    for name, sites in groups:
+    for name, sites in group_sites(traced.graph_module, found, granularity, traced.notes) if found else []:
         slot = operator_slot(name, sites, operators, options.max_candidate_params)
         if len(slot.legal) > 1:
             slots.append(slot)
@@ -124,6 +135,9 @@ def trace(
     if slots:
         traced.notes += unused_operators(operators, slots)
         _note_frozen(traced, [site for slot in slots for site in slot.sites if isinstance(site, Site)])
+    slots += [declared_slot(name, sites, traced.graph_module) for name, sites in group_declared(declared)]
+    if declared:
+        slots = by_first_call(slots, traced.graph_module)
     skips = None
     if search_skips:
         skips = _find_skips(model, traced.graph_module, cost, options)

@@ -6,14 +6,26 @@ from collections.abc import Sequence
 
 from torch import fx
 
+from narfx.errors import UsageError
 from narfx.graph.cost import GraphCost
 from narfx.operators import operator_cost, refusal
+from narfx.operators.declared import try_candidate
 from narfx.passes.blocks import find_blocks
+from narfx.passes.declared import changes_in_place
 from narfx.passes.lift_functional import FunctionalConv, read_functional
 from narfx.passes.skips import SkipCandidate
-from narfx.space.records import Site, Slot
+from narfx.space.records import DeclaredSite, Site, Slot
 
-__all__ = ["fixed_cost", "group_sites", "operator_slot", "skip_slot", "unused_operators"]
+__all__ = [
+    "by_first_call",
+    "declared_slot",
+    "fixed_cost",
+    "group_declared",
+    "group_sites",
+    "operator_slot",
+    "skip_slot",
+    "unused_operators",
+]
 
 
 def group_sites(
@@ -80,6 +92,61 @@ def operator_slot(name: str, sites: Sequence[Site], operators: Sequence[str], ma
     return Slot(name, tuple(sites), legal, refused, known, choices=tuple(operators))
 
 
+def group_declared(sites: Sequence[DeclaredSite]) -> list[tuple[str, list[DeclaredSite]]]:
+    """Sites that declare the same slot, or else the calls of one module, each group with the name of its slot.
+
+    Raises:
+        UsageError: Sites of one slot declare other candidates, or the calls of one module are in two slots.
+    """
+    groups: dict[tuple[str, str], list[DeclaredSite]] = {}
+    for site in sites:
+        groups.setdefault(("slot", site.slot) if site.slot is not None else ("module", site.target), []).append(site)
+    for (_, name), members in groups.items():
+        other = next((site for site in members if site.candidates != members[0].candidates), None)
+        if other is not None:
+            raise UsageError(
+                f"the sites of slot {name} declare other candidates: {members[0].name} has "
+                f"{', '.join(members[0].candidates)}, and {other.name} has {', '.join(other.candidates)}: give them "
+                "the same names in the same order, or another narfx_slot",
+                where=other.name,
+                kind="bad_declaration",
+            )
+    return [(name, members) for (_, name), members in groups.items()]
+
+
+def declared_slot(name: str, sites: Sequence[DeclaredSite], graph_module: fx.GraphModule) -> Slot:
+    """A slot that offers what its sites declare; each candidate is built and run once at each site.
+
+    Raises:
+        UsageError: A candidate fails or does not fit; the message names it and its site.
+    """
+    changed = changes_in_place(graph_module, sites)
+    costs: dict[str, list[int]] = {"params": [], "macs": []}
+    for index, candidate in enumerate(sites[0].candidates):
+        total = {"params": 0.0, "macs": 0.0}
+        for site in sites:
+            own = {"params": float(site.own_params or 0), "macs": float(site.own_macs or 0)}
+            if index:
+                own = try_candidate(graph_module.get_submodule(site.target), site, candidate, changed=changed)
+            total["params"] += own["params"] if site.occurrence == 0 else 0
+            total["macs"] += own["macs"]
+        for metric, value in total.items():
+            costs[metric].append(int(value))
+    known = {metric: tuple(values) for metric, values in costs.items()}
+    choices = sites[0].candidates
+    return Slot(name, tuple(sites), tuple(range(len(choices))), {}, known, choices=choices)
+
+
+def by_first_call(slots: Sequence[Slot], graph_module: fx.GraphModule) -> list[Slot]:
+    """The slots in the order in which the network first calls a site of each."""
+    functional = read_functional(graph_module)
+    first: dict[str, int] = {}
+    for index, node in enumerate(graph_module.graph.nodes):
+        call = functional.get(node)
+        first.setdefault(call.target if isinstance(call, FunctionalConv) else str(node.target), index)
+    return sorted(slots, key=lambda slot: min(first[site.target] for site in slot.sites))
+
+
 def skip_slot(candidate: SkipCandidate) -> Slot:
     """Two choices: as the base has it, and the other way round; what is closed costs nothing."""
     skip = candidate.skip
@@ -102,5 +169,5 @@ def fixed_cost(cost: GraphCost, slots: Sequence[Slot]) -> dict[str, float]:
 def unused_operators(operators: Sequence[str], slots: Sequence[Slot]) -> list[str]:
     """A sentence for each operator of the list that no slot offers."""
     offered = {k for slot in slots for k in slot.legal}
-    left = [k for k in range(len(operators)) if k not in offered]
+    left = [k for k in range(len(operators)) if k not in offered] if slots else []
     return [f"{operators[k]} may stand nowhere, as at {slots[0].name}: {slots[0].refused[k]}" for k in left]

@@ -105,7 +105,11 @@ class Traced:
         sites = []
         for site in self.space.sites:
             slot = self.space.slots[slot_of[site.name]]
-            own = operator_cost(site, "base") if isinstance(site, Site) else {"params": site.own_params, "macs": None}
+            own: dict[str, Any] = {}
+            if isinstance(site, Site):
+                own = operator_cost(site, "base")
+            else:
+                own = {"params": site.own_params, "macs": site.own_macs}
             sites.append(
                 {
                     "name": site.name,

@@ -10,7 +10,7 @@ from torch.utils import _pytree as pytree
 
 from narfx.graph.source import is_model_code
 
-__all__ = ["call_targets", "free_name", "is_kernel", "pair", "source_line", "tensors"]
+__all__ = ["call_targets", "free_name", "is_kernel", "pair", "put_module", "remove_module", "source_line", "tensors"]
 
 M = TypeVar("M", bound=nn.Module)
 
@@ -59,3 +59,20 @@ def is_kernel(parameter: nn.Parameter) -> bool:
     """Whether a parameter may be a convolution's weight; a channel scale (1, C, 1, 1) is not."""
     shape = parameter.shape
     return len(shape) == 4 and not (shape[0] == 1 and shape[2:] == (1, 1))
+
+
+def put_module(graph_module: nn.Module, target: str, module: nn.Module) -> None:
+    """Put a module in the place of the one at ``target``."""
+    parent, _, name = target.rpartition(".")
+    setattr(graph_module.get_submodule(parent), name, module)
+
+
+def remove_module(graph_module: nn.Module, target: str) -> None:
+    """Take a module away, and the containers around it that are empty then."""
+    while target:
+        parent, _, name = target.rpartition(".")
+        del graph_module.get_submodule(parent)._modules[name]
+        target = target.rpartition(".")[0]
+        around = graph_module.get_submodule(target)
+        if type(around) is not nn.Module or any(True for _ in around.children()) or around.state_dict():
+            return

@@ -12,6 +12,7 @@ from torch.fx.node import Argument
 
 from narfx.errors import UsageError
 from narfx.graph.contexts import Context, current_context, describe_change, running_function
+from narfx.graph.declared import declares
 from narfx.graph.nodes import is_kernel, source_line
 from narfx.graph.proxies import Proxy, iterate
 from narfx.graph.source import mentions_training, model_stack, users_line
@@ -53,6 +54,7 @@ class Tracer(fx.Tracer):
             (isinstance(m, nn.modules.conv._ConvNd) and not wraps_convolution(m))
             or getattr(m, "narfx_leaf", False)
             or module_qualified_name in self.leaves
+            or declares(m)
             or _asks_training(m)
             or bool(forward_hooks(m))
             or super().is_leaf_module(m, module_qualified_name)

@@ -1,9 +1,10 @@
 """From an ``nn.Module`` to a graph: ``torch.fx`` with fixed leaves, and leaves for modules that cannot be traced.
 
-Leaves by rule: convolutions of every class; modules with forward hooks, so that the hooks run on tensors when the
-network runs; and modules whose ``forward`` reads ``self.training`` and that contain no convolution, because a trace
-would bake the mode in. A submodule that cannot be traced becomes a leaf, and so do later ones in the same try. Then
-tracing starts again on a new copy, because a forward that failed may have changed its module. A few tries are enough.
+Leaves by rule: convolutions of every class; modules that declare candidates; modules with forward hooks, so that the
+hooks run on tensors when the network runs; and modules whose ``forward`` reads ``self.training`` and that contain no
+convolution, because a trace would bake the mode in. A submodule that cannot be traced becomes a leaf, and so do later
+ones in the same try. Then tracing starts again on a new copy, because a forward that failed may have changed its
+module. A few tries are enough.
 """
 
 from __future__ import annotations
@@ -57,7 +58,12 @@ class GraphTrace:
 
 @model_time()
 def trace_graph(
-    model: nn.Module, *, training: bool = False, copied: bool = False, opaque: Iterable[Skipped] = ()
+    model: nn.Module,
+    *,
+    training: bool = False,
+    copied: bool = False,
+    opaque: Iterable[Skipped] = (),
+    inputs: int = 1,
 ) -> GraphTrace:
     """Trace ``model``, in eval mode unless ``training``; the model itself is not changed.
 
@@ -66,13 +72,14 @@ def trace_graph(
         training: Whether to trace in training mode.
         copied: Whether the model is already a copy, whose parameters the graph may share.
         opaque: The parts that are not traced into.
+        inputs: How many tensors the model takes.
 
     Raises:
-        UsageError: The model does not take exactly one tensor, has forward hooks itself, cannot be copied, or cannot
+        UsageError: The model does not take so many tensors, has forward hooks itself, cannot be copied, or cannot
             be traced; the message names the module and the line.
     """
     _refuse_kinds(model)
-    concrete = _bound_defaults(model)
+    concrete = _bound_defaults(model, inputs)
     if model._forward_hooks or model._forward_pre_hooks:
         raise UsageError(
             f"{type(model).__name__} has forward hooks on the model itself, which a trace would lose: remove them, or "
@@ -199,11 +206,13 @@ def _refuse_kinds(model: nn.Module) -> None:
             )
 
 
-def _bound_defaults(model: nn.Module) -> dict[str, Any] | None:
-    """The optional arguments of ``forward`` with their defaults; there must be exactly one required argument."""
+def _bound_defaults(model: nn.Module, inputs: int = 1) -> dict[str, Any] | None:
+    """The optional arguments of ``forward`` with their defaults; there must be so many required arguments."""
     parameters = list(inspect.signature(model.forward).parameters.values())
     required = [p.name for p in parameters if p.default is p.empty and p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
-    if len(required) != 1 and not (not required and any(p.kind is p.VAR_POSITIONAL for p in parameters)):
+    if len(required) != inputs and not (
+        inputs == 1 and not required and any(p.kind is p.VAR_POSITIONAL for p in parameters)
+    ):
         raise UsageError(
             f"{type(model).__name__}.forward takes {len(required)} required inputs ({', '.join(required) or 'none'}); "
             "narfx refines networks with one input tensor: wrap the model in a module that fills in the others",

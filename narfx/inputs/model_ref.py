@@ -48,9 +48,10 @@ from narfx.inputs.user_code import (
 )
 from narfx.inputs.weights import apply_weights
 from narfx.inputs.zoo import ZOOS, find_model, suggestions, without_weights
+from narfx.models import MODELS
 from narfx.support.text import article
 
-__all__ = ["ModelRef", "apply_weights", "default_input", "load_model"]
+__all__ = ["ModelRef", "apply_weights", "default_input", "is_collection", "is_file_name", "load_model"]
 
 Shape = tuple[int, int, int]
 
@@ -127,13 +128,39 @@ class ModelRef:
     def beside(self, folder: Path, *, relative_to: Path | None = None) -> ModelRef:
         """The same reference for a file in ``folder``: the path of a model file becomes relative to ``folder``.
 
+        A data file that an argument names, such as a genotype, is written out in its place.
+
         Raises:
-            UsageError: The model file does not exist.
+            UsageError: The model file does not exist, or a data file cannot be read.
         """
         if self.kind != "file":
-            return self
+            return self.with_files_read(relative_to)
         path = _find(self.name, relative_to)
         return replace(self, name=_posix(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())))
+
+    def with_files_read(self, relative_to: Path | None) -> ModelRef:
+        """The same reference with what stands in the data files that its arguments name, in the place of their paths.
+
+        Raises:
+            UsageError: A file cannot be read.
+        """
+        entry = MODELS.get(self.name) if self.kind == "narfx" else None
+        read = {
+            argument: reader(place)
+            for argument, reader in (entry.files.items() if entry is not None else ())
+            if (place := _data_file(self.arguments.get(argument), relative_to)) is not None
+        }
+        return replace(self, arguments={**self.arguments, **read}) if read else self
+
+
+def is_collection(text: str) -> bool:
+    """Whether a text names a model of a collection, as ``narfx:NAME`` does; it may be too long for a file's name."""
+    return text.strip().partition(":")[0] in ZOOS
+
+
+def is_file_name(text: str, *suffixes: str) -> bool:
+    """Whether a text ends as the name of such a file; the arguments of a model reference do not count."""
+    return text.partition("?")[0].lower().endswith(suffixes)
 
 
 @model_time()
@@ -156,7 +183,7 @@ def load_model(ref: str | ModelRef, *, relative_to: Path | None = None, seed: in
         elif ref.kind == "module":
             model = _load_module(ref, relative_to)
         else:
-            model = _load_from_zoo(ref)
+            model = _load_from_zoo(ref.with_files_read(relative_to))
     return model if ref.part is None else _part(model, ref)
 
 
@@ -236,6 +263,16 @@ def _find(name: str, relative_to: Path | None) -> Path:
     looked = " or ".join(dict.fromkeys(str(folder) for folder in folders))
     place = "" if Path(name).is_absolute() else f" in {looked}"
     raise UsageError(f"there is no model file {name}{place}: check the path", where=name, kind="missing_file")
+
+
+def _data_file(value: Any, relative_to: Path | None) -> Path | None:
+    """The file that an argument names, if it names one."""
+    if not isinstance(value, str) or len(value) > 4096:
+        return None
+    folders = [Path.cwd()] if relative_to is None else [relative_to.absolute(), Path.cwd()]
+    with contextlib.suppress(OSError, ValueError):  # a text that is no path
+        return next((folder / value for folder in folders if (folder / value).is_file()), None)
+    return None
 
 
 def _only_candidate(module: ModuleType, ref: ModelRef) -> str:

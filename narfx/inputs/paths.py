@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from narfx.inputs.data_ref import DataRef, Stated
-from narfx.inputs.model_ref import ModelRef
+from narfx.inputs.model_ref import ModelRef, is_collection, is_file_name
 from narfx.inputs.own_code import is_own
 from narfx.inputs.user_code import code_files
 from narfx.support.path_fields import PathKind, path_fields
@@ -207,5 +207,7 @@ def _is_reference(kind: PathKind, text: str, start: Path | None) -> bool:
     """Whether a text is a reference to code, and no ``arch.json``, ONNX file, folder or word."""
     if kind is PathKind.CODE:
         return is_own(text)
-    named = text.lower().endswith((".json", ".onnx")) or not (":" in text or ".py" in text)
+    if kind is PathKind.MODEL and is_collection(text):
+        return True
+    named = is_file_name(text, ".json", ".onnx") or not (":" in text or ".py" in text)
     return kind is PathKind.MODEL and not (named or find(text, start).is_dir())

@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from narfx.graph.nodes import tensors
 from narfx.inputs.user_code import user_code
 from narfx.operators.registry import OWN
 from narfx.support.devices import is_out_of_memory
@@ -21,6 +22,7 @@ Weight = Tensor | float
 """The weight of a choice in a mixture: a number, or a tensor without axes, to which gradients flow."""
 
 Watcher = Callable[[Tensor, Tensor], None]
+"""Called with the input of a call (the first, where there are several) and its output."""
 
 
 class Weights(tuple[Weight, ...]):
@@ -35,6 +37,10 @@ class Watchers(tuple[Watcher, ...]):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Watchers:
         return Watchers()
+
+
+class Parts(list[Tensor]):
+    """The outputs of a mixture's candidates, one each, on the way to the norms of their own."""
 
 
 class Dispatch(nn.Module):
@@ -64,6 +70,7 @@ class Dispatch(nn.Module):
         self.slot, self.site, self.apart = slot, site, apart
         self.candidates = nn.ModuleDict(candidates)
         self._watchers = Watchers()
+        self._call: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
         self.select(next(iter(candidates)))
 
     @property
@@ -97,34 +104,53 @@ class Dispatch(nn.Module):
         names, weights = self._selection
         self._alone = names[0] if weights is None and not self._watchers else None
 
-    def forward(self, input: Tensor | list[Tensor]) -> Tensor | list[Tensor]:
-        """Map (N, C, H, W) as the selected candidates do; called by keyword, ``input`` has a convolution's name."""
+    def forward(self, *inputs: Any, **named: Any) -> Tensor | list[Tensor]:
+        """Map (N, C, H, W) as the selected candidates do; called by keyword, ``input`` has a convolution's name.
+
+        A site that declares its candidates may take more than one tensor; each candidate is called as the site is.
+        """
+        if not inputs and "input" in named:
+            inputs = (named.pop("input"),)
         if self._alone is not None:
-            return self.compute(self._alone, input)
+            return self.compute(self._alone, *inputs, **named)
         names, weights = self._selection
-        outputs: Iterable[Tensor] = map(self.compute, names, input if isinstance(input, list) else repeat(input))
+        outputs: Iterable[Tensor]
+        if inputs and isinstance(inputs[0], Parts):
+            outputs = map(self.compute, names, inputs[0])
+        else:
+            outputs = (self.compute(name, *inputs, **named) for name in names)
         if self.apart and weights is not None:
-            parts = list(outputs)
+            parts = Parts(outputs)
             if self._watchers:
-                self._show(input, _sum(weights, parts))
+                self._show(inputs, named, _sum(weights, parts))
             return parts
         total = next(iter(outputs)) if weights is None else _sum(weights, outputs)
-        self._show(input, total)
+        self._show(inputs, named, total)
         return total
 
-    def _show(self, input: Any, output: Tensor) -> None:
-        for watcher in self._watchers:
-            watcher(input, output)
+    def _show(self, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
+        if not self._watchers:
+            return
+        self._call = inputs, named
+        try:
+            for watcher in self._watchers:
+                watcher(tensors((inputs, named))[0], output)
+        finally:
+            self._call = (), {}
 
-    def compute(self, name: str, x: Any) -> Tensor:
+    def again(self, name: str) -> Tensor:
+        """The output of another candidate for the inputs of the call that a watcher is shown; for watchers only."""
+        return self.compute(name, *self._call[0], **self._call[1])
+
+    def compute(self, name: str, *inputs: Any, **named: Any) -> Tensor:
         """The output of one candidate, whatever is selected; ``UsageError`` where a user's operator fails."""
         try:
-            output: Tensor = self.candidates[name](x)
+            output: Tensor = self.candidates[name](*inputs, **named)
         except Exception as error:
             if name == "base" or name in OWN or is_out_of_memory(error):
                 raise
-            what = f"operator {name} fails at {self.site} on {'x'.join(map(str, x.shape))}"
-            with user_code(what, where=name, kind="operator_failed"):
+            shapes = "+".join("x".join(map(str, x.shape)) for x in tensors((inputs, named)))
+            with user_code(f"operator {name} fails at {self.site} on {shapes}", where=name, kind="operator_failed"):
                 raise
         return output
 

@@ -81,8 +81,9 @@ class DeclaredSite:
 
     ``target`` and ``occurrence`` are those of :class:`Site`, ``kind`` is a word for what the module is.
     ``candidates`` names what may stand here; index 0 is what the model has. Shapes are those of one sample:
-    ``input_shapes`` has one for each tensor that the call takes. ``own_params`` counts the parameters of what the
-    model has, where they are known.
+    ``input_shapes`` has one for each tensor that the call takes. ``own_params`` and ``own_macs`` are the cost of what
+    the model has, where it is known. ``images`` is as in :class:`Site`. Sites with the same ``slot`` share one choice;
+    without it a site follows its own (all calls of one module follow one choice).
     """
 
     target: str
@@ -93,6 +94,9 @@ class DeclaredSite:
     output_shape: tuple[int, ...]
     where: str = ""
     own_params: int | None = None
+    own_macs: int | None = None
+    images: int = 1
+    slot: str | None = None
 
     @property
     def name(self) -> str:
@@ -101,7 +105,8 @@ class DeclaredSite:
 
     def signature(self) -> str:
         """Kind and shapes in one line, the same for every trace of one model."""
-        return f"{self.name} {self.kind} shape {'+'.join(map(_by, self.input_shapes))}->{_by(self.output_shape)}"
+        shapes = f"{'+'.join(map(_by, self.input_shapes))}->{_by(self.output_shape)}"
+        return f"{self.name} {self.kind} shape {shapes}" + (f" images {self.images}" if self.images > 1 else "")
 
     def geometry(self) -> dict[str, Any]:
         """What a report shows of the site, in plain values."""

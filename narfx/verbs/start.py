@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from torch import fx
 
 from narfx.graph.digest import network_digest
+from narfx.inputs.model_ref import is_file_name
 from narfx.inputs.paths import find, named_digests, named_paths, relocated
 from narfx.runs.folder import RunFolder
 from narfx.space.architecture import Architecture
@@ -39,7 +40,7 @@ def open_target(target: str, start: Path | None) -> Placed | None:
     Raises:
         UsageError: There is no such file, or it is malformed.
     """
-    if not target.endswith(".json"):
+    if not is_file_name(target, ".json"):
         return None
     path = find(target, start)
     return Placed(Architecture.load(path), path.parent)

@@ -16,7 +16,7 @@ from narfx.bundle.source import load_source
 from narfx.compiler.open import open_architecture
 from narfx.errors import UsageError
 from narfx.inputs.image_size import Images, choose_input
-from narfx.inputs.model_ref import load_model
+from narfx.inputs.model_ref import is_collection, is_file_name, load_model
 from narfx.inputs.weights import apply_weights
 from narfx.space.architecture import Architecture, Preprocessing
 from narfx.support.onnx_session import onnxruntime_module, run_session
@@ -120,10 +120,12 @@ def load_target(
     Raises:
         UsageError: There is no such thing, its weights do not fit, or no input shape is known.
     """
+    if is_collection(target):
+        return _from_model(target, weights, input, images, seed)
     path = Path(target)
     if path.is_dir():
         return _from_folder(path, weights, input, images, seed)
-    if target.endswith(".json"):
+    if is_file_name(target, ".json"):
         return _from_architecture(path, weights, input, images, seed)
     if path.suffix.lower() == ".onnx":
         if weights is not None:
@@ -137,6 +139,10 @@ def load_target(
             where=target,
             kind="missing_folder",
         )
+    return _from_model(target, weights, input, images, seed)
+
+
+def _from_model(target: str, weights: str | None, input: Shape | None, images: Images | None, seed: int) -> Target:
     model = load_model(target, seed=seed)
     named = f"none given: as {target} builds it" if weights is None else _load(model, Path(weights))
     shape, origin = (input, None) if input is not None else choose_input(target, model, images)

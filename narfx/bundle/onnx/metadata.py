@@ -11,7 +11,7 @@ import torch
 
 import narfx._version as version
 from narfx.errors import ParityError
-from narfx.inputs.model_ref import ModelRef
+from narfx.inputs.model_ref import ModelRef, is_file_name
 from narfx.space.architecture import Architecture
 from narfx.support.onnx_session import onnxruntime_module
 
@@ -77,7 +77,7 @@ def versions() -> dict[str, str]:
 
 
 def _name(reference: str) -> str:
-    if reference.endswith(".json"):
+    if is_file_name(reference, ".json"):
         return Path(reference).name
     parsed = ModelRef.parse(reference)
     return str(replace(parsed, name=Path(parsed.name).name) if parsed.kind == "file" else parsed)

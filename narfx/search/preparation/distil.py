@@ -27,7 +27,7 @@ from narfx.runs.events import Distilled
 from narfx.search.config import Compared
 from narfx.search.preparation.lessons import Lessons
 from narfx.search.shared_weights import SharedWeights
-from narfx.space.records import AnySite, Site, Vector
+from narfx.space.records import AnySite, Vector
 from narfx.space.space import SearchSpace
 from narfx.support.seeds import numpy_generator
 from narfx.support.text import count
@@ -171,4 +171,4 @@ def _groups(slots: Sequence[int], space: SearchSpace, batch: int, memory: int) -
 
 def _numbers(site: AnySite) -> int:
     """How many numbers an operator gives at a site for one sample."""
-    return math.prod(site.output_shape) * (site.images if isinstance(site, Site) else 1)
+    return math.prod(site.output_shape) * site.images
