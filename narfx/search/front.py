@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from narfx.space.space import SearchSpace
 from narfx.support.seals import file_digest
 
 __all__ = ["FRONT_WEIGHTS", "SOLVED_BUDGETS", "WEIGHTS", "front_point", "front_vectors", "make_front"]
+
+Record = dict[str, Any]
 
 WEIGHTS, FRONT_WEIGHTS = "weights.safetensors", "front.safetensors"
 SOLVED_BUDGETS = 8
@@ -75,8 +77,9 @@ def make_front(
     """Write the front of a search over ``costs`` into its run, with the weights of its points.
 
     The vectors of :func:`front_vectors` are evaluated like finalists, and the front is that of all that was evaluated
-    with the shared weights. These evaluate the base too: it is what the points are compared with, where it never had
-    weights of its own, and it is a point where it meets the budget and nothing beats it.
+    with the shared weights; of several with equal accuracy and costs one is a point. These evaluate the base too: it is
+    what the points are compared with, where it never had weights of its own, and it is a point where it meets the
+    budget and nothing beats it.
 
     Without ``costs`` the front is one over all costs, of what is evaluated anyway: the base with its own weights, the
     finalists and the random vectors. Of its points only the kept vector has weights.
@@ -91,9 +94,10 @@ def make_front(
         base = base if own else shared
     over = tuple(costs or sorted(space.metrics, key=lambda name: name != "macs"))
     records = [record for record in records if record["loss"] is not None]
-    points = front(records, (*over, "accuracy"))
+    kept = space.read(outcome.best)
+    points = _one_of_equals(front(records, (*over, "accuracy")), over, lambda p: space.read(p) == kept)
     vectors = [space.read(point) for point in points]
-    weights = _all_weights(evaluate, vectors, run) if costs else _kept_weights(vectors, space.read(outcome.best), run)
+    weights = _all_weights(evaluate, vectors, run) if costs else _kept_weights(vectors, kept, run)
     images = len(evaluate.task.data.val)
     made = Front(
         metric=evaluate.task.metric,
@@ -110,6 +114,19 @@ def make_front(
     )
     made.save(run / FRONT)
     return made
+
+
+def _one_of_equals(points: Sequence[Record], costs: Sequence[str], is_kept: Callable[[Record], bool]) -> list[Record]:
+    """Of points with the same accuracy and costs the kept vector, or else that of least loss.
+
+    Often they are one network: in a cell, what no output depends on may be chosen in many ways.
+    """
+    ordered = sorted(points, key=lambda point: (not is_kept(point), point["loss"]))
+    first: dict[tuple[float, ...], Record] = {}
+    for point in ordered:
+        first.setdefault((point["accuracy"], *(point[cost] for cost in costs)), point)
+    chosen = {id(point) for point in first.values()}
+    return [point for point in points if id(point) in chosen]
 
 
 def _legal(space: SearchSpace) -> bool:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from narfx.errors import UsageError
 from narfx.search.config import SearchConfig
 from narfx.search.preparation import NO_PREPARATION, Distil, Preparation, WarmUp
-from narfx.search.registry import build_strategy
+from narfx.search.registry import build_strategy, strategy_options
 from narfx.search.strategy import Evaluated, Result
 from narfx.search.supernet_strategy import AnyStrategy
 from narfx.space.records import Vector
@@ -118,7 +118,13 @@ class Stage:
 def stages_of(config: SearchConfig) -> tuple[Stage, ...]:
     """The one stage of a configuration: the whole space, its preparation, its strategy."""
     rest = config.epochs - config.pretrain_epochs
-    return (Stage(whole_space, _preparation(config), config.strategy, rest, config.strategy_options),)
+    return (Stage(whole_space, _preparation(config), config.strategy, rest, _options(config)),)
+
+
+def _options(config: SearchConfig) -> dict[str, Any]:
+    """The strategy's options; one that trades ``costs`` for reward trades those of the front, unless it is told."""
+    trades = config.front and any(option.name == "costs" for option in strategy_options(config.strategy))
+    return {**({"costs": ",".join(config.front)} if trades else {}), **config.strategy_options}
 
 
 def _preparation(config: SearchConfig) -> Preparation:
