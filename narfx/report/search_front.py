@@ -7,6 +7,7 @@ from typing import Any
 
 from narfx.report.charts import HINT, Dot, front_chart
 from narfx.report.common import cost_words
+from narfx.report.front_facts import front_facts
 from narfx.report.parts import Key, Section
 from narfx.report.reading import RunFiles
 from narfx.report.results import Evaluated, SearchResult
@@ -36,7 +37,7 @@ def front_section(run: RunFiles, result: SearchResult | None) -> Section | None:
         parts.append(
             front_chart(f"front-{cost}", title, dots, cost_words(cost), unit, keys=_KEYS, note=note if alone else "")
         )
-    return Section("front", "The front", tuple(parts)) if len(parts) > 1 else None
+    return Section("front", "The front", (*parts, *front_facts(run))) if len(parts) > 1 else None
 
 
 def _file_dots(run: RunFiles, cost: str) -> list[Dot]:

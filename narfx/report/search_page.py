@@ -52,7 +52,9 @@ def search_page(run: RunFiles) -> Page:
     steps = run.of_kind(Step)
     facts = [
         ("model", run.config.get("model")), ("data", run.config.get("data")), ("strategy", run.config.get("strategy")),
-        ("budget", run.config.get("budget")), ("epochs", run.config.get("epochs")),
+        ("options of the strategy", _pairs(run.config.get("strategy_options"))),
+        ("budget", run.config.get("budget")), ("front over", _listed(run.config.get("front"))),
+        ("epochs", run.config.get("epochs")),
         ("starts from", result.starting_weights if result else run.config.get("init")),
     ]  # fmt: skip
     return Page(
@@ -73,6 +75,14 @@ def search_page(run: RunFiles) -> Page:
         ),
         warnings=tuple(map(plain, run.warnings)),
     )
+
+
+def _pairs(options: Any) -> str:
+    return ", ".join(f"{name}={value}" for name, value in options.items()) if isinstance(options, dict) else ""
+
+
+def _listed(names: Any) -> str:
+    return ", ".join(map(str, names)) if isinstance(names, (list, tuple)) else ""
 
 
 def _verdicts(run: RunFiles, result: SearchResult | None) -> Iterator[Verdict]:

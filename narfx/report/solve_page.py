@@ -7,6 +7,7 @@ from typing import Any
 from narfx.report.charts import HINT, Dot, Line, front_chart, line_chart
 from narfx.report.command import solve_command
 from narfx.report.common import cost_facts, cost_words, network_section, sections, setup
+from narfx.report.front_facts import front_facts
 from narfx.report.parts import (
     Cell,
     Command,
@@ -50,7 +51,7 @@ def solve_page(run: RunFiles) -> Page:
         subtitle=plain(record.model if record is not None else f"of the search {result.run}", 90),
         verdicts=(_verdict(result),),
         tiles=(),
-        sections=sections(_front(result), network_section(networks), _asked(run, result), setup(run)),
+        sections=sections(_front(run, result), network_section(networks), _asked(run, result), setup(run)),
         warnings=tuple(map(plain, (*run.warnings, *result.notes))),
     )
 
@@ -66,7 +67,7 @@ def _verdict(result: SolveResult) -> Verdict:
     )
 
 
-def _front(result: SolveResult) -> Section | None:
+def _front(run: RunFiles, result: SolveResult) -> Section | None:
     points = [point for point in result.points if point.accuracy is not None and result.bounded in point.costs]
     if not points:
         return None
@@ -94,8 +95,7 @@ def _front(result: SolveResult) -> Section | None:
             Line("predicted from the scores", x, [100 * float(p.predicted_accuracy or 0) for p in ordered], "series-2"),
         ]
         parts.append(line_chart("predicted", "Predicted and evaluated", lines, "accuracy, %", cost_words(cost)))
-    parts.append(_table(result))
-    return Section("front", "The front", tuple(parts))
+    return Section("front", "The front", (*parts, _table(result), *front_facts(run)))
 
 
 def _table(result: SolveResult) -> Table:

@@ -223,6 +223,13 @@ def test_the_front_of_a_file(runs: Path) -> None:
     told = "point 1: 50.00 ± 5.00 %\nmacs 30,000\nparams 900\nlatency 0.5\nvector [1, 0, 2, 0, 3, 0]"
     assert {entry["data-tip"] for entry in points} == {told}
     assert "Accuracy against latency" in page.words and "The front is one point" in page.words
+    # (1 - 30 / 49.568) of the MACs and 4 / 9 of the latency, times the accuracy.
+    assert "hypervolume 0.0877, with accuracy 0 and 49.6 K MACs, 0.9 ms latency" in page.words
+    assert (
+        "1 of 12 vectors evaluated on 36 validation images" in page.words
+        and "weights kept of 0 of 1 points" in page.words
+    )
+    assert "narfx front search --pick 1 --out search-point-1" in page.words
     cheap = {**point, "vector": (3,) * 6, "accuracy": 0.2, "costs": {**costs, "macs": 9000.0}}
     Front.model_validate({**values, "points": (cheap, point)}).save(runs / "search" / "front.json")
     report("search", overwrite=True)

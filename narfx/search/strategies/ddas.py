@@ -49,7 +49,8 @@ class Ddas:
     Args:
         space: The slots and the budget.
         seed: Of the first weights and of all draws.
-        costs: The costs that are traded for reward, with commas between; by default MACs, or the first one.
+        costs: The costs that are traded for reward, with commas between; by default MACs, or the first
+            one. A search with a front gives those of the front.
         penalty: λ above.
         target: T for every proposal, as a share of the base's cost; by default drawn.
         baseline: What is taken from a reward: ``levels`` (what its batch has in common), ``mean`` or ``none``.

@@ -40,7 +40,8 @@ class Nsga2:
         seed: Of all draws.
         population: How many live at a time.
         crossover: The chance that a child has two parents.
-        costs: The costs that are minimised beside the reward, with commas between; by default MACs, or the first one.
+        costs: The costs that are minimised beside the reward, with commas between; by default MACs, or the
+            first one. A search with a front gives those of the front.
     """
 
     def __init__(
