@@ -13,6 +13,7 @@ import pytest
 
 from narfx.search import SearchConfig, run
 from narfx.verbs.compare import CompareConfig, compare
+from narfx.verbs.solve import solve
 from narfx.verbs.train import TrainConfig, train
 
 __all__ = ["SEARCH", "Reader", "copy_runs", "edit", "read"]
@@ -26,7 +27,9 @@ _made: list[Path] = []
 
 
 def copy_runs(temporary: pytest.TempPathFactory, place: Path) -> Path:
-    """A copy of runs that were made once: ``search``, ``joint`` (of skips too), ``train`` and ``compare``."""
+    """A copy of runs that were made once: ``search``, ``joint`` (of skips too), ``train`` and ``compare``;
+    ``front`` (of ``ddas``, over two costs) and ``solved`` (a range of budgets).
+    """
     if not _made:
         _made.append(temporary.mktemp("runs"))
         _make(_made[0])
@@ -39,9 +42,21 @@ def _make(folder: Path) -> None:
     run(SearchConfig.model_validate(SEARCH), folder / "search")
     joint = {**SEARCH, "strategy": "enas", "search_skips": True, "budget": "none", "epochs": 2}
     run(SearchConfig.model_validate(joint), folder / "joint")
+    ddas = {"strategy": "ddas", "front": "macs,params", "front_points": 6, "strategy_options": {"warmup": 5}}
+    run(SearchConfig.model_validate(SEARCH | ddas), folder / "front")
+    _solve(folder)
     target = str(folder / "search" / "arch.json")
     train(TrainConfig.model_validate({**_TRAIN, "target": target}), folder / "train")
     compare(CompareConfig.model_validate({**_TRAIN, "target": target, "seeds": 2, "randoms": 2}), folder / "compare")
+
+
+def _solve(folder: Path) -> None:
+    base = {**_TRAIN, "target": SEARCH["model"], "input": SEARCH["input"], "epochs": 4, "t0": 4}
+    weights = train(TrainConfig.model_validate(base), folder / "base")["files"]["weights"]
+    known = {key: SEARCH[key] for key in (*_TRAIN, "model", "input", "finalists") if key != "epochs"}
+    scores = {"weights": weights, "score_images": 64, "strategy_options": {"count": 2, "check": 4}}
+    run(SearchConfig.model_validate({**known, **scores, "pretrain_epochs": 1, "epochs": 2}), folder / "scores")
+    solve(folder / "scores", folder / "solved", budget="macs<=0.3x..0.9x", points=3)
 
 
 def edit(path: Path, **values: Any) -> None:

@@ -27,7 +27,7 @@ __all__ = [
     "sections",
     "setup",
 ]
-__all__ += ["spread_of", "unfinished"]
+__all__ += ["spread_of", "told", "unfinished"]
 
 _MOODS = {"better": "better", "worse": "worse", "not told apart": "undecided"}
 _WORDS = {"macs": "MACs", "params": "parameters", "latency": "latency"}
@@ -157,6 +157,11 @@ def _scalar(event: Event, key: str) -> float | None:
 def _epoch(event: Event, place: int) -> float:
     found = number(getattr(event, "epoch", None))
     return place if found is None else found
+
+
+def told(warnings: Iterable[str]) -> tuple[str, ...]:
+    """Sentences about what could not be read, as they are safe in a page; only a very long one is shortened."""
+    return tuple(plain(warning, 600) for warning in warnings)
 
 
 def unfinished(run: RunFiles, done: str) -> Verdict:

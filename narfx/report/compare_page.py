@@ -15,6 +15,7 @@ from narfx.report.common import (  # fmt: skip
     sections,
     setup,
     spread_of,
+    told,
     unfinished,
 )
 from narfx.report.drawing import SERIES
@@ -50,7 +51,7 @@ def compare_page(run: RunFiles) -> Page:
             asked(run, facts),
             setup(run),
         ),
-        warnings=tuple(map(plain, run.warnings)),
+        warnings=told(run.warnings),
     )
 
 

@@ -19,6 +19,7 @@ from narfx.report.common import (  # fmt: skip
     sections,
     setup,
     spread_of,
+    told,
     unfinished,
 )
 from narfx.report.parts import Figure, Page, Section, Table, Tile, Verdict, amount, number, percent, plain, share
@@ -73,7 +74,7 @@ def search_page(run: RunFiles) -> Page:
             asked(run, facts),
             setup(run),
         ),
-        warnings=tuple(map(plain, run.warnings)),
+        warnings=told(run.warnings),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from narfx.report.charts import HINT, Dot, Line, front_chart, line_chart
 from narfx.report.command import solve_command
-from narfx.report.common import cost_facts, cost_words, network_section, sections, setup
+from narfx.report.common import cost_facts, cost_words, network_section, sections, setup, told
 from narfx.report.front_facts import front_facts
 from narfx.report.parts import (
     Cell,
@@ -52,7 +52,7 @@ def solve_page(run: RunFiles) -> Page:
         verdicts=(_verdict(result),),
         tiles=(),
         sections=sections(_front(run, result), network_section(networks), _asked(run, result), setup(run)),
-        warnings=tuple(map(plain, (*run.warnings, *result.notes))),
+        warnings=told((*run.warnings, *result.notes)),
     )
 
 
@@ -76,12 +76,19 @@ def _front(run: RunFiles, result: SolveResult) -> Section | None:
         {"vector": p.vector, "accuracy": p.accuracy, **p.costs, "budget": p.budget} for p in points
     ]
     best = {entry["budget"] for entry in front(records, (cost, "accuracy"))}
+    evaluated = {} if run.front is None else {(p.vector, p.skips): p.standard_error for p in run.front.points}
     dots = [
-        Dot(plain(p.budget), p.costs[cost], float(p.accuracy or 0), None, p.vector, p.skips, tuple(p.costs.items()),
-            "refined" if p.budget in best else "random", p.budget in best)
+        Dot(plain(p.budget), p.costs[cost], float(p.accuracy or 0), evaluated.get(p.key), p.vector, p.skips,
+            tuple(p.costs.items()), "refined" if p.budget in best else "random", p.budget in best)
         for p in points
     ]  # fmt: skip
-    keys = (Key("on the front", "refined"), Key("not on it", "random"))
+    base = None if run.front is None else run.front.base
+    if base is not None and base.accuracy is not None and cost in base.costs:
+        costs = tuple(base.costs.items())
+        dots.append(
+            Dot("base", base.costs[cost], base.accuracy, base.standard_error, base.vector, base.skips, costs, "base")
+        )
+    keys = (Key("on the front", "refined"), Key("base", "base"), Key("not on it", "random"))
     unit = "ms" if cost == "latency" else ""
     parts: list[Any] = [
         HINT,

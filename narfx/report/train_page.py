@@ -15,6 +15,7 @@ from narfx.report.common import (  # fmt: skip
     network_section,
     sections,
     setup,
+    told,
     unfinished,
 )
 from narfx.report.parts import Page, Section, Tile, Verdict, amount, percent, plain, share
@@ -60,7 +61,7 @@ def train_page(run: RunFiles) -> Page:
             asked(run, facts),
             setup(run),
         ),
-        warnings=tuple(map(plain, run.warnings)),
+        warnings=told(run.warnings),
     )
 
 

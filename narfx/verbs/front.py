@@ -68,7 +68,7 @@ def describe_front(
         "hypervolume": {"value": hypervolume(records, point), "reference": point},
         "knee": bend,
         "picked": None if index is None else points[index],
-        "notes": _notes(front, bend, index),
+        "notes": [*_notes(front, bend, index), *_outside(front, records, point)],
     }
     return {**result, "files": {} if out is None else _write(opened, result, Path(out), overwrite=overwrite)}
 
@@ -110,6 +110,14 @@ def _notes(front: Front, bend: int | None, index: int | None) -> list[str]:
             f"{','.join(front.costs)} keeps those of every point"
         )
     return notes
+
+
+def _outside(front: Front, records: list[dict[str, Any]], reference: dict[str, float]) -> list[str]:
+    if hypervolume(records, reference):
+        return []
+    costs = [name for name in front.costs if all(record[name] >= reference[name] for record in records)]
+    dear = f": all have at least the {metric(costs[0]).words} that it has" if costs else ""
+    return [f"the hypervolume is 0 because no point is better than the reference point in everything{dear}"]
 
 
 def _write(opened: OpenFront, result: dict[str, Any], out: Path, *, overwrite: bool) -> dict[str, str]:

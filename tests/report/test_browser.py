@@ -28,15 +28,15 @@ def browser() -> Iterator[Any]:
         opened.close()
 
 
-@pytest.fixture
-def pages(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with runs, and a report in each."""
-    runs = copy_runs(tmp_path_factory, tmp_path)
+    runs = copy_runs(tmp_path_factory, tmp_path_factory.mktemp("pages"))
     evil = "<script>window.pwned=1</script><img src=x onerror='window.pwned=1'>"
     about = json.loads((runs / "joint" / "about.json").read_text())
     about["networks"][0]["model"] = about["data"]["name"] = evil
     edit(runs / "joint" / "about.json", **about)
-    for name in ("search", "joint", "train", "compare"):
+    for name in ("search", "joint", "train", "compare", "front", "solved"):
         report(runs / name)
     return runs
 
@@ -57,7 +57,7 @@ def copied(page: Any) -> Any:
     return json.loads(page.evaluate("navigator.clipboard.readText()"))
 
 
-@pytest.mark.parametrize("name", ["search", "joint", "train", "compare"])
+@pytest.mark.parametrize("name", ["search", "joint", "train", "compare", "front", "solved"])
 def test_every_page_opens_without_an_error_on_every_screen(browser: Any, pages: Path, name: str) -> None:
     for options in ({}, {"color_scheme": "dark"}, {"viewport": {"width": 360, "height": 740}, "is_mobile": True}):
         page, said = opened(browser, pages / name / "report.html", **options)

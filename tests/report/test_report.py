@@ -17,6 +17,7 @@ from narfx.runs.folder import RunFolder
 from narfx.search import SearchConfig, run
 from narfx.space.front_file import Front
 from narfx.support.seals import write_sealed
+from narfx.verbs.front import describe_front
 
 EVIL = "<script>alert(1)</script>"
 
@@ -92,6 +93,36 @@ def test_the_page_of_a_search_of_skips(runs: Path) -> None:
     new = [skip for skip in found["skips"] if skip not in base]
     assert bool(list(page.named("path", class_="new"))) == bool(new)
     assert all(f"{a}→{b}" in page.words for a, b in found["skips"])
+
+
+def test_the_page_of_a_search_for_a_front(runs: Path) -> None:
+    """Each point of ``front.json`` with its costs, in a figure for each cost, and the curves of actor and critic."""
+    assert report("front", "f.html")["warnings"] == []
+    page, found = read(runs / "f.html"), Front.load(runs / "front" / "front.json")
+    tips = [point["data-tip"] or "" for point in page.named("g", class_="point")]
+    for number, point in enumerate(found.points, 1):
+        mine = [tip for tip in tips if tip.startswith(f"point {number}:")]
+        assert len(mine) == 2
+        assert all(f"macs {point.costs['macs']:,.0f}" in tip and str(list(point.vector)) in tip for tip in mine)
+    volume = describe_front(runs / "front")["hypervolume"]["value"]
+    assert f"hypervolume {volume:.4f}" in page.words and "weights kept of every point" in page.words
+    assert "front over macs, params" in page.words and "options of the strategy warmup=5" in page.words
+    for title in ("Hypervolume", "Loss of the critic", "Noise of the actions", "Operators among the proposals"):
+        assert title in page.words
+
+
+def test_the_page_of_solved_budgets(runs: Path) -> None:
+    """Each budget with its standard error, beside the base by the weights of the search."""
+    assert report("solved", "s.html")["warnings"] == []
+    page, found = read(runs / "s.html"), Front.load(runs / "solved" / "front.json")
+    tips = [point["data-tip"] or "" for point in page.named("g", class_="point")]
+    assert [tip.partition(":")[0] for tip in tips] == ["macs<=0.3x", "macs<=0.6x", "macs<=0.9x", "base"]
+    assert found.base.accuracy is not None and f"base: {100 * found.base.accuracy:.2f} ± " in tips[-1]
+    for point in found.points:
+        mine = [tip for tip in tips if str(list(point.vector)) in tip]
+        assert point.standard_error is not None and any(f"± {100 * point.standard_error:.2f} %" in tip for tip in mine)
+    assert "Predicted and evaluated" in page.words and "--points 3 --out solved-again" in page.words
+    assert "narfx front solved --pick 1 --out solved-point-1" in page.words
 
 
 def test_the_page_loads_nothing_and_the_same_run_gives_the_same_bytes(runs: Path) -> None:
@@ -203,6 +234,9 @@ def test_files_that_are_damaged_are_named(runs: Path) -> None:
     warnings = "\n".join(report("search")["warnings"])
     assert "about.json cannot be read" in warnings and "front.json is not valid JSON" in warnings
     assert "result.json was changed after narfx wrote it" in warnings
+    assert (runs / "search" / "front.json").write_text('{"version": 1}')
+    again = "\n".join(report("search", overwrite=True)["warnings"])
+    assert re.search(r"front.json.*the report leaves the front out", again) and "…" not in warnings + again
     page = read(runs / "search" / "report.html")
     assert "What could not be read" in page.words and "An older version of narfx" in page.words
 

@@ -72,6 +72,10 @@ def test_json_holds_the_numbers_and_the_hypervolume_of_a_stated_point(searched: 
     code, other, _ = narfx_json("front", str(searched), "--reference", "accuracy=0.1,macs=0.9x")
     assert code == 0 and other["hypervolume"]["reference"]["macs"] == pytest.approx(0.9 * base["macs"])
     assert 0 < other["hypervolume"]["value"] < found["hypervolume"]["value"]
+    code, none, _ = narfx_json("front", str(searched), "--reference", "macs=1")
+    assert code == 0 and none["hypervolume"]["value"] == 0
+    assert "the hypervolume is 0" in none["notes"][-1] and "at least the MACs that it has" in none["notes"][-1]
+    assert not any("hypervolume" in note for note in found["notes"])
 
 
 @pytest.mark.parametrize("pick", ["1", "macs<=0.6x,params<=1x", "knee"])
