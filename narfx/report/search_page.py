@@ -268,7 +268,7 @@ def _choices(run: RunFiles, steps: Sequence[Step]) -> Section | None:
 
 
 def _gradients(steps: Sequence[Step]) -> Section | None:
-    parts = {"gradient.operators": "operators", "gradient.skips": "skips"}
+    parts = {f"gradient.{name}": name for name in ("operators", "skips", "actor", "critic")}
     figures = [
         curve("gradient", "Gradient of each part of the policy", steps, parts, "step", what="norm", smooth=True),
         curve("norm", "Gradient of a step, before clipping", steps, {"grad_norm": "norm"}, "step", smooth=True),

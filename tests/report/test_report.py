@@ -106,8 +106,15 @@ def test_the_page_of_a_search_for_a_front(runs: Path) -> None:
         assert all(f"macs {point.costs['macs']:,.0f}" in tip and str(list(point.vector)) in tip for tip in mine)
     volume = describe_front(runs / "front")["hypervolume"]["value"]
     assert f"hypervolume {volume:.4f}" in page.words and "weights kept of every point" in page.words
+    assert re.search(r"Gradient of each part of the policy actor critic .*step actor critic \d", page.words)
     assert "front over macs, params" in page.words and "options of the strategy warmup=5" in page.words
-    for title in ("Hypervolume", "Loss of the critic", "Noise of the actions", "Operators among the proposals"):
+    for title in (
+        "Hypervolume",
+        "Loss of the critic",
+        "Noise of the actions",
+        "Operators among the proposals",
+        "Gradient magnitudes",
+    ):
         assert title in page.words
 
 

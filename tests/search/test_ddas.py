@@ -136,7 +136,8 @@ def test_metrics_are_finite_numbers_and_the_noise_falls() -> None:
     metrics = teach(strategy, 20)
     json.dumps(metrics, allow_nan=False)
     assert set(metrics[0]) == {"reward", "noise", "hypervolume"}
-    assert set(metrics[-1]) == {"reward", "noise", "hypervolume", "critic_loss"}
+    assert set(metrics[-1]) == {"reward", "noise", "hypervolume", "critic_loss", "gradient"}
+    assert set(metrics[-1]["gradient"]) == {"actor", "critic"} and min(metrics[-1]["gradient"].values()) > 0
     assert metrics[0]["noise"] == 0.5
     assert metrics[-1]["noise"] == pytest.approx(0.1)
     assert metrics[-1]["critic_loss"] > 0

@@ -19,12 +19,12 @@ import math
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ActorCritic", "Penalty", "Replay", "Rules", "Transitions"]
+__all__ = ["ActorCritic", "Learned", "Penalty", "Replay", "Rules", "Transitions"]
 
 _SHARPNESS = 5.0
 
@@ -53,6 +53,14 @@ class Rules:
     gamma: float
     tau: float | None
     soft: float
+
+
+class Learned(NamedTuple):
+    """Means over the steps that were learned: the critic's loss, and the norms of both gradients."""
+
+    critic_loss: float
+    actor_gradient: float
+    critic_gradient: float
 
 
 class Replay:
@@ -153,8 +161,8 @@ class ActorCritic:
         soft = (_SHARPNESS * scores).masked_fill(~self._legal, -math.inf).softmax(-1)
         return self.codes(self.chosen(scores)) + soft - soft.detach()
 
-    def learn(self, seen: Transitions, steps: int, targets: Callable[[int], Tensor], penalty: Penalty) -> float:
-        """So many steps of each network; returns the critic's mean loss.
+    def learn(self, seen: Transitions, steps: int, targets: Callable[[int], Tensor], penalty: Penalty) -> Learned:
+        """So many steps of each network.
 
         Args:
             seen: What is learned from; the rewards are of mean 0 and standard deviation 1.
@@ -162,18 +170,19 @@ class ActorCritic:
             targets: Draws so many targets ``(n, costs)`` in [0, 1].
             penalty: What the targets take from a value.
         """
-        losses = []
+        found = []
         for _ in range(steps):
             rows = torch.randint(len(seen.of), (self._rules.minibatch,), generator=self._generator)
             wanted = targets(len(rows))
-            losses.append(self._critic_step(seen, rows, wanted))
+            loss, critic = self._critic_step(seen, rows, wanted)
             states = seen.states[seen.of[rows]]
             codes = self._through(self.scores(states, wanted))
-            _step(self._actor_adam, (penalty(codes, wanted) - self.values(states, codes)).mean())
+            actor = _step(self._actor_adam, (penalty(codes, wanted) - self.values(states, codes)).mean())
             self._follow()
-        return sum(losses) / len(losses)
+            found.append((loss, actor, critic))
+        return Learned(*(sum(values) / steps for values in zip(*found, strict=True)))
 
-    def _critic_step(self, seen: Transitions, rows: Tensor, wanted: Tensor) -> float:
+    def _critic_step(self, seen: Transitions, rows: Tensor, wanted: Tensor) -> tuple[float, float]:
         of = seen.of[rows]
         goal = seen.rewards[rows]
         if self._rules.gamma:
@@ -184,8 +193,8 @@ class ActorCritic:
         apart = goal - self.values(seen.states[of], self.codes(seen.vectors[rows]))
         tau = self._rules.tau
         loss = (apart.square() if tau is None else apart * (tau - (apart < 0).to(apart.dtype))).mean()
-        _step(self._critic_adam, loss)
-        return float(loss.detach())
+        norm = _step(self._critic_adam, loss)
+        return float(loss.detach()), norm
 
     def _follow(self) -> None:
         with torch.no_grad():
@@ -230,8 +239,12 @@ def _linear(inputs: int, outputs: int, width: float, generator: torch.Generator)
     return layer
 
 
-def _step(adam: torch.optim.Adam, loss: Tensor) -> None:
+def _step(adam: torch.optim.Adam, loss: Tensor) -> float:
+    """One step; returns the norm of the gradient."""
     # The actor's loss goes through the critic, whose weights it leaves alone.
+    parameters = [parameter for group in adam.param_groups for parameter in group["params"]]
     adam.zero_grad(set_to_none=True)
-    loss.backward(inputs=[parameter for group in adam.param_groups for parameter in group["params"]])
+    loss.backward(inputs=parameters)
     adam.step()
+    norms = [torch.linalg.vector_norm(parameter.grad) for parameter in parameters if parameter.grad is not None]
+    return float(torch.linalg.vector_norm(torch.stack(norms)))

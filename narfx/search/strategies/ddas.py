@@ -20,7 +20,7 @@ from narfx.search.elite import Elite
 from narfx.search.goals import archive_hypervolume, cost_names
 from narfx.search.history import History, by_turns
 from narfx.search.option_checks import number, one_of, share, whole
-from narfx.search.policies.actor_critic import ActorCritic, Replay, Rules
+from narfx.search.policies.actor_critic import ActorCritic, Learned, Replay, Rules
 from narfx.search.registry import register_strategy
 from narfx.search.strategy import Evaluated, Proposal, Result
 from narfx.search.targets import Targets
@@ -229,7 +229,8 @@ class Ddas:
 
         Returns:
             ``reward`` (the batch's mean), ``noise`` (see :attr:`noise`), ``hypervolume`` (of all that was evaluated,
-            see :func:`~narfx.search.goals.archive_hypervolume`) and, after the warm-up, ``critic_loss``.
+            see :func:`~narfx.search.goals.archive_hypervolume`) and, after the warm-up, ``critic_loss``
+            and ``gradient`` (the norms of actor and critic).
         """
         vectors, rewards = self._history.add(proposals, results)
         if not rewards:
@@ -244,7 +245,9 @@ class Ddas:
         self._state = self._next_state(rows, archive)
         metrics: dict[str, Any] = {"reward": mean, "noise": self.noise}
         if self._told >= self._warmup:
-            metrics["critic_loss"] = self._learn(len(rewards), archive)
+            learned = self._learn(len(rewards), archive)
+            metrics["critic_loss"] = learned.critic_loss
+            metrics["gradient"] = {"actor": learned.actor_gradient, "critic": learned.critic_gradient}
         return metrics | {"hypervolume": archive_hypervolume(self._space, archive, self._names)}
 
     def _survey(self) -> list[Evaluated]:
@@ -276,7 +279,7 @@ class Ddas:
         best = sorted(archive, key=lambda entry: -entry.result.reward)[: self._top]
         return self._learner.codes(torch.tensor([entry.vector for entry in best])).mean(0)
 
-    def _learn(self, results: int, archive: Sequence[Evaluated]) -> float:
+    def _learn(self, results: int, archive: Sequence[Evaluated]) -> Learned:
         seen = self._replay.transitions(self._state)
         rewards = seen.rewards
         if self._baseline == "mean":
