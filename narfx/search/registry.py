@@ -79,8 +79,10 @@ def build_strategy(name: str, space: SearchSpace, *, seed: int = 0, **options: A
         return factory(space, seed=seed, **options)
     except (TypeError, ValueError) as error:
         known = ", ".join(f"{option.name}={option.default}" for option in strategy_options(name))
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(error))
+        said = str(error) if unknown is None else f"there is no {unknown[1]!r}"
         raise UsageError(
-            f"strategy {name!r} refuses its options: {error}; it has {known or 'no options'}",
+            f"strategy {name!r} refuses its options: {said}; it has {known or 'no options'}",
             where="--strategy",
             kind="strategy_option",
         ) from error

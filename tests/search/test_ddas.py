@@ -280,6 +280,7 @@ def test_the_events_of_a_run_have_the_strategys_metrics(whole: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"warmups": 1}, "there is no 'warmups'; it has costs=, penalty=10.0"),
         ({"warmup": -1}, "warmup is -1, and must be at least 0"),
         ({"noise": math.nan}, "noise is nan, which is not a finite number"),
         ({"tau": 1.0}, "tau is 1.0, and must be below 1"),
