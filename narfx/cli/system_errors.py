@@ -27,7 +27,7 @@ def exhausted(error: BaseException) -> RunError | None:
             return RunError(
                 "too many open files: raise the limit (ulimit -n), or close other programs", kind="too_many_files"
             )
-        if is_out_of_memory(cause) or number == errno.ENOMEM:
+        if is_out_of_memory(cause) or number == errno.ENOMEM or _is_unmapped(cause):
             return (
                 error
                 if isinstance(error, RunError)
@@ -55,6 +55,11 @@ def of_system(error: Exception) -> NarfxError | None:
     if isinstance(error, OverflowError):
         return UsageError(f"a number is too large ({str(error)[:200]}): give a smaller one", kind="too_large")
     return None
+
+
+def _is_unmapped(error: BaseException) -> bool:
+    """Whether there was no memory for a library."""
+    return isinstance(error, ImportError) and "failed to map segment" in str(error)
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -35,6 +35,33 @@ class Proxy(fx.Proxy):
     def __getattr__(self, k: str) -> Attribute:
         return _Attribute(self, k)
 
+    def numel(self) -> fx.Proxy:
+        """The number of values; in the forward of a convolution's own, a number that is known to be above zero."""
+        count = self.tracer.create_proxy("call_method", "numel", (self,), {})
+        return _AboveZero(count.node, self.tracer) if getattr(self.tracer, "in_convolution", False) else count
+
+
+class _AboveZero(fx.Proxy):
+    """A number of values that is not 0, because a batch has images: comparisons with 0 need no value."""
+
+    def __eq__(self, other: object) -> Any:
+        return False if _is_zero(other) else fx.Proxy.__eq__(self, other)
+
+    def __ne__(self, other: object) -> Any:
+        return True if _is_zero(other) else fx.Proxy.__ne__(self, other)
+
+    def __gt__(self, other: object) -> Any:
+        return True if _is_zero(other) else fx.Proxy.__gt__(self, other)  # type: ignore[operator]
+
+    def __bool__(self) -> bool:
+        return True
+
+    __hash__ = fx.Proxy.__hash__
+
+
+def _is_zero(value: object) -> bool:
+    return isinstance(value, int) and value == 0
+
 
 class _Attribute(Attribute):
     """An attribute of a proxy that can be written into, as ``y.data[:, :2] = a``."""

@@ -109,6 +109,11 @@ class Tracer(fx.Tracer):
             return context._replace(gradients=self.contexts[0][1].gradients)
         return context
 
+    @property
+    def in_convolution(self) -> bool:
+        """Whether the line that runs is in the forward of a convolution's own, which the trace goes into."""
+        return isinstance(self.contexts[-1][0], nn.modules.conv._ConvNd)
+
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """What stands for a node's value."""
         return Proxy(node, self)

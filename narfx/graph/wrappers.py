@@ -52,6 +52,8 @@ def _is_plain(call: fx.Node) -> bool:
 class _Inside(fx.Tracer):
     """Traces one module, its parts as leaves."""
 
+    in_convolution = True
+
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return True
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -138,20 +139,26 @@ def check_output(path: Path, *, overwrite: bool) -> None:
 
 
 def check_replaceable(path: Path, inputs: Iterable[Path] = ()) -> None:
-    """Refuse to replace a folder that holds an input of the command, or that narfx did not make.
+    """Refuse to replace a folder that holds an input of the command or imported code, or that narfx did not make.
 
     Raises:
         UsageError: ``path`` is such a folder. Nothing, and an empty folder, may be replaced.
     """
     if not path.is_dir() or not any(path.iterdir()):
         return
-    refuse_inside(path, inputs)
+    refuse_inside(path, [*inputs, *_imported()])
     if not any(_has(path, *sign) for sign in _SIGNS):
         raise UsageError(
             f"narfx did not make the folder {path}, so --overwrite does not replace it: choose another, or delete it",
             where=str(path),
             kind="output_exists",
         )
+
+
+def _imported() -> list[Path]:
+    """The files of all imported modules: what a user's model imports is an input too, though no option names it."""
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return [Path(file) for file in files if isinstance(file, str)]
 
 
 def refuse_inside(folder: Path, inputs: Iterable[Path]) -> None:

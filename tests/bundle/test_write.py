@@ -104,3 +104,20 @@ def test_a_call_that_trains_in_any_mode_is_not_exported(tmp_path: Path, finish: 
         export_onnx(net(finish), SHAPE, tmp_path / "model.onnx")
     assert caught.value.kind == "not_lowered"
     assert list(tmp_path.iterdir()) == []
+
+
+class InPairs(Chain):
+    """An image and its mirror image, stacked along the batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        one, other = super().forward(torch.cat([x, x.flip(-1)])).chunk(2)
+        return one + other
+
+
+def test_a_file_that_torchs_optimiser_cannot_read_is_written_as_it_is(tmp_path: Path) -> None:
+    """It fails on the parts of a free batch (onnxscript 0.7)."""
+    network = trace_graph(InPairs().eval()).graph_module
+    parity = narfx.export(network, tmp_path / "out", input=SHAPE)["parity"]
+    assert parity["passed"] and parity["batch_sizes"] == [1, 2, 3] and parity["nodes"]["compared"] > 3
+    kinds = {node.op_type for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node}
+    assert "SplitToSequence" in kinds

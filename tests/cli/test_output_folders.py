@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -78,6 +80,19 @@ def test_a_run_is_replaced_only_by_a_whole_one(home: Path, narfx: Run) -> None:
     assert narfx("train", "net.py:make", "--data", "d.npz", "--seed", "5", *TRAIN, "out")[0] == 0
     assert json.loads((home / "out" / "config.json").read_text())["seed"] == 5
     assert sorted(path.name for path in home.iterdir()) == ["d.npz", "link.npz", "net.py", "out"]
+
+
+def test_what_the_model_imports_is_not_replaced_either(home: Path) -> None:
+    """No option names it; a process of its own, because what is imported stays so."""
+    train = [sys.executable, "-m", "narfx", "train", "--data", "d.npz", *TRAIN, "out"]
+    assert subprocess.run([*train, "net.py:make"], timeout=100).returncode == 0
+    shutil.copy(home / "net.py", home / "out" / "parts_of_mine.py")
+    (home / "whole.py").write_text("import sys\nsys.path.insert(0, 'out')\nfrom parts_of_mine import make\n")
+    before = digests(home)
+    done = subprocess.run([*train, "whole.py:make"], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 2 and "parts_of_mine.py is in out, which would be replaced" in done.stderr
+    kept = digests(home)
+    assert {name: kept[name] for name in before} == before
 
 
 def test_what_narfx_did_not_make_is_never_replaced(home: Path, narfx: Run) -> None:

@@ -145,7 +145,7 @@ def test_a_working_folder_that_was_removed_is_said(here: Path) -> None:
     assert code == 2 and "working folder was removed" in stderr, stderr
 
 
-@pytest.mark.parametrize("megabytes", [300, 1500])
+@pytest.mark.parametrize("megabytes", [300, 1400, 1450, 1500])
 def test_little_memory_is_said(here: Path, megabytes: int) -> None:
     code, stdout, stderr = shell(
         f"ulimit -v {megabytes * 1024}; NARFX evaluate narfx:lresnet50e_ir --data digits --batch-size 4096", here

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import pytest
@@ -27,6 +28,18 @@ class Wrapped(nn.Conv2d):
         return F.relu_(x if self.norm is None else self.norm(x))
 
 
+class AsInDetectron2(Wrapped):
+    """Treats an empty batch apart, as detectron2's ``Conv2d`` does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        with warnings.catch_warnings(record=True):
+            if x.numel() == 0 and self.training:
+                assert not isinstance(self.norm, nn.SyncBatchNorm)
+        if x.numel() > 0:
+            return super().forward(x)
+        return x
+
+
 class Scaled(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x) * 0.5
@@ -47,9 +60,10 @@ def _net(middle: nn.Module) -> nn.Module:
         Wrapped(8, 8, 3, padding=1),
         Wrapped(8, 8, 3, padding=1, bias=False, norm=nn.BatchNorm2d(8)),
         Wrapped(8, 8, 3, padding=1, bias=False, norm=Careful(8)),
+        AsInDetectron2(8, 8, 3, padding=1, bias=False, norm=nn.BatchNorm2d(8)),
         Scaled(8, 8, 3, padding=1),
     ],
-    ids=["plain", "norm", "careful", "scaled"],
+    ids=["plain", "norm", "careful", "detectron2", "scaled"],
 )
 def test_a_wrapper_around_one_plain_convolution_is_a_site(middle: nn.Module) -> None:
     model = _net(middle)
@@ -81,12 +95,19 @@ class Decayed(nn.Conv2d):
         return super().forward(x) + self.weight.pow(2).mean()
 
 
+class BySize(nn.Conv2d):
+    """Asks for more than whether there are values at all."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) if x.numel() > 1000 else x
+
+
 class Twice(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         return F.conv2d(super().forward(x), self.weight, padding=1)
 
 
-@pytest.mark.parametrize("kind", [Standardised, Decayed, Twice])
+@pytest.mark.parametrize("kind", [Standardised, Decayed, BySize, Twice])
 def test_any_other_forward_leaves_the_convolution_whole(kind: type[nn.Conv2d]) -> None:
     with pytest.raises(narfx.errors.NothingToRefineError, match="a subclass of Conv2d with its own forward"):
         narfx.trace(_net(kind(8, 8, 3, padding=1)), input=SHAPE)

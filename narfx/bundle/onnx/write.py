@@ -120,9 +120,7 @@ class Translation:
             ParityError: The written file has other names.
             UsageError: The opset is not possible.
         """
-        program = torch.onnx.ONNXProgram(self.program.model.clone(), self.program.exported_program)
-        program.apply_weights(dict(weights or {}))
-        program.optimize()
+        program = self._optimised(dict(weights or {}))
         for index, value in enumerate(program.model.graph.outputs):
             value.name = f"{OUTPUT}{index}"
         mark_nodes(program.model, self.origins)
@@ -132,6 +130,19 @@ class Translation:
             program.model.metadata_props[PREFIX + name] = json.dumps(entry)
         program.save(str(path), external_data=self.size >= _TWO_GIB)
         return self._read(path, program.model)
+
+    def _optimised(self, weights: dict[str, Tensor]) -> Any:
+        program = self._copy(weights)
+        try:
+            program.optimize()
+        except Exception:  # torch's optimiser fails on some right files, e.g. x.chunk(2, 0) of a free batch
+            return self._copy(weights)
+        return program
+
+    def _copy(self, weights: dict[str, Tensor]) -> Any:
+        program = torch.onnx.ONNXProgram(self.program.model.clone(), self.program.exported_program)
+        program.apply_weights(weights)
+        return program
 
     def _read(self, path: Path, model: Any) -> OnnxFile:
         written = read_onnx(path)
