@@ -147,6 +147,8 @@ def _torchvision_part(data_set: Any) -> ArrayPart:
 
 
 register_source("digits", _digits, form=FORMS["digits"], takes_path=False)
-register_source(".tar", lambda ref, *_: read_tar(Path(ref.place)), form=FORMS[".tar"])
+register_source(
+    ".tar", lambda ref, shape, _: read_tar(Path(ref.place), enlarge=shape != _ANY_SHAPE), form=FORMS[".tar"]
+)
 register_source(".npz", lambda ref, *_: read_npz(Path(ref.place)), form=FORMS[".npz"])
 register_source("torchvision", _torchvision, form=FORMS["torchvision"], takes_name=True)

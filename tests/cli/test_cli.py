@@ -234,6 +234,7 @@ def test_a_full_disk(run: Run, tmp_path: Path) -> None:
     assert (done.returncode, error["kind"]) == (7, "disk_full"), done.stderr
     assert "Traceback" not in done.stderr and sorted(p.name for p in (tmp_path / "r").iterdir()) == [
         ".lock",
+        "about.json",
         "config.json",
         "origin.json",
     ]

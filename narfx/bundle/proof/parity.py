@@ -36,7 +36,7 @@ M = TypeVar("M", bound=nn.Module)
 
 TOLERANCE = 1e-5
 _FACTORS, _SIGNAL = (2.0, 1.5, 1.25, 1.1, 1.0), 0.01
-BATCH_SIZES = (1, 2, 3)
+BATCH_SIZES = (1, 2, 5)
 NORM_IMAGES = 16
 
 
