@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from narfx.data.arrays import Source, read_npz
 from narfx.data.factories import read_factory
 from narfx.data.folders import read_folder
-from narfx.data.forms import FORMS, TORCHVISION
 from narfx.data.parts import ArrayPart, Shape
 from narfx.data.registry import find_reader, register_source, source_forms
 from narfx.data.stored import read_tar
@@ -22,6 +21,24 @@ from narfx.inputs.user_code import close_names
 __all__ = ["read_source"]
 
 _ANY_SHAPE = (3, 1, 1)
+
+
+class _Known(NamedTuple):
+    """A data set of torchvision: its class, its folder in the root, published statistics of the training part."""
+
+    title: str
+    folder: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    augment: str = "crop-flip"
+
+
+_TORCHVISION = {
+    "cifar10": _Known("CIFAR10", "cifar-10-batches-py", (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)),
+    "cifar100": _Known("CIFAR100", "cifar-100-python", (0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "mnist": _Known("MNIST", "MNIST/raw", (0.1307,), (0.3081,), "crop"),
+    "fashion_mnist": _Known("FashionMNIST", "FashionMNIST/raw", (0.2860,), (0.3530,)),
+}
 
 
 def read_source(source: str, shape: Shape | None, limit: int) -> Source:
@@ -68,14 +85,14 @@ def _from_path(ref: DataRef, shape: Shape, limit: int) -> Source:
         raise UsageError(f"{source} is not a data source: {how}", where=source, kind="unknown_source")
     if "/" in source or "\\" in source or path.suffix:
         raise UsageError(f"there is no file or folder {source}: check the path", where=source, kind="missing_data")
-    close = close_names(source, ["digits", *TORCHVISION])
+    close = close_names(source, ["digits", *_TORCHVISION])
     hint = f"did you mean {' or '.join(map(_form, close))}?" if close else f"check the path, or give {source_forms()}"
     raise UsageError(f"there is no folder and no data source {source}: {hint}", where=source, kind="unknown_source")
 
 
 def _form(name: str) -> str:
     """How a source of this name is written."""
-    return f"torchvision:{name}:ROOT" if name in TORCHVISION else name
+    return f"torchvision:{name}:ROOT" if name in _TORCHVISION else name
 
 
 def _digits(*_: Any) -> Source:
@@ -104,14 +121,14 @@ def _digits(*_: Any) -> Source:
 
 def _torchvision(ref: DataRef, *_: Any) -> Source:
     source, name, root = str(ref), ref.name, ref.place
-    if name not in TORCHVISION or not root:
+    if name not in _TORCHVISION or not root:
         raise UsageError(
-            f"cannot read {source!r}: write torchvision:NAME:ROOT, where NAME is one of {', '.join(TORCHVISION)} and "
+            f"cannot read {source!r}: write torchvision:NAME:ROOT, where NAME is one of {', '.join(_TORCHVISION)} and "
             "ROOT is the folder of the data set",
             where=source,
             kind="unknown_source",
         )
-    known = TORCHVISION[name]
+    known = _TORCHVISION[name]
     try:
         from torchvision import datasets
     except Exception as error:  # a torchvision built for another torch raises RuntimeError on import
@@ -146,9 +163,14 @@ def _torchvision_part(data_set: Any) -> ArrayPart:
     return ArrayPart(images[..., None] if images.ndim == 3 else images, np.asarray(data_set.targets, dtype=np.int64))
 
 
-register_source("digits", _digits, form=FORMS["digits"], takes_path=False)
+register_source("digits", _digits, form="digits", takes_path=False)
 register_source(
-    ".tar", lambda ref, shape, _: read_tar(Path(ref.place), enlarge=shape != _ANY_SHAPE), form=FORMS[".tar"]
+    ".tar", lambda ref, shape, _: read_tar(Path(ref.place), enlarge=shape != _ANY_SHAPE), form="a .tar of one"
 )
-register_source(".npz", lambda ref, *_: read_npz(Path(ref.place)), form=FORMS[".npz"])
-register_source("torchvision", _torchvision, form=FORMS["torchvision"], takes_name=True)
+register_source(".npz", lambda ref, *_: read_npz(Path(ref.place)), form="an .npz file")
+register_source(
+    "torchvision",
+    _torchvision,
+    form="torchvision:NAME:ROOT (NAME: cifar10, cifar100, mnist, fashion_mnist)",
+    takes_name=True,
+)
