@@ -27,7 +27,7 @@ search() { # NAME, MODEL, then what is of this search alone
     step "$name" search "$model" "$@" --init scratch \
         --operators base,dwsep3x3,maxpool3x3,avgpool3x3,conv5x5,dwsep5x5 --max-candidate-params 3x \
         --budget "macs<=6.4M" --data "$cifar" --data-fraction 0.2 --val-fraction 0.2 --batch-size 64 \
-        --epochs 10 --pretrain-epochs 2 --t0 10 --steps 40 --lot 5 --reward-images 200 --seed 0
+        --epochs 10 --pretrain-epochs 2 --t0 10 --steps 40 --proposals 5 --reward-images 200 --seed 0
 }
 
 compare() { # NAME, DATA, the fraction that gives 8000 images to train on

@@ -83,8 +83,8 @@ class Runner:
         weights = self.out / "base-0" / "weights.safetensors"
         self.narfx(
             f"{name}.search", "search", MODEL, *self.task, "--weights", str(weights), "--granularity", "block",
-            "--budget", self.options.budget, "--epochs", "12", "--t0", "12", "--lot", "5", "--reward-images", "256",
-            "--seed", "0", *SEARCHES[name], "--out", str(place), done=place / "arch.json",
+            "--budget", self.options.budget, "--epochs", "12", "--t0", "12", "--proposals", "5",
+            "--reward-images", "256", "--seed", "0", *SEARCHES[name], "--out", str(place), done=place / "arch.json",
         )  # fmt: skip
         for what in ("gradients", "rewards"):
             self.narfx(f"{name}.{what}", "analyze", what, str(place), done=place / "analysis" / f"{what}.json")

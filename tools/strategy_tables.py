@@ -6,9 +6,8 @@
 Short searches: 8 slots of 3 operators, all 6,561 rewards known. A reward is a sum over slots plus weak interactions
 of all pairs of slots. ``smooth`` tables are just that; ``rugged`` ones add a fixed term to each vector, half as wide
 as the table; ``noisy`` ones add the same term to what is observed, but not to what counts. A vector proposed again is
-observed
-from a cache and costs nothing, and a search ends after a number of distinct vectors. Regret is what is missing to the
-best vector of the table, 1 being the distance from the best to the mean.
+observed from a cache and costs nothing, and a search ends after a number of distinct vectors. Regret is the distance
+to the best vector of the table; 1 is the distance from the best to the mean.
 
 Long searches: 16 slots of 4 operators under a budget, each evaluation with noise of its own, so that nothing is
 cached: what a search on shared weights looks like. Heights are standard deviations above uniform feasible vectors.
@@ -249,7 +248,7 @@ def print_all(result: dict[str, Any]) -> None:
          for r in result["main"]),
     )  # fmt: skip
     print_table(
-        f"Lots of other sizes and rewards of other ranges, {result['variant_seeds']} tables of each kind "
+        f"Batches of other sizes and rewards of other ranges, {result['variant_seeds']} tables of each kind "
         "(regret of the best found)",
         ["batches of", "observed", "table", *STRATEGIES],
         ([str(size), f"{scale:g} R + {offset:g}", table, *(show(r["found"]) for r in rows)]

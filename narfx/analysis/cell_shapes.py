@@ -15,7 +15,8 @@ from narfx.errors import UsageError
 from narfx.graph.cost import shapes_and_cost
 from narfx.graph.tracing import trace_graph
 from narfx.inputs.image_size import choose_input
-from narfx.inputs.model_ref import is_collection, is_file_name, load_model
+from narfx.inputs.model_ref import load_model
+from narfx.inputs.reference import is_collection, is_file_name
 from narfx.models.cells import find_genotype
 from narfx.operators.declared import is_nothing
 from narfx.passes.cells import CellEdges, block_edges, find_cells

@@ -16,7 +16,8 @@ from narfx.graph.checks import check_values
 from narfx.graph.copying import copy_module
 from narfx.graph.nodes import tensors
 from narfx.graph.unused import drop_unused
-from narfx.inputs.model_ref import ModelRef, load_model
+from narfx.inputs.model_ref import load_model
+from narfx.inputs.reference import ModelRef
 from narfx.inputs.trust import UNTRUSTED, digest_of, remember
 from narfx.space.architecture import Architecture
 from narfx.support.files import write_text

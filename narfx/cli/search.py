@@ -84,7 +84,9 @@ def search(
         int | None, typer.Option(help="Training images on which solve measures an architecture [2048].")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Strategy steps after each epoch [50].")] = None,
-    lot: Annotated[int | None, typer.Option(help="Proposals evaluated in one step of the strategy [5].")] = None,
+    proposals: Annotated[
+        int | None, typer.Option("--proposals", "--lot", help="Vectors evaluated in one step of the strategy [5].")
+    ] = None,
     reward_images: Annotated[int | None, typer.Option(help="Validation images for one reward [256].")] = None,
     finalists: Annotated[
         int | None, typer.Option(help="Vectors evaluated on the whole validation part at the end [10].")
@@ -115,7 +117,7 @@ def search(
             "model": model, "data": data, "strategy": strategy,
             "strategy_options": parse_pairs(strategy_option, "--strategy-option"), "budget": budget, "init": init,
             "front": front, "front_points": front_points,
-            "pretrain_epochs": pretrain_epochs, "steps": steps, "lot": lot, "reward_images": reward_images,
+            "pretrain_epochs": pretrain_epochs, "steps": steps, "proposals": proposals, "reward_images": reward_images,
             "finalists": finalists, "randoms": randoms, "norms": norms, "prepare": prepare, "distil_lr": distil_lr,
             "distil_compare": distil_compare, "score_images": score_images, "quick": quick, **options,
         }

@@ -14,9 +14,10 @@ from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
 from narfx.graph.trace_parity import compare_trace
 from narfx.inputs.image_size import Images, choose_input
-from narfx.inputs.model_ref import ModelRef, load_model
+from narfx.inputs.model_ref import load_model
 from narfx.inputs.outputs import load_with_outputs
 from narfx.inputs.paths import find
+from narfx.inputs.reference import ModelRef
 from narfx.inputs.trust import out_of
 from narfx.inputs.weights import Checkpoint, apply_weights, load_state, open_weights
 from narfx.space.architecture import Architecture, SpaceOptions

@@ -16,7 +16,8 @@ from typing import Any
 from torch import nn
 
 from narfx.errors import UsageError
-from narfx.inputs.model_ref import ModelRef, default_input
+from narfx.inputs.model_ref import default_input
+from narfx.inputs.reference import ModelRef
 from narfx.inputs.zoo import ZOOS, find_model
 from narfx.support.text import times
 

@@ -1,18 +1,7 @@
-"""Model references: the text with which a user names a model, and the module that it builds.
+"""Builds the module that a reference names (:mod:`narfx.inputs.reference`), and finds the size of its images.
 
-===========================  ==========================================================================
-``file.py``                  ``model`` in that file, or else its only module class that needs no arguments
-``file.py:factory``          a callable in that file that returns a module, or a module
-``package.module:factory``   the same in an importable module; the working directory is searched first
-``torchvision:NAME``         a torchvision model without weights
-``timm:NAME``                a timm model without weights, if timm is installed
-``narfx:NAME``               an entry of :data:`narfx.models.MODELS`
-===========================  ==========================================================================
-
-Each form takes arguments for the factory: ``torchvision:resnet18?num_classes=10&norm_layer=...``. A value is read as a
-Python literal if possible, otherwise as text. A suffix ``#PART`` selects one submodule of the model:
-``torchvision:fasterrcnn_resnet50_fpn#backbone``. Nothing is ever downloaded. A model file is the user's own code: it
-is executed, and its output goes to standard error. Where a file names it, :mod:`narfx.inputs.trust` decides.
+Nothing is ever downloaded. A model file is the user's own code: it is executed, and its output goes to standard error.
+Where a file names it, :mod:`narfx.inputs.trust` decides.
 """
 
 from __future__ import annotations
@@ -21,11 +10,10 @@ import ast
 import contextlib
 import copy
 import inspect
-import os
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -35,6 +23,7 @@ from torch import nn
 
 from narfx.errors import UsageError
 from narfx.graph.time_limit import model_time
+from narfx.inputs.reference import ModelRef, find_file
 from narfx.inputs.trust import check_entry, digest_of, is_named
 from narfx.inputs.user_code import (
     attribute,
@@ -46,121 +35,12 @@ from narfx.inputs.user_code import (
     missing_arguments,
     user_code,
 )
-from narfx.inputs.weights import apply_weights
-from narfx.inputs.zoo import ZOOS, find_model, suggestions, without_weights
-from narfx.models import MODELS
+from narfx.inputs.zoo import ZOOS, find_model, without_weights
 from narfx.support.text import article
 
-__all__ = ["ModelRef", "apply_weights", "default_input", "is_collection", "is_file_name", "load_model"]
+__all__ = ["default_input", "load_model"]
 
 Shape = tuple[int, int, int]
-
-_FORMS = "file.py, file.py:factory, package.module:factory, torchvision:NAME, timm:NAME or narfx:NAME"
-
-
-@dataclass(frozen=True)
-class ModelRef:
-    """A parsed reference; ``str`` gives its canonical text, which parses to an equal reference.
-
-    Attributes:
-        kind: ``file``, ``module``, ``torchvision``, ``timm`` or ``narfx``.
-        name: The path, the dotted module, or the model's name.
-        factory: The name in that file or module, if given.
-        arguments: The arguments of the factory.
-        part: The path of the selected submodule, if any.
-    """
-
-    kind: str
-    name: str
-    factory: str | None = None
-    arguments: Mapping[str, Any] = field(default_factory=dict)
-    part: str | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> ModelRef:
-        """Parse one of the forms above.
-
-        Raises:
-            UsageError: The text has no known form, or its arguments are not ``name=value`` joined by ``&``.
-        """
-        whole, sharp, part = text.strip().partition("#")
-        if sharp:
-            if not _dotted(part, numbers=True):
-                raise UsageError(
-                    f"cannot read the part in {text!r}: write the path of a submodule after #, for example #backbone",
-                    where=text,
-                    kind="model_reference",
-                )
-            return replace(cls.parse(whole), part=part)
-        head, mark, tail = text.strip().partition("?")
-        arguments = _parse_arguments(tail, text) if mark else {}
-        name, colon, factory = head.rpartition(":")
-        if head.endswith(".py"):
-            return cls("file", _posix(head), None, arguments)
-        if name.endswith(".py") and _dotted(factory):
-            return cls("file", _posix(name), factory, arguments)
-        if name in ZOOS and factory:
-            return cls(name, factory, None, arguments)
-        if colon and _dotted(name) and _dotted(factory):
-            return cls("module", name, factory, arguments)
-        known = [f"{head}.py"] if Path(f"{head}.py").is_file() else suggestions(head)
-        hint = f"; did you mean {' or '.join(known)}?" if known else ""
-        raise UsageError(
-            f"cannot read the model reference {text!r}: write {_FORMS}{hint}", where=text, kind="model_reference"
-        )
-
-    def __str__(self) -> str:
-        head = self.name if self.factory is None else f"{self.name}:{self.factory}"
-        head = f"{self.kind}:{head}" if self.kind in ZOOS else head
-        pairs = "&".join(f"{name}={_write_value(value)}" for name, value in sorted(self.arguments.items()))
-        return (f"{head}?{pairs}" if pairs else head) + (f"#{self.part}" if self.part else "")
-
-    @property
-    def may_be_trained(self) -> bool:
-        """Whether the model may come with weights that have learnt something: those of a collection never do."""
-        return self.kind not in ZOOS
-
-    @property
-    def plain(self) -> str:
-        """The reference without folders and with its arguments sorted: the same wherever a run is, or is moved to."""
-        return str(replace(self, name=Path(self.name).name) if self.kind == "file" else self)
-
-    def beside(self, folder: Path, *, relative_to: Path | None = None) -> ModelRef:
-        """The same reference for a file in ``folder``: the path of a model file becomes relative to ``folder``.
-
-        A data file that an argument names, such as a genotype, is written out in its place.
-
-        Raises:
-            UsageError: The model file does not exist, or a data file cannot be read.
-        """
-        if self.kind != "file":
-            return self.with_files_read(relative_to)
-        path = _find(self.name, relative_to)
-        return replace(self, name=_posix(os.path.relpath(path.parent.resolve() / path.name, folder.resolve())))
-
-    def with_files_read(self, relative_to: Path | None) -> ModelRef:
-        """The same reference with what stands in the data files that its arguments name, in the place of their paths.
-
-        Raises:
-            UsageError: A file cannot be read.
-        """
-        entry = MODELS.get(self.name) if self.kind == "narfx" else None
-        read = {
-            argument: reader(place)
-            for argument, reader in (entry.files.items() if entry is not None else ())
-            if (place := _data_file(self.arguments.get(argument), relative_to)) is not None
-        }
-        return replace(self, arguments={**self.arguments, **read}) if read else self
-
-
-def is_collection(text: str) -> bool:
-    """Whether a text names a model of a collection, as ``narfx:NAME`` does; it may be too long for a file's name."""
-    return text.strip().partition(":")[0] in ZOOS
-
-
-def is_file_name(text: str, *suffixes: str) -> bool:
-    """Whether a text ends as the name of such a file; the arguments of a model reference do not count."""
-    return text.partition("?")[0].lower().endswith(suffixes)
 
 
 @model_time()
@@ -222,7 +102,7 @@ def _part(model: nn.Module, ref: ModelRef) -> nn.Module:
 
 
 def _load_file(ref: ModelRef, relative_to: Path | None) -> nn.Module:
-    path = _find(ref.name, relative_to)
+    path = find_file(ref.name, relative_to)
     named = is_named(str(path), stated=relative_to is not None)
     with importable(path.parent, siblings=True, named=named):
         with user_code(f"cannot import {ref.name}", where=ref.name, kind="import_failed"):
@@ -252,27 +132,6 @@ def _load_from_zoo(ref: ModelRef) -> nn.Module:
         warnings.simplefilter("ignore", FutureWarning)
         plain = replace(ref, arguments=without_weights(ref.arguments))
         return _build(found.factory, plain, f"{ref.kind}:{ref.name}", **found.fixed)
-
-
-def _find(name: str, relative_to: Path | None) -> Path:
-    """The absolute path of a model file."""
-    folders = [Path.cwd()] if relative_to is None else [relative_to.absolute(), Path.cwd()]
-    for folder in folders:
-        if (folder / name).is_file():
-            return folder / name
-    looked = " or ".join(dict.fromkeys(str(folder) for folder in folders))
-    place = "" if Path(name).is_absolute() else f" in {looked}"
-    raise UsageError(f"there is no model file {name}{place}: check the path", where=name, kind="missing_file")
-
-
-def _data_file(value: Any, relative_to: Path | None) -> Path | None:
-    """The file that an argument names, if it names one."""
-    if not isinstance(value, str) or len(value) > 4096:
-        return None
-    folders = [Path.cwd()] if relative_to is None else [relative_to.absolute(), Path.cwd()]
-    with contextlib.suppress(OSError, ValueError):  # a text that is no path
-        return next((folder / value for folder in folders if (folder / value).is_file()), None)
-    return None
 
 
 def _only_candidate(module: ModuleType, ref: ModelRef) -> str:
@@ -338,7 +197,7 @@ def _build(factory: Any, ref: ModelRef, label: str, **fixed: Any) -> nn.Module:
 def _stated_input(name: str, relative_to: Path | None) -> Shape | None:
     """The value of a line ``INPUT_SHAPE = (C, H, W)`` in a model file; errors in the file are reported on loading."""
     try:
-        body = ast.parse(_find(name, relative_to).read_bytes()).body
+        body = ast.parse(find_file(name, relative_to).read_bytes()).body
     except (UsageError, SyntaxError, ValueError, OSError):
         return None
     for statement in body:
@@ -359,47 +218,6 @@ def _shape(expression: ast.expr) -> Shape | None:
         return None
     fits = isinstance(value, tuple) and len(value) == 3 and all(type(n) is int and n > 0 for n in value)
     return value if fits else None
-
-
-def _parse_arguments(text: str, whole: str) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
-    for pair in text.split("&"):
-        name, equals, value = pair.partition("=")
-        name = name.strip()
-        if not equals or not name.isidentifier():
-            raise UsageError(
-                f"cannot read the argument {pair!r} in {whole!r}: write name=value, separated by &, for example "
-                "torchvision:resnet18?num_classes=10",
-                where=whole,
-                kind="model_arguments",
-            )
-        if name in arguments:
-            raise UsageError(
-                f"{whole!r} gives the argument {name!r} twice: remove one", where=whole, kind="model_arguments"
-            )
-        arguments[name] = _read_value(value)
-    return arguments
-
-
-def _read_value(text: str) -> Any:
-    text = text.strip()
-    try:
-        return ast.literal_eval(text)
-    except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
-        # As text, "false" would be true.
-        return {"true": True, "false": False}.get(text, text)
-
-
-def _write_value(value: Any) -> str:
-    return value if isinstance(value, str) and _read_value(value) == value and "&" not in value else repr(value)
-
-
-def _posix(path: str) -> str:
-    return Path(path).as_posix()
-
-
-def _dotted(text: str, *, numbers: bool = False) -> bool:
-    return bool(text) and all(part.isidentifier() or (numbers and part.isdigit()) for part in text.split("."))
 
 
 @contextlib.contextmanager

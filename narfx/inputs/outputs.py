@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from narfx.errors import UsageError
-from narfx.inputs.model_ref import ModelRef, load_model
+from narfx.inputs.model_ref import load_model
+from narfx.inputs.reference import ModelRef
 from narfx.inputs.trust import UNTRUSTED
 from narfx.support.text import count
 

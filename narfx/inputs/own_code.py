@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from narfx.errors import UsageError
-from narfx.inputs.model_ref import ModelRef
+from narfx.inputs.reference import ModelRef
 from narfx.inputs.trust import check_entry, digest_of, is_named
 from narfx.inputs.user_code import attribute, execute_file, import_module, importable, user_code
 from narfx.support.text import article

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 
 from narfx.inputs.data_ref import DataRef, Stated
-from narfx.inputs.model_ref import ModelRef, is_collection, is_file_name
 from narfx.inputs.own_code import is_own
+from narfx.inputs.reference import ModelRef, is_collection, is_file_name
 from narfx.inputs.user_code import code_files
 from narfx.support.path_fields import PathKind, path_fields
 from narfx.support.seals import digest, file_digest

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from narfx.inputs.model_ref import ModelRef
 from narfx.inputs.paths import find
+from narfx.inputs.reference import ModelRef
 
 __all__ = ["carry_model", "carry_operators"]
 

@@ -10,8 +10,8 @@ from typing import Any
 from narfx.compiler.outline import network_record
 from narfx.errors import UsageError
 from narfx.graph.digest import network_digest
-from narfx.inputs.model_ref import ModelRef
 from narfx.inputs.paths import named_digests, named_paths, relocated
+from narfx.inputs.reference import ModelRef
 from narfx.inputs.weights import write_weights
 from narfx.latency.table import LatencyFile
 from narfx.runs.events import Done, Subscriber

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, FiniteFloat, field_validator, model_validator
 
 from narfx.compiler.open import NetworkOptions, base_start
-from narfx.inputs.model_ref import ModelRef
+from narfx.inputs.reference import ModelRef
 from narfx.latency.metric import LatencyOptions
 from narfx.tasks.options import DataOptions
 from narfx.training.initialise import random_start
@@ -30,8 +30,8 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     ``epochs`` counts all epochs of shared weights, including the ``pretrain_epochs`` on uniform random vectors. Without
     ``pretrain_epochs`` there are 3 of these, or fewer in a search of less than four epochs, so that at least one is
     left for the strategy. Each epoch after the warm-up is followed by ``steps`` steps of the strategy, each on a batch
-    of ``lot`` proposals and one validation minibatch of ``reward_images`` images. Latency is a cost where it is asked
-    for or bounded by the budget. ``quick`` is a first look: it changes the defaults to those of :data:`QUICK`.
+    of ``proposals`` vectors and one validation minibatch of ``reward_images`` images. Latency is a cost where it is
+    asked for or bounded by the budget. ``quick`` is a first look: it changes the defaults to those of :data:`QUICK`.
 
     Without a ``strategy`` it is ``solve`` where ``weights`` are given and no skips are searched, else ``nar``. For
     ``solve`` an epoch after the preparation is a round of scores on ``score_images`` training images. ``prepare`` says
@@ -54,7 +54,7 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     epochs: int = Field(default=30, ge=1)
     pretrain_epochs: int = Field(default=3, ge=0)
     steps: int = Field(default=50, ge=1)
-    lot: int = Field(default=5, ge=1)
+    proposals: int = Field(default=5, ge=1)
     reward_images: int = Field(default=256, ge=1)
     front: tuple[str, ...] = ()
     front_points: int = Field(default=20, ge=2)
@@ -90,6 +90,8 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     @model_validator(mode="before")
     @classmethod
     def _short(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "lot" in values and "proposals" not in values:  # its older name
+            values = {"proposals": values["lot"], **{key: value for key, value in values.items() if key != "lot"}}
         if isinstance(values, dict) and values.get("front"):
             values = {"budget": "none", **values}
         quick = isinstance(values, dict) and values.get("quick") is True

@@ -111,7 +111,7 @@ def _proposed(strategy: Strategy) -> Iterator[Vector]:
 def _reward_step(strategy: Strategy, epoch: StrategyEpoch, batch: Batch) -> None:
     """One batch of proposals, evaluated on one minibatch."""
     shared = epoch.shared
-    proposals = strategy.ask(shared.config.lot)
+    proposals = strategy.ask(shared.config.proposals)
     rewards = [quick_reward(shared.net, proposal.vector, shared.task, batch) for proposal in proposals]
     results = [
         Result(reward, epoch.space.cost(proposal.vector)) for proposal, reward in zip(proposals, rewards, strict=True)

@@ -24,7 +24,7 @@ def plan(prepared: Prepared, config: SearchConfig) -> Estimate:
     """Images, evaluations, and a time measured on a copy of the supernet."""
     task, space = prepared.task, prepared.space
     train = config.epochs * task.steps_per_epoch
-    rewards = (config.epochs - config.pretrain_epochs) * config.steps * config.lot
+    rewards = (config.epochs - config.pretrain_epochs) * config.steps * config.proposals
     evaluations = config.finalists + config.randoms + 1 + _for_front(config)
     images = len(task.data.val) + task.calibration_images
     step, reward = _probe(prepared, config)

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from narfx.compiler.open import base_start
 from narfx.errors import UsageError
 from narfx.graph.checks import check_values
-from narfx.inputs.model_ref import ModelRef, load_model
+from narfx.inputs.model_ref import load_model
 from narfx.inputs.paths import find
+from narfx.inputs.reference import ModelRef
 from narfx.inputs.weights import apply_weights
 from narfx.support.path_fields import ModelReference, UserPath
 from narfx.tasks.task import Task

@@ -16,7 +16,7 @@ from narfx.compiler.supernet import Supernet
 from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
 from narfx.inputs.image_size import Images
-from narfx.inputs.model_ref import ModelRef
+from narfx.inputs.reference import ModelRef
 from narfx.search.supernet_file import open_supernet
 from narfx.space.architecture import Architecture
 from narfx.space.budget import bounded_metrics

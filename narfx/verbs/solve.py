@@ -11,8 +11,8 @@ import torch
 
 from narfx.compiler.outline import network_record
 from narfx.errors import InfeasibleBudgetError, UsageError
-from narfx.inputs.model_ref import ModelRef
 from narfx.inputs.paths import named_paths, relocated
+from narfx.inputs.reference import ModelRef
 from narfx.inputs.weights import write_weights
 from narfx.runs.folder import RunFolder
 from narfx.runs.origin import check_reads, resumed_config

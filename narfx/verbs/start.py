@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 from torch import fx
 
 from narfx.graph.digest import network_digest
-from narfx.inputs.model_ref import is_file_name
 from narfx.inputs.paths import find, named_digests, named_paths, relocated
+from narfx.inputs.reference import is_file_name
 from narfx.runs.folder import RunFolder
 from narfx.space.architecture import Architecture
 from narfx.support.folders import check_output, check_replaceable

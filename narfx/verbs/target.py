@@ -16,7 +16,8 @@ from narfx.bundle.source import load_source
 from narfx.compiler.open import open_architecture
 from narfx.errors import UsageError
 from narfx.inputs.image_size import Images, choose_input
-from narfx.inputs.model_ref import is_collection, is_file_name, load_model
+from narfx.inputs.model_ref import load_model
+from narfx.inputs.reference import is_collection, is_file_name
 from narfx.inputs.weights import apply_weights
 from narfx.space.architecture import Architecture, Preprocessing
 from narfx.support.onnx_session import onnxruntime_module, run_session

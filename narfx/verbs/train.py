@@ -17,8 +17,9 @@ from narfx.errors import UsageError
 from narfx.graph.cost import measure
 from narfx.graph.tracing import trace_graph
 from narfx.inputs.image_size import Images, check_enlarging, choose_input
-from narfx.inputs.model_ref import ModelRef, load_model
+from narfx.inputs.model_ref import load_model
 from narfx.inputs.paths import find, relocated
+from narfx.inputs.reference import ModelRef
 from narfx.inputs.weights import apply_weights, write_weights
 from narfx.runs.finished import extend, finished_result
 from narfx.runs.folder import RunFolder

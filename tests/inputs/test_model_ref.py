@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 import narfx
 from narfx.errors import UsageError
-from narfx.inputs.model_ref import ModelRef, default_input, load_model
+from narfx.inputs.model_ref import default_input, load_model
+from narfx.inputs.reference import ModelRef
 from narfx.models.resnet_cifar import SmallResNet
 
 NET = """

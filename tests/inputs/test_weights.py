@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import nn
 
 from narfx.errors import UsageError
-from narfx.inputs.model_ref import apply_weights
+from narfx.inputs.weights import apply_weights
 
 
 class Tied(nn.Module):

@@ -14,7 +14,8 @@ from torch import nn
 import narfx
 from narfx.errors import UsageError
 from narfx.graph.cost import measure
-from narfx.inputs.model_ref import ModelRef, load_model
+from narfx.inputs.model_ref import load_model
+from narfx.inputs.reference import ModelRef
 from narfx.models.cell_operators import OPERATOR_SETS, build_cell_operator, read_operators, start_like
 from narfx.models.cells import darts, darts_search, find_genotype
 from narfx.models.nasbench201 import nasbench201

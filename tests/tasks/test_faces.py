@@ -229,7 +229,7 @@ def test_search_train_apply_compare(net: str, source: str, tmp_path: Path) -> No
         {
             "model": net, "weights": str(tmp_path / "base" / "weights.safetensors"), "input": (3, 16, 16),
             "data": source, "task": "faces", "val_fraction": 0.25, "batch_size": 24, "epochs": 3, "pretrain_epochs": 1,
-            "strategy": "nar", "steps": 2, "lot": 2, "finalists": 2, "budget": "none",
+            "strategy": "nar", "steps": 2, "proposals": 2, "finalists": 2, "budget": "none",
         }
     )  # fmt: skip
     found = run(config, tmp_path / "search", device="cpu")

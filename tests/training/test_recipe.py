@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pytest
+from pydantic import ValidationError
+
 from narfx.search import SearchConfig
 from narfx.training.recipe import sgdr
 from narfx.verbs.compare import CompareConfig
@@ -26,3 +29,9 @@ def test_sgdr_restarts() -> None:
     assert [t for t in range(1, 150) if rates[t] > rates[t - 1]] == [10, 30, 70]
     assert rates[0] == rates[10] == rates[30] == rates[70] == 0.1
     assert abs(sgdr(9.9999, 0.1, 1e-4, 10, 2) - 1e-4) < 1e-6
+
+
+def test_the_number_of_proposals_has_its_older_name_too() -> None:
+    assert SearchConfig.model_validate({"model": MODEL, "data": "digits", "lot": 3}).proposals == 3
+    with pytest.raises(ValidationError, match="lot"):
+        SearchConfig.model_validate({"model": MODEL, "data": "digits", "lot": 3, "proposals": 4})

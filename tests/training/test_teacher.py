@@ -14,7 +14,7 @@ from torch import nn
 
 from narfx.data.image_data import load_data
 from narfx.errors import UsageError
-from narfx.inputs.model_ref import ModelRef
+from narfx.inputs.reference import ModelRef
 from narfx.tasks.classification import Classification
 from narfx.tasks.faces import Faces
 from narfx.training.teacher import Teacher, TeacherOptions, open_teacher

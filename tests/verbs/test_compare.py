@@ -245,7 +245,7 @@ def test_bfloat16_on_a_cpu(run: Run, tmp_path: Path) -> None:
         SearchConfig.model_validate(
             {
                 "model": MODEL, "input": (1, 8, 8), "data": "four.npz", "init": "scratch", "epochs": 2,
-                "pretrain_epochs": 1, "steps": 1, "lot": 2, "finalists": 1, "precision": "bf16", "batch_size": 40,
+                "pretrain_epochs": 1, "steps": 1, "proposals": 2, "finalists": 1, "precision": "bf16", "batch_size": 40,
             }
         ),
         "found",

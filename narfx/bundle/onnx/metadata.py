@@ -11,7 +11,7 @@ import torch
 
 import narfx._version as version
 from narfx.errors import ParityError
-from narfx.inputs.model_ref import ModelRef, is_file_name
+from narfx.inputs.reference import ModelRef, is_file_name
 from narfx.space.architecture import Architecture
 from narfx.support.onnx_session import onnxruntime_module
 
