@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from bench_mixture import MIXED, QUICK_MIXED, mixture_calls
 from bench_verbs import APPLIED, QUICK_APPLIED, Shape, apply_calls, help_seconds
 from rich import box
 from rich.console import Console
@@ -225,6 +226,14 @@ def set_vector_ratio(plain: nn.Module, net: Supernet, rounds: int) -> Ratio:
     return _ratio("set_vector / forward of one image", forward, setting)
 
 
+def mixture_ratios(models: Mapping[str, tuple[str, Shape]], rounds: int) -> Iterator[Ratio]:
+    """Forward and backward of a mixture at the first site of each network, batch 16, over its candidates alone."""
+    for name, (model, shape) in models.items():
+        alone, mixed = mixture_calls(model, shape)
+        *each, taken = measure({**{str(index): call for index, call in enumerate(alone)}, "mixture": mixed}, rounds)
+        yield _ratio(f"mixture / its candidates alone, {name}", np.sum(each, axis=0).tolist(), taken, 1.10)
+
+
 def verb_ratios(models: dict[str, Shape], rounds: int) -> Iterator[Ratio]:
     """``narfx --help`` over ``import torch``, and ``apply`` over one export of the same network to a file."""
     yield _ratio("narfx --help / import torch", *help_seconds(rounds))
@@ -299,6 +308,8 @@ def run(rounds: int, quick: bool) -> dict[str, Any]:
     ratios += [*compiler_ratios(plain, traced, net, few), set_vector_ratio(plain, net, rounds)]
     news.say("training step")
     ratios += step_ratios(plain, net, max(rounds // 4, 3))  # and here half a second
+    news.say("mixtures")
+    ratios += mixture_ratios(QUICK_MIXED if quick else MIXED, max(rounds // 4, 3))
     news.say("verbs")
     ratios += verb_ratios(QUICK_APPLIED if quick else APPLIED, min(few, 3))
     sites = list(SITES)[-1:] if quick else list(SITES)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from narfx.errors import UsageError
-from narfx.operators.dispatch import Weight
+from narfx.operators.weighted_sum import Weight
 from narfx.space.space import SearchSpace
 from narfx.support.text import article, count
 

@@ -13,7 +13,8 @@ from narfx.compiler.mixture import Mixture, read_mixture
 from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
 from narfx.graph.copying import copy_module
-from narfx.operators.dispatch import Dispatch, Shortcut, SkipGate, Weight
+from narfx.operators.dispatch import Dispatch, Shortcut, SkipGate
+from narfx.operators.weighted_sum import Weight
 from narfx.passes.insert_dispatch import InsertDispatch
 from narfx.passes.insert_skips import InsertSkips
 from narfx.passes.lower_skips import closed

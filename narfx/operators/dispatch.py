@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from functools import reduce
 from itertools import repeat
 from typing import Any
 
@@ -13,14 +11,12 @@ from torch import Tensor, nn
 from narfx.graph.nodes import tensors
 from narfx.inputs.user_code import user_code
 from narfx.operators.registry import OWN
+from narfx.operators.weighted_sum import Weight, weighted_sum
 from narfx.support.devices import is_out_of_memory
 
-__all__ = ["Dispatch", "Shortcut", "SkipGate", "Weight", "Weights"]
+__all__ = ["Dispatch", "Shortcut", "SkipGate", "Weights"]
 
 Pair = tuple[int, int]
-Weight = Tensor | float
-"""The weight of a choice in a mixture: a number, or a tensor without axes, to which gradients flow."""
-
 Watcher = Callable[[Tensor, Tensor], None]
 """Called with the input of a call (the first, where there are several) and its output."""
 
@@ -122,9 +118,9 @@ class Dispatch(nn.Module):
         if self.apart and weights is not None:
             parts = Parts(outputs)
             if self._watchers:
-                self._show(inputs, named, _sum(weights, parts))
+                self._show(inputs, named, weighted_sum(weights, parts))
             return parts
-        total = next(iter(outputs)) if weights is None else _sum(weights, outputs)
+        total = next(iter(outputs)) if weights is None else weighted_sum(weights, outputs)
         self._show(inputs, named, total)
         return total
 
@@ -157,10 +153,6 @@ class Dispatch(nn.Module):
     def extra_repr(self) -> str:
         """The selection, for ``repr``."""
         return f"slot={self.slot}, selected={'+'.join(self.selected)}"
-
-
-def _sum(weights: Weights, outputs: Iterable[Tensor]) -> Tensor:
-    return reduce(operator.add, (weight * output for weight, output in zip(weights, outputs, strict=True)))
 
 
 class Shortcut(nn.Module):
