@@ -86,7 +86,11 @@ def _entries(row: Tensor | Sequence[Weight], where: str) -> list[tuple[Weight, f
             where=where,
             kind="mixture_row",
         )
-    return [(w if isinstance(w, Tensor) and w.requires_grad else float(w), float(w)) for w in row]
+    values = [float(w.detach() if isinstance(w, Tensor) else w) for w in row]
+    return [
+        (w if isinstance(w, Tensor) and w.requires_grad else value, value)
+        for w, value in zip(row, values, strict=True)
+    ]  # fmt: skip
 
 
 def _is_weight(value: object) -> bool:

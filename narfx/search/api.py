@@ -32,6 +32,7 @@ from narfx.search.near_budget import below_budget, near_budget
 from narfx.search.outcome import Outcome, conclude
 from narfx.search.prepared import Prepared, prepare
 from narfx.search.progress import EpochLines
+from narfx.search.registry import needs_epochs
 from narfx.search.stages import Stage, check_epochs, stages_of
 from narfx.search.supernet_file import SUPERNET, save_supernet
 from narfx.search.supernet_strategy import AnyStrategy
@@ -159,9 +160,20 @@ def resume(
                 kind="stage_epochs",
             )
         check_extension(config, relative_to=folder.path)
+        if needs_epochs(config.strategy):
+            raise UsageError(
+                f"strategy {config.strategy!r} depends on the number of epochs, so this run cannot be extended: start "
+                "a new one with more --epochs",
+                where="--epochs",
+                kind="strategy_needs_epochs",
+            )
         extend(folder, epochs, (_FILES["result"], _FILES["arch"], EVALUATIONS))
         config = config.model_copy(update={"epochs": epochs})
-    elif (found := finished_result(folder, _FILES["result"], reporter, extends=stages is None)) is not None:
+    elif (
+        found := finished_result(
+            folder, _FILES["result"], reporter, extends=stages is None and not needs_epochs(config.strategy)
+        )
+    ) is not None:
         if tensorboard:
             write_tensorboard(folder.path)
         return {**found, **_places(folder)}
@@ -224,7 +236,7 @@ def _go(
         search = Search(config, space, net, prepared.stages, task, folder, reporter, method=prepared.method)
         search.run()
         table = search.strategy.scores() if isinstance(search.strategy, MeasuringStrategy) else None
-        offered = space if table is None else table.offered(space)
+        offered = search.trained if table is None else table.offered(space)
         evaluate = Evaluations(net, task, folder, reporter)
         outcome = conclude(
             evaluate,

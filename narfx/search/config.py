@@ -13,7 +13,7 @@ from narfx.tasks.options import DataOptions
 from narfx.training.initialise import random_start
 from narfx.training.recipe import Recipe
 
-__all__ = ["PASSES", "QUICK", "QUICK_LOOK", "Compared", "SearchConfig"]
+__all__ = ["MIXTURES", "PASSES", "QUICK", "QUICK_LOOK", "Compared", "SearchConfig"]
 
 Compared = Literal["output", "standardised"]
 PASSES = 2
@@ -21,6 +21,8 @@ PASSES = 2
 QUICK: dict[str, Any] = {"epochs": 4, "steps": 10, "finalists": 4, "max_train_images": 2000}
 """The values of ``--quick``, with one epoch of warm-up; what is given explicitly wins over them."""
 _QUICK_SOLVE = {**{key: value for key, value in QUICK.items() if key not in ("epochs", "steps")}, "score_images": 512}
+MIXTURES = ("darts", "gdas", "stacnas")
+"""The strategies that train all operators at once from the first step, so that they need no warm-up on vectors."""
 QUICK_LOOK = "QUICK LOOK (--quick), NOT A RESULT: "
 
 
@@ -29,9 +31,10 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
 
     ``epochs`` counts all epochs of shared weights, including the ``pretrain_epochs`` on uniform random vectors. Without
     ``pretrain_epochs`` there are 3 of these, or fewer in a search of less than four epochs, so that at least one is
-    left for the strategy. Each epoch after the warm-up is followed by ``steps`` steps of the strategy, each on a batch
-    of ``proposals`` vectors and one validation minibatch of ``reward_images`` images. Latency is a cost where it is
-    asked for or bounded by the budget. ``quick`` is a first look: it changes the defaults to those of :data:`QUICK`.
+    left for the strategy; :data:`MIXTURES` have none by default. Each epoch after the warm-up is followed by ``steps``
+    steps of the strategy, each on a batch of ``proposals`` vectors and one validation minibatch of ``reward_images``
+    images. Latency is a cost where it is asked for or bounded by the budget. ``quick`` is a first look: it changes the
+    defaults to those of :data:`QUICK`.
 
     Without a ``strategy`` it is ``solve`` where ``weights`` are given and no skips are searched, else ``nar``. For
     ``solve`` an epoch after the preparation is a round of scores on ``score_images`` training images. ``prepare`` says
@@ -102,6 +105,7 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
         values = {**QUICK, **values} if quick else values
         if isinstance(values, dict) and "pretrain_epochs" not in values and isinstance(values.get("epochs"), int):
             known = 1 if quick else cls.model_fields["pretrain_epochs"].default
+            known = 0 if values.get("strategy") in MIXTURES else known
             return {**values, "pretrain_epochs": max(0, min(known, values["epochs"] - 1))}
         return values
 

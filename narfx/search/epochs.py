@@ -39,7 +39,7 @@ SCORES = "scores.json"
 class StrategyEpoch:
     """Where an epoch takes place: the stage's space, the shared weights, the run, and the epoch's numbers.
 
-    ``number`` counts over the whole search, ``own`` from the first epoch of the strategy; both from 0.
+    ``number`` counts over the whole search, ``own`` from the first of the strategy's ``epochs``; both from 0.
     """
 
     space: SearchSpace
@@ -47,6 +47,7 @@ class StrategyEpoch:
     folder: RunFolder
     number: int
     own: int
+    epochs: int
 
 
 def train_epoch(strategy: AnyStrategy, epoch: StrategyEpoch) -> None:
@@ -154,8 +155,16 @@ def _minibatches(strategy: SupernetStrategy, epoch: StrategyEpoch) -> None:
         losses.append(shared.step(batch, time))
         return losses[-1]
 
-    for batch, time in shared.epoch(epoch.number).take(steps, "strategy and weights"):
-        minibatch = Minibatch(batch, next(validation), partial(train_weights, batch, time))
+    for step, (batch, time) in enumerate(shared.epoch(epoch.number).take(steps, "strategy and weights"), 1):
+        shared.set_rate(time)
+        minibatch = Minibatch(
+            train=batch,
+            draw_validation=partial(next, validation),
+            train_weights=partial(train_weights, batch, time),
+            optimizer=shared.optimizer,
+            progress=(epoch.own + (step - 1) / steps) / epoch.epochs,
+            last=step == steps,
+        )
         train_mode(shared.net)
         metrics = strategy.train_step(shared.net, shared.task, minibatch)
         if metrics:

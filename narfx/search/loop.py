@@ -52,7 +52,18 @@ class Search:
     def __post_init__(self) -> None:
         self._ends = [*accumulate(stage.length for stage in self.stages)]
         self._found: list[Found] = []
+        # A search that is resumed begins with the same weights, so that no checkpoint need hold them.
+        self._start = {key: value.clone() for key, value in self.net.state_dict().items()} if self._restarts else {}
         self._begin()
+
+    @property
+    def _restarts(self) -> bool:
+        return any(stage.fresh for stage in self.stages)
+
+    @property
+    def trained(self) -> SearchSpace:
+        """The space whose vectors the shared weights can compute: since a fresh stage only its own were trained."""
+        return self._here if self.stages[len(self._found)].fresh else self.space
 
     def run(self) -> None:
         """Go through all epochs from the last checkpoint on.
@@ -61,14 +72,17 @@ class Search:
             RunError: The loss is not finite; the last checkpoint is kept.
             UsageError: A stage cannot begin, because its narrowing gives no space that fits.
         """
-        method = self.method or method_of(self.config, relative_to=self.folder.path)
-        self._shared = SharedWeights(self.net, self.task, self.config, self.reporter, self.ranks, method)
+        self._share()
         for epoch in range(self._restore(), self._ends[-1]):
             if epoch == self._ends[len(self._found)]:
                 self._next_stage()
             self._epoch(epoch)
             check_diverged(self.net, self.task.head)
             self._save(epoch + 1)
+
+    def _share(self) -> None:
+        method = self.method or method_of(self.config, relative_to=self.folder.path)
+        self._shared = SharedWeights(self.net, self.task, self.config, self.reporter, self.ranks, method)
 
     def _begin(self) -> None:
         """The space and the strategy of the stage that follows all that was found."""
@@ -80,6 +94,11 @@ class Search:
         self._found.append(Found.by(self.strategy, self.config.finalists))
         self._begin()
         index = len(self._found)
+        if self.stages[index].fresh:
+            self.net.set_vector(self.net.space.start)
+            self.net.load_state_dict(self._start)
+            self.task.start(self.config.seed, self.net if self.config.base_is_trained else None)
+            self._share()
         legal = [list(slot.legal) for slot in self._here.slots]
         self.folder.write(StageBegan(stage=index + 1, strategy=self.stages[index].strategy, legal=legal))
 
@@ -90,7 +109,8 @@ class Search:
         if own < 0:
             self.folder.write(preparation.train(number, own + preparation.epochs, self._here, self._shared))
         else:
-            train_epoch(self.strategy, StrategyEpoch(self._here, self._shared, self.folder, number, own))
+            epochs = self.stages[index].epochs
+            train_epoch(self.strategy, StrategyEpoch(self._here, self._shared, self.folder, number, own, epochs))
 
     def _restore(self) -> int:
         state = self.folder.load()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,14 +18,20 @@ __all__ = [
     "StrategyOption",
     "build_strategy",
     "make_strategy",
+    "needs_epochs",
     "register_strategy",
+    "stage_maker",
     "strategy_names",
     "strategy_options",
 ]
 
 Factory = Callable[..., AnyStrategy]
 
+StageMaker = Callable[[Any, int, dict[str, Any]], Iterable[Any]]
+"""From a preparation, the epochs that follow it and the strategy's options to stages (``narfx.search.Stage``)."""
+
 _REGISTRY: dict[str, Factory] = {}
+_STAGES: dict[str, StageMaker] = {}
 
 
 @dataclass(frozen=True)
@@ -37,13 +43,35 @@ class StrategyOption:
     help: str
 
 
-def register_strategy(name: str, factory: Factory) -> None:
+def register_strategy(name: str, factory: Factory, *, stages: StageMaker | None = None) -> None:
     """Make ``factory(space, seed=..., **options)`` known under ``name``.
 
     This is all that a strategy needs. A module in ``narfx/search/strategies`` that calls it is found by itself; one of
-    a user's calls it before the search starts.
+    a user's calls it before the search starts. With ``stages`` a search by this name has those that it makes.
     """
     _REGISTRY[name] = factory
+    _STAGES.pop(name, None)
+    if stages is not None:
+        _STAGES[name] = stages
+
+
+def stage_maker(name: str) -> StageMaker | None:
+    """What makes the stages of a search by this strategy, where it was registered with that.
+
+    Raises:
+        UsageError: The name is unknown.
+    """
+    _find(name)
+    return _STAGES.get(name)
+
+
+def needs_epochs(name: str) -> bool:
+    """Whether what the strategy does depends on the number of epochs, so that its searches cannot be extended.
+
+    Raises:
+        UsageError: The name is unknown.
+    """
+    return bool(getattr(_find(name), "needs_epochs", False))
 
 
 def strategy_names() -> tuple[str, ...]:

@@ -55,13 +55,17 @@ class SharedWeights:
         torch.manual_seed(derive(self.seed, "dropout", number))
         return WeightEpoch(self, number, self.task.train_batches(derive(self.seed, "epoch", number)))
 
+    def set_rate(self, time: float) -> None:
+        """Set the learning rate to that of a step at ``time`` epochs."""
+        set_rate(self.optimizer, self.method.rate(time))
+
     def step(self, batch: Batch, time: float) -> float:
         """One step on one batch for what the supernet is set to, at ``time`` epochs; returns the loss.
 
         Raises:
             RunError: The loss is not finite; nothing was changed by this step.
         """
-        set_rate(self.optimizer, self.method.rate(time))
+        self.set_rate(time)
         return train_step(self.net, self.optimizer, self.task.objective, *batch, self.config.clip)
 
 

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from narfx.errors import UsageError
 from narfx.search.config import SearchConfig
 from narfx.search.preparation import NO_PREPARATION, Distil, Preparation, WarmUp
-from narfx.search.registry import build_strategy, strategy_options
+from narfx.search.registry import build_strategy, stage_maker, strategy_options
 from narfx.search.strategy import Evaluated, Result
 from narfx.search.supernet_strategy import AnyStrategy
 from narfx.space.records import Vector
@@ -89,6 +89,9 @@ class Stage:
         strategy: The name of a registered strategy; each stage makes a new one.
         epochs: Epochs after those of the preparation.
         options: The strategy's options.
+        fresh: Whether the stage carries nothing over but what the stage before found: ``space`` narrows the first
+            stage's space before any narrowing, and shared weights, head and optimizer are those that the search
+            started with.
     """
 
     space: Narrowing
@@ -96,6 +99,7 @@ class Stage:
     strategy: str
     epochs: int
     options: Mapping[str, Any] = field(default_factory=dict)
+    fresh: bool = False
 
     @property
     def length(self) -> int:
@@ -112,12 +116,20 @@ class Stage:
         own: dict[str, Any] = asdict(self.preparation) if is_dataclass(self.preparation) else {}
         prepared = {"preparation": type(self.preparation).__name__, "preparation_epochs": self.preparation.epochs}
         prepared |= {key: value for key, value in own.items() if key != "epochs"}
-        return {**prepared, "strategy": self.strategy, "options": dict(self.options), "epochs": self.epochs}
+        fresh = {"fresh": True} if self.fresh else {}
+        return {**prepared, "strategy": self.strategy, "options": dict(self.options), "epochs": self.epochs, **fresh}
 
 
 def stages_of(config: SearchConfig) -> tuple[Stage, ...]:
-    """The one stage of a configuration: the whole space, its preparation, its strategy."""
+    """The stages of a configuration: those that its strategy is registered with, else one of the whole space.
+
+    Raises:
+        UsageError: There are too few epochs for the strategy's stages, or an option that decides about them is wrong.
+    """
     rest = config.epochs - config.pretrain_epochs
+    maker = stage_maker(config.strategy)
+    if maker is not None:
+        return tuple(maker(_preparation(config), rest, _options(config)))
     return (Stage(whole_space, _preparation(config), config.strategy, rest, _options(config)),)
 
 
@@ -142,10 +154,10 @@ def spaces(space: SearchSpace, stages: Sequence[Stage], found: Sequence[Found]) 
         UsageError: A narrowing gives another space than one with the same slots and a part of the choices.
         InfeasibleBudgetError: No vector of a narrowed space meets the budget.
     """
-    narrowed = []
+    narrowed: list[SearchSpace] = []
     for stage, before in zip(stages, (Found(), *found), strict=False):
-        space = _narrowed(space, stage, before)
-        narrowed.append(space)
+        wider = space if stage.fresh or not narrowed else narrowed[-1]
+        narrowed.append(_narrowed(wider, stage, before))
     return narrowed
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
 
 from narfx.compiler.supernet import Supernet
 from narfx.data.image_data import Batch
@@ -20,15 +23,29 @@ __all__ = ["AnyStrategy", "Minibatch", "SupernetStrategy"]
 class Minibatch:
     """The batches of one step, images ``(B, C, H, W)`` and labels ``(B,)`` each, and the weights' own step.
 
+    ``validation`` is drawn when it is first asked for: a strategy that learns from training images alone reads no other.
+
     ``train_weights()`` makes one step of the shared weights on ``train``, for what the supernet is set to, with the
     search's optimizer, learning rate and gradient clipping, and returns the loss. Tensors of the strategy's that take
     part in the forward pass receive their gradients from it. It may be called several times, or never. A mixture whose
     weights come from a computation (a softmax) must be set again after each backward pass, which frees it.
+
+    ``optimizer`` is that of the shared weights, at the learning rate of this step; a strategy may read it.
+    ``progress`` is the share of the strategy's epochs that is over before this step, from 0 to below 1, and ``last``
+    says whether the step ends an epoch.
     """
 
     train: Batch
-    validation: Batch
+    draw_validation: Callable[[], Batch]
     train_weights: Callable[[], float]
+    optimizer: torch.optim.Optimizer
+    progress: float
+    last: bool
+
+    @cached_property
+    def validation(self) -> Batch:
+        """The validation images of this step."""
+        return self.draw_validation()
 
 
 @runtime_checkable

@@ -1,0 +1,105 @@
+"""StacNAS: groups of operators first, then the members of a group, both on all training images (arXiv 1909.11926).
+
+Correlated operators share the weight that a softmax gives to what they do, and lose to an operator that stands alone.
+So stage 1 has one representative a group, and stage 2 the members of the group that stage 1 chose at each slot. Both
+start from the same weights, with architecture weights of their own. Shared and architecture weights step on the same
+training minibatch, from one backward pass (one-level optimisation).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+from narfx.compiler.supernet import Supernet
+from narfx.errors import RunError, UsageError
+from narfx.search.mixture.strategy import MixtureStrategy
+from narfx.search.option_checks import whole
+from narfx.search.preparation import NO_PREPARATION, Preparation
+from narfx.search.registry import register_strategy
+from narfx.search.stages import Found, Stage
+from narfx.search.supernet_strategy import Minibatch
+from narfx.space.groups import Groups
+from narfx.space.space import SearchSpace
+from narfx.tasks.task import Task
+
+__all__ = ["Stacnas", "stacnas_stages"]
+
+
+class Stacnas(MixtureStrategy):
+    """One stage: mixtures by softmax, and one backward pass for both kinds of weights.
+
+    Args:
+        space: As for all strategies.
+        seed: As for all strategies.
+        groups: The groups, with commas between and ``/`` between members, as in
+            ``max_pool_3x3/avg_pool_3x3,sep_conv_3x3/sep_conv_5x5``; the first legal member represents its group. By
+            default operators that differ in their kernel size are a group, and all pools are one.
+        stages: 1 ends after the representatives, for spaces in which each group has one member.
+    """
+
+    needs_epochs: ClassVar[bool] = True
+
+    def __init__(self, space: SearchSpace, *, seed: int = 0, groups: str = "", stages: int = 2, **options: Any) -> None:
+        super().__init__(space, seed=seed, **options)
+        _read(groups, stages)
+
+    def _must_choose(self) -> bool:
+        return False  # in stage 2 all groups may have one member; stage 1 checks its own space
+
+    @property
+    def passes(self) -> int:
+        """See the base class."""
+        return 1
+
+    def _learn(self, net: Supernet, task: Task, batches: Minibatch) -> float:
+        values = self._weights.values
+        values.grad = None
+        net.set_mixture(self._weights.softmax_rows())
+        loss = batches.train_weights()
+        if values.grad is None:
+            raise RunError("the loss does not depend on the architecture weights", kind="no_gradient")
+        self._step(values.grad)
+        return loss
+
+
+def stacnas_stages(preparation: Preparation, epochs: int, options: Mapping[str, Any]) -> tuple[Stage, ...]:
+    """Both stages; the first one has the odd epoch.
+
+    Raises:
+        UsageError: There are fewer epochs than stages, or the groups cannot be read.
+    """
+    try:
+        groups, stages = _read(options.get("groups", ""), options.get("stages", 2))
+    except ValueError as error:
+        raise UsageError(f"strategy 'stacnas' refuses its options: {error}", kind="strategy_option") from error
+    if epochs < stages:
+        raise UsageError(
+            f"{epochs} epochs after the preparation do not suffice for the {stages} stages of stacnas: raise --epochs",
+            where="--epochs",
+            kind="stage_epochs",
+        )
+    second = epochs // 2 if stages == 2 else 0
+    first = Stage(partial(_representatives, groups), preparation, "stacnas", epochs - second, options)
+    if not second:
+        return (first,)
+    return first, Stage(partial(_members, groups), NO_PREPARATION, "stacnas", second, options, fresh=True)
+
+
+def _read(groups: object, stages: object) -> tuple[Groups, int]:
+    count = whole("stages", stages, least=1)
+    if count > 2:
+        raise ValueError(f"stages is {count}, and must be 1 or 2")
+    return Groups.parse(str(groups)), count
+
+
+def _representatives(groups: Groups, space: SearchSpace, found: Found) -> SearchSpace:
+    return groups.representatives(space)
+
+
+def _members(groups: Groups, space: SearchSpace, found: Found) -> SearchSpace:
+    return groups.members(space, found.finalists)
+
+
+register_strategy("stacnas", Stacnas, stages=stacnas_stages)
