@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 
 import torch
@@ -10,6 +11,8 @@ from narfx.graph.copying import copy_module
 from narfx.search.config import SearchConfig
 from narfx.search.epochs import quick_reward
 from narfx.search.front import SOLVED_BUDGETS
+from narfx.search.mixture.memory import activation_bytes, largest_mixture, weight_bytes
+from narfx.search.mixture.strategy import MixtureStrategy
 from narfx.search.prepared import Prepared
 from narfx.support.text import count
 from narfx.training.estimate import Estimate, duration, timed_step
@@ -17,12 +20,16 @@ from narfx.training.estimate import Estimate, duration, timed_step
 __all__ = ["plan"]
 
 _PASS = 2.0  # a pass of distillation in training steps
+_MB = 1e6
 _MEASURED = 51  # the base, the solutions and the random vectors of a round
 
 
 def plan(prepared: Prepared, config: SearchConfig) -> Estimate:
     """Images, evaluations, and a time measured on a copy of the supernet."""
     task, space = prepared.task, prepared.space
+    mixing = prepared.stages[0].build(space, 0, config.seed)
+    if isinstance(mixing, MixtureStrategy):
+        return _mixing(prepared, config, mixing)
     train = config.epochs * task.steps_per_epoch
     rewards = (config.epochs - config.pretrain_epochs) * config.steps * config.proposals
     evaluations = config.finalists + config.randoms + 1 + _for_front(config)
@@ -49,6 +56,50 @@ def plan(prepared: Prepared, config: SearchConfig) -> Estimate:
         "rewards": rewards,
         "evaluations": evaluations,
         "evaluation_images": images,
+    }
+    return Estimate(text, seconds, numbers)
+
+
+def _mixing(prepared: Prepared, config: SearchConfig, strategy: MixtureStrategy) -> Estimate:
+    """The estimate of a search by gradients through a mixture, with the memory that the mixture needs."""
+    task, space = prepared.task, prepared.space
+    net = copy_module(prepared.net)
+    mixture = largest_mixture(net, space, strategy)
+    optimizer = prepared.method.optimizer(net)
+    with torch.random.fork_rng(devices=[]):
+        activations = activation_bytes(net, mixture, task, prepared.traced.input) * task.batch_size
+        step = min(timed_step(net, optimizer, task, config) for _ in range(2))
+        start = time.monotonic()
+        quick_reward(net, space.start, task, next(task.reward_batches(0, 1, config.reward_images)))
+        reward = time.monotonic() - start
+    learning, train = config.epochs - config.pretrain_epochs, config.epochs * task.steps_per_epoch
+    evaluations, images = config.finalists + config.randoms + 1 + _for_front(config), task.calibration_images
+    images += len(task.data.val)
+    judged = 0 if task.data.test is None else (config.randoms + 2) * len(task.data.test)
+    end = (evaluations * images + judged) / min(config.reward_images, len(task.data.val)) * reward
+    seconds = strategy.passes * learning * task.steps_per_epoch * step + end
+    weights = weight_bytes(net)
+    computed = sum(sum(map(bool, row)) for row in mixture)
+    skips = f" and {count(len(space.skip_slots), 'possible skip')}" if space.skip_slots else ""
+    stages = f" in {len(prepared.stages)} stages" if len(prepared.stages) > 1 else ""
+    text = (
+        f"search: {count(len(space) - len(space.skip_slots), 'slot')}{skips}, {space.size:.3g} vectors, budget "
+        f"{space.budget}; {count(config.epochs, 'epoch')}{stages} of {count(task.steps_per_epoch, 'step')} with "
+        f"{strategy.passes} forward and backward {'pass' if strategy.passes == 1 else 'passes'} each; a pass computes "
+        f"up to {computed} choices at once and keeps about {activations / _MB:.0f} MB of activations for a batch of "
+        f"{task.batch_size}, beside {weights / _MB:.0f} MB of weights, gradients and momentum; about "
+        f"{count(evaluations, 'evaluation')} on {count(images, 'image')} at the end{_of_front(config)}; about "
+        f"{duration(seconds)} at the speed just measured"
+    )
+    numbers = {
+        "epochs": config.epochs,
+        "training_steps": train,
+        "rewards": 0,
+        "evaluations": evaluations,
+        "evaluation_images": images,
+        "choices_at_once": computed,
+        "activation_mb": math.ceil(activations / _MB),
+        "weight_mb": math.ceil(weights / _MB),
     }
     return Estimate(text, seconds, numbers)
 

@@ -23,7 +23,8 @@ __all__ = ["AnyStrategy", "Minibatch", "SupernetStrategy"]
 class Minibatch:
     """The batches of one step, images ``(B, C, H, W)`` and labels ``(B,)`` each, and the weights' own step.
 
-    ``validation`` is drawn when it is first asked for: a strategy that learns from training images alone reads no other.
+    ``validation`` is drawn when it is first asked for, so that a strategy which needs training images alone reads no
+    others.
 
     ``train_weights()`` makes one step of the shared weights on ``train``, for what the supernet is set to, with the
     search's optimizer, learning rate and gradient clipping, and returns the loss. Tensors of the strategy's that take

@@ -128,7 +128,10 @@ class Groups:
         raise failed or InfeasibleBudgetError("stage 1 found no vector of groups: give it more epochs")
 
     def _chosen(self, slot: Slot, entry: int) -> tuple[int, ...]:
-        group = next(own for own in self.of(slot) if entry in own)
+        return self.with_none(slot, next(own for own in self.of(slot) if entry in own))
+
+    def with_none(self, slot: Slot, group: Sequence[int]) -> tuple[int, ...]:
+        """A group of a slot and ``none``, where that is legal: what competes in stage 2."""
         return (*group, *(k for k in slot.legal if slot.choices[k] == NONE and k not in group))
 
 

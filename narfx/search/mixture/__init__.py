@@ -1,1 +1,1 @@
-"""What strategies that learn by gradients through a mixture share: their weights, their loop, the budget, the memory."""
+"""What the strategies that learn by gradients through a mixture share: weights, loop, budget and memory."""

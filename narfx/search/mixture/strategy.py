@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,7 +22,7 @@ from narfx.search.option_checks import number, whole
 from narfx.search.strategy import Evaluated
 from narfx.search.supernet_strategy import Minibatch
 from narfx.space.groups import without_none
-from narfx.space.records import Vector
+from narfx.space.records import Slot, Vector
 from narfx.space.solver import best_vectors
 from narfx.space.space import SearchSpace
 from narfx.tasks.task import Task
@@ -46,8 +46,6 @@ class MixtureStrategy(ABC):
     """
 
     needs_epochs: ClassVar[bool] = False
-    at_once: ClassVar[Literal["all", "one"]] = "all"
-    """How many candidates of a slot a forward pass computes."""
 
     def __init__(
         self,
@@ -87,6 +85,10 @@ class MixtureStrategy(ABC):
     def passes(self) -> int:
         """Forward and backward passes in a step."""
         return 2
+
+    def computed(self, slot: Slot) -> list[tuple[int, ...]]:
+        """The sets of a slot's choices that a forward pass may compute at once, one of which it does."""
+        return [slot.legal]
 
     @abstractmethod
     def _learn(self, net: Supernet, task: Task, batches: Minibatch) -> float:

@@ -37,7 +37,7 @@ class ArchitectureWeights:
         return bool(torch.isfinite(self.values).all())
 
     def log_probabilities(self) -> Tensor:
-        """log softmax of α over the legal choices, ``(slots, choices)``; minus infinity for the others."""
+        """Log softmax of α over the legal choices, ``(slots, choices)``; minus infinity for the others."""
         return self.values.masked_fill(~self.legal, -torch.inf).log_softmax(1)
 
     def probabilities(self) -> Tensor:

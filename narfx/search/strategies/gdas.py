@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import torch
 
@@ -11,6 +11,7 @@ from narfx.search.mixture.strategy import MixtureStrategy
 from narfx.search.option_checks import number
 from narfx.search.registry import register_strategy
 from narfx.search.supernet_strategy import Minibatch
+from narfx.space.records import Slot
 from narfx.space.space import SearchSpace
 from narfx.tasks.task import Task
 
@@ -28,13 +29,16 @@ class Gdas(MixtureStrategy):
     """
 
     needs_epochs: ClassVar[bool] = True
-    at_once: ClassVar[Literal["all", "one"]] = "one"
 
     def __init__(
         self, space: SearchSpace, *, seed: int = 0, tau_max: float = 10.0, tau_min: float = 0.1, **options: Any
     ) -> None:
         super().__init__(space, seed=seed, **options)
         self._temperatures = number("tau_max", tau_max, above=0), number("tau_min", tau_min, above=0)
+
+    def computed(self, slot: Slot) -> list[tuple[int, ...]]:
+        """See the base class: one choice, the one that was drawn."""
+        return [(k,) for k in slot.legal]
 
     def _temperature(self, batches: Minibatch) -> float:
         first, last = self._temperatures

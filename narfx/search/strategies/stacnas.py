@@ -21,6 +21,7 @@ from narfx.search.registry import register_strategy
 from narfx.search.stages import Found, Stage
 from narfx.search.supernet_strategy import Minibatch
 from narfx.space.groups import Groups
+from narfx.space.records import Slot
 from narfx.space.space import SearchSpace
 from narfx.tasks.task import Task
 
@@ -43,7 +44,7 @@ class Stacnas(MixtureStrategy):
 
     def __init__(self, space: SearchSpace, *, seed: int = 0, groups: str = "", stages: int = 2, **options: Any) -> None:
         super().__init__(space, seed=seed, **options)
-        _read(groups, stages)
+        self._groups, self._stages = _read(groups, stages)
 
     def _must_choose(self) -> bool:
         return False  # in stage 2 all groups may have one member; stage 1 checks its own space
@@ -52,6 +53,12 @@ class Stacnas(MixtureStrategy):
     def passes(self) -> int:
         """See the base class."""
         return 1
+
+    def computed(self, slot: Slot) -> list[tuple[int, ...]]:
+        """See the base class: the representatives in stage 1, the members of one group in stage 2."""
+        groups = self._groups.of(slot)
+        members = [self._groups.with_none(slot, group) for group in groups] if self._stages == 2 else []
+        return [tuple(group[0] for group in groups), *members]
 
     def _learn(self, net: Supernet, task: Task, batches: Minibatch) -> float:
         values = self._weights.values
