@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from torch.fx import GraphModule
 
+from narfx.analysis.mixture_genotype import genotype_of_run
 from narfx.compiler.lowering import lower
 from narfx.compiler.open import NetworkOptions, open_base
 from narfx.compiler.supernet import Supernet
@@ -39,6 +40,7 @@ def cells(
     variant: str | None = None,
     seed: int = 0,
     input: tuple[int, int, int] | None = None,
+    by: str = "vector",
     out: Path | str | None = None,
     overwrite: bool = False,
 ) -> dict[str, Any]:
@@ -50,6 +52,8 @@ def cells(
         variant: Another genotype made from this one: one of the two random generators, or the widest or narrowest.
         seed: Of a random variant, and of the weights of a model.
         input: (channels, height, width) of one sample, where the model does not state it.
+        by: What makes the genotype of a search: its ``vector``, or the architecture ``weights`` of its last step
+            (:func:`~narfx.analysis.mixture_genotype.genotype_of_run`).
         out: A file that gets the genotype, or its variant, as JSON.
         overwrite: Whether that file may be replaced.
 
@@ -64,7 +68,12 @@ def cells(
     """
     if out is not None:
         _check_out(Path(out), overwrite)
-    genotype = None if is_collection(target) else _named(target)
+    if by not in ("vector", "weights"):
+        raise UsageError(f"--by is vector or weights, not {by!r}", where="--by", kind="bad_option")
+    if by == "weights":
+        genotype = genotype_of_run(_run_folder(Path(target)))
+    else:
+        genotype = None if is_collection(target) else _named(target)
     if genotype is None:
         result, genotype = _of_network(target, input, seed, wanted=variant is not None or out is not None)
     else:
@@ -78,6 +87,12 @@ def cells(
         genotype.save(out)
         result["file"] = str(out)
     return result
+
+
+def _run_folder(path: Path) -> Path:
+    folder = path.parent if is_file_name(str(path), ".json") else path
+    check_regular(folder / "arch.json", f"{path} is no finished search: --by weights needs the folder of one")
+    return folder
 
 
 def _check_out(out: Path, overwrite: bool) -> None:

@@ -71,6 +71,13 @@ def cells(
     input: Annotated[
         str | None, typer.Option(help="The shape of one image: channels,height,width [what the model states].")
     ] = None,
+    by: Annotated[
+        str,
+        typer.Option(
+            help="The genotype of a search: by its vector, or by the architecture weights of its last step (darts, "
+            "gdas, stacnas)."
+        ),
+    ] = "vector",
     out: Annotated[Path | None, typer.Option(help="The file that gets the genotype as JSON.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     **options: Any,
@@ -83,6 +90,7 @@ def cells(
         variant=variant,
         seed=options["seed"] or 0,
         input=None if input is None else parse_input(input),
+        by=by,
         out=out,
         overwrite=overwrite,
     )

@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from narfx.errors import InfeasibleBudgetError, UsageError
 from narfx.space.records import Site, Slot, Vector
 from narfx.space.space import SearchSpace
+from narfx.space.strongest import NONE
 
-__all__ = ["NONE", "Groups", "operator_family", "without_none"]
+__all__ = ["Groups", "operator_family"]
 
-NONE = "none"
 _SIZE = re.compile(r"(_?\d+x\d+)+$")
 
 
@@ -20,23 +20,6 @@ def operator_family(name: str) -> str:
     """The name without its kernel size, all pools alike, and ``base`` as the convolution that it is."""
     plain = _SIZE.sub("", name)
     return "pool" if "pool" in plain else "conv" if plain == "base" else plain
-
-
-def without_none(space: SearchSpace) -> SearchSpace:
-    """The space without ``none`` at the slots of sites that offer something else, or the space where that is too dear.
-
-    The weight of ``none`` says little: a larger one only scales the sum that it is part of down, and the next norm
-    scales it up again (DARTS, arXiv 1806.09055, section 2.4).
-    """
-    kept = {
-        index: others
-        for index, slot in enumerate(space.slots)
-        if slot.skip is None and (others := [k for k in slot.legal if slot.choices[k] != NONE])
-    }
-    try:
-        return space.restrict(kept)
-    except InfeasibleBudgetError:
-        return space
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,9 @@ from narfx.search.mixture.weights import ArchitectureWeights
 from narfx.search.option_checks import number, whole
 from narfx.search.strategy import Evaluated
 from narfx.search.supernet_strategy import Minibatch
-from narfx.space.groups import without_none
 from narfx.space.records import Slot, Vector
-from narfx.space.solver import best_vectors
 from narfx.space.space import SearchSpace
+from narfx.space.strongest import strongest_vectors
 from narfx.tasks.task import Task
 
 __all__ = ["MixtureStrategy"]
@@ -64,7 +63,7 @@ class MixtureStrategy(ABC):
         self._weights = ArchitectureWeights(space, self._generator)
         self._optimizer = torch.optim.Adam(
             [self._weights.values],
-            lr=number("lr", lr, above=0),
+            lr=_rate(lr),
             betas=_BETAS,
             weight_decay=number("weight_decay", weight_decay, least=0),
         )
@@ -104,6 +103,7 @@ class MixtureStrategy(ABC):
         Raises:
             RunError: An architecture weight or the loss is not finite.
         """
+        self._check()
         loss = self._learn(net, task, batches)
         self._steps += 1
         if self._steps % self._record and not batches.last:
@@ -133,22 +133,24 @@ class MixtureStrategy(ABC):
         values.grad = gradient
         self._optimizer.step()
         values.grad = None
+        self._check()
+        self._price.step(self._weights.probabilities())
+
+    def _check(self) -> None:
         if not self._weights.finite:
             raise RunError(
-                f"an architecture weight became NaN or infinite at step {self._steps + 1}: lower the strategy's lr "
-                "(--strategy-option lr=...) or --lr, and start a new run",
+                f"an architecture weight became NaN or infinite at step {self._steps + 1}: lower the learning rate of "
+                "the shared weights (--lr) or of these (--strategy-option lr=...)",
                 where="architecture weights",
                 kind="nan_architecture",
             )
-        self._price.step(self._weights.probabilities())
 
     def finalists(self, n: int) -> list[Vector]:
         """The ``n`` vectors of highest log-probability that meet the budget, by an integer program.
 
-        ``none`` is left out where the budget can be met without (:func:`narfx.space.groups.without_none`).
+        ``none`` stands only where the budget needs it (:func:`narfx.space.strongest.strongest_vectors`).
         """
-        space = without_none(self._space)
-        return best_vectors(space, self._weights.scores(space), n)
+        return strongest_vectors(self._space, self._weights.scores(self._space), n)
 
     def archive(self) -> list[Evaluated]:
         """Nothing: no vector is evaluated alone."""
@@ -172,3 +174,10 @@ class MixtureStrategy(ABC):
         self._price.prices = dict(state["prices"])
         self._steps = state["steps"]
         self._generator.set_state(state["generator"])
+
+
+def _rate(lr: float) -> float:
+    rate = number("lr", lr, above=0)
+    if rate > 1:
+        raise ValueError(f"lr is {lr}, and must be at most 1")
+    return rate
