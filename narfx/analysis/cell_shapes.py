@@ -70,6 +70,8 @@ def cells(
         _check_out(Path(out), overwrite)
     if by not in ("vector", "weights"):
         raise UsageError(f"--by is vector or weights, not {by!r}", where="--by", kind="bad_option")
+    genotype: Genotype | None
+    result: dict[str, Any]
     if by == "weights":
         genotype = genotype_of_run(_run_folder(Path(target)))
     else:

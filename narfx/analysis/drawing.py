@@ -47,7 +47,11 @@ class Drawing:
 
     def write(self, panels: Sequence[Panel], numbers: Mapping[str, Any]) -> dict[str, str]:
         """Draw the panels below each other; returns the paths by kind."""
-        content = {**_render(panels), "json": to_json(numbers).encode()}
+        return self.save(_render(panels), numbers)
+
+    def save(self, drawn: Mapping[str, bytes], numbers: Mapping[str, Any]) -> dict[str, str]:
+        """Write a figure, by format, and its numbers; returns the paths by kind."""
+        content = {**drawn, "json": to_json(numbers).encode()}
         with disk_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         for kind, path in self._files.items():

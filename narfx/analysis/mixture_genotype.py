@@ -20,7 +20,7 @@ _RAW = ("stacnas",)
 
 
 def genotype_of_run(run: Path) -> Genotype:
-    """The usual genotype of a finished search: at each node the two edges whose operators other than none are strongest.
+    """The genotype of a finished search: each node has the two edges whose operators other than none are strongest.
 
     Raises:
         UsageError: The folder holds no finished search by a strategy with architecture weights, or its space no cells.

@@ -9,13 +9,14 @@ import typer
 
 from narfx.cli import analyze_tables as analysis_tables
 from narfx.cli.console import output_of, parse_input
-from narfx.cli.options import COMMON, takes
+from narfx.cli.options import COMMON, DATA, NETWORK, SOURCE, TRUST, given, takes
 from narfx.errors import UsageError
 
 __all__ = ["analyze"]
 
 analyze = typer.Typer(
-    help="Plot the gradients or the rewards from which the strategy of a search learned; the shape of cells.",
+    help="Plot the gradients or the rewards from which the strategy of a search learned; the shape of cells; how alike "
+    "operators are.",
     rich_markup_mode=None,
 )
 
@@ -27,7 +28,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files 
 @analyze.callback(invoke_without_command=True)
 def _root(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
-        raise UsageError("name an analysis: cells, gradients or rewards (narfx analyze --help)", kind="usage")
+        raise UsageError(
+            "name an analysis: cells, gradients, operators or rewards (narfx analyze --help)", kind="usage"
+        )
 
 
 @analyze.command()
@@ -95,6 +98,43 @@ def cells(
         overwrite=overwrite,
     )
     output_of(options).result(result, analysis_tables.cells)
+
+
+@analyze.command()
+@takes(NETWORK, DATA, TRUST, COMMON)
+def operators(
+    target: Annotated[
+        str,
+        typer.Argument(help="The run directory of a search, or a MODEL (with --data).", metavar="RUN_or_MODEL"),
+    ],
+    data: SOURCE = None,
+    images: Annotated[int, typer.Option(help="Training images that are compared on.")] = 2048,
+    groups: Annotated[int | None, typer.Option(help="How many groups to make [by --threshold].")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="The distance, 1 - correlation, at which groups end [0.5].")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The folder for the PNG, the SVG and the numbers [RUN/analysis; of a MODEL none]."),
+    ] = None,
+    overwrite: Overwrite = False,
+    **options: Any,
+) -> None:
+    """Show how the operators of a supernet correlate, and the groups of those that are alike (for stacnas)."""
+    from narfx.analysis import operators as found
+
+    folder, replace = (out, overwrite) if not Path(target).is_dir() else _where(Path(target), out, overwrite)
+    result = found(
+        target,
+        folder,
+        fields=given({"data": data, **options}),
+        images=images,
+        groups=groups,
+        threshold=threshold,
+        device=options["device"],
+        overwrite=replace,
+    )
+    output_of(options).result(result, analysis_tables.operators)
 
 
 def _where(run: Path, out: Path | None, overwrite: bool) -> tuple[Path, bool]:

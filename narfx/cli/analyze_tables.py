@@ -10,7 +10,7 @@ from rich.table import Table
 
 from narfx.support.text import count
 
-__all__ = ["cells", "gradients", "rewards"]
+__all__ = ["cells", "gradients", "operators", "rewards"]
 
 
 def _table(*columns: str) -> Table:
@@ -73,3 +73,19 @@ def cells(result: Mapping[str, Any], console: Console) -> None:
             console.print(f"{kind}: {edges}; output {nodes}", markup=False)
     if "file" in result:
         console.print(f"\nfile: {result['file']}", markup=False)
+
+
+def operators(result: Mapping[str, Any], console: Console) -> None:
+    """The correlations, the groups, and how stacnas is told of them."""
+    names = result["operators"]
+    table = _table("correlation", *(f"[{index}]" for index in range(1, len(names) + 1)))
+    for index, (name, row) in enumerate(zip(names, result["correlation"], strict=True), 1):
+        table.add_row(f"[{index}] {name}", *("" if value is None else f"{value:.2f}" for value in row))
+    console.print(table, markup=False)
+    console.print(f"\n{count(result['sites'], 'site')}, {count(result['images'], 'image')}, the supernet "
+                  f"{result['supernet']}", markup=False)  # fmt: skip
+    for group in result["groups"]:
+        console.print(f"group: {', '.join(group)}", markup=False)
+    console.print(f"for a search: --strategy stacnas --strategy-option {result['option']}", markup=False)
+    if "files" in result:
+        console.print("files: " + ", ".join(result["files"].values()), markup=False)

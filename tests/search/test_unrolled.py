@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-
 from narfx.search.mixture.unrolled import unrolled_gradient
 
 

@@ -23,7 +23,7 @@ def largest_mixture(net: Supernet, space: SearchSpace, strategy: MixtureStrategy
     """
     rows = []
     for index, slot in enumerate(space.slots):
-        layers = {k: 1 for k in slot.legal}
+        layers = dict.fromkeys(slot.legal, 1)
         if slot.sites:
             for node in net.dispatches([index]):
                 for k in slot.legal:
