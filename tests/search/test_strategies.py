@@ -179,7 +179,7 @@ def test_a_wrong_option_is_a_usage_error(name: str, options: dict[str, Any]) -> 
 
 
 def test_an_unknown_strategy_is_a_usage_error_that_names_those_there_are() -> None:
-    with pytest.raises(UsageError, match="evolution, nar, nsga2, random") as caught:
+    with pytest.raises(UsageError, match="evolution, gdas, nar, nsga2, random") as caught:
         make_strategy("annealing", SPACES["free"]())
     assert caught.value.kind == "unknown_strategy"
 
