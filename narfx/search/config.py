@@ -32,10 +32,7 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     ``epochs`` counts all epochs of shared weights, including the ``pretrain_epochs`` on uniform random vectors. Without
     ``pretrain_epochs`` there are 3 of these, or fewer in a search of less than four epochs, so that at least one is
     left for the strategy; :data:`MIXTURES` have none by default. Each epoch after the warm-up is followed by ``steps``
-    left for the strategy; :data:`MIXTURES` have none by default. Each epoch after the warm-up is followed by ``steps``
     steps of the strategy, each on a batch of ``proposals`` vectors and one validation minibatch of ``reward_images``
-    images. Latency is a cost where it is asked for or bounded by the budget. ``quick`` is a first look: it changes the
-    defaults to those of :data:`QUICK`.
     images. Latency is a cost where it is asked for or bounded by the budget. ``quick`` is a first look: it changes the
     defaults to those of :data:`QUICK`.
 
