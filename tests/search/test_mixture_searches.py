@@ -14,10 +14,13 @@ from typing import Any
 
 import pytest
 import torch
+from cell_networks import USER_CELLS
 from command import Run, RunJson, in_process, in_process_json
+from safetensors.torch import load_file, save_file
 from small_search import CONFIG, broken_off, same
 
 from narfx.errors import RunError, UsageError
+from narfx.models import MODELS
 from narfx.operators.dispatch import Dispatch
 from narfx.report import report
 from narfx.runs.checkpoints import read_checkpoint
@@ -317,3 +320,29 @@ def test_the_report_draws_the_weights_of_the_choices(runs: dict[str, Path], name
     report(runs[name], out=out)
     page = out.read_text(encoding="utf-8")
     assert "Operator probabilities" in page and "What each slot prefers" in page and "Architecture loss" in page
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_users_own_cells(tmp_path: Path, name: str) -> None:
+    text = USER_CELLS.replace("(3, 8, 8)", "(1, 8, 8)").replace("Conv2d(3, 4,", "Conv2d(1, 4,")
+    (tmp_path / "net.py").write_text(text.replace("Linear(16, 4)", "Linear(16, 10)"))
+    result = run(config(name, CELLS, epochs=2, model=str(tmp_path / "net.py"), budget="macs<=0.4x"), tmp_path / "run")
+    assert result["macs"] <= float(result["budget"].split("<=")[1])
+
+
+def test_norms_of_their_own_and_a_trained_base(tmp_path: Path) -> None:
+    """The fresh stage of a search that starts from weights starts from these."""
+    weights = tmp_path / "base.safetensors"
+    save_file(dict(MODELS["resnet8"].factory(width=4, in_channels=1).state_dict()), weights)
+    (tmp_path / "rates.py").write_text("def falling():\n    return lambda time: 0.5 if time < 1 else 1e-12\n")
+    one = config("stacnas", epochs=2, init="base", weights=str(weights), norms="separate", lr=0.5, weight_decay=0.0,
+                 schedule=f"{tmp_path / 'rates.py'}:falling")  # fmt: skip
+    result = run(one, tmp_path / "run")
+    assert result["macs"] <= float(result["budget"].split("<=")[1])
+    kept = read_checkpoint(tmp_path / "run")[1]["state"]["net"]
+    given = load_file(weights)
+    same_start = [key for key in given if key in {name.removeprefix("graph_module.") for name in kept}]
+    assert len(same_start) > 5
+    for key in same_start:
+        if given[key].is_floating_point() and "running" not in key:
+            torch.testing.assert_close(kept[f"graph_module.{key}"], given[key], rtol=0, atol=1e-6)
