@@ -140,10 +140,11 @@ DATA: Group = {
 }
 
 RECIPE: Group = {
-    "epochs": _whole(
-        "Training epochs; --dry-run says how long they take [search: 3 with --weights, else 30; others 35]."
+    "epochs": _whole("Training epochs; --dry-run says how long they take [search: 3 for solve, else 30; others 35]."),
+    "lr": _number(
+        "The highest learning rate of each cycle [0.05 for search, 0.01 where its operators are distilled by default; "
+        "else 0.1]."
     ),
-    "lr": _number("The highest learning rate of each cycle [0.05 for search, else 0.1]."),
     "lr_min": _number("The lowest learning rate of each cycle [0.0001]."),
     "t0": _whole("Epochs of the first cycle of the learning rate (SGDR) [10 for search, else 5]."),
     "tmult": _whole("Each cycle is this many times as long as the one before [2]."),
