@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from narfx.search.elite import Elite
-from narfx.search.goals import archive_hypervolume, cost_names
+from narfx.search.goals import cost_names
 from narfx.search.history import History, by_turns
 from narfx.search.option_checks import number, one_of, share, whole
 from narfx.search.policies.actor_critic import ActorCritic, Learned, Replay, Rules
@@ -228,9 +228,8 @@ class Ddas:
         """Store the batch and learn from the replay.
 
         Returns:
-            ``reward`` (the batch's mean), ``noise`` (see :attr:`noise`), ``hypervolume`` (of all that was evaluated,
-            see :func:`~narfx.search.goals.archive_hypervolume`) and, after the warm-up, ``critic_loss``
-            and ``gradient`` (the norms of actor and critic).
+            ``reward`` (the batch's mean), ``noise`` (see :attr:`noise`) and, after the warm-up, ``critic_loss`` and
+            ``gradient`` (the norms of actor and critic).
         """
         vectors, rewards = self._history.add(proposals, results)
         if not rewards:
@@ -248,7 +247,7 @@ class Ddas:
             learned = self._learn(len(rewards), archive)
             metrics["critic_loss"] = learned.critic_loss
             metrics["gradient"] = {"actor": learned.actor_gradient, "critic": learned.critic_gradient}
-        return metrics | {"hypervolume": archive_hypervolume(self._space, archive, self._names)}
+        return metrics
 
     def _survey(self) -> list[Evaluated]:
         """Bring costs, scale and elite up to what was told; returns the archive."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from narfx.search.goals import archive_hypervolume, cost_names, gains
+from narfx.search.goals import cost_names, gains
 from narfx.search.history import History
 from narfx.search.option_checks import share, whole
 from narfx.search.registry import register_strategy
@@ -101,8 +101,7 @@ class Nsga2:
         """Add the evaluated vectors and keep the fittest.
 
         Returns:
-            ``reward`` (the batch's mean), ``front`` (how many of the population no other one dominates) and
-            ``hypervolume`` (of all that was evaluated, see :func:`~narfx.search.goals.archive_hypervolume`).
+            ``reward`` (the batch's mean) and ``front`` (how many of the population no other one dominates).
         """
         vectors, rewards = self._history.add(proposals, results)
         if not rewards:
@@ -113,7 +112,6 @@ class Nsga2:
         return {
             "reward": sum(rewards) / len(rewards),
             "front": sum(rank == 0 for rank, _ in self._fitness.values()),
-            "hypervolume": archive_hypervolume(self._space, self._history.archive(), self._costs),
         }
 
     def _select(self) -> None:
