@@ -8,11 +8,12 @@ import typing
 
 from narfx.analysis.gradient_curves import gradients
 from narfx.analysis.reward_curves import rewards
+from narfx.analysis.volume_curves import hypervolumes
 
 if typing.TYPE_CHECKING:
     from narfx.analysis.cell_shapes import cells
 
-__all__ = ["cells", "gradients", "rewards"]
+__all__ = ["cells", "gradients", "hypervolumes", "rewards"]
 
 
 if not typing.TYPE_CHECKING:  # a type checker reads the import above, and refuses every other name

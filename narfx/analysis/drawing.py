@@ -45,9 +45,11 @@ class Drawing:
                     f"{path} exists: choose another folder or add --overwrite", where=str(path), kind="output_exists"
                 )
 
-    def write(self, panels: Sequence[Panel], numbers: Mapping[str, Any]) -> dict[str, str]:
-        """Draw the panels below each other; returns the paths by kind."""
-        content = {**_render(panels), "json": to_json(numbers).encode()}
+    def write(
+        self, panels: Sequence[Panel], numbers: Mapping[str, Any], over: str = "controller step"
+    ) -> dict[str, str]:
+        """Draw the panels below each other, ``over`` what the last one says; returns the paths by kind."""
+        content = {**_render(panels, over), "json": to_json(numbers).encode()}
         with disk_errors(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True)
         for kind, path in self._files.items():
@@ -55,11 +57,11 @@ class Drawing:
         return {kind: str(path) for kind, path in self._files.items()}
 
 
-def _render(panels: Sequence[Panel]) -> dict[str, bytes]:
-    return render(lambda figure: _draw(panels, figure), 7.0, 2.2 * len(panels))
+def _render(panels: Sequence[Panel], over: str) -> dict[str, bytes]:
+    return render(lambda figure: _draw(panels, figure, over), 7.0, 2.2 * max(len(panels), 1.5))
 
 
-def _draw(panels: Sequence[Panel], figure: Any) -> None:
+def _draw(panels: Sequence[Panel], figure: Any, over: str) -> None:
     import matplotlib as mpl
 
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
@@ -72,4 +74,4 @@ def _draw(panels: Sequence[Panel], figure: Any) -> None:
         axis.set_ylabel(panel.label, fontsize=8)
         axis.tick_params(labelsize=8)
         axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    axes[-1].set_xlabel("controller step", fontsize=8)
+    axes[-1].set_xlabel(over, fontsize=8)

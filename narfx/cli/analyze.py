@@ -15,7 +15,8 @@ from narfx.errors import UsageError
 __all__ = ["analyze"]
 
 analyze = typer.Typer(
-    help="Plot the gradients or the rewards from which the strategy of a search learned; the shape of cells.",
+    help="Plot the gradients or the rewards from which the strategy of a search learned, or the hypervolume of several "
+    "searches; the shape of cells.",
     rich_markup_mode=None,
 )
 
@@ -27,7 +28,9 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files 
 @analyze.callback(invoke_without_command=True)
 def _root(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
-        raise UsageError("name an analysis: cells, gradients or rewards (narfx analyze --help)", kind="usage")
+        raise UsageError(
+            "name an analysis: cells, gradients, hypervolume or rewards (narfx analyze --help)", kind="usage"
+        )
 
 
 @analyze.command()
@@ -48,6 +51,27 @@ def rewards(run: Run, out: Out = None, overwrite: Overwrite = False, **options: 
 
     result = found(run, *_where(run, out, overwrite))
     output_of(options).result(result, analysis_tables.rewards)
+
+
+@analyze.command()
+@takes(COMMON)
+def hypervolume(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="The run directories of searches with fronts over the same costs.", metavar="RUN"),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The folder for the PNG, the SVG and the numbers [RUN/analysis; of several runs none]."),
+    ] = None,
+    overwrite: Overwrite = False,
+    **options: Any,
+) -> None:
+    """Plot the hypervolume of one or several searches against the number of vectors evaluated."""
+    from narfx.analysis import hypervolumes as found
+
+    where = _where(runs[0], out, overwrite) if out is not None or len(runs) == 1 else (None, False)
+    output_of(options).result(found(runs, *where), analysis_tables.hypervolume)
 
 
 @analyze.command()

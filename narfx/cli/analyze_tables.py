@@ -10,7 +10,7 @@ from rich.table import Table
 
 from narfx.support.text import count
 
-__all__ = ["cells", "gradients", "rewards"]
+__all__ = ["cells", "gradients", "hypervolume", "rewards"]
 
 
 def _table(*columns: str) -> Table:
@@ -55,6 +55,23 @@ def rewards(result: Mapping[str, Any], console: Console) -> None:
         table.add_row(part, *map(_number, numbers))
     console.print(table)
     _end(result, console)
+
+
+def hypervolume(result: Mapping[str, Any], console: Console) -> None:
+    """A row for each run: its hypervolume once so many vectors were evaluated, and at the end."""
+    table = _table("strategy", "steps", "evaluated", *(f"after {n:,}" for n in result["counts"]), "at the end", "run")
+    for found in result["runs"]:
+        numbers = (f"{value:.4f}" for value in (*found["after"], found["end"]))
+        table.add_row(found["strategy"], str(found["steps"]), str(found["evaluations"]), *numbers, found["run"])
+    console.print(table)
+    costs = ", ".join(result["costs"])
+    console.print(f"\nhypervolume over {costs} of the rewards of minibatches, after distinct vectors", markup=False)
+    for note in result["notes"]:
+        console.print(f"note: {note}", markup=False)
+    if "files" in result:
+        console.print("files: " + ", ".join(result["files"].values()), markup=False)
+    else:
+        console.print("--out DIR draws the curves", markup=False)
 
 
 def cells(result: Mapping[str, Any], console: Console) -> None:
