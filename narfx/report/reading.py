@@ -37,7 +37,9 @@ _RESULTS: dict[str, tuple[str, type[BaseModel]]] = {
 class RunFiles:
     """A run: its kind (``search``, ``train``, ``compare`` or ``solve``), and what its files hold.
 
-    ``result`` is ``None`` where the run is not finished. ``trainings`` has the events of the networks of a comparison.
+    ``result`` is ``None`` where the run is not finished. ``front`` is ``None`` where there is none, and where it is
+    ``front_damaged``: its file was changed or cannot be read. ``trainings`` has the events of the networks of a
+    comparison.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class RunFiles:
     result: Any = None
     about: About | None = None
     front: Front | None = None
+    front_damaged: bool = False
     old_front: tuple[Evaluated, ...] = ()
     evaluations: tuple[Evaluated, ...] = ()
     events: list[Event] = field(default_factory=list)
@@ -161,8 +164,10 @@ def _read_front(run: RunFiles) -> None:
     try:
         run.front = Front.load(path)
     except UsageError as error:
+        known = len(run.warnings)
         values = _values(run, FRONT) if error.kind == "old_front" else None
-        if values is None or "front" not in values:
+        run.front_damaged = values is None or "front" not in values or len(run.warnings) > known
+        if values is None or run.front_damaged:
             run.warnings.append(f"{error}; the report leaves the front out")
         else:
             run.old_front = tuple(_valid(run, FRONT, Evaluated, values["front"]))

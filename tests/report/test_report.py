@@ -248,6 +248,30 @@ def test_files_that_are_damaged_are_named(runs: Path) -> None:
     assert "What could not be read" in page.words and "An older version of narfx" in page.words
 
 
+def test_a_front_that_was_changed_by_hand_is_not_drawn_as_one(narfx: RunJson, runs: Path) -> None:
+    """Changed, without its digest, or called one of an older version."""
+    place = runs / "search" / "front.json"
+    values = json.loads(place.read_text())
+    changed = {**values, "evaluated": values["evaluated"] + 1}
+    unsealed = {key: value for key, value in changed.items() if key != "digest"}
+    older = {key: value for key, value in changed.items() if key != "version"} | {"front": changed["points"]}
+    for number, wrong in enumerate((changed, unsealed, older)):
+        place.write_text(json.dumps(wrong))
+        code, found, _ = narfx("report", "search", "--out", f"changed-{number}.html")
+        page = read(runs / f"changed-{number}.html")
+        assert code == 0 and re.search("front.json (is damaged, or )?was changed after narfx wrote it", page.words)
+        assert "front.json" in found["warnings"][0]
+        assert "What was evaluated" in page.words and "This is not the front of the run" in page.words
+        assert "The front" not in page.words and not re.search(r"\bpoint 1\b", page.words)
+    place.write_text(json.dumps(values))
+    assert "This is not the front" not in read_report(runs)
+
+
+def read_report(runs: Path) -> str:
+    report("search", "again.html", overwrite=True)
+    return read(runs / "again.html").words
+
+
 def test_the_front_of_a_file(runs: Path) -> None:
     """Points of ``front.json`` with their errors; a front of one point says so."""
     costs = {"macs": 30000.0, "params": 900.0, "latency": 0.5}
