@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,11 +12,12 @@ from narfx.analysis.steps import enough, malformed, read_steps
 from narfx.errors import UsageError
 from narfx.runs.events import EVENTS, Step
 from narfx.runs.folder import RunFolder
+from narfx.runs.origin import began_with
 
 __all__ = ["hypervolumes"]
 
 _SHARES = (0.25, 0.5, 1.0)
-_SAME = ("model", "data", "budget", "reward_images")
+_SAME = ("init", "budget", "data_fraction", "max_train_images", "val_fraction", "reward_images")
 
 
 class _Curve(NamedTuple):
@@ -24,6 +25,7 @@ class _Curve(NamedTuple):
 
     strategy: str
     config: dict[str, Any]
+    reads: Mapping[str, str]
     evaluations: list[int]
     volumes: list[float]
 
@@ -109,7 +111,7 @@ def _read(run: Path) -> _Curve:
     except (TypeError, ValueError) as error:
         raise malformed(run, error) from error
     config = RunFolder.open(run).config()
-    return _Curve(strategy, config if isinstance(config, dict) else {}, evaluations, volumes)
+    return _Curve(strategy, config if isinstance(config, dict) else {}, began_with(run), evaluations, volumes)
 
 
 def _new(steps: Sequence[Step]) -> list[int]:
@@ -136,5 +138,7 @@ def _check_costs(curves: dict[str, _Curve]) -> None:
 
 
 def _notes(curves: Sequence[_Curve]) -> list[str]:
-    differ = [key for key in _SAME if len({str(curve.config.get(key)) for curve in curves}) > 1]
+    differ = [key.replace("_", " ") for key in _SAME if len({str(curve.config.get(key)) for curve in curves}) > 1]
+    read = sorted({name for curve in curves for name in curve.reads})
+    differ += [name for name in read if len({curve.reads.get(name) for curve in curves}) > 1]
     return [f"the runs differ in {', '.join(differ)}: their hypervolumes do not compare"] if differ else []

@@ -175,6 +175,8 @@ def _read_front(run: RunFiles) -> None:
 
 def _events(run: RunFiles, folder: Path) -> list[Event]:
     events, damaged = readable_events(folder)
+    if folder == run.path and run.result is not None and run.kind in ("search", "train") and not (events or damaged):
+        run.warnings.append(f"{EVENTS} is missing or empty: the report has no curves")
     if damaged:
         place = EVENTS if folder == run.path else f"{folder.name}/{EVENTS}"
         verb = "is" if damaged == 1 else "are"

@@ -17,7 +17,7 @@ from narfx.support.path_fields import PathKind, path_fields
 from narfx.support.schema import validated
 from narfx.support.seals import damaged, file_digest, read_sealed, write_sealed
 
-__all__ = ["CONFIG", "check_reads", "reconfigure", "resumed_config", "write_origin"]
+__all__ = ["CONFIG", "began_with", "check_reads", "reconfigure", "resumed_config", "write_origin"]
 
 CONFIG = "config.json"
 _ORIGIN, _BEFORE = "origin.json", "config before"
@@ -71,6 +71,15 @@ def reconfigure(run: Path, **fields: Any) -> None:
     after = {**before, **fields}
     write_sealed(run / _ORIGIN, {**_origin(run), CONFIG: after, _BEFORE: before})
     write_json(run / CONFIG, after)
+
+
+def began_with(run: Path) -> Mapping[str, str]:
+    """The digests of what the run in the folder ``run`` read as it began; empty where it does not say.
+
+    Raises:
+        UsageError: The file that holds them was changed.
+    """
+    return (_origin(run)["reads"] or {}) if (run / _ORIGIN).is_file() else {}
 
 
 def check_reads(run: Path, reads: Mapping[str, str]) -> None:

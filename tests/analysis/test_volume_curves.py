@@ -74,10 +74,12 @@ def test_what_does_not_compare_is_refused_or_told(runs: Path, narfx: Cli, tmp_pa
     said = refused(narfx, "hypervolume", str(runs / "random"), str(runs / "params"), kind="other_costs")
     assert "random is over macs, and that of" in said and "params over params" in said
     shutil.copytree(runs / "evolution", tmp_path / "other")
-    config = json.loads((tmp_path / "other" / "config.json").read_text())
-    (tmp_path / "other" / "config.json").write_text(json.dumps(config | {"data": "other.npz"}))
-    assert hypervolumes([runs / "random", tmp_path / "other"])["notes"] == [
-        "the runs differ in data: their hypervolumes do not compare"
+    assert hypervolumes([runs / "random", tmp_path / "other"])["notes"] == []
+    # Another network, as the run says that it read it, and another budget.
+    other = SMALL | {"model": SMALL["model"].replace("width=4", "width=5"), "budget": "macs<=0.9x"}
+    run(SearchConfig(**other, strategy="random", steps=3), tmp_path / "fewer")
+    assert hypervolumes([runs / "random", tmp_path / "fewer"])["notes"] == [
+        "the runs differ in budget, the traced network: their hypervolumes do not compare"
     ]
 
 

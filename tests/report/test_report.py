@@ -234,6 +234,15 @@ def test_events_that_are_cut_or_damaged(runs: Path) -> None:
     assert warning.startswith("9 lines")
 
 
+def test_a_finished_run_without_events_says_that_it_has_no_curves(runs: Path) -> None:
+    for name in ("search", "train"):
+        (runs / name / "events.jsonl").unlink()
+        assert report(name, f"{name}.html")["warnings"] == [
+            "events.jsonl is missing or empty: the report has no curves"
+        ]
+        assert "the report has no curves" in read(runs / f"{name}.html").words
+
+
 def test_files_that_are_damaged_are_named(runs: Path) -> None:
     (runs / "search" / "about.json").write_text('{"versions": {"a": "b"}, "device": 5}')
     edit(runs / "search" / "result.json", accuracy=0.99)
