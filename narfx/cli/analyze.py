@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from narfx.cli import analyze_tables as analysis_tables
+from narfx.cli import instruments
 from narfx.cli.console import output_of, parse_input
 from narfx.cli.options import COMMON, takes
 from narfx.errors import UsageError
@@ -16,7 +17,7 @@ __all__ = ["analyze"]
 
 analyze = typer.Typer(
     help="Plot the gradients or the rewards from which the strategy of a search learned, or the hypervolume of several "
-    "searches; the shape of cells.",
+    "searches; the shape of cells; the loss around networks, and how they converge.",
     rich_markup_mode=None,
 )
 
@@ -28,9 +29,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files 
 @analyze.callback(invoke_without_command=True)
 def _root(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
-        raise UsageError(
-            "name an analysis: cells, gradients, hypervolume or rewards (narfx analyze --help)", kind="usage"
-        )
+        verbs = ", ".join(str(name) for name in typer.main.get_command(analyze).commands)  # type: ignore[attr-defined]
+        raise UsageError(f"name an analysis: {verbs} (narfx analyze --help)", kind="usage")
 
 
 @analyze.command()
@@ -111,6 +111,10 @@ def cells(
         overwrite=overwrite,
     )
     output_of(options).result(result, analysis_tables.cells)
+
+
+analyze.command()(instruments.landscape)
+analyze.command()(instruments.variance)
 
 
 def _where(run: Path, out: Path | None, overwrite: bool) -> tuple[Path, bool]:
