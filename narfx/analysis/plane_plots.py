@@ -55,6 +55,7 @@ def _contours(result: Mapping[str, Any], figure: Any) -> None:
         panel.plot(0, 0, "x", color="tab:red", markersize=5)
         panel.set_title(f"{entry['name']}: {entry['centre']:.3g} at x", fontsize=8)
         panel.set_xlabel("first direction", fontsize=8)
+        panel.set_xticks(_ticks(axis))
         panel.tick_params(labelsize=7)
     panels[0].set_ylabel("second direction", fontsize=8)
     bar = figure.colorbar(shown, ax=list(panels), format="%.2g")
@@ -73,5 +74,11 @@ def _surfaces(result: Mapping[str, Any], figure: Any) -> None:
         panel.plot_surface(xs, ys, heights, cmap="viridis", vmin=low, vmax=high, linewidth=0)
         panel.set_zlim(low, high)
         panel.set_title(entry["name"], fontsize=8)
-        panel.set_zlabel(f"log10 of the {_LABELS[result['measure']]}", fontsize=7)
+        panel.set_xticks(_ticks(axis))
+        panel.set_yticks(_ticks(axis))
         panel.tick_params(labelsize=6)
+    figure.suptitle(f"log10 of the {_LABELS[result['measure']]}", fontsize=8)
+
+
+def _ticks(axis: Values) -> Values:
+    return np.linspace(axis[0], axis[-1], 5)

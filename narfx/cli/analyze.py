@@ -115,6 +115,8 @@ def cells(
 
 analyze.command()(instruments.landscape)
 analyze.command()(instruments.variance)
+analyze.command()(instruments.convergence)
+analyze.command()(instruments.confusion)
 
 
 def _where(run: Path, out: Path | None, overwrite: bool) -> tuple[Path, bool]:
