@@ -70,6 +70,7 @@ class Plane:
 def _direction(centre: Tensor, seed: int, axis: int, name: str) -> Tensor:
     drawn = torch.randn(centre.shape, generator=torch_generator(seed, "direction", axis, name))
     drawn = drawn.to(centre.device, centre.dtype)
-    own, norms = centre.flatten(1).norm(dim=1), drawn.flatten(1).norm(dim=1)
-    scale: Tensor = own / (norms + _TINY)
-    return drawn * scale.view(-1, *(1,) * (centre.dim() - 1))
+    own, norms = (weight.double().flatten(1).norm(dim=1) for weight in (centre, drawn))  # in float32 they may overflow
+    scale = (own / (norms + _TINY)).to(centre.dtype)
+    found: Tensor = drawn * scale.view(-1, *(1,) * (centre.dim() - 1))
+    return found

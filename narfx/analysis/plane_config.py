@@ -25,6 +25,7 @@ from narfx.support.text import count
 from narfx.tasks.classification import Classification
 from narfx.tasks.precision import Precision
 from narfx.verbs.judging import MEMORY, judge_classes, parts_of, try_target
+from narfx.verbs.named_networks import shown
 from narfx.verbs.target import Shape, load_target
 
 __all__ = ["PlaneConfig", "Subject", "check_memory", "open_subjects"]
@@ -139,9 +140,8 @@ def open_subjects(
         )  # fmt: skip
         notes = (*([opened.origin] if opened.origin else []), *judged.notes)
         plane = Plane(opened.network, here.seed)
-        known = Path(target).name if ":" not in target else target
         subjects.append(
-            Subject(name, known, opened.weights, opened.network, judged.task, judged.part, plane, notes)
+            Subject(name, shown(target, None), opened.weights, opened.network, judged.task, judged.part, plane, notes)
         )  # fmt: skip
         reads[f"the weights of {name}"] = _digest(opened.network.state_dict())
     reads["the images or labels"] = data_digest(found.classes, (found.train, found.val, found.test))

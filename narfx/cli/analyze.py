@@ -92,10 +92,15 @@ def cells(
             "narrowest."
         ),
     ] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Make so many random variants, by --seed and the seeds that follow it.")
+    ] = None,
     input: Annotated[
         str | None, typer.Option(help="The shape of one image: channels,height,width [what the model states].")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="The file that gets the genotype as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file that gets the genotype as JSON; with --count a folder of files.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     **options: Any,
 ) -> None:
@@ -106,6 +111,7 @@ def cells(
         target,
         variant=variant,
         seed=options["seed"] or 0,
+        count=count,
         input=None if input is None else parse_input(input),
         out=out,
         overwrite=overwrite,

@@ -76,6 +76,9 @@ def hypervolume(result: Mapping[str, Any], console: Console) -> None:
 
 def cells(result: Mapping[str, Any], console: Console) -> None:
     """Width and depth of each cell and block, and the genotype."""
+    if "genotypes" in result:
+        _many_cells(result, console)
+        return
     table = _table("cell or block", "width", "depth")
     rows = [{"name": kind, **result[kind]} for kind in ("normal", "reduce") if kind in result]
     for row in [*rows, *result.get("cells", ()), *result.get("blocks", ())]:
@@ -90,3 +93,14 @@ def cells(result: Mapping[str, Any], console: Console) -> None:
             console.print(f"{kind}: {edges}; output {nodes}", markup=False)
     if "file" in result:
         console.print(f"\nfile: {result['file']}", markup=False)
+
+
+def _many_cells(result: Mapping[str, Any], console: Console) -> None:
+    """Width and depth of each random variant."""
+    table = _table("seed", "normal: width", "depth", "reduce: width", "depth", "file")
+    for row in result["genotypes"]:
+        shapes = [
+            text for kind in ("normal", "reduce") for text in (f"{row[kind]['width']:g}c", f"{row[kind]['depth']}")
+        ]
+        table.add_row(str(row["seed"]), *shapes, row.get("file", ""))
+    console.print(table)

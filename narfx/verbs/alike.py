@@ -29,6 +29,7 @@ from narfx.training.estimate import training_seconds
 from narfx.training.fit import AfterEpoch, fit
 from narfx.training.initialise import reinitialise
 from narfx.training.start import TrainingOptions, fit_to_task
+from narfx.verbs.named_networks import shown
 from narfx.verbs.start import check_out, create_run, reads_of
 from narfx.verbs.train import PreparedTraining, TrainConfig, prepare
 
@@ -62,7 +63,7 @@ class AlikeConfig(TrainingOptions):
 
 @dataclass(frozen=True)
 class Trainee:
-    """A network to be trained with each seed: on its device, checked, and its task. ``traced`` is its graph."""
+    """A network to be trained with each seed: on its device and checked. ``target`` is its reference for people."""
 
     name: str
     target: str
@@ -119,7 +120,7 @@ def prepare_alike(
         # Networks of one input share one copy of the images.
         prepared = replace(prepared, task=tasks.setdefault(prepared.input, prepared.task))
         network = _mixture(target, prepared, config.seed, relative_to) if mixed else prepared.network
-        found.append(Trainee(name, target, network, prepared))
+        found.append(Trainee(name, shown(target, relative_to), network, prepared))
     return found
 
 

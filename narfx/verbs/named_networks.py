@@ -9,7 +9,7 @@ from pathlib import Path
 from narfx.errors import UsageError
 from narfx.inputs.model_ref import ModelRef, is_collection, is_file_name
 
-__all__ = ["name_networks"]
+__all__ = ["name_networks", "shown"]
 
 _NAMED = re.compile(r"([\w.+-]+)=(.+)")
 _LONGEST, _LONGEST_PATH = 40, 1000
@@ -46,6 +46,18 @@ def _name(target: str) -> str:
     is_file = is_file_name(target, ".json", ".onnx") or (len(target) < _LONGEST_PATH and path.is_dir())
     if is_file and not is_collection(target):
         name = path.resolve().parent.name if path.name == "arch.json" else path.resolve().stem
+    elif ":" in target:
+        name = ModelRef.parse(target).plain.partition(":")[2]
     else:
-        name = ModelRef.parse(target).plain.partition(":")[2] or path.stem
+        name = path.stem
     return re.sub(r"[^\w.+-]+", "-", name).strip("-")[:_LONGEST] or "network"
+
+
+def shown(target: str, start: Path | None) -> str:
+    """A target for people: a file or folder by its name, a reference without folders and with its genotype written out.
+
+    It is the same wherever a run is, or is moved to; ``start`` is where its paths start.
+    """
+    if ":" not in target and ".py" not in target:
+        return Path(target).name
+    return ModelRef.parse(target).with_files_read(start).plain
