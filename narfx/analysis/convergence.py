@@ -43,7 +43,7 @@ from narfx.verbs.alike import (
 __all__ = ["converge", "estimate_convergence", "resume_convergence"]
 
 _RESULT = "convergence.json"
-_WINDOWS = 200
+_WINDOWS = 60
 """At most so many points has a curve of the training loss; each is the mean over equally many steps."""
 Values = NDArray[np.float64]
 
@@ -65,8 +65,9 @@ def converge(
         (means over seeds) and ``standard_error``; and as ``{"mean", "standard_error", "by_seed"}``: ``mean_loss`` (of
         training, over all steps; it is the area under the curve), ``steps_to_level`` (the first step at which the mean
         training loss of a window is at most ``level``, the loss that the slowest network and seed reaches),
-        ``final_loss`` and ``final_accuracy`` on the part; and ``against_first``: its ``mean_loss`` below that of the
-        first network, paired over seeds.
+        ``mean_part_loss`` (on the part, over the ends of the epochs), ``final_loss`` and ``final_accuracy`` on the
+        part; and ``against_first``: by how much the ``mean_loss`` (``train``) and the ``mean_part_loss`` (``part``) are
+        below those of the first network, paired over seeds.
 
     Raises:
         UsageError: A network, the data or an option is wrong; ``out`` is not touched.
@@ -159,20 +160,24 @@ def _summary(
     # (networks, seeds, windows)
     curves = np.array([[_windows(training.epochs, window) for training in network] for network in trained])
     level = float(curves.min(2).max())
-    networks: list[dict[str, Any]] = []
-    for trainee, network, curve in zip(trainees, trained, curves, strict=True):
-        ends = [training.metrics[_part(task)] for training in network]
-        means, first = curve.mean(1), curves[0].mean(1)
+    judged = np.array([[_of_part(training) for training in network] for network in trained])
+    networks = []
+    for index, (trainee, network) in enumerate(zip(trainees, trained, strict=True)):
+        ends, curve = [training.metrics[_part(task)] for training in network], curves[index]
+        areas = {"train": curves.mean(2), "part": judged.mean(2)}
         entry = {
             **trainee.describe(),
             "train": {"steps": _ends(steps, window), **_curve(curve)},
-            _part(task): _evaluated(network, task.steps_per_epoch),
-            "mean_loss": spread(means),
+            _part(task): {"steps": _ends(steps, task.steps_per_epoch), **_curve(judged[index])},
+            "mean_loss": spread(areas["train"][index]),
+            "mean_part_loss": spread(areas["part"][index]),
             "steps_to_level": spread([(int(np.argmax(row <= level)) + 1) * window for row in curve]),
             "final_loss": spread([end["loss"] for end in ends]),
             "final_accuracy": spread([end["accuracy"] for end in ends]),
-            "against_first": over_seeds(list(-means), [list(-first)]).to_json() if networks else None,
-        }
+            "against_first": {
+                key: over_seeds(list(-area[index]), [list(-area[0])]).to_json() for key, area in areas.items()
+            } if index else None,
+        }  # fmt: skip
         networks.append(entry)
     return {
         "data": task.data.short_name,
@@ -184,21 +189,30 @@ def _summary(
         "window": window,
         "level": level,
         "networks": networks,
-        "verdict": "\n".join(_verdicts(networks, config.seeds)),
+        "verdict": "\n".join(_verdicts(networks, _part(task), config.seeds)),
     }
 
 
-def _verdicts(networks: Sequence[Mapping[str, Any]], seeds: int) -> Iterable[str]:
+def _verdicts(networks: Sequence[Mapping[str, Any]], part: str, seeds: int) -> Iterable[str]:
     first = networks[0]["name"]
     for entry in networks[1:]:
         found = entry["against_first"]
         words = {"better": "converges faster than", "worse": "converges more slowly than"}
-        said = words.get(found["verdict"], "is not told apart from")
-        error = "" if found["standard_error"] is None else f" ± {found['standard_error']:.4f}"
+        said = words.get(found["train"]["verdict"], "is not told apart from")
         yield (
-            f"{entry['name']} {said} {first}: its mean training loss is {abs(found['difference']):.4f}{error} "
-            f"{'lower' if found['difference'] >= 0 else 'higher'}, paired over {count(seeds, 'seed')}"
+            f"{entry['name']} {said} {first}: its training loss, the mean over all steps, is {_less(found['train'])}; "
+            f"its {part} loss, the mean over epochs, is {_less(found['part'])}; paired over {count(seeds, 'seed')}"
         )
+
+
+def _less(found: Mapping[str, Any]) -> str:
+    error = "" if found["standard_error"] is None else f" ± {found['standard_error']:.4f}"
+    return f"{abs(found['difference']):.4f}{error} {'lower' if found['difference'] >= 0 else 'higher'}"
+
+
+def _of_part(training: Training) -> list[float]:
+    """The loss on the part after each epoch."""
+    return [epoch.more["evaluated"]["loss"] for epoch in training.epochs]
 
 
 def _windows(epochs: Sequence[Epoch], window: int) -> Values:
@@ -210,11 +224,6 @@ def _windows(epochs: Sequence[Epoch], window: int) -> Values:
 def _ends(steps: int, window: int) -> list[int]:
     """The last step of each window."""
     return [min(start + window, steps) for start in range(0, steps, window)]
-
-
-def _evaluated(network: Sequence[Training], steps: int) -> dict[str, Any]:
-    losses = np.array([[epoch.more["evaluated"]["loss"] for epoch in training.epochs] for training in network])
-    return {"steps": [steps * (index + 1) for index in range(losses.shape[1])], **_curve(losses)}
 
 
 def _curve(values: Values) -> dict[str, Any]:

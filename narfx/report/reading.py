@@ -104,7 +104,7 @@ def _open(path: Path) -> RunFiles:
 
 
 def _kind(config: Any) -> str | None:
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or "targets" in config:  # that of an instrument (narfx analyze), which has no page
         return None
     return (
         "search"

@@ -63,7 +63,11 @@ def test_the_numbers_are_those_of_the_trainings(run_json: RunJson) -> None:
     minima = [min(loss) for loss in losses]
     assert result["level"] >= max(minima)
     # The same network is trained alike, and is not told apart.
-    assert again["train"] == a["train"] and again["against_first"]["difference"] == 0
+    assert again["train"] == a["train"] and again["against_first"]["train"]["difference"] == 0
+    assert wide["mean_part_loss"]["mean"] == pytest.approx(np.mean(wide["test"]["loss"]))
+    for key, mean in (("train", "mean_loss"), ("part", "mean_part_loss")):
+        less = wide["against_first"][key]["difference"]
+        assert less == pytest.approx(a[mean]["mean"] - wide[mean]["mean"])
     assert "again is not told apart from a" in result["verdict"] and a["against_first"] is None
     assert Path(result["files"]["png"]).read_bytes()[:4] == b"\x89PNG"
     assert "wide" in Path(result["files"]["svg"]).read_text()
@@ -165,3 +169,5 @@ def test_the_table_and_the_estimate(run: Run) -> None:
     assert code == 0 and "2 networks, 1 seed, so 2 trainings of 2 epochs" in out and not Path("c").exists()
     code, out, _ = run(*given, "-q")
     assert code == 0 and "mean training loss" in out and "Net-width-6 is not told apart from net" in out
+    code, _, error = run("report", "c", "--out", "page.html")
+    assert code == 2 and "no run of narfx search, train or compare" in error

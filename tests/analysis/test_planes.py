@@ -192,6 +192,20 @@ def test_what_a_run_read_must_be_the_same_and_the_verb_too(run: Run) -> None:
     assert code == 2 and "has changed since it began" in error
 
 
+def test_an_architecture_with_its_weights_in_a_run_that_resumes(run_json: RunJson) -> None:
+    model = "narfx:resnet_cifar?depth=8&width=4&in_channels=1&num_classes=4"
+    Path("found").mkdir()
+    Path("found/arch.json").write_text(json.dumps({"model": model, "input": [1, 8, 8], "vector": [1, 0, 2, 0, 3, 0]}))
+    trained = run_json("train", "found/arch.json", "--data", "small.npz", "--epochs", "1", "--out", "runs/t")[1]
+    config = PlaneConfig(measure="loss", targets=("runs/t",), names=("t",), data="small.npz", grid=3, batch_size=20)
+    with pytest.raises(InterruptedRunError):
+        look_at_plane(config, "runs/p", reporter=_Stops(2))
+    code, result, _ = run_json("analyze", "landscape", "--resume", "--out", "runs/p")
+    (entry,) = result["networks"]
+    assert code == 0 and entry["weights"].startswith("weights.safetensors") and entry["target"] == "t"
+    assert entry["centre"] == pytest.approx(trained["test"]["loss"], abs=1e-5)
+
+
 def test_a_dry_run_says_how_long_it_takes(run: Run) -> None:
     code, out, _ = run("analyze", "landscape", "net.py", *SMALL, "--grid", "5", "--dry-run", "--out", "p")
     assert code == 0 and "1 network, 25 points in all" in out and not Path("p").exists()
