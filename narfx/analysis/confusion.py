@@ -27,7 +27,7 @@ from narfx.analysis.spread import spread
 from narfx.data.image_data import Batch
 from narfx.errors import UsageError
 from narfx.graph.batchnorm import batch_statistics
-from narfx.inputs.model_ref import ModelRef
+from narfx.inputs.reference import ModelRef
 from narfx.runs.finished import finished_result
 from narfx.runs.folder import RunFolder
 from narfx.runs.interruption import interruptible

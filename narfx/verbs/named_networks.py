@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from narfx.errors import UsageError
-from narfx.inputs.model_ref import ModelRef, is_collection, is_file_name
+from narfx.inputs.reference import ModelRef, is_collection, is_file_name
 
 __all__ = ["name_networks", "shown"]
 
