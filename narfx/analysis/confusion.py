@@ -27,7 +27,7 @@ from narfx.analysis.spread import spread
 from narfx.data.image_data import Batch
 from narfx.errors import UsageError
 from narfx.graph.batchnorm import batch_statistics
-from narfx.inputs.reference import ModelRef
+from narfx.inputs.reference import ModelRef, is_file_name
 from narfx.runs.finished import finished_result
 from narfx.runs.folder import RunFolder
 from narfx.runs.interruption import interruptible
@@ -167,6 +167,14 @@ def estimate_confusion(
 
 def _prepare(config: ConfusionConfig, device: str, start: Path | None) -> list[Trainee]:
     """All networks, the final one last."""
+    found = next((target for target in config.targets if is_file_name(target, ".json")), None)
+    if found is not None and (config.depths or config.mixture):
+        raise UsageError(
+            f"--{'depths' if config.depths else 'mixture'} needs a MODEL, and {found} is the architecture of one: give "
+            "its model, as in narfx:darts_search?channels=16",
+            where=found,
+            kind="model_reference",
+        )
     wanted = [(name, target, config.mixture) for name, target, _ in config.proxies()]
     if config.target is not None:
         wanted.append(("target", config.target, False))

@@ -91,6 +91,8 @@ def test_an_interrupted_run_ends_in_the_same_bytes() -> None:
         (("net.py:Net", "--depths", "2,2"), "--depths are different whole numbers from 1 on"),
         (("net.py:Net", "--depths", "x"), "--depths takes whole numbers joined by commas"),
         (("net.py:Net", "--depths", "1,2"), "cells"),  # the argument is called depth
+        (("a.json", "--mixture"), "--mixture needs a MODEL, and a.json is the architecture of one"),
+        (("a.json", "--depths", "1,2"), "--depths needs a MODEL, and a.json is the architecture of one"),
         (("net.py", "--pairs", "0"), "--pairs must be at least 1"),
         (("net.py", "--batch-size", "100"), "a pair needs two minibatches"),
         (("target=net.py", "--target", "net.py"), "a network is called target"),
