@@ -68,7 +68,8 @@ def parametrization_macs(module: nn.Module) -> int:
 
 def _computing(module: nn.Module) -> int:
     module.eval()
-    with torch.no_grad(), MacCounter() as counter:
+    counter = MacCounter()
+    with torch.no_grad(), counter:
         for name in module.get_submodule("parametrizations")._modules:
             getattr(module, name)
     return counter.macs
@@ -76,4 +77,4 @@ def _computing(module: nn.Module) -> int:
 
 def _attention_macs(query: Tensor, key: Tensor, value: Tensor) -> int:
     """Those of q·k and of weights·v; fewer heads of keys than of queries are shared, and count for each query's."""
-    return query.shape[:-1].numel() * key.shape[-2] * (query.shape[-1] + value.shape[-1])
+    return math.prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])
