@@ -75,7 +75,8 @@ def _front(path: Path) -> Any:
 def _solved(path: Path) -> Any:
     with tempfile.TemporaryDirectory() as folder:
         result = solve(path.parent, Path(folder, "out"), budget="macs<=0.7x")
-    return {key: value for key, value in result.items() if key not in ("out", "files")}
+    points = [{key: value for key, value in point.items() if key != "files"} for point in result["points"]]
+    return {**result, "points": points, "files": None}
 
 
 def make_runs(home: Path) -> None:
