@@ -5,6 +5,7 @@ A run is resumed only from the same.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,7 +78,9 @@ def changed_since(run: Path, config: Mapping[str, Any]) -> list[str]:
     found = [
         f"{CONFIG} says {name} {_shown(config, name)}, but the run began with {_shown(began, name)}"
         for name in sorted(began.keys() | config.keys())
-        if name not in config or name not in began or config[name] != began[name]
+        if name not in config
+        or name not in began
+        or json.dumps(config[name]) != json.dumps(began[name])  # 1 is no true
     ]
     found += [
         f"{name} was changed after narfx wrote it (its digest differs): do not trust what it says"

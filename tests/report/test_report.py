@@ -245,6 +245,8 @@ def test_what_the_run_did_not_begin_with_is_said(runs: Path) -> None:
     told = report("search")["warnings"]
     assert told[0].startswith("config.json says lr 0.5, but the run began with 0.")
     assert told[1].startswith("about.json was changed after narfx wrote it") and len(told) == 2
+    edit(runs / "search" / "config.json", lr=0.05, quick=0)
+    assert "config.json says quick 0, but the run began with False" in report("search", overwrite=True)["warnings"]
     (runs / "search" / "origin.json").write_text("{}")
     (unknown,) = report("search", overwrite=True)["warnings"]
     assert re.search("origin.json is damaged.* not known whether config.json and about.json are as the run", unknown)
