@@ -159,7 +159,9 @@ class Hunt:
             found = outcome(kind, path, right)
             if found.startswith("fault"):
                 (self.out / "faults").mkdir(exist_ok=True)
-                (self.out / "faults" / f"{kind.name.replace(' ', '_')}-{self.seed}-{number}").write_bytes(content)
+                (
+                    self.out / "faults" / f"{kind.name.replace(' ', '_').replace('/', '_')}-{self.seed}-{number}"
+                ).write_bytes(content)
             self._write(kind, number, found)
 
     def _write(self, kind: Kind, number: int, found: str) -> None:

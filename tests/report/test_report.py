@@ -252,6 +252,14 @@ def test_what_the_run_did_not_begin_with_is_said(runs: Path) -> None:
     assert re.search("origin.json is damaged.* not known whether config.json and about.json are as the run", unknown)
 
 
+def test_a_row_that_lost_its_cost_is_left_out_of_the_figure(runs: Path) -> None:
+    rows = json.loads((runs / "compare" / "comparison.json").read_text())["rows"]
+    del rows[-1]["macs"]
+    edit(runs / "compare" / "comparison.json", rows=rows)
+    (told,) = report("compare")["warnings"]
+    assert told.startswith("comparison.json was changed")
+
+
 @pytest.mark.parametrize("name", ["solve.json", "about.json"])
 def test_what_solve_wrote_has_a_digest(runs: Path, name: str) -> None:
     path = runs / "solved" / name
