@@ -171,7 +171,9 @@ def _costs(result: CompareResult) -> Section | None:
         return None
     cost = costs[0] if "macs" not in costs else "macs"
     records = [
-        {"vector": r.vector, "skips": r.skips or (), "name": r.name, "accuracy": r.mean, **r.costs} for r in result.rows
+        {"vector": r.vector, "skips": r.skips or (), "name": r.name, "accuracy": r.mean, **r.costs}
+        for r in result.rows
+        if cost in r.costs
     ]
     best = {entry["name"] for entry in front(records, (cost, "accuracy"))}
     dots = [

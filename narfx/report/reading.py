@@ -13,7 +13,7 @@ from narfx.errors import UsageError
 from narfx.report.parts import plain
 from narfx.report.results import CompareResult, Evaluated, SearchResult, SolveResult, TrainResult
 from narfx.runs.events import EVENTS, Event, readable_events
-from narfx.runs.origin import CONFIG
+from narfx.runs.origin import CONFIG, changed_since
 from narfx.space.front_file import FRONT, Front
 from narfx.support.files import read_json
 from narfx.support.seals import SEAL, sealed
@@ -72,9 +72,13 @@ def read_run(path: Path) -> RunFiles:
         UsageError: The folder holds no run, or its ``config.json`` cannot be read.
     """
     run = _open(path)
+    try:
+        run.warnings += [plain(text, 300) for text in changed_since(path, run.config)]
+    except UsageError as error:
+        run.warnings.append(f"{error}; so it is not known whether {CONFIG} and {ABOUT} are as the run began")
     name, schema = _RESULTS[run.kind]
-    run.result = _read(run, name, schema)
-    run.about = _read(run, ABOUT, About)
+    run.result = _read(run, name, schema, sealed_only=True)
+    run.about = _read(run, ABOUT, About, sealed_only=run.kind == "solve")  # elsewhere origin.json has its digest
     if run.kind in ("search", "solve"):
         _read_front(run)
     if run.kind == "search":
@@ -130,13 +134,15 @@ def _values(run: RunFiles, name: str, *, sealed_only: bool = False) -> Any:
         run.warnings.append(f"{name} holds no JSON object; the report leaves it out")
         return None
     rest = {key: value for key, value in values.items() if key != SEAL}
-    if (SEAL in values or sealed_only) and sealed(rest)[SEAL] != values.get(SEAL):
+    if sealed_only and SEAL not in values:
+        run.warnings.append(f"{name} has no digest: it was changed, or an earlier version of narfx wrote it")
+    elif SEAL in values and sealed(rest)[SEAL] != values[SEAL]:
         run.warnings.append(f"{name} was changed after narfx wrote it (its digest differs): do not trust what it says")
     return rest
 
 
-def _read(run: RunFiles, name: str, schema: type[M]) -> M | None:
-    values = _values(run, name)
+def _read(run: RunFiles, name: str, schema: type[M], *, sealed_only: bool) -> M | None:
+    values = _values(run, name, sealed_only=sealed_only)
     found = [] if values is None else _valid(run, name, schema, [values])
     return found[0] if found else None
 

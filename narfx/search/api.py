@@ -114,7 +114,7 @@ def estimate_search(config: SearchConfig, *, device: str = "auto", relative_to: 
 
     Returns:
         ``{"dry_run": True, "estimate": {"seconds", "epochs", "training_steps", "rewards", "evaluations",
-        "evaluation_images"}, "message"}``.
+        "evaluation_images"}, "message", "notes"}``.
 
     Raises:
         UsageError: As for :func:`run`, as are the other errors.

@@ -52,7 +52,7 @@ def plan(prepared: Prepared, config: SearchConfig) -> Estimate:
         "evaluations": evaluations,
         "evaluation_images": images,
     }
-    return Estimate(text, seconds, numbers)
+    return Estimate(text, seconds, numbers, prepared.notes)
 
 
 def _distilled(prepared: Prepared) -> int:
@@ -96,7 +96,7 @@ def _solving(prepared: Prepared, config: SearchConfig, step: float, reward: floa
         "evaluations": evaluations,
         "evaluation_images": len(task.data.val) + task.calibration_images,
     }
-    return Estimate(text, seconds, numbers)
+    return Estimate(text, seconds, numbers, prepared.notes)
 
 
 def _for_front(config: SearchConfig) -> int:
