@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
 
+from narfx.graph.macs import parametrization_macs
 from narfx.graph.nodes import call_targets, is_kernel, pair, source_line
 from narfx.passes.lift_functional import FunctionalConv, read_functional
 from narfx.space.records import Site, Skipped
@@ -192,6 +193,7 @@ def _site(
         where=source_line(node),
         own_params=sum(parameter.numel() for parameter in conv.parameters()),
         images=prod(shapes[node][:-3]),
+        more_macs=parametrization_macs(conv),
     )
 
 

@@ -15,7 +15,7 @@ from math import ceil
 from torch import nn
 from torch.fx import GraphModule, Node
 
-from narfx.graph.macs import conv_macs
+from narfx.graph.macs import conv_macs, parametrization_macs
 from narfx.graph.nodes import call_targets, source_line
 from narfx.passes.main_path import MainPath, PathNode, ResidualAdd, find_main_path
 from narfx.space.records import Skip, Skipped
@@ -174,7 +174,9 @@ class _Finder:
         modules = [(node, self.modules[str(node.target)]) for node in add.branch if node.op == "call_module"]
         params = sum(parameter.numel() for _, module in modules for parameter in module.parameters())
         macs = sum(
-            conv_macs(self.shapes[node], module.weight) for node, module in modules if isinstance(module, nn.Conv2d)
+            conv_macs(self.shapes[node], module.weight) + parametrization_macs(module)
+            for node, module in modules
+            if isinstance(module, nn.Conv2d)
         )
         through = " through " + ", ".join(str(node.target) for node, _ in modules) if modules else ""
         skip = Skip(*pair, base=True, signature=self._signature(pair) + through)

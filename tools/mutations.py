@@ -25,6 +25,7 @@ import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ from file_kinds import Kind, kinds, make_home
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from run_kinds import make_runs, run_kinds
 from torch.utils import _pytree as pytree
 
 from narfx.cli.system_errors import exhausted, of_system
@@ -42,6 +44,12 @@ from narfx.errors import NarfxError
 from narfx.support.seals import SEAL, EditedFileWarning
 
 CHUNK, LIMIT_S, MEMORY = 25, 60, 16 * 1024**3
+DONE = ".whole"
+
+
+def all_kinds(home: Path) -> dict[str, Kind]:
+    """All kinds, with the whole files in ``home``."""
+    return kinds(home) | run_kinds()
 
 
 @contextmanager
@@ -103,7 +111,7 @@ class Hunt:
 
     def go(self, wanted: Mapping[str, int], say: Callable[[str], None]) -> None:
         """Make so many mutations of each kind, in forks of at most ``CHUNK``."""
-        for kind in kinds(self.home).values():
+        for kind in all_kinds(self.home).values():
             known = {entry["number"] for entry in self.done() if entry["kind"] == kind.name}
             left = [number for number in range(wanted.get(kind.name, 0)) if number not in known]
             while left:
@@ -151,7 +159,9 @@ class Hunt:
             found = outcome(kind, path, right)
             if found.startswith("fault"):
                 (self.out / "faults").mkdir(exist_ok=True)
-                (self.out / "faults" / f"{kind.name.replace(' ', '_')}-{self.seed}-{number}").write_bytes(content)
+                (
+                    self.out / "faults" / f"{kind.name.replace(' ', '_').replace('/', '_')}-{self.seed}-{number}"
+                ).write_bytes(content)
             self._write(kind, number, found)
 
     def _write(self, kind: Kind, number: int, found: str) -> None:
@@ -191,14 +201,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Damage files; 0 where there is no fault."""
     parser = drill_parser(str(__doc__), "mutations")
     parser.add_argument("--mutations", type=int, default=10_000, help="Mutations in all [10000].")
-    parser.add_argument("--kinds", help="Only these kinds, joined by commas.")
+    parser.add_argument("--kinds", default=None, help="Only these kinds, joined by commas, such as arch.json,report:*.")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     hunt = Hunt(options.out, options.seed)
-    if not (hunt.home / "pairs.bin").exists():
+    if not (hunt.home / DONE).exists():
         make_home(hunt.home)
-    known = kinds(hunt.home)
-    chosen = known if options.kinds is None else {name: known[name] for name in options.kinds.split(",")}
+        make_runs(hunt.home)
+        (hunt.home / DONE).touch()
+    known = all_kinds(hunt.home)
+    wanted = ["*"] if options.kinds is None else options.kinds.split(",")
+    chosen = {name: kind for name, kind in known.items() if any(fnmatchcase(name, each) for each in wanted)}
     hunt.go(share(options.mutations, chosen), lambda text: print(text, file=sys.stderr, flush=True))
     return finish(summary(hunt.done()), show, as_json=options.json)
 

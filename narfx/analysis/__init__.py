@@ -8,12 +8,13 @@ import typing
 
 from narfx.analysis.gradient_curves import gradients
 from narfx.analysis.reward_curves import rewards
+from narfx.analysis.volume_curves import hypervolumes
 
 if typing.TYPE_CHECKING:
     from narfx.analysis.cell_shapes import cells
     from narfx.analysis.operator_groups import operators
 
-__all__ = ["cells", "gradients", "operators", "rewards"]
+__all__ = ["cells", "gradients", "hypervolumes", "operators", "rewards"]
 
 _LATER = {"cells": "cell_shapes", "operators": "operator_groups"}
 

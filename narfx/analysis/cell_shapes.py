@@ -27,11 +27,13 @@ from narfx.space.cells import genotype_shape, narrowest, random_genotype, shape_
 from narfx.space.genotype import Genotype, derive_genotype, read_genotype
 from narfx.space.published import PUBLISHED
 from narfx.space.records import DeclaredSite
-from narfx.support.files import check_regular, check_writable, read_json
+from narfx.support.files import check_regular, check_writable, read_json, write_json
+from narfx.support.folders import check_output, check_replaceable, output_folder
 
 __all__ = ["Variant", "cells"]
 
 Variant = Literal["random-connections", "random-operators", "widest", "narrowest"]
+_RANDOM = ("random-connections", "random-operators")
 
 
 def cells(
@@ -39,6 +41,7 @@ def cells(
     *,
     variant: str | None = None,
     seed: int = 0,
+    count: int | None = None,
     input: tuple[int, int, int] | None = None,
     by: str = "vector",
     out: Path | str | None = None,
@@ -51,23 +54,27 @@ def cells(
             it), or a model reference.
         variant: Another genotype made from this one: one of the two random generators, or the widest or narrowest.
         seed: Of a random variant, and of the weights of a model.
+        count: So many random variants, with ``seed`` and those that follow it.
         input: (channels, height, width) of one sample, where the model does not state it.
         by: What makes the genotype of a search: its ``vector``, or the architecture ``weights`` of its last step
             (:func:`~narfx.analysis.mixture_genotype.genotype_of_run`).
-        out: A file that gets the genotype, or its variant, as JSON.
-        overwrite: Whether that file may be replaced.
+        out: A file that gets the genotype, or its variant, as JSON; with ``count`` a folder that gets a file of each,
+            ``VARIANT-SEED.json``, and ``cells.json`` with all that is returned.
+        overwrite: Whether that file or folder may be replaced.
 
     Returns:
         ``target``; for a genotype ``normal`` and ``reduce``, each with ``width`` and ``depth``, and the ``genotype``;
         for a network its ``cells`` and ``blocks`` by name, and ``normal`` and ``reduce`` where its cells are of these
-        kinds and alike.
+        kinds and alike. With ``count``, ``variant`` and ``genotypes``, one for each seed with the keys of a genotype.
 
     Raises:
         UsageError: There is no such thing, it has neither a cell nor a residual block, or a genotype is asked of what
             has none.
     """
+    if count is not None:
+        _check_count(count, variant)
     if out is not None:
-        _check_out(Path(out), overwrite)
+        _check_out(Path(out), overwrite, folder=count is not None)
     if by not in ("vector", "weights"):
         raise UsageError(f"--by is vector or weights, not {by!r}", where="--by", kind="bad_option")
     genotype: Genotype | None
@@ -80,6 +87,9 @@ def cells(
         result, genotype = _of_network(target, input, seed, wanted=variant is not None or out is not None)
     else:
         result = {"target": target}
+    if variant is not None and count is not None:
+        assert genotype is not None
+        return _many(target, genotype, variant, range(seed, seed + count), out, overwrite)
     if variant is not None:
         assert genotype is not None
         genotype, result = _variant(genotype, variant, seed), {"target": target, "variant": variant}
@@ -97,7 +107,38 @@ def _run_folder(path: Path) -> Path:
     return folder
 
 
-def _check_out(out: Path, overwrite: bool) -> None:
+def _check_count(count: int, variant: str | None) -> None:
+    if count < 1:
+        raise UsageError(f"--count is a whole number from 1, not {count}", where="--count", kind="bad_option")
+    if variant not in _RANDOM:
+        raise UsageError(
+            f"--count makes several random variants: add --variant {' or '.join(_RANDOM)}",
+            where="--count",
+            kind="bad_option",
+        )
+
+
+def _many(
+    target: str, genotype: Genotype, variant: str, seeds: range, out: Path | str | None, overwrite: bool
+) -> dict[str, Any]:
+    """A random variant for each seed, in the files of a folder where one is given."""
+    made = {seed: _variant(genotype, variant, seed) for seed in seeds}
+    rows = [{"seed": seed, **genotype_shape(each), "genotype": each.to_json()} for seed, each in made.items()]
+    result: dict[str, Any] = {"target": target, "variant": variant, "genotypes": rows}
+    if out is not None:
+        with output_folder(Path(out), overwrite=overwrite) as work:
+            for seed, each in made.items():
+                each.save(work / f"{variant}-{seed}.json")
+            write_json(work / "cells.json", result)
+        rows = [{**row, "file": str(Path(out) / f"{variant}-{row['seed']}.json")} for row in rows]
+    return {**result, "genotypes": rows}
+
+
+def _check_out(out: Path, overwrite: bool, *, folder: bool) -> None:
+    if folder:
+        check_output(out, overwrite=overwrite)
+        check_replaceable(out)
+        return
     check_writable(out)
     if out.exists() and not overwrite:
         raise UsageError(f"{out} exists: add --overwrite to replace it", where=str(out), kind="output_exists")

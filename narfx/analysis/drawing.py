@@ -1,9 +1,9 @@
-"""Curves over the steps of a strategy, as PNG and SVG; the same numbers give the same bytes."""
+"""Curves over steps, as PNG and SVG; the same numbers give the same bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +11,22 @@ from narfx.errors import UsageError
 from narfx.support.figures import FORMATS, render
 from narfx.support.files import disk_errors, to_json, write_bytes
 
-__all__ = ["Drawing", "Panel"]
+__all__ = ["Drawing", "Panel", "draw_panels"]
 
 _MOST_LABELS = 8
 
 
 @dataclass(frozen=True)
 class Panel:
-    """One axis: its label, and its lines by name, each as steps and values. ``gradual`` lines have a natural order."""
+    """One axis: its label, and its lines by name, each as steps and values. ``gradual`` lines have a natural order.
+
+    ``errors`` are standard errors of lines, by the same names, which become bands.
+    """
 
     label: str
-    lines: Mapping[str, tuple[Sequence[int], Sequence[float]]]
+    lines: Mapping[str, tuple[Sequence[float], Sequence[float]]]
     gradual: bool = False
+    errors: Mapping[str, Sequence[float]] = field(default_factory=dict)
 
 
 class Drawing:
@@ -45,9 +49,11 @@ class Drawing:
                     f"{path} exists: choose another folder or add --overwrite", where=str(path), kind="output_exists"
                 )
 
-    def write(self, panels: Sequence[Panel], numbers: Mapping[str, Any]) -> dict[str, str]:
-        """Draw the panels below each other; returns the paths by kind."""
-        return self.save(_render(panels), numbers)
+    def write(
+        self, panels: Sequence[Panel], numbers: Mapping[str, Any], over: str = "controller step"
+    ) -> dict[str, str]:
+        """Draw the panels below each other, ``over`` what the last one says; returns the paths by kind."""
+        return self.save(draw_panels(panels, over), numbers)
 
     def save(self, drawn: Mapping[str, bytes], numbers: Mapping[str, Any]) -> dict[str, str]:
         """Write a figure, by format, and its numbers; returns the paths by kind."""
@@ -59,11 +65,12 @@ class Drawing:
         return {kind: str(path) for kind, path in self._files.items()}
 
 
-def _render(panels: Sequence[Panel]) -> dict[str, bytes]:
-    return render(lambda figure: _draw(panels, figure), 7.0, 2.2 * len(panels))
+def draw_panels(panels: Sequence[Panel], over: str) -> dict[str, bytes]:
+    """The panels below each other, by format; ``over`` is the label of the axis that they share."""
+    return render(lambda figure: _draw(panels, figure, over), 7.0, 2.2 * max(len(panels), 1.5))
 
 
-def _draw(panels: Sequence[Panel], figure: Any) -> None:
+def _draw(panels: Sequence[Panel], figure: Any, over: str) -> None:
     import matplotlib as mpl
 
     axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
@@ -73,7 +80,10 @@ def _draw(panels: Sequence[Panel], figure: Any) -> None:
             colour = mpl.colormaps["viridis"](0.9 * index / max(count - 1, 1)) if panel.gradual else f"C{index % 10}"
             shown = count <= _MOST_LABELS or index in (0, count // 2, count - 1)
             axis.plot(steps, values, color=colour, linewidth=0.8, label=name if shown else None)
+            if name in panel.errors:
+                low, high = zip(*((v - e, v + e) for v, e in zip(values, panel.errors[name], strict=True)), strict=True)
+                axis.fill_between(steps, low, high, color=colour, alpha=0.2, linewidth=0)
         axis.set_ylabel(panel.label, fontsize=8)
         axis.tick_params(labelsize=8)
         axis.legend(fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False)
-    axes[-1].set_xlabel("controller step", fontsize=8)
+    axes[-1].set_xlabel(over, fontsize=8)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from narfx.errors import UsageError
-from narfx.runs.events import EVENTS, Step, iter_events
+from narfx.runs.events import EVENTS, Event, Scored, Step, iter_events
 from narfx.runs.folder import RunFolder
 from narfx.support.text import count
 
@@ -28,11 +28,18 @@ def read_steps(run: Path) -> tuple[str, list[Step]]:
     """
     config = RunFolder.open(run).config()
     try:
-        steps = list(iter_events(run, Step))
+        events = list(iter_events(run, Event))
     except FileNotFoundError:
-        steps = []
+        events = []
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise malformed(run, error) from error
+    steps = [event for event in events if isinstance(event, Step)]
+    if not steps and any(isinstance(event, Scored) for event in events):
+        raise UsageError(
+            f"{run} has no steps of a strategy: a search that measures, as solve does, takes none; name another one",
+            where=str(run / EVENTS),
+            kind="no_events",
+        )
     if not steps:
         raise UsageError(
             f"{run} has no steps of a strategy in its {EVENTS}: name a search that has passed its warm-up epochs",

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from narfx.cli import analyze_tables as analysis_tables
+from narfx.cli import instruments
 from narfx.cli.console import output_of, parse_input
 from narfx.cli.options import COMMON, DATA, NETWORK, SOURCE, TRUST, given, takes
 from narfx.errors import UsageError
@@ -15,8 +16,8 @@ from narfx.errors import UsageError
 __all__ = ["analyze"]
 
 analyze = typer.Typer(
-    help="Plot the gradients or the rewards from which the strategy of a search learned; the shape of cells; how alike "
-    "operators are.",
+    help="Plot the gradients or the rewards from which the strategy of a search learned, or the hypervolume of several "
+    "searches; the shape of cells; how alike operators are; the loss around networks, and how they converge.",
     rich_markup_mode=None,
 )
 
@@ -28,9 +29,8 @@ Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files 
 @analyze.callback(invoke_without_command=True)
 def _root(context: typer.Context) -> None:
     if context.invoked_subcommand is None:
-        raise UsageError(
-            "name an analysis: cells, gradients, operators or rewards (narfx analyze --help)", kind="usage"
-        )
+        verbs = ", ".join(str(name) for name in typer.main.get_command(analyze).commands)  # type: ignore[attr-defined]
+        raise UsageError(f"name an analysis: {verbs} (narfx analyze --help)", kind="usage")
 
 
 @analyze.command()
@@ -55,6 +55,27 @@ def rewards(run: Run, out: Out = None, overwrite: Overwrite = False, **options: 
 
 @analyze.command()
 @takes(COMMON)
+def hypervolume(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(help="The run directories of searches with fronts over the same costs.", metavar="RUN"),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="The folder for the PNG, the SVG and the numbers [RUN/analysis; of several runs none]."),
+    ] = None,
+    overwrite: Overwrite = False,
+    **options: Any,
+) -> None:
+    """Plot the hypervolume of one or several searches against the number of vectors evaluated."""
+    from narfx.analysis import hypervolumes as found
+
+    where = _where(runs[0], out, overwrite) if out is not None or len(runs) == 1 else (None, False)
+    output_of(options).result(found(runs, *where), analysis_tables.hypervolume)
+
+
+@analyze.command()
+@takes(COMMON)
 def cells(
     target: Annotated[
         str,
@@ -71,6 +92,9 @@ def cells(
             "narrowest."
         ),
     ] = None,
+    count: Annotated[
+        int | None, typer.Option(help="Make so many random variants, by --seed and the seeds that follow it.")
+    ] = None,
     input: Annotated[
         str | None, typer.Option(help="The shape of one image: channels,height,width [what the model states].")
     ] = None,
@@ -81,7 +105,9 @@ def cells(
             "gdas, stacnas)."
         ),
     ] = "vector",
-    out: Annotated[Path | None, typer.Option(help="The file that gets the genotype as JSON.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="The file that gets the genotype as JSON; with --count a folder of files.")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace --out.")] = False,
     **options: Any,
 ) -> None:
@@ -92,6 +118,7 @@ def cells(
         target,
         variant=variant,
         seed=options["seed"] or 0,
+        count=count,
         input=None if input is None else parse_input(input),
         by=by,
         out=out,
@@ -135,6 +162,12 @@ def operators(
         overwrite=replace,
     )
     output_of(options).result(result, analysis_tables.operators)
+
+
+analyze.command()(instruments.landscape)
+analyze.command()(instruments.variance)
+analyze.command()(instruments.convergence)
+analyze.command()(instruments.confusion)
 
 
 def _where(run: Path, out: Path | None, overwrite: bool) -> tuple[Path, bool]:

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from narfx.support.text import count
 
-__all__ = ["cells", "gradients", "operators", "rewards"]
+__all__ = ["cells", "gradients", "hypervolume", "operators", "rewards"]
 
 
 def _table(*columns: str) -> Table:
@@ -57,8 +57,28 @@ def rewards(result: Mapping[str, Any], console: Console) -> None:
     _end(result, console)
 
 
+def hypervolume(result: Mapping[str, Any], console: Console) -> None:
+    """A row for each run: its hypervolume once so many vectors were evaluated, and at the end."""
+    table = _table("strategy", "steps", "evaluated", *(f"after {n:,}" for n in result["counts"]), "at the end", "run")
+    for found in result["runs"]:
+        numbers = (f"{value:.4f}" for value in (*found["after"], found["end"]))
+        table.add_row(found["strategy"], str(found["steps"]), str(found["evaluations"]), *numbers, found["run"])
+    console.print(table)
+    costs = ", ".join(result["costs"])
+    console.print(f"\nhypervolume over {costs} of the rewards of minibatches, after distinct vectors", markup=False)
+    for note in result["notes"]:
+        console.print(f"note: {note}", markup=False)
+    if "files" in result:
+        console.print("files: " + ", ".join(result["files"].values()), markup=False)
+    else:
+        console.print("--out DIR draws the curves", markup=False)
+
+
 def cells(result: Mapping[str, Any], console: Console) -> None:
     """Width and depth of each cell and block, and the genotype."""
+    if "genotypes" in result:
+        _many_cells(result, console)
+        return
     table = _table("cell or block", "width", "depth")
     rows = [{"name": kind, **result[kind]} for kind in ("normal", "reduce") if kind in result]
     for row in [*rows, *result.get("cells", ()), *result.get("blocks", ())]:
@@ -89,3 +109,14 @@ def operators(result: Mapping[str, Any], console: Console) -> None:
     console.print(f"for a search: --strategy stacnas --strategy-option {result['option']}", markup=False)
     if "files" in result:
         console.print("files: " + ", ".join(result["files"].values()), markup=False)
+
+
+def _many_cells(result: Mapping[str, Any], console: Console) -> None:
+    """Width and depth of each random variant."""
+    table = _table("seed", "normal: width", "depth", "reduce: width", "depth", "file")
+    for row in result["genotypes"]:
+        shapes = [
+            text for kind in ("normal", "reduce") for text in (f"{row[kind]['width']:g}c", f"{row[kind]['depth']}")
+        ]
+        table.add_row(str(row["seed"]), *shapes, row.get("file", ""))
+    console.print(table)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 __all__ = ["launch"]
 
 Result = dict[str, Any]
-_MISSING = {"data": "--data SOURCE", "model": "a MODEL", "target": "an arch.json"}
+_MISSING = {"data": "--data SOURCE", "model": "a MODEL", "target": "an arch.json", "targets": "a network"}
 
 
 def launch(
@@ -37,10 +37,10 @@ def launch(
 
     Args:
         schema: The class of the configuration.
-        start: Called with the configuration, ``out``, and ``device``, ``overwrite``, ``reporter`` and ``tensorboard``;
-            with a config file also with ``relative_to``.
-        resume: Called with ``out``, and ``device``, ``previous``, ``reporter`` and ``tensorboard``; if ``--epochs`` is
-            given, also with ``epochs``.
+        start: Called with the configuration, ``out``, and ``device``, ``overwrite``, ``reporter`` and, where the verb
+            has the option, ``tensorboard``; with a config file also with ``relative_to``.
+        resume: Called with ``out``, and ``device``, ``previous``, ``reporter`` and ``tensorboard`` likewise; if
+            ``--epochs`` is given, also with ``epochs``.
         estimate: Called with the configuration and ``device``, for ``--dry-run``; with a config file also with
             ``relative_to``.
         needed: The field that must be given together with ``data``.
@@ -58,8 +58,10 @@ def launch(
     from narfx.runs.tensorboard import check_tensorboard
     from narfx.support.schema import validated  # pydantic's models of this package need torch: --help does not
 
-    check_tensorboard(options["tensorboard"])
-    shared = {"device": options["device"], "reporter": output.reporter, "tensorboard": options["tensorboard"]}
+    shared = {"device": options["device"], "reporter": output.reporter}
+    if "tensorboard" in options:  # not every run has scalars
+        check_tensorboard(options["tensorboard"])
+        shared["tensorboard"] = options["tensorboard"]
     previous = _previous(options)
     if options["resume"]:
         more = {"epochs": fields.pop("epochs")} if extends and "epochs" in fields else {}

@@ -16,7 +16,7 @@ from narfx.errors import UsageError
 
 __all__ = [
     "COMMON", "DATA", "LATENCY", "MODEL", "NETWORK", "OUT", "OVERWRITE", "PAIRS", "RECIPE", "RUN", "SOURCE", "TASK",
-    "TEACHER", "TRUST", "WEIGHTS", "given", "option_names", "takes",
+    "TEACHER", "TRUST", "WEIGHTS", "given", "option_names", "takes", "whole_numbers",
 ]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., None])
@@ -140,10 +140,11 @@ DATA: Group = {
 }
 
 RECIPE: Group = {
-    "epochs": _whole(
-        "Training epochs; --dry-run says how long they take [search: 3 with --weights, else 30; others 35]."
+    "epochs": _whole("Training epochs; --dry-run says how long they take [search: 3 for solve, else 30; others 35]."),
+    "lr": _number(
+        "The highest learning rate of each cycle [0.05 for search, 0.01 where its operators are distilled by default; "
+        "else 0.1]."
     ),
-    "lr": _number("The highest learning rate of each cycle [0.05 for search, else 0.1]."),
     "lr_min": _number("The lowest learning rate of each cycle [0.0001]."),
     "t0": _whole("Epochs of the first cycle of the learning rate (SGDR) [10 for search, else 5]."),
     "tmult": _whole("Each cycle is this many times as long as the one before [2]."),
@@ -253,7 +254,7 @@ def given(options: Mapping[str, Any]) -> dict[str, Any]:
     if "task_option" in fields:
         fields["task_options"] = parse_pairs(fields.pop("task_option"), "--task-option")
     if fields.get("kernels"):
-        fields["kernels"] = _integers(fields["kernels"], "--kernels")
+        fields["kernels"] = whole_numbers(fields["kernels"], "--kernels")
     if fields.get("max_candidate_params"):
         # Only a number loses its x, so that an error shows the text that the user gave.
         text = fields["max_candidate_params"]
@@ -287,7 +288,14 @@ def _operators(operators: str | None, files: str | None) -> dict[str, Any]:
     return {"operators": names, "operator_files": found}
 
 
-def _integers(text: str, option: str) -> tuple[int, ...]:
+def whole_numbers(text: str | None, option: str) -> tuple[int, ...] | None:
+    """Whole numbers joined by commas.
+
+    Raises:
+        UsageError: The text is something else.
+    """
+    if text is None:
+        return None
     try:
         return tuple(int(part) for part in text.split(","))
     except ValueError as error:

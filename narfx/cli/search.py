@@ -62,13 +62,15 @@ def search(
         str | None,
         typer.Option(
             help="How the operators are prepared: uniform (training on random architectures), or distil (each learns "
-            "the base's features at its site) [distil for solve, else uniform]."
+            "the base's features at its site) [distil for solve and, where --weights are given, with --front and for "
+            "ddas and nsga2; else uniform]."
         ),
     ] = None,
     pretrain_epochs: Annotated[
         int | None,
         typer.Option(
-            help="Epochs of the preparation, included in --epochs [2 for solve, else 3, at most --epochs - 1]."
+            help="Epochs of the preparation, included in --epochs [2 for distil and solve, else 3, at most --epochs "
+            "- 1]."
         ),
     ] = None,
     distil_lr: Annotated[

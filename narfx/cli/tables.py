@@ -283,6 +283,8 @@ def train(result: Mapping[str, Any], console: Console) -> None:
 
 def estimate(result: Mapping[str, Any], console: Console) -> None:
     """What a run would take (``--dry-run``)."""
+    for note in result["notes"]:
+        console.print(note, markup=False)
     console.print(f"{result['message']}; nothing was written (--dry-run)", markup=False)
 
 

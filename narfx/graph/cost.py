@@ -1,11 +1,11 @@
 """The cost of a network: parameters, and multiply-accumulates (MACs) of one sample.
 
-MACs count convolutions and linear layers only, each with the batch of its call: a model that folds frames, pairs or
-windows into the batch axis pays for all of them. A matrix product with weights is a linear layer; a product of two
-values that depend on the input (attention) counts zero, and so do normalisation, activation, pooling and adds. So does
-what depends on weights alone, because a deployed network computes it once: parametrizations, and the position bias of
-Swin V2, which torch's FlopCounterMode counts (0.4 % of ``swin_v2_t``). The NAR paper (arXiv 1905.02341) prints this
-number as FLOPs; FLOPs in the usual sense are twice as many.
+MACs are half of what torch's own counter (``torch.utils.flop_counter.FlopCounterMode``) counts at batch 1: convolutions
+and matrix products, each with the sizes of its call. A model that folds frames, pairs or windows into the batch axis
+pays for all of them, and attention for its two products of values. Normalisation, activation, pooling and adds count
+zero, and so does a product with a vector. A product of weights alone counts once a call, as torch counts it, though a
+deployed network may compute it beforehand: a low-rank parametrization, the position bias of Swin V2. The NAR paper
+(arXiv 1905.02341) prints this number as FLOPs; FLOPs in the usual sense are twice as many.
 """
 
 from __future__ import annotations
@@ -69,9 +69,7 @@ class _Recorder(Interpreter):
         value = super().get_attr(target, args, kwargs)
         if not isinstance(value, Tensor):
             return value
-        value = value.detach().to(self.device)
-        self.counter.add_fixed([value])
-        return value
+        return value.detach().to(self.device)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         module: nn.Module = self.fetch_attr(target)
@@ -92,10 +90,9 @@ class _Recorder(Interpreter):
         return self.copies[target](*args, **kwargs)
 
     def copied(self, module: nn.Module) -> nn.Module:
-        """A copy whose weights the counter knows."""
+        """A copy on the device, in eval mode."""
         copied = copy_to_meta(module) if self.device == "meta" else copy_module(module).to(self.device)
         copied.eval()  # not in one line with the copy: the user's own train() may return nothing
-        self.counter.add_fixed([*copied.parameters(), *copied.buffers()])
         return copied
 
     def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -224,16 +221,14 @@ def _run(graph_module: fx.GraphModule, input_shape: tuple[int, ...], device: str
 def _start(recorder: _Recorder, input_shape: tuple[int, ...], batch: int = 1) -> None:
     parameter = next(recorder.module.parameters(), None)
     dtype = parameter.dtype if parameter is not None and parameter.is_floating_point() else torch.float32
-    x = torch.zeros(
-        batch, *input_shape, dtype=dtype, device=recorder.device
-    )  # made outside the counter, which takes it for input
+    x = torch.zeros(batch, *input_shape, dtype=dtype, device=recorder.device)
     with torch.no_grad(), _plain_attention(), recorder.counter:
         recorder.run(x)
 
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Without the single operation that torch makes of attention on a CPU, whose linear layers nobody sees."""
+    """Without the single operation that torch makes of attention on a CPU, whose products nobody sees."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:

@@ -3,38 +3,35 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
-__all__ = ["MacCounter", "conv_macs"]
+from narfx.graph.copying import copy_module, copy_to_meta
 
-_aten = torch.ops.aten
-# The position of the first factor of each matrix product; the second one follows it.
-_PRODUCTS = {_aten.mm: 0, _aten.bmm: 0, _aten.mv: 0, _aten.addmm: 1, _aten.baddbmm: 1, _aten.addmv: 1}
+__all__ = ["MacCounter", "conv_macs", "parametrization_macs"]
+
+# On a CPU, attention is one operation that torch's counter does not know; elsewhere the same call is counted.
+_CPU_ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 
 _whole = set[Any]()  # the operations seen so far that are made of no others
 
 
 class MacCounter(TorchDispatchMode):
-    """Counts convolutions and linear layers inside the block, with the batch that each call has.
+    """Counts inside the block what ``torch.utils.flop_counter.FlopCounterMode`` counts, two of its FLOPs a MAC.
 
-    A linear layer is a matrix product of which one factor depends on the input and one does not. A product of two
-    values that do (attention) counts zero, and so does one of weights alone (a parametrization).
+    Convolutions and matrix products with the sizes of each call, whatever they multiply: weights, two values
+    (attention), or weights alone. Attention counts the same on every device.
     """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.macs = 0
-        self._fixed: dict[int, Any] = {}  # storages that do not depend on the input; held, so that no number returns
-
-    def add_fixed(self, tensors: Iterable[Tensor]) -> None:
-        """Take tensors for weights."""
-        for tensor in tensors:
-            self._mark(tensor, fixed=True)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one operation of torch's and count it."""
@@ -45,28 +42,12 @@ class MacCounter(TorchDispatchMode):
             if result is not NotImplemented:
                 return result
             _whole.add(func)
-        fixed = all(map(self._is_fixed, _tensors((*args, *kwargs.values()))))
         result = func(*args, **kwargs)
-        if packet is _aten.convolution:
-            self.macs += conv_macs(args[0].shape if args[6] else result.shape, args[1])
-        elif packet in _PRODUCTS:
-            first, second = args[_PRODUCTS[packet] :][:2]
-            if self._is_fixed(first) != self._is_fixed(second):
-                self.macs += first.numel() * (second.shape[-1] if second.ndim > 1 else 1)
-        for tensor in _tensors(result if isinstance(result, (tuple, list)) else (result,)):
-            self._mark(tensor, fixed=fixed)
+        if packet is _CPU_ATTENTION:
+            self.macs += _attention_macs(*args[:3])
+        elif packet in flop_registry:
+            self.macs += flop_registry[packet](*args, **kwargs, out_val=result) // 2
         return result
-
-    def _mark(self, tensor: Tensor, *, fixed: bool) -> None:
-        storage = _storage(tensor)
-        if fixed and storage is not None:
-            self._fixed[storage._cdata] = storage
-        elif storage is not None:  # as where an input is written into zeros
-            self._fixed.pop(storage._cdata, None)
-
-    def _is_fixed(self, tensor: Tensor) -> bool:
-        storage = _storage(tensor)
-        return storage is not None and storage._cdata in self._fixed
 
 
 def conv_macs(shape: Iterable[int], weight: Tensor) -> int:
@@ -75,16 +56,25 @@ def conv_macs(shape: Iterable[int], weight: Tensor) -> int:
     return batch * math.prod(sizes) * weight.numel()
 
 
-def _storage(tensor: Tensor) -> Any:
+def parametrization_macs(module: nn.Module) -> int:
+    """Those with which the module's parametrizations compute its tensors at each call; weight norm has none."""
+    if not parametrize.is_parametrized(module):
+        return 0
     try:
-        return tensor.untyped_storage()
-    except (NotImplementedError, RuntimeError):  # a sparse tensor has none
-        return None
+        return _computing(copy_to_meta(module))
+    except Exception:  # one that reads values runs on the CPU only
+        return _computing(copy_module(module).to("cpu"))
 
 
-def _tensors(values: Iterable[Any]) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (tuple, list)):
-            yield from _tensors(value)
+def _computing(module: nn.Module) -> int:
+    module.eval()
+    counter = MacCounter()
+    with torch.no_grad(), counter:
+        for name in module.get_submodule("parametrizations")._modules:
+            getattr(module, name)
+    return counter.macs
+
+
+def _attention_macs(query: Tensor, key: Tensor, value: Tensor) -> int:
+    """Those of q·k and of weights·v; fewer heads of keys than of queries are shared, and count for each query's."""
+    return math.prod(query.shape[:-1]) * key.shape[-2] * (query.shape[-1] + value.shape[-1])

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import threading
 import traceback
 from collections.abc import Iterator
@@ -54,8 +55,13 @@ def model_time() -> Iterator[None]:
             lines.append(_line(frame))
             raise _ExpiredError
 
-    previous = signal.signal(signal.SIGALRM, expire)
-    _running[0] = True
+    previous, unraisable = signal.signal(signal.SIGALRM, expire), sys.unraisablehook
+
+    def report(lost: sys.UnraisableHookArgs) -> None:
+        if not issubclass(lost.exc_type, _ExpiredError):  # raised in a __del__ or so, which Python would print
+            unraisable(lost)
+
+    _running[0], sys.unraisablehook = True, report
     try:
         try:
             signal.setitimer(signal.ITIMER_REAL, seconds, _AGAIN)
@@ -63,7 +69,7 @@ def model_time() -> Iterator[None]:
                 signal.setitimer(signal.ITIMER_VIRTUAL, (os.cpu_count() or 1) * seconds + seconds + 1)
             yield
         finally:
-            _running[0] = False
+            _running[0], sys.unraisablehook = False, unraisable
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             signal.signal(signal.SIGALRM, previous)

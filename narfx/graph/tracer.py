@@ -60,6 +60,27 @@ class Tracer(fx.Tracer):
             or super().is_leaf_module(m, module_qualified_name)
         )
 
+    def create_args_for_root(
+        self, root_fn: Callable[..., Any], is_module: bool, concrete_args: Any = None
+    ) -> tuple[Any, list[Any]]:
+        """The arguments of the model's forward. It gets images only, so ``**options`` are known to be empty.
+
+        So is ``*more`` after a named argument; ``*inputs`` alone holds the images.
+        """
+        function, args = super().create_args_for_root(root_fn, is_module, concrete_args)
+        named = 0
+        for index, arg in enumerate(args):
+            node = arg.node if isinstance(arg, fx.Proxy) else None
+            stars = 0 if node is None else len(str(node.target)) - len(str(node.target).lstrip("*"))
+            if node is not None and (stars == 2 or (stars == 1 and named)):
+                self.graph.erase_node(node)
+                args[index] = {} if stars == 2 else ()
+            elif node is not None:
+                named += 1
+                if stars:
+                    node.target, args[index] = str(node.target).lstrip("*"), (arg,)
+        return function, args
+
     def call_module(
         self, m: nn.Module, forward: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:

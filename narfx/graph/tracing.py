@@ -245,10 +245,10 @@ def _refuse_clashes(model: nn.Module, graph: fx.Graph) -> None:
     for node in graph.nodes:
         if node.name == "self":  # the output of a part named self; in the generated code self is the network
             node._rename("self_")
-        name = str(node.target).lstrip("*")
+        name = str(node.target)
         if node.op == "placeholder" and name != "input" and (name in _GLOBALS or hasattr(builtins, name)):
             # As a parameter it would hide what the code of the graph means by that name, such as a float's inf.
-            node.target = str(node.target).replace(name, f"{name}_")
+            node.target = f"{name}_"
 
 
 def _keep_buffer_persistence(model: nn.Module, graph_module: fx.GraphModule) -> None:

@@ -69,7 +69,8 @@ def operator_cost(site: Site, name: str) -> dict[str, float]:
     """
     if name == "base":
         own = conv_cost(site, site.kernel[0], site.in_channels, site.out_channels, site.groups, site.bias)
-        return own if site.own_params is None else {**own, "params": site.own_params}
+        params = own["params"] if site.own_params is None else site.own_params
+        return {"params": params, "macs": own["macs"] + site.more_macs}
     operator = get_operator(name)
     if operator.cost is None:
         return _for_sample(site, dict(_measured(operator, site)))

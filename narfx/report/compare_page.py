@@ -78,14 +78,14 @@ def _of_base(entry: Entry, result: CompareResult) -> str:
 def _difference(found: Contrast | None) -> str:
     if found is None or found.difference is None:
         return "not compared with"
-    error = (
-        "without a standard error, because there is one seed"
+    error, more = (
+        ("", ", without a standard error because there is one seed")
         if found.standard_error is None
-        else f"± {100 * found.standard_error:.2f}"
+        else (f" ± {100 * found.standard_error:.2f}", "")
     )
     if found.verdict in ("better", "worse"):
-        return f"{found.verdict} by {100 * abs(found.difference):.2f} {error} points of accuracy than"
-    return f"not told apart ({100 * found.difference:+.2f} {error} points of accuracy) from"
+        return f"{found.verdict} by {100 * abs(found.difference):.2f}{error} points of accuracy{more} than"
+    return f"not told apart ({100 * found.difference:+.2f}{error} points of accuracy{more}) from"
 
 
 def _tiles(result: CompareResult) -> Iterator[Tile]:
@@ -171,7 +171,9 @@ def _costs(result: CompareResult) -> Section | None:
         return None
     cost = costs[0] if "macs" not in costs else "macs"
     records = [
-        {"vector": r.vector, "skips": r.skips or (), "name": r.name, "accuracy": r.mean, **r.costs} for r in result.rows
+        {"vector": r.vector, "skips": r.skips or (), "name": r.name, "accuracy": r.mean, **r.costs}
+        for r in result.rows
+        if cost in r.costs
     ]
     best = {entry["name"] for entry in front(records, (cost, "accuracy"))}
     dots = [

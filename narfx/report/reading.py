@@ -13,7 +13,7 @@ from narfx.errors import UsageError
 from narfx.report.parts import plain
 from narfx.report.results import CompareResult, Evaluated, SearchResult, SolveResult, TrainResult
 from narfx.runs.events import EVENTS, Event, readable_events
-from narfx.runs.origin import CONFIG
+from narfx.runs.origin import CONFIG, changed_since
 from narfx.space.front_file import FRONT, Front
 from narfx.support.files import read_json
 from narfx.support.seals import SEAL, sealed
@@ -37,7 +37,9 @@ _RESULTS: dict[str, tuple[str, type[BaseModel]]] = {
 class RunFiles:
     """A run: its kind (``search``, ``train``, ``compare`` or ``solve``), and what its files hold.
 
-    ``result`` is ``None`` where the run is not finished. ``trainings`` has the events of the networks of a comparison.
+    ``result`` is ``None`` where the run is not finished. ``front`` is ``None`` where there is none, and where it is
+    ``front_damaged``: its file was changed or cannot be read. ``trainings`` has the events of the networks of a
+    comparison.
     """
 
     path: Path
@@ -46,6 +48,7 @@ class RunFiles:
     result: Any = None
     about: About | None = None
     front: Front | None = None
+    front_damaged: bool = False
     old_front: tuple[Evaluated, ...] = ()
     evaluations: tuple[Evaluated, ...] = ()
     events: list[Event] = field(default_factory=list)
@@ -69,9 +72,13 @@ def read_run(path: Path) -> RunFiles:
         UsageError: The folder holds no run, or its ``config.json`` cannot be read.
     """
     run = _open(path)
+    try:
+        run.warnings += [plain(text, 300) for text in changed_since(path, run.config)]
+    except UsageError as error:
+        run.warnings.append(f"{error}; so it is not known whether {CONFIG} and {ABOUT} are as the run began")
     name, schema = _RESULTS[run.kind]
-    run.result = _read(run, name, schema)
-    run.about = _read(run, ABOUT, About)
+    run.result = _read(run, name, schema, sealed_only=True)
+    run.about = _read(run, ABOUT, About, sealed_only=run.kind == "solve")  # elsewhere origin.json has its digest
     if run.kind in ("search", "solve"):
         _read_front(run)
     if run.kind == "search":
@@ -101,7 +108,7 @@ def _open(path: Path) -> RunFiles:
 
 
 def _kind(config: Any) -> str | None:
-    if not isinstance(config, dict):
+    if not isinstance(config, dict) or "targets" in config:  # that of an instrument (narfx analyze), which has no page
         return None
     return (
         "search"
@@ -127,13 +134,15 @@ def _values(run: RunFiles, name: str, *, sealed_only: bool = False) -> Any:
         run.warnings.append(f"{name} holds no JSON object; the report leaves it out")
         return None
     rest = {key: value for key, value in values.items() if key != SEAL}
-    if (SEAL in values or sealed_only) and sealed(rest)[SEAL] != values.get(SEAL):
+    if sealed_only and SEAL not in values:
+        run.warnings.append(f"{name} has no digest: it was changed, or an earlier version of narfx wrote it")
+    elif SEAL in values and sealed(rest)[SEAL] != values[SEAL]:
         run.warnings.append(f"{name} was changed after narfx wrote it (its digest differs): do not trust what it says")
     return rest
 
 
-def _read(run: RunFiles, name: str, schema: type[M]) -> M | None:
-    values = _values(run, name)
+def _read(run: RunFiles, name: str, schema: type[M], *, sealed_only: bool) -> M | None:
+    values = _values(run, name, sealed_only=sealed_only)
     found = [] if values is None else _valid(run, name, schema, [values])
     return found[0] if found else None
 
@@ -161,8 +170,10 @@ def _read_front(run: RunFiles) -> None:
     try:
         run.front = Front.load(path)
     except UsageError as error:
+        known = len(run.warnings)
         values = _values(run, FRONT) if error.kind == "old_front" else None
-        if values is None or "front" not in values:
+        run.front_damaged = values is None or "front" not in values or len(run.warnings) > known
+        if values is None or run.front_damaged:
             run.warnings.append(f"{error}; the report leaves the front out")
         else:
             run.old_front = tuple(_valid(run, FRONT, Evaluated, values["front"]))
@@ -170,6 +181,8 @@ def _read_front(run: RunFiles) -> None:
 
 def _events(run: RunFiles, folder: Path) -> list[Event]:
     events, damaged = readable_events(folder)
+    if folder == run.path and run.result is not None and run.kind in ("search", "train") and not (events or damaged):
+        run.warnings.append(f"{EVENTS} is missing or empty: the report has no curves")
     if damaged:
         place = EVENTS if folder == run.path else f"{folder.name}/{EVENTS}"
         verb = "is" if damaged == 1 else "are"

@@ -21,11 +21,16 @@ _KEYS = (
     Key("other finalists", "series-5"),
     Key("random and others", "random"),
 )
+_DAMAGED = (
+    "This is not the front of the run: its front.json was changed or cannot be read. It is what the other files of the "
+    "run say was evaluated; for each cost a line joins what nothing beats."
+)
 
 
 def front_section(run: RunFiles, result: SearchResult | None) -> Section | None:
     """A figure for each cost; ``None`` where nothing was evaluated."""
-    parts: list[Any] = [HINT]
+    parts: list[Any] = [HINT, *([_DAMAGED] if run.front_damaged else [])]
+    least = len(parts)
     for cost in run.front.costs[:3] if run.front is not None else ("macs", "params", "latency"):
         dots = _file_dots(run, cost) if run.front is not None else _result_dots(run, result, cost)
         if not dots:
@@ -37,7 +42,8 @@ def front_section(run: RunFiles, result: SearchResult | None) -> Section | None:
         parts.append(
             front_chart(f"front-{cost}", title, dots, cost_words(cost), unit, keys=_KEYS, note=note if alone else "")
         )
-    return Section("front", "The front", (*parts, *front_facts(run))) if len(parts) > 1 else None
+    title = "What was evaluated" if run.front_damaged else "The front"
+    return Section("front", title, (*parts, *front_facts(run))) if len(parts) > least else None
 
 
 def _file_dots(run: RunFiles, cost: str) -> list[Dot]:

@@ -40,7 +40,7 @@ _SHOWN = {
     "spread": "spread of R − b",
     "open_rate": "mean probability that a skip is open",
     "log_prob": "log probability of a vector",
-    "hypervolume": "hypervolume",
+    "hypervolume": "hypervolume of all evaluated vectors",
     "critic_loss": "loss of the critic",
     "noise": "noise of the actions",
 }

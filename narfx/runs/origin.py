@@ -5,6 +5,7 @@ A run is resumed only from the same.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +18,7 @@ from narfx.support.path_fields import PathKind, path_fields
 from narfx.support.schema import validated
 from narfx.support.seals import damaged, file_digest, read_sealed, write_sealed
 
-__all__ = ["CONFIG", "check_reads", "reconfigure", "resumed_config", "write_origin"]
+__all__ = ["CONFIG", "began_with", "changed_since", "check_reads", "reconfigure", "resumed_config", "write_origin"]
 
 CONFIG = "config.json"
 _ORIGIN, _BEFORE = "origin.json", "config before"
@@ -62,6 +63,33 @@ def resumed_config(run: Path, schema: type[M]) -> M:
     return validated(schema, config, str(run / CONFIG))
 
 
+def changed_since(run: Path, config: Mapping[str, Any]) -> list[str]:
+    """Sentences on what is not as it was when the run began: fields of its configuration, and files of its folder.
+
+    Empty where nothing is known of the beginning, as in a folder of ``narfx solve``.
+
+    Raises:
+        UsageError: ``origin.json`` is damaged.
+    """
+    if not (run / _ORIGIN).is_file():
+        return []
+    origin = _origin(run)
+    began = config if config == origin.get(_BEFORE) else origin[CONFIG]
+    found = [
+        f"{CONFIG} says {name} {_shown(config, name)}, but the run began with {_shown(began, name)}"
+        for name in sorted(began.keys() | config.keys())
+        if name not in config
+        or name not in began
+        or json.dumps(config[name]) != json.dumps(began[name])  # 1 is no true
+    ]
+    found += [
+        f"{name} was changed after narfx wrote it (its digest differs): do not trust what it says"
+        for name, known in origin["files"].items()
+        if (run / name).is_file() and file_digest(run / name) != known
+    ]
+    return found
+
+
 def reconfigure(run: Path, **fields: Any) -> None:
     """Change fields of the configuration of a run that goes on, such as the number of epochs.
 
@@ -71,6 +99,15 @@ def reconfigure(run: Path, **fields: Any) -> None:
     after = {**before, **fields}
     write_sealed(run / _ORIGIN, {**_origin(run), CONFIG: after, _BEFORE: before})
     write_json(run / CONFIG, after)
+
+
+def began_with(run: Path) -> Mapping[str, str]:
+    """The digests of what the run in the folder ``run`` read as it began; empty where it does not say.
+
+    Raises:
+        UsageError: The file that holds them was changed.
+    """
+    return (_origin(run)["reads"] or {}) if (run / _ORIGIN).is_file() else {}
 
 
 def check_reads(run: Path, reads: Mapping[str, str]) -> None:

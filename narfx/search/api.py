@@ -115,7 +115,7 @@ def estimate_search(config: SearchConfig, *, device: str = "auto", relative_to: 
 
     Returns:
         ``{"dry_run": True, "estimate": {"seconds", "epochs", "training_steps", "rewards", "evaluations",
-        "evaluation_images"}, "message"}``.
+        "evaluation_images"}, "message", "notes"}``.
 
     Raises:
         UsageError: As for :func:`run`, as are the other errors.
@@ -246,8 +246,7 @@ def _go(
             randoms=config.randoms,
             seed=config.seed,
         )
-        tried = search.strategy.archive() if hasattr(search.strategy, "archive") else []  # the last stage needs none
-        near = near_budget(tried, space.budget)
+        near = near_budget(search.archives[-1], space.budget)
         below = below_budget(
             outcome.best,
             outcome.finalists,
@@ -258,7 +257,7 @@ def _go(
         )
         write_weights(lowered(net, space.read(outcome.best), task), folder.path / WEIGHTS)
         made = make_front(
-            evaluate, offered, search.strategy, tried, outcome, config.front, config.front_points, folder.path
+            evaluate, offered, search.strategy, search.archives, outcome, config.front, config.front_points, folder.path
         )
         result = _write(prepared, config, folder, outcome, below, search.strategy, made)
         reporter.say(result["verdict"])

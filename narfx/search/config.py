@@ -13,11 +13,14 @@ from narfx.tasks.options import DataOptions
 from narfx.training.initialise import random_start
 from narfx.training.recipe import Recipe
 
-__all__ = ["MIXTURES", "PASSES", "QUICK", "QUICK_LOOK", "Compared", "SearchConfig"]
+__all__ = ["GENTLE_LR", "MIXTURES", "PASSES", "QUICK", "QUICK_LOOK", "Compared", "SearchConfig"]
 
 Compared = Literal["output", "standardised"]
 PASSES = 2
 """Passes of distillation where nobody says otherwise: a third one makes the operators' errors hardly smaller."""
+GENTLE_LR = 0.01
+"""The learning rate after distillation where nobody says otherwise: at 0.05 shared weights forget the base."""
+_FOR_FRONTS = ("ddas", "nsga2")
 QUICK: dict[str, Any] = {"epochs": 4, "steps": 10, "finalists": 4, "max_train_images": 2000}
 """The values of ``--quick``, with one epoch of warm-up; what is given explicitly wins over them."""
 _QUICK_SOLVE = {**{key: value for key, value in QUICK.items() if key not in ("epochs", "steps")}, "score_images": 512}
@@ -43,6 +46,10 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
 
     ``front`` names the costs over which the search ends with a front, as a list or joined by commas; at most
     ``front_points`` of the vectors that it tried are evaluated for it. Then the default budget is none.
+
+    A front needs shared weights that still know the base, or its dear points are poor. So with ``weights`` and without
+    searched skips, a search with a ``front``, and any by ``ddas`` or ``nsga2``, has the defaults ``prepare`` =
+    ``distil``, :data:`PASSES` of ``pretrain_epochs``, and ``lr`` = :data:`GENTLE_LR`.
     """
 
     strategy: str = "nar"
@@ -103,6 +110,12 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
         if isinstance(values, dict) and values.get("strategy") == "solve":
             return _solving({**_QUICK_SOLVE, **values} if quick else values)
         values = {**QUICK, **values} if quick else values
+        if isinstance(values, dict) and _keeps_base(values):
+            # A schedule sets the rate itself, and an optimizer of the user's needs one of its own.
+            rated = values.get("schedule") is not None or values.get("optimizer") is not None
+            values = {"prepare": "distil", **({} if rated else {"lr": GENTLE_LR}), **values}
+        if isinstance(values, dict) and values.get("prepare") == "distil" and "pretrain_epochs" not in values:
+            values = {**values, "pretrain_epochs": _passes(values.get("epochs"))}
         if isinstance(values, dict) and "pretrain_epochs" not in values and isinstance(values.get("epochs"), int):
             known = 1 if quick else cls.model_fields["pretrain_epochs"].default
             known = 0 if values.get("strategy") in MIXTURES else known
@@ -115,11 +128,19 @@ def _trained(values: dict[str, Any]) -> bool:
     return bool(values.get("weights")) and values.get("init", "base") == "base" and not values.get("search_skips")
 
 
+def _keeps_base(values: dict[str, Any]) -> bool:
+    """Whether a search on shared weights should end with a front beside a trained base."""
+    return _trained(values) and (bool(values.get("front")) or values.get("strategy") in _FOR_FRONTS)
+
+
+def _passes(epochs: Any) -> int:
+    return max(min(PASSES, epochs - 1), 0) if isinstance(epochs, int) else PASSES
+
+
 def _solving(values: dict[str, Any]) -> dict[str, Any]:
     """The defaults of a search that measures and solves: distilled operators, then one round."""
     values = {"prepare": "distil", **values}
-    epochs, passes = values.get("epochs"), values.get("pretrain_epochs")
-    if passes is None:
-        passes = max(min(PASSES, epochs - 1), 0) if isinstance(epochs, int) else PASSES
-        values["pretrain_epochs"] = passes
+    if values.get("pretrain_epochs") is None:
+        values["pretrain_epochs"] = _passes(values.get("epochs"))
+    passes = values["pretrain_epochs"]
     return {"epochs": passes + 1, **values} if isinstance(passes, int) else values

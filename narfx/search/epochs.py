@@ -20,6 +20,7 @@ from narfx.graph.batchnorm import batch_statistics
 from narfx.graph.frozen import train_mode
 from narfx.runs.events import Scored, Step, Weights
 from narfx.runs.folder import RunFolder
+from narfx.search.goals import archive_hypervolume
 from narfx.search.judge import NetJudge
 from narfx.search.measuring import MeasuringStrategy
 from narfx.search.shared_weights import SharedWeights
@@ -39,7 +40,8 @@ SCORES = "scores.json"
 class StrategyEpoch:
     """Where an epoch takes place: the stage's space, the shared weights, the run, and the epoch's numbers.
 
-    ``number`` counts over the whole search, ``own`` from the first of the strategy's ``epochs``; both from 0.
+    ``number`` counts over the whole search, ``own`` from the first of the strategy's ``epochs``; both from 0. The
+    events of steps have the hypervolume over ``costs`` of all that the strategy evaluated; with ``None`` they have none.
     """
 
     space: SearchSpace
@@ -48,6 +50,7 @@ class StrategyEpoch:
     number: int
     own: int
     epochs: int
+    costs: tuple[str, ...] | None = None
 
 
 def train_epoch(strategy: AnyStrategy, epoch: StrategyEpoch) -> None:
@@ -117,7 +120,11 @@ def _reward_step(strategy: Strategy, epoch: StrategyEpoch, batch: Batch) -> None
     results = [
         Result(reward, epoch.space.cost(proposal.vector)) for proposal, reward in zip(proposals, rewards, strict=True)
     ]
-    _write_step(epoch, proposals, rewards, strategy.tell(proposals, results))
+    metrics = strategy.tell(proposals, results)
+    if epoch.costs is not None:
+        # Here and not in a strategy: so it means the same for all of them.
+        metrics = {**metrics, "hypervolume": archive_hypervolume(epoch.space, strategy.archive(), epoch.costs)}
+    _write_step(epoch, proposals, rewards, metrics)
 
 
 def _write_step(

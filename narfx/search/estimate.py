@@ -13,6 +13,7 @@ from narfx.search.epochs import quick_reward
 from narfx.search.front import SOLVED_BUDGETS
 from narfx.search.mixture.memory import activation_bytes, largest_mixture, weight_bytes
 from narfx.search.mixture.strategy import MixtureStrategy
+from narfx.search.preparation import Distil
 from narfx.search.prepared import Prepared
 from narfx.support.text import count
 from narfx.training.estimate import Estimate, duration, timed_step
@@ -41,11 +42,12 @@ def plan(prepared: Prepared, config: SearchConfig) -> Estimate:
     stages = f" in {len(prepared.stages)} stages" if len(prepared.stages) > 1 else ""
     judged = 0 if task.data.test is None else (config.randoms + 2) * len(task.data.test)
     end = (evaluations * images + judged) / min(config.reward_images, len(task.data.val)) * reward
-    seconds = train * step + rewards * reward + end
+    distilled = _distilled(prepared)
+    seconds = (train + (_PASS - 1) * distilled * task.steps_per_epoch) * step + rewards * reward + end
     text = (
         f"search: {count(len(space) - len(space.skip_slots), 'slot')}{skips}, {space.size:.3g} vectors, "
         f"budget {space.budget}; {count(config.epochs, 'epoch')}{stages} of "
-        f"{count(task.steps_per_epoch, 'training step')} ({config.pretrain_epochs} of them on uniform random vectors), "
+        f"{count(task.steps_per_epoch, 'training step')} ({_prepared(config, distilled)}), "
         f"{count(rewards, 'reward')}, about {count(evaluations, 'evaluation')} on {count(images, 'image')} at the end"
         f"{_of_front(config)}; "
         f"about {duration(seconds)} at the speed just measured"
@@ -57,7 +59,21 @@ def plan(prepared: Prepared, config: SearchConfig) -> Estimate:
         "evaluations": evaluations,
         "evaluation_images": images,
     }
-    return Estimate(text, seconds, numbers)
+    return Estimate(text, seconds, numbers, prepared.notes)
+
+
+def _distilled(prepared: Prepared) -> int:
+    """The epochs of all stages in which operators learn from the base."""
+    return sum(stage.preparation.epochs for stage in prepared.stages if isinstance(stage.preparation, Distil))
+
+
+def _prepared(config: SearchConfig, distilled: int) -> str:
+    """What the epochs before the strategy do, and how fast the shared weights learn after operators were distilled."""
+    uniform = config.pretrain_epochs - distilled
+    said = [f"{uniform} of them on uniform random vectors"] if uniform or not distilled else []
+    if distilled:
+        said += [f"in {distilled} of them operators learn from the base", f"then a learning rate of {config.lr:g}"]
+    return "; ".join(said)
 
 
 def _mixing(prepared: Prepared, config: SearchConfig, strategy: MixtureStrategy) -> Estimate:
@@ -101,7 +117,7 @@ def _mixing(prepared: Prepared, config: SearchConfig, strategy: MixtureStrategy)
         "activation_mb": math.ceil(activations / _MB),
         "weight_mb": math.ceil(weights / _MB),
     }
-    return Estimate(text, seconds, numbers)
+    return Estimate(text, seconds, numbers, prepared.notes)
 
 
 def _solving(prepared: Prepared, config: SearchConfig, step: float, reward: float) -> Estimate:
@@ -131,7 +147,7 @@ def _solving(prepared: Prepared, config: SearchConfig, step: float, reward: floa
         "evaluations": evaluations,
         "evaluation_images": len(task.data.val) + task.calibration_images,
     }
-    return Estimate(text, seconds, numbers)
+    return Estimate(text, seconds, numbers, prepared.notes)
 
 
 def _for_front(config: SearchConfig) -> int:

@@ -32,20 +32,26 @@ SOLVED_BUDGETS = 8
 
 
 def front_vectors(
-    strategy: AnyStrategy, tried: Sequence[Evaluated], space: SearchSpace, costs: Sequence[str], n: int
+    strategy: AnyStrategy, archives: Sequence[Sequence[Evaluated]], space: SearchSpace, costs: Sequence[str], n: int
 ) -> list[Vector]:
     """The vectors that deserve a proper evaluation for a front over ``costs``.
 
-    At most ``n`` of those that the strategy tried and that meet the budget
+    At most ``n`` of those that the stages tried and that meet the budget
     (:func:`~narfx.space.front.front_candidates`), and for a strategy with scores the best vectors for
-    :data:`SOLVED_BUDGETS` budgets over the range of each cost.
+    :data:`SOLVED_BUDGETS` budgets over the range of each cost. Rewards of two stages do not compare, because the
+    shared weights moved on between them or one of them measured a loss. So each stage proposes equally many, the last
+    one first.
     """
-    records = [
-        {"vector": entry.vector, "accuracy": entry.result.reward, **space.cost(entry.vector)}
-        for entry in tried
-        if space.feasible(entry.vector)
-    ]
-    chosen = [tuple(record["vector"]) for record in front_candidates(records, costs, n)]
+    chosen: list[Vector] = []
+    tried = [archive for archive in archives if archive]
+    for left, archive in zip(range(len(tried), 0, -1), reversed(tried), strict=True):
+        records = [
+            {"vector": entry.vector, "accuracy": entry.result.reward, **space.cost(entry.vector)}
+            for entry in archive
+            if space.feasible(entry.vector) and entry.vector not in chosen
+        ]
+        share = -(-(n - len(chosen)) // left)
+        chosen += [tuple(record["vector"]) for record in front_candidates(records, costs, share)]
     table = strategy.scores() if isinstance(strategy, MeasuringStrategy) else None
     return list(dict.fromkeys([*chosen, *(() if table is None else _solved(table, space, costs))]))
 
@@ -68,7 +74,7 @@ def make_front(
     evaluate: Evaluations,
     space: SearchSpace,
     strategy: AnyStrategy,
-    tried: Sequence[Evaluated],
+    archives: Sequence[Sequence[Evaluated]],
     outcome: Outcome,
     costs: Sequence[str],
     n: int,
@@ -87,7 +93,7 @@ def make_front(
     records = [outcome.base, *outcome.finalists, *outcome.randoms]
     base, own = outcome.base, outcome.base["accuracy"] is not None
     if costs:
-        chosen = front_vectors(strategy, tried, space, costs, n)
+        chosen = front_vectors(strategy, archives, space, costs, n)
         found = evaluate(dict.fromkeys([*chosen, space.base]), "front")
         shared = found[[space.read(record) for record in found].index(space.base)]
         records = [record for record in found if record is not shared or _legal(space)] + records[1:]
@@ -104,7 +110,7 @@ def make_front(
         costs=over,
         budget=str(space.budget),
         images=images,
-        archive=len(tried),
+        archive=len({entry.vector for archive in archives for entry in archive}),
         evaluated=len({space.read(record) for record in records}),
         base=front_point(base, space.metrics, images),
         base_by="own" if own else "shared" if costs else None,

@@ -37,6 +37,7 @@ class History:
         self._seen: dict[Vector, tuple[int, float]] = {}
         self._told: dict[Vector, dict[str, float]] = {}
         self._costs: dict[Vector, dict[str, float]] = {}
+        self._scored: dict[Vector, float] | None = None
         self._repeated = False
         self.noisy = False
 
@@ -74,6 +75,7 @@ class History:
             self._tell_costs(vector, costs)
         if observed:
             self._batches.append(observed)
+            self._scored = None
         if len(self) > self._capacity or sum(map(len, self._batches)) > _REPEATED * self._capacity:
             self._forget()
         return [vector for vector, _ in observed], [reward for _, reward in observed]
@@ -122,6 +124,12 @@ class History:
         ]
 
     def _scores(self) -> dict[Vector, float]:
+        """The score of each vector, in the order of first evaluations, computed once for each batch."""
+        if self._scored is None:
+            self._scored = self._compute_scores()
+        return self._scored
+
+    def _compute_scores(self) -> dict[Vector, float]:
         exact = self._repeated and not self.noisy
         found = [0.0] * len(self._batches) if exact else levels(self._space, self._batches)
         means: dict[Vector, tuple[int, float]] = {}
@@ -139,7 +147,7 @@ class History:
         self._batches = [[(vector, score) for vector, score in scores.items() if vector in kept]]
         self._seen = {vector: entry for vector, entry in self._seen.items() if vector in kept}
         self._told = {vector: costs for vector, costs in self._told.items() if vector in kept}
-        self._costs = {}
+        self._costs, self._scored = {}, None
 
     def _best_for_cost(self, scores: Mapping[Vector, float]) -> set[Vector]:
         """For each cost alone, the vectors of a higher score than all that cost less."""
@@ -168,7 +176,7 @@ class History:
         self._batches = [[(tuple(vector), reward) for vector, reward in batch] for batch in state["batches"]]
         self._seen = {tuple(vector): (count, first) for vector, count, first in state["seen"]}
         self._told = {tuple(vector): dict(costs) for vector, costs in state.get("costs", ())}
-        self._costs = {}
+        self._costs, self._scored = {}, None
         self._repeated, self.noisy = state["repeated"], state["noisy"]
 
 

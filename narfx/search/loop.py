@@ -18,6 +18,7 @@ from narfx.search.epochs import StrategyEpoch, train_epoch
 from narfx.search.evaluations import evaluate_vector
 from narfx.search.shared_weights import SharedWeights
 from narfx.search.stages import Found, Stage, spaces
+from narfx.search.strategy import Evaluated
 from narfx.search.supernet_strategy import AnyStrategy
 from narfx.space.space import SearchSpace
 from narfx.support.ranks import Ranks
@@ -88,7 +89,14 @@ class Search:
         """The space and the strategy of the stage that follows all that was found."""
         index = len(self._found)
         self._here = spaces(self.space, self.stages, self._found)[index]
-        self.strategy = self.stages[index].build(self._here, index, self.ranks.seed(self.config.seed))
+        seed = self.ranks.seed(self.config.seed)
+        self.strategy = self.stages[index].build(self._here, index, seed, self.config.front)
+
+    @property
+    def archives(self) -> list[Sequence[Evaluated]]:
+        """What each stage has evaluated so far, stage by stage; the last strategy need not remember anything."""
+        last = self.strategy.archive() if hasattr(self.strategy, "archive") else ()
+        return [*(found.archive for found in self._found), last]
 
     def _next_stage(self) -> None:
         self._found.append(Found.by(self.strategy, self.config.finalists))
@@ -109,8 +117,10 @@ class Search:
         if own < 0:
             self.folder.write(preparation.train(number, own + preparation.epochs, self._here, self._shared))
         else:
-            epochs = self.stages[index].epochs
-            train_epoch(self.strategy, StrategyEpoch(self._here, self._shared, self.folder, number, own, epochs))
+            stage = self.stages[index]
+            costs = stage.judged(self._here, self.config.front)
+            here = StrategyEpoch(self._here, self._shared, self.folder, number, own, stage.epochs, costs)
+            train_epoch(self.strategy, here)
 
     def _restore(self) -> int:
         state = self.folder.load()

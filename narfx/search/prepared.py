@@ -85,7 +85,7 @@ def prepare(
         traced, latency = open_latency(traced, config, relative_to=relative_to, measured=resumed, keep=keep_latency)
     space = traced.space.within(Budget.parse(config.budget, traced.space.cost(traced.space.base)))
     _check_front(config, space)
-    check_stages(stages, space, config.seed)
+    check_stages(stages, space, config.seed, config.front)
     notes = [*traced.notes, *task.data.notes, *(latency.notes if latency else ())]
     net, more = _supernet(config, traced, task, place)
     method.check(net)

@@ -8,6 +8,7 @@ from typing import Any, TypeAlias
 
 from narfx.errors import UsageError
 from narfx.search.config import SearchConfig
+from narfx.search.goals import cost_names
 from narfx.search.preparation import NO_PREPARATION, Distil, Preparation, WarmUp
 from narfx.search.registry import build_strategy, stage_maker, strategy_options
 from narfx.search.strategy import Evaluated, Result
@@ -106,10 +107,26 @@ class Stage:
         """All epochs of the stage."""
         return self.preparation.epochs + self.epochs
 
-    def build(self, space: SearchSpace, index: int, seed: int) -> AnyStrategy:
-        """The strategy of this stage, the ``index``-th of a search with this seed, for its own space."""
+    @property
+    def trades(self) -> bool:
+        """Whether the strategy trades costs for reward: it has the option ``costs``."""
+        return any(option.name == "costs" for option in strategy_options(self.strategy))
+
+    def build(self, space: SearchSpace, index: int, seed: int, front: Sequence[str] = ()) -> AnyStrategy:
+        """The strategy of this stage, the ``index``-th of a search with this seed, for its own space.
+
+        One that trades costs trades those of the ``front``, unless its options name others.
+        """
         own = seed if index == 0 else derive(seed, "stage", index)
-        return build_strategy(self.strategy, space, seed=own, **self.options)
+        costs = {"costs": ",".join(front)} if front and self.trades else {}
+        return build_strategy(self.strategy, space, seed=own, **{**costs, **self.options})
+
+    def judged(self, space: SearchSpace, front: Sequence[str]) -> tuple[str, ...] | None:
+        """The costs over which its hypervolume counts: those of the ``front``, else those that its strategy trades."""
+        if front or not self.trades:
+            return tuple(front) or None
+        named = [name.strip().lower() for name in str(self.options.get("costs", "")).split(",")]
+        return tuple(name for name in named if name in space.metrics) or cost_names(space, "")
 
     def describe(self) -> dict[str, Any]:
         """Plain values by which a resumed search is known to have the same stages."""
@@ -129,14 +146,8 @@ def stages_of(config: SearchConfig) -> tuple[Stage, ...]:
     rest = config.epochs - config.pretrain_epochs
     maker = stage_maker(config.strategy)
     if maker is not None:
-        return tuple(maker(_preparation(config), rest, _options(config)))
-    return (Stage(whole_space, _preparation(config), config.strategy, rest, _options(config)),)
-
-
-def _options(config: SearchConfig) -> dict[str, Any]:
-    """The strategy's options; one that trades ``costs`` for reward trades those of the front, unless it is told."""
-    trades = config.front and any(option.name == "costs" for option in strategy_options(config.strategy))
-    return {**({"costs": ",".join(config.front)} if trades else {}), **config.strategy_options}
+        return tuple(maker(_preparation(config), rest, dict(config.strategy_options)))
+    return (Stage(whole_space, _preparation(config), config.strategy, rest, config.strategy_options),)
 
 
 def _preparation(config: SearchConfig) -> Preparation:
@@ -188,7 +199,7 @@ def check_epochs(stages: Sequence[Stage]) -> None:
         )
 
 
-def check_stages(stages: Sequence[Stage], space: SearchSpace, seed: int) -> None:
+def check_stages(stages: Sequence[Stage], space: SearchSpace, seed: int, front: Sequence[str] = ()) -> None:
     """Refuse what would fail in a later stage: a wrong strategy or option, or a strategy without an archive.
 
     Raises:
@@ -196,7 +207,7 @@ def check_stages(stages: Sequence[Stage], space: SearchSpace, seed: int) -> None
     """
     first = spaces(space, stages[:1], ())[0]
     for index, stage in enumerate(stages):
-        made = stage.build(space if index else first, index, seed)
+        made = stage.build(space if index else first, index, seed, front)
         if stage is not stages[-1] and not hasattr(made, "archive"):
             raise UsageError(
                 f"strategy {stage.strategy!r} has no archive(), which the next stage needs to narrow its space: add "

@@ -75,10 +75,10 @@ class Targets:
         """The costs of one-hot codes: ``(n, slots, choices)`` to ``(n, costs)``."""
         return self._fixed + torch.einsum("nlk,clk->nc", codes, self._table)
 
-    def excess(self, codes: Tensor, drawn: Tensor) -> Tensor:
-        """Σ max(0, cost / T - 1) of one-hot codes; a target T is drawn from [0, 1], where 0 is the least cost."""
+    def ratios(self, codes: Tensor, drawn: Tensor) -> Tensor:
+        """Each cost over its target, ``(n, costs)``; a target is drawn from [0, 1], where 0 is the least cost."""
         targets = torch.maximum(self._low + (self._high - self._low) * drawn, _LEAST * self._high.abs() + 1e-9)
-        return torch.relu(self.of(codes) / targets - 1).sum(1)
+        return self.of(codes) / targets
 
     def fits(self, codes: Tensor) -> Tensor:
         """Whether one-hot codes meet the budget, but for rounding: ``(n, slots, choices)`` to ``(n,)``."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import floor, isfinite
 
 from narfx.errors import UsageError
 
@@ -26,6 +27,8 @@ class Budget:
     @classmethod
     def parse(cls, text: str, base: Mapping[str, float]) -> Budget:
         """Read ``"macs<=0.8x"``, ``"macs<=1.2G,latency<=5ms"`` or ``"none"``; ``x`` is relative to ``base``.
+
+        Bounds on counts become whole numbers.
 
         Raises:
             UsageError: The text has another form, names a metric twice or one that ``base`` does not hold, or a unit
@@ -50,7 +53,9 @@ class Budget:
                 raise UsageError(
                     f"the budget bounds {metric!r} twice: remove one bound", where="--budget", kind="budget_syntax"
                 )
-            bounds[metric] = number * (base[metric] if unit == "x" else _scale(metric, unit, term.strip()))
+            bound = number * (base[metric] if unit == "x" else _scale(metric, unit, term.strip()))
+            whole = metric != "latency" and isfinite(bound)  # a count is within 30.8 where it is within 30
+            bounds[metric] = floor(round(bound, 3)) if whole else bound
         return cls(bounds)
 
     def met_by(self, cost: Mapping[str, float]) -> bool:

@@ -45,7 +45,10 @@ def pick(text: str, records: Sequence[Record], base: Mapping[str, float], costs:
             where="--pick",
             kind="pick_syntax",
         )
-    budget = Budget.parse(text, base)
+    try:
+        budget = Budget.parse(text, base)
+    except UsageError as error:
+        raise UsageError(f"--pick {text}: {error}", where="--pick", kind=error.kind) from error
     within = [index for index, record in enumerate(records) if budget.met_by(record)]
     if not within:
         raise _none_meets(text, records, budget)

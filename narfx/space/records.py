@@ -24,8 +24,9 @@ class Site:
 
     ``target`` is the module path, ``occurrence`` counts the calls of that module in graph order. Shapes are those of
     one sample, ``(channels, height, width)``. ``own_params`` counts the parameters of the site's own call where they
-    may be other than a plain convolution's (a parametrization has its own). ``images`` is the batch of the call for
-    one sample: more than 1 where the model folds frames, pairs or windows into the batch axis.
+    may be other than a plain convolution's (a parametrization has its own), and ``more_macs`` the MACs with which a
+    parametrization computes the weight. ``images`` is the batch of the call for one sample: more than 1 where the model
+    folds frames, pairs or windows into the batch axis.
     """
 
     target: str
@@ -45,6 +46,7 @@ class Site:
     where: str = ""
     own_params: int | None = None
     images: int = 1
+    more_macs: int = 0
 
     @property
     def name(self) -> str:

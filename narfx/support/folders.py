@@ -42,6 +42,9 @@ _SIGNS: tuple[tuple[str, frozenset[str], tuple[str, ...]], ...] = (
     ("proxy.json", frozenset({"identities", "held_out"}), ("proxy.json",)),
     ("solve.json", frozenset({"points", "prediction"}), ("solve.json",)),
     ("points.json", frozenset({"points", "hypervolume"}), ("points.json",)),
+    ("landscape.json", frozenset({"measure", "networks"}), ("landscape.json",)),
+    ("variance.json", frozenset({"measure", "networks"}), ("variance.json",)),
+    ("cells.json", frozenset({"variant", "genotypes"}), ("cells.json",)),
 )
 
 

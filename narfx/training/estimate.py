@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,16 +24,17 @@ _FORWARD = 1 / 3  # of the time of a training step
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run will take: in words, in seconds, and the numbers that they follow from."""
+    """What a run will take: in words, in seconds, and the numbers that they follow from; and what the run would say."""
 
     text: str
     seconds: float
     numbers: Mapping[str, int]
+    notes: Sequence[str] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The result of a verb with ``--dry-run``."""
         estimate = {"seconds": round(self.seconds, 1), **self.numbers}
-        return {"dry_run": True, "estimate": estimate, "message": self.text}
+        return {"dry_run": True, "estimate": estimate, "message": self.text, "notes": [*self.notes]}
 
 
 def duration(seconds: float) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +24,10 @@ from narfx.training.objective import Objective
 from narfx.training.recipe import Recipe
 from narfx.training.teacher import Teacher
 
-__all__ = ["check_diverged", "check_order", "fit", "parameter_names", "restore", "train_step"]
+__all__ = ["AfterEpoch", "check_diverged", "check_order", "fit", "parameter_names", "restore", "train_step"]
+
+AfterEpoch: TypeAlias = Callable[[nn.Module, int, Sequence[float]], Mapping[str, Any]]
+"""Called with the network, the number of the epoch (from 1) and the loss of each step; gives values for its event."""
 
 
 def train_step(
@@ -67,6 +71,7 @@ def fit(
     objective: Objective | None = None,
     ranks: Ranks | None = None,
     method: Method | None = None,
+    after_epoch: AfterEpoch | None = None,
 ) -> dict[str, Any]:
     """Train ``network`` in place and evaluate it on the validation part and, where there is one, the test part.
 
@@ -83,6 +88,8 @@ def fit(
             head are trained and checkpointed.
         ranks: Each rank draws batches of its own; all start from the same weights.
         method: The optimizer and the learning rate; those of the recipe by default.
+        after_epoch: Looks at the network after each epoch. It may set modes, but changes neither weights nor
+            BatchNorm statistics.
 
     Returns:
         ``{"epochs", "loss", "metric", "val": {"accuracy", "loss", "images"}, "test": ...}``.
@@ -106,11 +113,13 @@ def fit(
     started = time.monotonic()
     for epoch in range(first, recipe.epochs):
         said = f"{label}: epoch {epoch + 1}"
-        loss = _epoch(network, optimizer, method, task, loss_of, recipe, epoch, own_seed, reporter, said)
+        losses = _epoch(network, optimizer, method, task, loss_of, recipe, epoch, own_seed, reporter, said)
+        loss = sum(losses) / len(losses)
         reporter.say(f"{label}: epoch {epoch + 1}/{recipe.epochs}, loss {loss:.4f}")
         check_diverged(network, task.head)
+        more = {} if after_epoch is None else after_epoch(network, epoch + 1, losses)
         if folder is not None:
-            folder.write(Epoch(epoch=epoch + 1, loss=loss, lr=optimizer.param_groups[0]["lr"]))
+            folder.write(Epoch(epoch=epoch + 1, loss=loss, lr=optimizer.param_groups[0]["lr"], more=more))
             folder.save(
                 {
                     "network": network.state_dict(),
@@ -157,16 +166,16 @@ def _epoch(
     seed: int,
     reporter: Reporter,
     label: str,
-) -> float:
-    """One epoch; returns the mean loss."""
+) -> list[float]:
+    """One epoch; returns the loss of each step."""
     train_mode(network)
     torch.manual_seed(derive(seed, "dropout", epoch))
     steps = task.steps_per_epoch
-    losses = []
+    losses: list[float] = []
     for step, (x, y) in enumerate(reporter.track(task.train_batches(derive(seed, "epoch", epoch)), steps, label)):
         set_rate(optimizer, method.rate(epoch + step / steps))
         losses.append(train_step(network, optimizer, objective, x, y, recipe.clip))
-    return sum(losses) / len(losses)
+    return losses
 
 
 def check_diverged(*modules: nn.Module) -> None:

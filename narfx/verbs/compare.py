@@ -88,7 +88,7 @@ def estimate_compare(config: CompareConfig, *, device: str = "auto", relative_to
 
     Returns:
         ``{"dry_run": True, "estimate": {"seconds", "networks", "seeds", "trainings", "epochs", "training_steps"},
-        "message"}``; errors as for ``compare``.
+        "message", "notes"}``; errors as for ``compare``.
     """
     comparison = prepare(_with_names(config, relative_to), device=device, relative_to=relative_to)
     networks = list({entrant.key: entrant for entrant in _entrants(comparison)}.values())
@@ -113,7 +113,7 @@ def estimate_compare(config: CompareConfig, *, device: str = "auto", relative_to
         "epochs": config.epochs,
         "training_steps": config.seeds * steps,
     }
-    return Estimate(text, seconds, numbers).to_json()
+    return Estimate(text, seconds, numbers, comparison.notes).to_json()
 
 
 def resume_compare(

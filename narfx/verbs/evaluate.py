@@ -8,37 +8,29 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from narfx.data.arrays import Source
-from narfx.data.image_data import ONE_CLASS, ImageData, fitting, images_of, normalisation
+from narfx.data.image_data import images_of
 from narfx.data.pairs import Pairs, read_pairs
-from narfx.data.parts import Part, check_channels
+from narfx.data.parts import Part
 from narfx.data.sources import read_source
-from narfx.data.splits import make_split
 from narfx.errors import UsageError
-from narfx.graph.checks import check_values
-from narfx.graph.time_limit import model_time
 from narfx.inputs.image_size import check_enlarging
 from narfx.inputs.paths import named_paths, relocated
 from narfx.runs.progress import Reporter, Silent
 from narfx.space.architecture import Preprocessing
-from narfx.support.devices import is_out_of_memory, pick_device
+from narfx.support.devices import pick_device
 from narfx.support.files import check_writable, read_json, write_json
 from narfx.support.path_fields import DataSource, ModelReference, UserPath
-from narfx.support.text import first_line
-from narfx.tasks.classification import Classification
 from narfx.tasks.options import face_options
 from narfx.tasks.precision import Precision, PrecisionName
-from narfx.training.checks import outputs
 from narfx.verbs.face_pairs import check_pairs, judge_pairs
+from narfx.verbs.judging import MEMORY, judge_classes, parts_of, try_target
 from narfx.verbs.target import Shape, Target, load_target
 
 __all__ = ["EvaluateConfig", "evaluate"]
-
-_MEMORY = 2 * 1024**3
 
 
 class EvaluateConfig(BaseModel):
@@ -161,13 +153,13 @@ def evaluate(
     data = (
         read_pairs(config.data, config.pairs, enlarge=config.input is not None)
         if config.by_pairs
-        else read_source(config.data, config.input, _MEMORY)
+        else read_source(config.data, config.input, MEMORY)
     )
-    images = images_of(config.data, *([data.images] if isinstance(data, Pairs) else _parts(data).values()))
+    images = images_of(config.data, *([data.images] if isinstance(data, Pairs) else parts_of(data).values()))
     target = load_target(config.target, weights=config.weights, input=config.input, images=images, seed=config.seed)
     if target.origin is not None:
         reporter.say(target.origin)
-    _try(target, config.input, place)
+    try_target(target, config.input, place)
     if isinstance(data, Pairs):
         found, roc = _pairs(target, data, config, precision, place, reporter)
     else:
@@ -208,29 +200,6 @@ def _is_result(path: Path) -> bool:
     return isinstance(value, dict) and {"task", "target", "accuracy"} <= value.keys()
 
 
-@model_time()
-def _try(target: Target, input: Shape | None, device: torch.device) -> None:
-    """Move the network to its device and give it one black image."""
-    if input not in (None, target.input):
-        raise UsageError(
-            f"the network takes inputs of shape {target.input}, not {input}: leave out --input", where="--input",
-            kind="input_shape",
-        )  # fmt: skip
-    check_values(target.network)
-    try:
-        with torch.inference_mode():
-            target.network.to(device).eval()(torch.zeros(1, *target.input, device=device))
-    except Exception as error:  # the user's own code
-        if is_out_of_memory(error) or isinstance(error, UsageError):
-            raise
-        raise UsageError(
-            f"the network does not take one image of shape {target.input} ({first_line(error)}): give its shape with "
-            "--input",
-            where="--input",
-            kind="input_shape",
-        ) from error
-
-
 def _pairs(
     target: Target, pairs: Pairs, config: EvaluateConfig, precision: Precision, device: torch.device, reporter: Reporter
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -260,12 +229,6 @@ def _check_sizes(config: EvaluateConfig, target: Target, *parts: Part) -> None:
         check_enlarging(images_of(config.data, *parts), target.input, Path(config.target).name)
 
 
-def _parts(found: Source) -> dict[str, Part]:
-    """The parts that a source has, the one to judge on first."""
-    named = {"test": found.test, "val": found.val, "train": found.train}
-    return {name: part for name, part in named.items() if part is not None}
-
-
 def _classes(
     target: Target,
     found: Source,
@@ -274,36 +237,24 @@ def _classes(
     device: torch.device,
     reporter: Reporter,
 ) -> dict[str, Any]:
-    source, parts = config.data, _parts(found)
-    if config.part is not None and config.part not in parts:
-        raise UsageError(
-            f"{source} has no part {config.part!r}: it has {', '.join(parts)}", where="--part", kind="no_such_part"
-        )
-    name = config.part or next(iter(parts))
-    if len(np.unique(parts[name].labels)) == 1:
-        reporter.say(ONE_CLASS)
-    for note in fitting([parts[name]], target.input):
+    judged = judge_classes(
+        target,
+        found,
+        config.data,
+        config.part,
+        name=Path(config.target).name,
+        enlarge=config.input is not None,
+        batch_size=config.batch_size,
+        precision=precision,
+        device=device,
+    )
+    for note in judged.notes:
         reporter.say(note)
-    splits, used = {}, {name, *(() if target.preprocessing else ("train",))}
-    _check_sizes(config, target, *(parts[key] for key in used))
-    for key in used:
-        check_channels(parts[key].channels, target.input[0], source)
-        everything = np.arange(len(parts[key].labels), dtype=np.int64)
-        small = len(everything) * math.prod(target.input) <= _MEMORY
-        splits[key] = make_split(parts[key], everything, target.input, device, small)
-    if target.preprocessing is not None:
-        mean, std = target.preprocessing.mean, target.preprocessing.std
-    else:
-        mean, std, _ = normalisation(found, splits["train"], target.input)
-    judged = splits[name]
-    data = ImageData(source, found.classes, mean, std, judged, judged, judged, (), False)
-    task = Classification(data, batch_size=config.batch_size, precision=precision)
-    task.check(outputs(target.network, target.input, device))
-    scores = task.evaluate(target.network, "test")
+    scores = judged.task.evaluate(target.network, "test")
     if not math.isfinite(scores["loss"]):
         raise UsageError(
             "the network gives NaN or infinite logits: its weights are broken, or the images are normalised in another "
             "way than in training",
             kind="outputs_not_finite",
         )
-    return {"task": "classification", "data": data.short_name, "part": name, **scores}
+    return {"task": "classification", "data": judged.task.data.short_name, "part": judged.part, **scores}

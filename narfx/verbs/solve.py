@@ -34,9 +34,9 @@ from narfx.space.records import Vector
 from narfx.space.scores import ScoreTable
 from narfx.space.solver import best_vectors
 from narfx.support.devices import pick_device
-from narfx.support.files import write_bytes, write_json
+from narfx.support.files import write_bytes
 from narfx.support.folders import check_output, check_replaceable, output_folder
-from narfx.support.seals import file_digest
+from narfx.support.seals import file_digest, write_sealed
 from narfx.support.text import count as counted
 from narfx.training.about import ABOUT, about
 from narfx.verbs.solve_plot import plot_points
@@ -111,8 +111,8 @@ def solve(
             "prediction": solver.prediction,
             "notes": solver.notes,
         }
-        write_json(work / _RESULT, result)
-        write_json(work / ABOUT, solver.about(pick_device(device)))
+        write_sealed(work / _RESULT, result)
+        write_sealed(work / ABOUT, solver.about(pick_device(device)))
         files = {"result": str(out / _RESULT)}
         if len(budgets) > 1:
             solver.front(dict(zip(names, records, strict=True)), budget, work).save(work / FRONT)

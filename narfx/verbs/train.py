@@ -131,7 +131,8 @@ def estimate_train(config: TrainConfig, *, device: str = "auto", relative_to: Pa
     """Check a training and measure how long it will take; nothing is written.
 
     Returns:
-        ``{"dry_run": True, "estimate": {"seconds", "epochs", "training_steps"}, "message"}``; errors as for ``train``.
+        ``{"dry_run": True, "estimate": {"seconds", "epochs", "training_steps"}, "message", "notes"}``; errors as for
+        ``train``.
     """
     prepared = prepare(config, device=device, relative_to=relative_to)
     task, steps = prepared.task, prepared.task.steps_per_epoch
@@ -140,7 +141,8 @@ def estimate_train(config: TrainConfig, *, device: str = "auto", relative_to: Pa
         f"train: {count(config.epochs, 'epoch')} of {count(steps, 'step')}, {count(len(task.data.train), 'image')} to "
         f"train on; about {duration(seconds)} at the speed just measured"
     )
-    return Estimate(text, seconds, {"epochs": config.epochs, "training_steps": config.epochs * steps}).to_json()
+    numbers = {"epochs": config.epochs, "training_steps": config.epochs * steps}
+    return Estimate(text, seconds, numbers, prepared.notes).to_json()
 
 
 def resume_train(

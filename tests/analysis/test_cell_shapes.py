@@ -10,7 +10,7 @@ from command import Run, RunJson, in_process, in_process_json
 
 import narfx
 from narfx.analysis import cells
-from narfx.models.cells import darts_search
+from narfx.models.cells import darts, darts_search
 from narfx.space.genotype import read_genotype
 from narfx.space.published import PUBLISHED
 
@@ -85,6 +85,25 @@ def test_variants_are_written_and_read_again(run_json: RunJson, tmp_path: Path, 
     assert run_json("analyze", "cells", "nasnet", *arguments, "--overwrite")[0] == 0 and out.read_bytes() != before
 
 
+def test_several_random_variants_in_a_folder(run: Run, run_json: RunJson, tmp_path: Path) -> None:
+    out = tmp_path / "cells"
+    given = ("analyze", "cells", "darts_v2", "--count", "3", "--seed", "4", "--out", str(out))
+    code, result, _ = run_json(*given, "--variant", "random-connections")
+    assert code == 0 and [row["seed"] for row in result["genotypes"]] == [4, 5, 6]
+    for row in result["genotypes"]:
+        single = run_json("analyze", "cells", "darts_v2", "--variant", "random-connections", "--seed", str(row["seed"]))
+        assert row["genotype"] == single[1]["genotype"] == read_genotype(row["file"]).to_json()
+        assert (row["normal"], row["reduce"]) == (single[1]["normal"], single[1]["reduce"])
+        assert sorted(op for op, _ in row["genotype"]["normal"]) == sorted(op for op, _ in PUBLISHED["darts_v2"].normal)
+    assert narfx.trace(darts(genotype=result["genotypes"][0]["file"], cells=1, channels=2), (3, 8, 8)).space
+    assert run(*given, "--variant", "random-operators")[0] == 2
+    code, table, _ = run(*given, "--variant", "random-operators", "--overwrite")
+    assert code == 0 and "normal: width" in table and "random-operators-6.json" in table
+    assert sorted(path.name for path in out.iterdir()) == [
+        "cells.json", "random-operators-4.json", "random-operators-5.json", "random-operators-6.json",
+    ]  # fmt: skip
+
+
 def test_the_table(run: Run) -> None:
     code, out, _ = run("analyze", "cells", "snas_mild")
     assert code == 0 and "4c" in out and "sep_conv_3x3:0" in out
@@ -96,6 +115,9 @@ def test_the_table(run: Run) -> None:
         (("nothing",), "there is no genotype 'nothing': give a file, or one of nasnet"),
         (("missing.json",), "there is no file missing.json"),
         (("enas", "--variant", "flat"), "there is no variant 'flat': choose from random-connections"),
+        (("enas", "--count", "2"), "--count makes several random variants"),
+        (("enas", "--variant", "widest", "--count", "2"), "--count makes several random variants"),
+        (("enas", "--variant", "random-operators", "--count", "0"), "--count is a whole number from 1"),
         (("narfx:chain12",), "has neither cells nor residual blocks"),
         (("narfx:resnet8", "--variant", "widest"), "has no genotype"),
         (("narfx:nothing",), "nothing"),

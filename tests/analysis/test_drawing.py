@@ -60,6 +60,6 @@ def test_nothing_is_overwritten_unasked(narfx: Cli, enas: Path, tmp_path: Path) 
 def test_an_analysis_must_be_named(narfx: Cli) -> None:
     code, _, err = narfx("analyze")
     assert code == 2
-    assert "gradients, operators or rewards" in err
+    assert "gradients, rewards, hypervolume, cells, operators" in err and "confusion" in err
     with pytest.raises(UsageError):
         gradients("nowhere")

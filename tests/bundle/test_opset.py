@@ -68,6 +68,14 @@ def test_an_opset_that_cannot_be_had_is_refused(
     assert [record.name for record in caplog.records if record.levelname in ("WARNING", "ERROR")] == []
 
 
+def test_a_refused_opset_says_which_operator_is_younger(tmp_path: Path) -> None:
+    network = net(lambda x, y: F.interpolate(y, (y.shape[2] + x.shape[0], y.shape[3])).mean((2, 3)))
+    said = r"opset 13 \(its operator Shape has no option end there\): choose one from 15 to \d\d, or leave out"
+    with pytest.raises(UsageError, match=said):
+        narfx.export(network, tmp_path / "out", input=SHAPE, opset=13)
+    assert narfx.export(network, tmp_path / "out", input=SHAPE, opset=15)["opset"] == 15
+
+
 def test_an_opset_is_had_or_refused_as_far_as_onnxruntime_knows_it(tmp_path: Path) -> None:
     """Which opset is the newest that runs depends on what is installed."""
     network = net(lambda x, y: y.mean((2, 3)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from command import RunJson, in_process, in_process_json
 
@@ -46,6 +47,16 @@ def test_a_dry_run_says_how_long_it_takes_and_writes_nothing(
     code, result, _ = cli("train", "arch.json", *digits)
     assert (code, result["error"]["kind"]) == (2, "output_exists")
     assert cli("train", "--resume", "--dry-run", "--out", "deep/run")[1]["error"]["kind"] == "resume_options"
+
+
+def test_a_dry_run_warns_of_a_single_class(cli: RunJson, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    np.savez(tmp_path / "one.npz", x_train=np.zeros((40, 8, 8), np.uint8), y_train=np.zeros(40, int))
+    model = [MODEL, "--input", "1,8,8", "--budget", "macs<=0.777x"]
+    for verb, target in (("search", model), ("train", ["arch.json"]), ("compare", ["arch.json"])):
+        asked = (verb, *target, "--data", "one.npz", "--dry-run", "--out", "run")
+        assert any("all images have the same label" in note for note in cli(*asked)[1]["notes"])
+        code, out, _ = in_process(capfd)(*asked)
+        assert code == 0 and "all images have the same label" in out and "." not in out.partition("budget ")[2][:20]
 
 
 def test_a_quick_look_is_no_result_and_says_so(cli: RunJson) -> None:

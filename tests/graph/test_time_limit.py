@@ -43,11 +43,19 @@ CATCHING = """
                 pass
 """
 DEAF = CATCHING.replace("except Exception", "except BaseException").replace("while True", "for _ in range(200_000)")
+DELETED = """
+class Slow:
+    def __del__(self):
+        while True: pass
+Slow()
+while True: pass
+"""  # Python prints what a __del__ raises, and goes on
 PARTS = {"top": "", "built": "pass", "run": "pass"}
 EVALUATE = ["evaluate", "net.py", "--data", "digits"]
 TRAIN = ["train", "net.py:Net", "--data", "digits", "--out", "out"]
 CASES = [
     (EVALUATE, {"top": LOOP}, 5),
+    (EVALUATE, {"top": DELETED}, 8),
     (EVALUATE, {"built": LOOP}, 12),
     (EVALUATE, {"run": LOOP}, 15),
     (EVALUATE, {"run": CATCHING}, None),

@@ -208,6 +208,35 @@ def test_a_starred_input_is_one_input() -> None:
     assert torch.equal(traced.graph_module(x), model(x))
 
 
+class Forwarding(nn.Module):
+    """Hands on what it gets, as wrappers do; images are all that it gets."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Forwarded()
+
+    def forward(self, *inputs: Tensor, **options: Any) -> Tensor:
+        result: Tensor = self.inner(*inputs, **options)
+        return result
+
+
+class Forwarded(Chain):
+    def forward(self, x: Tensor, *more: Tensor, scale: float = 2.0, **options: Any) -> Tensor:
+        for name in options:
+            raise ValueError(name)
+        return super().forward(x) * scale if not more else x
+
+
+@pytest.mark.parametrize("make", [Forwarding, Forwarded])
+def test_starred_arguments_are_handed_on(make: Callable[[], nn.Module]) -> None:
+    model, x = settled(make()), images(2, *SHAPE)
+    traced = narfx.trace(model, input=SHAPE)
+    assert len(traced.space) == len(narfx.trace(Chain(), input=SHAPE).space)
+    assert torch.equal(traced.graph_module(x), model(x))
+    again = narfx.trace(traced.graph_module, input=SHAPE)
+    assert torch.equal(again.graph_module(x), model(x))
+
+
 @pytest.mark.parametrize("shape", [(1, 8, 8), (4, 8, 8), (3, 1, 1)])
 def test_a_shape_that_the_model_does_not_take_is_refused(shape: tuple[int, int, int]) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3, padding=1))

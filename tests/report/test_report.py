@@ -180,7 +180,10 @@ def test_names_from_files_are_text_wherever_they_stand(runs: Path) -> None:
     place = runs / "<img src=x onerror=alert(1)>"
     shutil.move(runs / "search", place)
     for name in (place.name, "compare"):
-        assert report(name, "a.html", overwrite=True)["warnings"] == []
+        told = report(name, "a.html", overwrite=True)["warnings"]
+        assert [re.split(" says | was ", text)[0] for text in told] == (
+            ["config.json", "config.json", "about.json"] if name != "compare" else []
+        )
         page = read(runs / "a.html")
         assert len(list(page.named("script"))) == 1 and not list(page.named("img"))
         assert not any(name.startswith("on") for _, attributes in page.tags for name in attributes)
@@ -234,6 +237,49 @@ def test_events_that_are_cut_or_damaged(runs: Path) -> None:
     assert warning.startswith("9 lines")
 
 
+def test_a_finished_run_without_events_says_that_it_has_no_curves(runs: Path) -> None:
+    for name in ("search", "train"):
+        (runs / name / "events.jsonl").unlink()
+        assert report(name, f"{name}.html")["warnings"] == [
+            "events.jsonl is missing or empty: the report has no curves"
+        ]
+        assert "the report has no curves" in read(runs / f"{name}.html").words
+
+
+def test_what_the_run_did_not_begin_with_is_said(runs: Path) -> None:
+    edit(runs / "search" / "config.json", lr=0.5)
+    about = json.loads((runs / "search" / "about.json").read_text())
+    edit(runs / "search" / "about.json", device="a faster one")
+    assert about["device"] != "a faster one"
+    told = report("search")["warnings"]
+    assert told[0].startswith("config.json says lr 0.5, but the run began with 0.")
+    assert told[1].startswith("about.json was changed after narfx wrote it") and len(told) == 2
+    edit(runs / "search" / "config.json", lr=0.05, quick=0)
+    assert "config.json says quick 0, but the run began with False" in report("search", overwrite=True)["warnings"]
+    (runs / "search" / "origin.json").write_text("{}")
+    (unknown,) = report("search", overwrite=True)["warnings"]
+    assert re.search("origin.json is damaged.* not known whether config.json and about.json are as the run", unknown)
+
+
+def test_a_row_that_lost_its_cost_is_left_out_of_the_figure(runs: Path) -> None:
+    rows = json.loads((runs / "compare" / "comparison.json").read_text())["rows"]
+    del rows[-1]["macs"]
+    edit(runs / "compare" / "comparison.json", rows=rows)
+    (told,) = report("compare")["warnings"]
+    assert told.startswith("comparison.json was changed")
+
+
+@pytest.mark.parametrize("name", ["solve.json", "about.json"])
+def test_what_solve_wrote_has_a_digest(runs: Path, name: str) -> None:
+    path = runs / "solved" / name
+    values = json.loads(path.read_text())
+    key = "metric" if name == "solve.json" else "device"
+    path.write_text(json.dumps({**values, key: "another"}))
+    assert "was changed after narfx wrote it" in report("solved")["warnings"][0]
+    path.write_text(json.dumps({entry: value for entry, value in values.items() if entry != "digest"}))
+    assert "has no digest" in report("solved", overwrite=True)["warnings"][0]
+
+
 def test_files_that_are_damaged_are_named(runs: Path) -> None:
     (runs / "search" / "about.json").write_text('{"versions": {"a": "b"}, "device": 5}')
     edit(runs / "search" / "result.json", accuracy=0.99)
@@ -246,6 +292,30 @@ def test_files_that_are_damaged_are_named(runs: Path) -> None:
     assert re.search(r"front.json.*the report leaves the front out", again) and "…" not in warnings + again
     page = read(runs / "search" / "report.html")
     assert "What could not be read" in page.words and "An older version of narfx" in page.words
+
+
+def test_a_front_that_was_changed_by_hand_is_not_drawn_as_one(narfx: RunJson, runs: Path) -> None:
+    """Changed, without its digest, or called one of an older version."""
+    place = runs / "search" / "front.json"
+    values = json.loads(place.read_text())
+    changed = {**values, "evaluated": values["evaluated"] + 1}
+    unsealed = {key: value for key, value in changed.items() if key != "digest"}
+    older = {key: value for key, value in changed.items() if key != "version"} | {"front": changed["points"]}
+    for number, wrong in enumerate((changed, unsealed, older)):
+        place.write_text(json.dumps(wrong))
+        code, found, _ = narfx("report", "search", "--out", f"changed-{number}.html")
+        page = read(runs / f"changed-{number}.html")
+        assert code == 0 and re.search("front.json (is damaged, or )?was changed after narfx wrote it", page.words)
+        assert "front.json" in found["warnings"][0]
+        assert "What was evaluated" in page.words and "This is not the front of the run" in page.words
+        assert "The front" not in page.words and not re.search(r"\bpoint 1\b", page.words)
+    place.write_text(json.dumps(values))
+    assert "This is not the front" not in read_report(runs)
+
+
+def read_report(runs: Path) -> str:
+    report("search", "again.html", overwrite=True)
+    return read(runs / "again.html").words
 
 
 def test_the_front_of_a_file(runs: Path) -> None:

@@ -20,6 +20,8 @@ from small_search import CONFIG, broken_off, same
 from narfx.errors import RunError, UsageError
 from narfx.runs.events import Step, iter_events
 from narfx.search import Proposal, Result, SearchConfig, Strategy, make_strategy, run
+from narfx.search.goals import archive_hypervolume
+from narfx.search.worth import Worth
 from narfx.space.budget import Budget
 from narfx.space.records import Slot, Vector
 from narfx.space.space import SearchSpace
@@ -131,18 +133,42 @@ def earned_at(slot: int, entry: int) -> float:
     return math.sin(1.7 * slot + 2.9 * entry)
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    st.floats(0.1, 1), st.floats(0.01, 0.3), st.floats(-2, 2),
+    st.lists(st.floats(0.1, 3), min_size=1, max_size=3), st.floats(-1, 0),
+)  # fmt: skip
+def test_what_a_vector_is_worth(mean: float, spread: float, reward: float, ratios: list[float], w: float) -> None:
+    """Both forms in plain numbers; mean and standard deviation are those of the rewards seen."""
+    given = torch.tensor([reward], dtype=torch.float64), torch.tensor([ratios], dtype=torch.float64), mean, spread
+    over = sum(max(0.0, ratio - 1) for ratio in ratios)
+    assert float(Worth("excess", 3.0, w).of(*given)) == pytest.approx(reward - 3 * over)
+    raw = (mean + spread * reward) * math.prod(ratio**w for ratio in ratios)
+    assert float(Worth("power", 3.0, w).of(*given)) == pytest.approx((raw - mean) / spread, abs=1e-6)
+
+
+def test_the_form_of_mnasnet_heeds_a_fixed_target_the_more_the_steeper_it_is() -> None:
+    space, costs = SearchSpace.uniform(8, 3), {}
+    for exponent in (0.0, -0.07, -1.0):
+        strategy = make_strategy("ddas", space, seed=2, target=0.5, form="power", exponent=exponent)
+        for _ in range(40):
+            proposals = strategy.ask(5)
+            rewards = [0.5 + 0.04 * space.cost(vector)["macs"] for vector in vectors(proposals)]
+            strategy.tell(proposals, [Result(reward) for reward in rewards])
+        costs[exponent] = np.mean([space.cost(vector)["macs"] for vector in vectors(strategy.ask(60))])
+    assert costs[-1.0] < costs[-0.07] - 0.5 and costs[-1.0] < costs[0.0] - 1
+
+
 def test_metrics_are_finite_numbers_and_the_noise_falls() -> None:
     strategy = make_strategy("ddas", SearchSpace.uniform(6, 3), seed=1, warmup=8, noise_steps=40, noise_end=0.1)
     metrics = teach(strategy, 20)
     json.dumps(metrics, allow_nan=False)
-    assert set(metrics[0]) == {"reward", "noise", "hypervolume"}
-    assert set(metrics[-1]) == {"reward", "noise", "hypervolume", "critic_loss", "gradient"}
+    assert set(metrics[0]) == {"reward", "noise"}
+    assert set(metrics[-1]) == {"reward", "noise", "critic_loss", "gradient"}
     assert set(metrics[-1]["gradient"]) == {"actor", "critic"} and min(metrics[-1]["gradient"].values()) > 0
     assert metrics[0]["noise"] == 0.5
     assert metrics[-1]["noise"] == pytest.approx(0.1)
     assert metrics[-1]["critic_loss"] > 0
-    volumes = [entry["hypervolume"] for entry in metrics]
-    assert volumes[-1] > volumes[0] > 0
 
 
 # Costs that are told
@@ -204,7 +230,7 @@ def test_a_constant_reward_and_a_constant_cost_are_no_obstacle() -> None:
         proposals = strategy.ask(4)
         metrics = strategy.tell(proposals, [Result(0.1)] * 4)
     json.dumps(metrics, allow_nan=False)
-    assert metrics["hypervolume"] == 0  # nothing is saved
+    assert archive_hypervolume(free, strategy.archive(), ("macs",)) == 0  # nothing is saved
     assert len(strategy.archive()) > 20
 
 
@@ -224,6 +250,7 @@ def test_a_space_without_costs_is_searched_by_reward() -> None:
     st.integers(0, 3), st.integers(1, 4),
     st.fixed_dictionaries({
         "state": st.sampled_from(["previous", "best"]), "critic_loss": st.sampled_from(["squared", "check"]),
+        "form": st.sampled_from(["excess", "power"]),
         "baseline": st.sampled_from(["levels", "mean", "none"]), "gamma": st.sampled_from([0.0, 0.5]),
         "replay": st.sampled_from([10, 1000]),
     }),
@@ -280,7 +307,9 @@ def test_the_events_of_a_run_have_the_strategys_metrics(whole: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"warmups": 1}, "there is no 'warmups'; it has costs=, penalty=10.0"),
+        ({"warmups": 1}, "there is no 'warmups'; it has costs=, form=excess, penalty=10.0"),
+        ({"form": "log"}, "form is 'log', and must be excess or power"),
+        ({"exponent": math.inf}, "exponent is inf, which is not a finite number"),
         ({"warmup": -1}, "warmup is -1, and must be at least 0"),
         ({"noise": math.nan}, "noise is nan, which is not a finite number"),
         ({"tau": 1.0}, "tau is 1.0, and must be below 1"),

@@ -18,8 +18,23 @@ from narfx.compiler.lowering import lower
 from narfx.errors import UsageError
 from narfx.runs.events import Step, iter_events
 from narfx.runs.progress import Silent
-from narfx.search import Proposal, Result, SearchConfig, estimate_search, make_strategy, resume, run, strategy_names
+from narfx.search import (
+    NO_PREPARATION,
+    Proposal,
+    Result,
+    SearchConfig,
+    Stage,
+    WarmUp,
+    estimate_search,
+    keep_finalists,
+    make_strategy,
+    resume,
+    run,
+    strategy_names,
+    whole_space,
+)
 from narfx.search.front import SOLVED_BUDGETS, front_vectors
+from narfx.search.goals import archive_hypervolume
 from narfx.search.history import History
 from narfx.search.prepared import prepare
 from narfx.search.stages import stages_of
@@ -121,7 +136,7 @@ def test_every_strategy_of_rewards_fills_the_archive(strategy: str) -> None:
     for _ in range(8):
         proposals = made.ask(5)
         made.tell(proposals, [Result(float(rng.random())) for _ in proposals])
-    chosen = front_vectors(made, made.archive(), space, ("macs",), 6)
+    chosen = front_vectors(made, [made.archive()], space, ("macs",), 6)
     assert len(chosen) == min(6, len(made.archive()))
     tried = [
         {"vector": e.vector, "accuracy": e.result.reward, "macs": space.cost(e.vector)["macs"]} for e in made.archive()
@@ -129,7 +144,7 @@ def test_every_strategy_of_rewards_fills_the_archive(strategy: str) -> None:
     first = {tuple(record["vector"]) for record in front(tried, ("accuracy", "macs"))}
     assert first <= set(chosen) or set(chosen) <= first
     tight = space.within(Budget({"macs": 2.0}))
-    assert all(tight.feasible(vector) for vector in front_vectors(made, made.archive(), tight, ("macs",), 6))
+    assert all(tight.feasible(vector) for vector in front_vectors(made, [made.archive()], tight, ("macs",), 6))
 
 
 @pytest.fixture(scope="module")
@@ -232,7 +247,9 @@ def test_a_strategy_that_trades_costs_trades_those_of_the_front(
         return [(step.vectors, step.more["hypervolume"]) for step in iter_events(tmp_path / name, Step)]
 
     of_params = steps("params", "params")
-    assert of_params == steps("told", "macs", costs="params") != steps("macs", "macs")
+    told = steps("told", "macs", costs="params")
+    assert [vectors for vectors, _ in of_params] == [vectors for vectors, _ in told]
+    assert told != of_params != steps("macs", "macs")  # the hypervolume is always the front's
     assert json.loads((tmp_path / "params" / "config.json").read_text())["strategy_options"] == options
 
 
@@ -249,3 +266,49 @@ def test_networks_that_are_the_same_are_one_point(tmp_path: Path) -> None:
         equals = [r for r in expected if (r["macs"], r["accuracy"]) == (point.costs["macs"], point.accuracy)]
         kept = json.loads((tmp_path / "run" / "result.json").read_text())["vector"]
         assert list(point.vector) == kept or point.loss == min(record["loss"] for record in equals)
+
+
+@pytest.mark.parametrize("strategy", ["random", "evolution", "nar", "alternating", "nsga2"])
+def test_every_strategy_logs_the_hypervolume_of_all_that_it_evaluated(tmp_path: Path, strategy: str) -> None:
+    config = FRONT | {"strategy": strategy, "epochs": 2, "steps": 4, "front_points": 2, "front": "macs,params"}
+    run(SearchConfig(**config), tmp_path / "run")
+    steps = list(iter_events(tmp_path / "run", Step))
+    values = SearchConfig(**config)
+    space = prepare(values, stages_of(values), "cpu", None).space
+    known = History(space)
+    for step in steps:
+        proposals = [Proposal(tuple(vector)) for vector in step.vectors or ()]
+        known.add(proposals, [Result(reward) for reward in step.rewards or ()])
+        assert step.more["hypervolume"] == archive_hypervolume(space, known.archive(), ("macs", "params"))
+    assert len(steps) == 4 and 0 < steps[-1].more["hypervolume"] < 1
+
+
+def test_a_search_without_a_front_logs_it_where_its_strategy_trades_costs(tmp_path: Path) -> None:
+    for strategy, logs in (("random", False), ("nsga2", True)):
+        run(SearchConfig(**CONFIG | {"strategy": strategy, "epochs": 2, "steps": 2}), tmp_path / strategy)
+        assert all(("hypervolume" in step.more) is logs for step in iter_events(tmp_path / strategy, Step))
+
+
+def test_the_front_of_a_search_of_stages_is_that_of_all_of_them(tmp_path: Path) -> None:
+    """The second stage knows one choice at each slot, and so one vector; the first one tried the others."""
+    stages = (
+        Stage(whole_space, NO_PREPARATION, "nsga2", 1, {"population": 4}),
+        Stage(keep_finalists, NO_PREPARATION, "random", 1),
+    )
+    config = SearchConfig(**FRONT | {"finalists": 1, "steps": 4})
+    run(config, tmp_path / "run", stages=stages)
+    found, steps = Front.load(tmp_path / "run" / "front.json"), list(iter_events(tmp_path / "run", Step))
+    tried = [{tuple(v) for step in steps if step.epoch == epoch for v in step.vectors or ()} for epoch in (1, 2)]
+    assert len(tried[1]) == 1 and found.archive == len(tried[0] | tried[1]) > 6
+    evaluated = {tuple(record["vector"]) for record in evaluations(tmp_path / "run")}
+    assert len(evaluated & tried[0]) >= 5 and tried[1] <= evaluated
+    assert all("hypervolume" in step.more for step in steps)
+
+
+def test_a_stage_that_trades_costs_trades_those_of_the_front(tmp_path: Path) -> None:
+    """The same search, asked for by its configuration and by a stage."""
+    options = {"population": 4}
+    config = FRONT | {"strategy": "nsga2", "strategy_options": options, "front": "params", "steps": 6}
+    run(SearchConfig(**config), tmp_path / "plain")
+    run(SearchConfig(**config), tmp_path / "staged", stages=[Stage(whole_space, WarmUp(1), "nsga2", 2, options)])
+    same(tmp_path / "plain", tmp_path / "staged")

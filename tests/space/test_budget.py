@@ -52,6 +52,11 @@ def test_a_budget_that_cannot_be_read_is_refused(text: str, kind: str) -> None:
     assert caught.value.where == "--budget"
 
 
+def test_a_relative_bound_on_a_count_is_a_whole_number() -> None:
+    budget = Budget.parse("macs<=0.6x,params<=0.57x,latency<=0.6x", {"macs": 50031308, "params": 100, "latency": 0.123})
+    assert str(budget) == "macs<=30018784,params<=57,latency<=0.0738ms"
+
+
 def test_a_budget_prints_itself() -> None:
     assert str(Budget({"macs": 1.2e9, "params": 9e6})) == "macs<=1200000000,params<=9000000"
     assert str(Budget()) == "none"

@@ -53,6 +53,21 @@ def test_random_connections_keep_the_operators_and_random_operators_the_connecti
     assert random_genotype(genotype, "connections", seed) == wired
 
 
+@given(st.sampled_from(NAMES), st.integers(0, 10**6))
+def test_no_wiring_is_wider_or_shallower_than_the_widest_nor_narrower_or_deeper_than_the_narrowest(
+    name: str, seed: int
+) -> None:
+    wired = random_genotype(PUBLISHED[name], "connections", seed)
+    wide, narrow = genotype_shape(widest(wired)), genotype_shape(narrowest(wired))
+    for kind, shape in genotype_shape(wired).items():
+        assert narrow[kind]["width"] <= shape["width"] <= wide[kind]["width"]
+        assert wide[kind]["depth"] <= shape["depth"] <= narrow[kind]["depth"]
+    # Edges that start at an input stay where they are, unless both of a node start at the same one.
+    kept = [(a, b) for a, b in zip(wired.normal, widest(wired).normal, strict=True) if a != b]
+    assert all(operator == other for (operator, _), (other, _) in kept)
+    assert genotype_shape(widest(wide_again := widest(wired))) == wide and widest(wide_again) == wide_again
+
+
 def test_every_source_and_every_operator_is_drawn() -> None:
     genotype = PUBLISHED["darts_v2"]
     wired = [random_genotype(genotype, "connections", seed) for seed in range(200)]

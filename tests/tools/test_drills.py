@@ -31,7 +31,13 @@ def test_commands_that_are_killed_end_as_if_they_were_not(tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_a_damaged_file_is_refused_or_said_or_read_as_it_was(tmp_path: Path) -> None:
     found = run("mutations.py", "--mutations", "250", "--out", str(tmp_path))
-    assert len(found["rows"]) == 25 and found["mutations"] >= 240 and not found["faults"]
+    assert len(found["rows"]) == 50 and found["mutations"] >= 240 and not found["faults"]
+
+
+@pytest.mark.slow
+def test_kinds_are_chosen_by_pattern(tmp_path: Path) -> None:
+    found = run("mutations.py", "--mutations", "24", "--kinds", "front:*,genotype.json", "--out", str(tmp_path))
+    assert len(found["rows"]) == 5 and not found["faults"]
 
 
 def test_every_mutation_changes_what_is_there() -> None:

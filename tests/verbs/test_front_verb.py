@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from command import Run, RunJson, in_process, in_process_json
+from sample_faces import NET, write_bin, write_folder
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "search"))
 from trained_base import solving, train_base
@@ -295,3 +296,39 @@ def test_an_old_run_writes_its_front_again_when_it_is_resumed(searched: Path, tm
     code, _, err = narfx("search", "--resume", "--out", str(copy))
     assert code == 0, err
     assert (copy / "front.json").read_bytes() == (searched / "front.json").read_bytes()
+
+
+def test_a_front_of_faces_is_searched_picked_and_compared(tmp_path: Path, narfx: Run, narfx_json: RunJson) -> None:
+    """By ``ddas``, from a trained base; accuracy is the identification of held-out images."""
+    write_folder(tmp_path / "faces", 12, 8)
+    write_bin(tmp_path / "pairs.bin", 20)
+    (tmp_path / "net.py").write_text(NET)
+    data = ["--task", "faces", "--data", str(tmp_path / "faces"), "--val-fraction", "0.3", "--batch-size", "16"]
+    net = [f"{tmp_path / 'net.py'}:Net", "--input", "3,16,16"]
+    short = ["--epochs", "3", "--t0", "3"]
+    assert narfx("train", *net, *data, *short, "--lr", "0.03", "--out", str(tmp_path / "base"))[0] == 0
+    searched, weights = tmp_path / "run", str(tmp_path / "base" / "weights.safetensors")
+    code, found, err = narfx_json(
+        "search", *net, *data, *short, "--weights", weights, "--strategy", "ddas", "--front", "macs", "--steps", "4",
+        "--strategy-option", "warmup=4", "--out", str(searched),
+    )  # fmt: skip
+    assert code == 0, err
+    assert "(in 2 of them operators learn from the base" in err and found["front"]["costs"] == ["macs"]
+    front = Front.load(searched / "front.json")
+    assert front.metric == "identification_accuracy" and front.base_by == "own"
+    assert found["front"]["with_weights"] == len(front.points)
+    code, shown, _ = narfx("front", str(searched))
+    assert code == 0 and "identification accuracy" in shown.splitlines()[0]
+    code, _, err = narfx_json("front", str(searched), "--pick", "1", "--out", str(tmp_path / "picked"))
+    assert code == 0, err
+    picked = str(tmp_path / "picked" / "arch.json")
+    code, verified, err = narfx_json("evaluate", picked, "--data", str(tmp_path / "pairs.bin"))
+    assert code == 0 and 0 <= verified["accuracy"] <= 1, err
+    code, compared, err = narfx_json(
+        "compare", str(searched / "front.json"), *data, "--points", "1", "--epochs", "1", "--t0", "1", "--seeds", "1",
+        "--randoms", "1", "--verify", str(tmp_path / "pairs.bin"), "--out", str(tmp_path / "compared"),
+    )  # fmt: skip
+    assert code == 0, err
+    named = [row["name"] for row in compared["rows"]]
+    assert named[0] == "base" and named[1].startswith("point ") and "random 1" in named[2]
+    assert all(0 <= row["verification"]["mean"] <= 1 for row in compared["rows"])

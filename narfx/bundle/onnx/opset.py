@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 from narfx.support.onnx_session import onnxruntime_module
+from narfx.support.text import count
 
 __all__ = ["OLDEST", "lower_opset", "lowest_opset", "newest_opset", "obstacles"]
 
@@ -67,10 +68,13 @@ def obstacles(model: Any, opset: int) -> list[str]:
         if old is None:
             found[node.op_type] = f"{node.op_type} does not exist in it"
             continue
-        unknown = node.attributes.keys() - old.attributes.keys() - _droppable(node, opset)
-        extra = len(node.inputs) > old.max_input and not _axes_move(node, opset)
-        if unknown or extra or len(node.outputs) > old.max_output:
-            found[node.op_type] = f"{node.op_type} has other arguments in it"
+        unknown = sorted(node.attributes.keys() - old.attributes.keys() - _droppable(node, opset))
+        if unknown:
+            found[node.op_type] = f"its operator {node.op_type} has no option {' or '.join(unknown)} there"
+        elif len(node.inputs) > old.max_input and not _axes_move(node, opset):
+            found[node.op_type] = f"its operator {node.op_type} takes at most {count(old.max_input, 'input')} there"
+        elif len(node.outputs) > old.max_output:
+            found[node.op_type] = f"its operator {node.op_type} has at most {count(old.max_output, 'output')} there"
     return list(found.values())
 
 

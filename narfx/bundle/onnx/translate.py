@@ -6,18 +6,17 @@ import contextlib
 import inspect
 import io
 import logging
-import traceback
 import warnings
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from narfx.errors import ParityError, RunError
+from narfx.bundle.onnx.blame import cannot_export
+from narfx.errors import ParityError
 from narfx.graph.nodes import source_line
 from narfx.graph.unused import unused_keys
 from narfx.passes.verify import verify_lowered
-from narfx.support.text import first_line
 
 __all__ = ["check_ready", "translated"]
 
@@ -90,41 +89,12 @@ def translated(network: fx.GraphModule, example: Tensor, opset: int | None) -> A
                 verbose=False,
             )
     except Exception as error:
-        cause: BaseException = error
-        while cause.__cause__ is not None:  # torch wraps the cause into advice on how to report it
-            cause = cause.__cause__
-        what, opaque, asks = "this network", _opaque_part(network, error), "DataDependent" in type(cause).__name__
-        if opaque is not None:
-            what = f"{opaque} ({type(network.get_submodule(opaque)).__name__}), which stayed opaque"
-        raise RunError(
-            f"torch's ONNX exporter cannot export {what} ({type(cause).__name__}: {first_line(cause)})"
-            + ("; write it without a branch on values, for example with torch.where" if asks else ""),
-            where=opaque,
-            kind="onnx_export",
-        ) from error
+        raise cannot_export(network, error) from error
     finally:
         logging.disable(disabled)
 
 
-def _opaque_part(network: fx.GraphModule, error: BaseException) -> str | None:
-    """The path of the user's module in which an export failed, or ``None`` if the error does not show it."""
-    called = dict.fromkeys(str(node.target) for node in network.graph.nodes if node.op == "call_module")
-    parts = {name: network.get_submodule(name) for name in called}
-    own = {name: part for name, part in parts.items() if not type(part).__module__.startswith(("torch.", "narfx."))}
-    forwards = {getattr(type(part).forward, "__code__", None): name for name, part in own.items()}
-    raised: BaseException | None = error
-    while raised is not None:
-        for frame, _ in traceback.walk_tb(raised.__traceback__):
-            module = frame.f_locals.get("self")
-            same = next((name for name, part in own.items() if part is module), forwards.get(frame.f_code))
-            if same is not None:
-                return same
-        raised = raised.__cause__ or raised.__context__
-    return None
-
-
 def _dynamic_shapes(network: fx.GraphModule) -> tuple[Any, ...]:
-    """A free batch axis for the one input; ``forward(self, *inputs)`` takes the input in a tuple."""
-    first, *others = [node for node in network.graph.nodes if node.op == "placeholder" and not node.args]
-    batch = {0: "batch"}
-    return ((batch,) if str(first.target).startswith("*") else batch, *({} for _ in others))
+    """A free batch axis for the one input."""
+    _, *others = [node for node in network.graph.nodes if node.op == "placeholder" and not node.args]
+    return ({0: "batch"}, *({} for _ in others))

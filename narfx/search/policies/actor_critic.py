@@ -6,8 +6,9 @@ Each learns from minibatches of the replay:
 
 - critic: y = r + γ·Q'(s', μ'(s', t)), with the mean of (y − Q)², or of the check loss u·(τ − [u < 0]), u = y − Q
   (L2NAS, arXiv 2109.12425: with τ near 1 the critic follows the best rewards);
-- actor: ascent on the mean of Q(s, x) − penalty(x, t). The gradient reaches the scores by a straight-through softmax,
-  because the vector, and so its reward, is a step function of them.
+- actor: ascent on the mean worth of Q(s, x), x and t: the reward, less what costs over the targets t take. The
+  gradient reaches the scores by a straight-through softmax, because the vector, and so its reward, is a step function
+  of them.
 
 The target networks μ' and Q' follow by a soft update after each step.
 """
@@ -24,11 +25,11 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-__all__ = ["ActorCritic", "Learned", "Penalty", "Replay", "Rules", "Transitions"]
+__all__ = ["ActorCritic", "Learned", "Replay", "Rules", "Transitions", "Value"]
 
 _SHARPNESS = 5.0
 
-Penalty = Callable[[Tensor, Tensor], Tensor]
+Value = Callable[[Tensor, Tensor, Tensor], Tensor]
 """From one-hot codes ``(n, slots, choices)`` and targets ``(n, costs)``: what is taken from each value, ``(n,)``."""
 
 
@@ -161,14 +162,14 @@ class ActorCritic:
         soft = (_SHARPNESS * scores).masked_fill(~self._legal, -math.inf).softmax(-1)
         return self.codes(self.chosen(scores)) + soft - soft.detach()
 
-    def learn(self, seen: Transitions, steps: int, targets: Callable[[int], Tensor], penalty: Penalty) -> Learned:
+    def learn(self, seen: Transitions, steps: int, targets: Callable[[int], Tensor], value: Value) -> Learned:
         """So many steps of each network.
 
         Args:
             seen: What is learned from; the rewards are of mean 0 and standard deviation 1.
             steps: How many.
             targets: Draws so many targets ``(n, costs)`` in [0, 1].
-            penalty: What the targets take from a value.
+            value: What a vector is worth, of its predicted reward, its code and its targets.
         """
         found = []
         for _ in range(steps):
@@ -177,7 +178,7 @@ class ActorCritic:
             loss, critic = self._critic_step(seen, rows, wanted)
             states = seen.states[seen.of[rows]]
             codes = self._through(self.scores(states, wanted))
-            actor = _step(self._actor_adam, (penalty(codes, wanted) - self.values(states, codes)).mean())
+            actor = _step(self._actor_adam, -value(self.values(states, codes), codes, wanted).mean())
             self._follow()
             found.append((loss, actor, critic))
         return Learned(*(sum(values) / steps for values in zip(*found, strict=True)))

@@ -83,7 +83,7 @@ class Lessons:
         if without is not None or not self.slots:
             cause = "the base is the only operator" if without is None else f"{without} has no base to learn from"
             raise UsageError(
-                f"operators cannot be distilled: {cause}; leave out --prepare distil, or change --operators",
+                f"operators cannot be distilled: {cause}; choose --prepare uniform, or change --operators",
                 where="--prepare",
                 kind="nothing_to_distil",
             )

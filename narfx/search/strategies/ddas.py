@@ -17,13 +17,14 @@ import torch
 from torch import Tensor
 
 from narfx.search.elite import Elite
-from narfx.search.goals import archive_hypervolume, cost_names
+from narfx.search.goals import cost_names
 from narfx.search.history import History, by_turns
 from narfx.search.option_checks import number, one_of, share, whole
 from narfx.search.policies.actor_critic import ActorCritic, Learned, Replay, Rules
 from narfx.search.registry import register_strategy
 from narfx.search.strategy import Evaluated, Proposal, Result
 from narfx.search.targets import Targets
+from narfx.search.worth import FORMS, Worth
 from narfx.space.records import Vector
 from narfx.space.repair import repaired
 from narfx.space.space import SearchSpace
@@ -43,15 +44,18 @@ class Ddas:
 
         reward - penalty · Σ max(0, cost / T - 1),
 
-    with the reward in standard deviations of those seen. So proposals spread over the costs, and all of them teach
-    one critic. With ``target`` T is fixed; with ``penalty`` 0 the reward alone counts.
+    with the reward in standard deviations of those seen, or another form of it
+    (:class:`~narfx.search.worth.Worth`). So proposals spread over the costs, and all of them teach one critic. With
+    ``target`` T is fixed; with ``penalty`` 0 the reward alone counts.
 
     Args:
         space: The slots and the budget.
         seed: Of the first weights and of all draws.
         costs: The costs that are traded for reward, with commas between; by default MACs, or the first
             one. A search with a front gives those of the front.
+        form: ``excess`` (above), or ``power``: reward · Π (cost / T) ^ exponent, as in MnasNet.
         penalty: λ above.
+        exponent: That of ``power``; -0.07 is MnasNet's soft one.
         target: T for every proposal, as a share of the base's cost; by default drawn.
         baseline: What is taken from a reward: ``levels`` (what its batch has in common), ``mean`` or ``none``.
         baseline_decay: Share of the running mean of the baseline ``mean`` that remains after one batch.
@@ -81,7 +85,9 @@ class Ddas:
         *,
         seed: int = 0,
         costs: str = "",
+        form: str = "excess",
         penalty: float = 10.0,
+        exponent: float = -0.07,
         target: float | None = None,
         baseline: str = "levels",
         baseline_decay: float = 0.95,
@@ -106,7 +112,9 @@ class Ddas:
     ) -> None:
         self._space = space
         self._names = cost_names(space, costs)
-        self._penalty = number("penalty", penalty, least=0)
+        self._worth = Worth(
+            one_of("form", form, FORMS), number("penalty", penalty, least=0), number("exponent", exponent)
+        )
         self._target = None if target is None else number("target", target, above=0)
         self._baseline = one_of("baseline", baseline, ("levels", "mean", "none"))
         self._decay = share("baseline_decay", baseline_decay, below=True)
@@ -141,7 +149,7 @@ class Ddas:
         self._learner = ActorCritic(self._legal, len(self._names), rules, self._generator)
         self._state = self._legal / self._legal.sum(1, keepdim=True).to(torch.float64)
         self._targets = Targets(space, self._names, self._target)
-        self._spreads = self._target is None and self._penalty > 0 and bool(self._names)
+        self._spreads = self._target is None and self._worth.heeds_costs and bool(self._names)
         self._elite: Elite | None = None
         self._scale = 0.0, 1.0
         self._told = 0
@@ -206,13 +214,17 @@ class Ddas:
         n, many = vectors.shape[:2]
         codes = self._learner.codes(vectors.flatten(0, 1))
         rewards = self._learner.values(self._state.expand_as(codes), codes)
-        value = rewards - self._penalty * self._targets.excess(codes, wanted.repeat_interleave(many, 0))
+        value = self._value(rewards, codes, wanted.repeat_interleave(many, 0))
         if self._spreads and self._elite is not None:
             mixes = torch.rand(n, len(self._names), generator=self._generator, dtype=torch.float64) + 1e-9
             costs = self._targets.of(codes).view(n, many, -1)
             gain = self._elite.improvements(rewards.view(n, many), costs, mixes / mixes.sum(1, keepdim=True)).flatten()
             value = torch.where(gain > 0, gain, value - value.max())
         return torch.where(self._targets.fits(codes), value, value - _NEVER).view(n, many)
+
+    def _value(self, rewards: Tensor, codes: Tensor, wanted: Tensor) -> Tensor:
+        """What vectors are worth: of their rewards (scaled), one-hot codes and targets."""
+        return self._worth.of(rewards, self._targets.ratios(codes, wanted), *self._scale)
 
     def _draw_targets(self, n: int) -> Tensor:
         return torch.rand(n, len(self._names), generator=self._generator, dtype=torch.float64)
@@ -228,9 +240,8 @@ class Ddas:
         """Store the batch and learn from the replay.
 
         Returns:
-            ``reward`` (the batch's mean), ``noise`` (see :attr:`noise`), ``hypervolume`` (of all that was evaluated,
-            see :func:`~narfx.search.goals.archive_hypervolume`) and, after the warm-up, ``critic_loss``
-            and ``gradient`` (the norms of actor and critic).
+            ``reward`` (the batch's mean), ``noise`` (see :attr:`noise`) and, after the warm-up, ``critic_loss`` and
+            ``gradient`` (the norms of actor and critic).
         """
         vectors, rewards = self._history.add(proposals, results)
         if not rewards:
@@ -248,7 +259,7 @@ class Ddas:
             learned = self._learn(len(rewards), archive)
             metrics["critic_loss"] = learned.critic_loss
             metrics["gradient"] = {"actor": learned.actor_gradient, "critic": learned.critic_gradient}
-        return metrics | {"hypervolume": archive_hypervolume(self._space, archive, self._names)}
+        return metrics
 
     def _survey(self) -> list[Evaluated]:
         """Bring costs, scale and elite up to what was told; returns the archive."""
@@ -265,8 +276,8 @@ class Ddas:
             self._elite = Elite.of(vectors, scaled, costs, self._targets.highest)
             if not self._spreads:
                 # One goal: the few of highest value take the place of the front.
-                excess = self._targets.excess(self._learner.codes(vectors), torch.ones_like(costs))
-                best = (scaled - self._penalty * excess).argsort(dim=0, descending=True, stable=True)[:_FEW]
+                value = self._value(scaled, self._learner.codes(vectors), torch.ones_like(costs))
+                best = value.argsort(dim=0, descending=True, stable=True)[:_FEW]
                 self._elite = replace(self._elite, vectors=vectors[best])
         return archive
 
@@ -292,7 +303,7 @@ class Ddas:
             replace(seen, rewards=self._scaled(rewards)),
             max(round(self._steps * results), 1),
             self._draw_targets,
-            lambda codes, drawn: self._penalty * self._targets.excess(codes, drawn),
+            self._value,
         )
 
     def finalists(self, n: int) -> list[Vector]:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
-
-from narfx.search.history import History
 from narfx.search.option_checks import whole
+from narfx.search.population import Member, PopulationStrategy
 from narfx.search.registry import register_strategy
-from narfx.search.strategy import Evaluated, Proposal, Result
+from narfx.search.strategy import Proposal, Result
 from narfx.space.records import Vector
 from narfx.space.sampling import FeasibleSampler
 from narfx.space.space import SearchSpace
@@ -21,7 +19,7 @@ __all__ = ["Evolution"]
 _TRIES = 200
 
 
-class Evolution:
+class Evolution(PopulationStrategy):
     """The last ``population`` evaluated vectors are the population; a proposal is a mutated winner of a tournament.
 
     The population is filled with uniform draws first. A mutation gives one slot another operator; one that breaks the
@@ -35,15 +33,12 @@ class Evolution:
     """
 
     def __init__(self, space: SearchSpace, *, seed: int = 0, population: int = 20, tournament: int = 10) -> None:
-        self._space = space
+        super().__init__(space, seed)
         self._size = whole("population", population, least=1)
         self._tournament = whole("tournament", tournament, least=1)
         if self._tournament > self._size:
             raise ValueError(f"tournament is {tournament}, and must not be above population, {population}")
-        self._rng = np.random.default_rng(seed)
-        self._history = History(space)
-        self._population: deque[tuple[Vector, float]] = deque(maxlen=self._size)
-        self._mutable = [index for index, slot in enumerate(space.slots) if len(slot.legal) > 1]
+        self._population: deque[Member] = deque(maxlen=self._size)
 
     def ask(self, n: int) -> list[Proposal]:
         """``n`` children of the present population, or uniform draws while it is not full."""
@@ -74,28 +69,12 @@ class Evolution:
         )
         return {"reward": sum(rewards) / len(rewards)} if rewards else {}
 
-    def finalists(self, n: int) -> list[Vector]:
-        """The evaluated vectors of highest mean reward."""
-        return self._history.best(n)
+    def _members(self) -> Iterable[Member]:
+        return self._population
 
-    def archive(self) -> list[Evaluated]:
-        """All vectors that were evaluated, as far as the history holds them."""
-        return self._history.archive()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The generator, the population and what was observed."""
-        return {
-            "generator": self._rng.bit_generator.state,
-            "population": [[list(vector), reward] for vector, reward in self._population],
-            "record": self._history.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state`` was taken."""
-        self._rng.bit_generator.state = state["generator"]
+    def _revive(self, members: Iterable[Member]) -> None:
         self._population.clear()
-        self._population.extend((tuple(vector), reward) for vector, reward in state["population"])
-        self._history.load_state_dict(state["record"])
+        self._population.extend(members)
 
 
 register_strategy("evolution", Evolution)

@@ -7,16 +7,16 @@ of any size and is told results that it never asked for. What is left without th
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Container, Iterable, Sequence
 from typing import Any
 
 import numpy as np
 
-from narfx.search.goals import archive_hypervolume, cost_names, gains
-from narfx.search.history import History
+from narfx.search.goals import cost_names, gains
 from narfx.search.option_checks import share, whole
+from narfx.search.population import Member, PopulationStrategy
 from narfx.search.registry import register_strategy
-from narfx.search.strategy import Evaluated, Proposal, Result
+from narfx.search.strategy import Proposal, Result
 from narfx.space.dominance import crowding, ranks
 from narfx.space.records import Vector
 from narfx.space.sampling import FeasibleSampler
@@ -27,7 +27,7 @@ __all__ = ["Nsga2"]
 _TRIES = 50
 
 
-class Nsga2:
+class Nsga2(PopulationStrategy):
     """A population that is kept by rank of non-domination, and within a rank by crowding distance.
 
     The population is filled with uniform draws first. Then a proposal is a child: two tournaments of two choose the
@@ -47,15 +47,12 @@ class Nsga2:
     def __init__(
         self, space: SearchSpace, *, seed: int = 0, population: int = 20, crossover: float = 0.9, costs: str = ""
     ) -> None:
-        self._space = space
+        super().__init__(space, seed)
         self._size = whole("population", population, least=2)
         self._crossover = share("crossover", crossover)
         self._costs = cost_names(space, costs)
-        self._rng = np.random.default_rng(seed)
-        self._history = History(space)
         self._population: dict[Vector, float] = {}
         self._fitness: dict[Vector, tuple[int, float]] = {}
-        self._mutable = [index for index, slot in enumerate(space.slots) if len(slot.legal) > 1]
 
     def ask(self, n: int) -> list[Proposal]:
         """``n`` children of the present population, or uniform draws while it is not full."""
@@ -101,8 +98,7 @@ class Nsga2:
         """Add the evaluated vectors and keep the fittest.
 
         Returns:
-            ``reward`` (the batch's mean), ``front`` (how many of the population no other one dominates) and
-            ``hypervolume`` (of all that was evaluated, see :func:`~narfx.search.goals.archive_hypervolume`).
+            ``reward`` (the batch's mean) and ``front`` (how many of the population no other one dominates).
         """
         vectors, rewards = self._history.add(proposals, results)
         if not rewards:
@@ -113,7 +109,6 @@ class Nsga2:
         return {
             "reward": sum(rewards) / len(rewards),
             "front": sum(rank == 0 for rank, _ in self._fitness.values()),
-            "hypervolume": archive_hypervolume(self._space, self._history.archive(), self._costs),
         }
 
     def _select(self) -> None:
@@ -132,27 +127,11 @@ class Nsga2:
             gap[rank == front] = crowding(points[rank == front])
         return {vector: (int(r), -float(g)) for vector, r, g in zip(vectors, rank, gap, strict=True)}
 
-    def finalists(self, n: int) -> list[Vector]:
-        """The evaluated vectors of highest mean reward."""
-        return self._history.best(n)
+    def _members(self) -> Iterable[Member]:
+        return self._population.items()
 
-    def archive(self) -> list[Evaluated]:
-        """All vectors that were evaluated, as far as the history holds them."""
-        return self._history.archive()
-
-    def state_dict(self) -> dict[str, Any]:
-        """The generator, the population and what was observed."""
-        return {
-            "generator": self._rng.bit_generator.state,
-            "population": [[list(vector), reward] for vector, reward in self._population.items()],
-            "record": self._history.state_dict(),
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on where ``state`` was taken."""
-        self._rng.bit_generator.state = state["generator"]
-        self._history.load_state_dict(state["record"])
-        self._population = {tuple(vector): reward for vector, reward in state["population"]}
+    def _revive(self, members: Iterable[Member]) -> None:
+        self._population = dict(members)
         self._fitness = self._keys([*self._population])
 
 

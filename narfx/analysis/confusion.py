@@ -1,0 +1,275 @@
+"""Gradient confusion of networks over a short training, and the search network that matches a target's.
+
+The gradients of two minibatches conflict where their inner product is negative. Sankararaman et al. (arXiv 1904.06963)
+bound it: eta >= 0 with <g_i, g_j> >= -eta for all pairs. StacNAS (arXiv 1909.11926) looks at the smallest cosine of 100
+pairs of minibatches after each epoch. Here the *confusion* is minus that smallest cosine, so it is at most 1, and it
+may be negative where no pair conflicts, so that such networks can be told apart too.
+
+A search network matches the target best where the mean over epochs of the absolute difference of their confusions is
+smallest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field, model_validator
+from torch import nn
+
+from narfx.analysis.confusion_plots import plot_confusion
+from narfx.analysis.spread import spread
+from narfx.data.image_data import Batch
+from narfx.errors import UsageError
+from narfx.graph.batchnorm import batch_statistics
+from narfx.inputs.reference import ModelRef, is_file_name
+from narfx.runs.finished import finished_result
+from narfx.runs.folder import RunFolder
+from narfx.runs.interruption import interruptible
+from narfx.runs.origin import check_reads, resumed_config
+from narfx.runs.progress import Reporter, Silent
+from narfx.support.files import write_bytes
+from narfx.support.folders import check_output
+from narfx.support.path_fields import ModelReference
+from narfx.support.seals import write_sealed
+from narfx.support.seeds import derive
+from narfx.support.text import count
+from narfx.tasks.task import Task
+from narfx.training.estimate import Estimate, duration
+from narfx.training.fit import AfterEpoch
+from narfx.training.gradients import agreement
+from narfx.training.method import own_code
+from narfx.verbs.alike import (
+    AlikeConfig,
+    Trainee,
+    Training,
+    begin_alike,
+    prepare_alike,
+    reads_alike,
+    seconds_alike,
+    train_alike,
+)
+
+__all__ = ["ConfusionConfig", "confuse", "estimate_confusion", "resume_confusion"]
+
+_RESULT = "confusion.json"
+_BINS = 40
+
+
+class ConfusionConfig(AlikeConfig):
+    """Networks whose confusion is measured, and the one that they shall match.
+
+    With ``depths`` there is one target, which is taken at each depth: its argument ``depth_argument`` gets that value.
+    ``mixture`` makes supernets of the targets: every site computes the mean of its legal operators. ``target`` is the
+    final network; it is no mixture. ``pairs`` are pairs of minibatches after each epoch.
+    """
+
+    depths: tuple[int, ...] = ()
+    depth_argument: str = "cells"
+    mixture: bool = False
+    target: ModelReference | None = None
+    pairs: int = Field(default=100, ge=1)
+
+    @model_validator(mode="after")
+    def _one_at_each_depth(self) -> ConfusionConfig:
+        if self.depths and len(self.targets) != 1:
+            raise ValueError(f"--depths takes one MODEL at each depth, and there are {len(self.targets)}: name one")
+        if len(set(self.depths)) != len(self.depths) or any(depth < 1 for depth in self.depths):
+            raise ValueError("--depths are different whole numbers from 1 on")
+        return self
+
+    def proxies(self) -> list[tuple[str, str, int | None]]:
+        """The networks without the final one: name, reference, and depth where ``depths`` gives one."""
+        if not self.depths:
+            return [(name, target, None) for name, target in zip(self.names, self.targets, strict=True)]
+        ref = ModelRef.parse(self.targets[0])
+        return [
+            (
+                f"{self.names[0]}-{self.depth_argument}-{depth}",
+                str(replace(ref, arguments={**ref.arguments, self.depth_argument: depth})),
+                depth,
+            )
+            for depth in self.depths
+        ]
+
+
+def confuse(
+    config: ConfusionConfig,
+    out: Path | str,
+    *,
+    device: str = "auto",
+    overwrite: bool = False,
+    reporter: Reporter | None = None,
+    relative_to: Path | None = None,
+) -> dict[str, Any]:
+    """Train every network with every seed, and measure its confusion after each epoch.
+
+    Minibatches are those of the training, augmented alike; a pair has no image in common. BatchNorm takes the
+    statistics of the batch, as in training, and keeps nothing; dropout is off.
+
+    Returns:
+        ``{"data", "pairs", "batch_size", "seeds", "epochs", "networks", "target", "chosen", "verdict", "files"}``. Of
+        each network: ``name``, ``target``, ``depth``, ``mixture``, ``params``, ``macs``, ``smallest_inner`` (the
+        smallest inner product of a pair), ``density`` (``edges`` and ``share`` of the cosines after the last epoch),
+        and ``{"mean", "standard_error", "by_seed"}`` of ``confusion`` and ``mean_cosine`` (means over epochs), and of
+        the ``distance`` from the target where there is one; ``confusion_by_epoch`` (seeds, epochs). ``chosen`` is the
+        name of the network with the smallest mean distance; of equal ones the first.
+
+    Raises:
+        UsageError: A network, the data or an option is wrong; ``out`` is not touched.
+        NothingToRefineError: A network that shall be a mixture has no site with a choice.
+        RunError: The loss became NaN or the machine ran out of memory or disk; the last checkpoint is kept.
+        InterruptedRunError: Ctrl-C.
+    """
+    check_output(Path(out), overwrite=overwrite)
+    trainees = _prepare(config, device, relative_to)
+    folder = begin_alike(config, trainees, Path(out), relative_to, overwrite=overwrite)
+    return _run(config, trainees, folder, reporter or Silent())
+
+
+def resume_confusion(
+    out: Path | str, *, device: str = "auto", previous: bool = False, reporter: Reporter | None = None
+) -> dict[str, Any]:
+    """Go on with the run in ``out``; arguments and errors as for :func:`confuse`."""
+    folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
+    config = resumed_config(folder.path, ConfusionConfig)
+    if (found := finished_result(folder, _RESULT, reporter, extends=False)) is not None:
+        return {**found, "files": _places(folder.path)}
+    trainees = _prepare(config, device, folder.path)
+    check_reads(folder.path, reads_alike(config, trainees, folder.path))
+    return _run(config, trainees, folder, reporter)
+
+
+def estimate_confusion(
+    config: ConfusionConfig, *, device: str = "auto", relative_to: Path | None = None
+) -> dict[str, Any]:
+    """Check a run and measure how long it takes; nothing is written.
+
+    Returns:
+        ``{"dry_run": True, "estimate": {"seconds", "trainings", "epochs"}, "message"}``; errors as for the run.
+    """
+    trainees = _prepare(config, device, relative_to)
+    # A pair is two gradients, each of which takes as long as a step.
+    more = 1 + 2 * config.pairs / trainees[0].task.steps_per_epoch
+    seconds, trainings = more * seconds_alike(config, trainees), config.seeds * len(trainees)
+    text = (
+        f"confusion: {count(len(trainees), 'network')}, {count(config.seeds, 'seed')}, so "
+        f"{count(trainings, 'training')} of {count(config.epochs, 'epoch')}, and {count(config.pairs, 'pair')} of "
+        f"minibatches after each; about {duration(seconds)} at the speed just measured"
+    )
+    return Estimate(text, seconds, {"trainings": trainings, "epochs": config.epochs}).to_json()
+
+
+def _prepare(config: ConfusionConfig, device: str, start: Path | None) -> list[Trainee]:
+    """All networks, the final one last."""
+    found = next((target for target in config.targets if is_file_name(target, ".json")), None)
+    if found is not None and (config.depths or config.mixture):
+        raise UsageError(
+            f"--{'depths' if config.depths else 'mixture'} needs a MODEL, and {found} is the architecture of one: give "
+            "its model, as in narfx:darts_search?channels=16",
+            where=found,
+            kind="model_reference",
+        )
+    wanted = [(name, target, config.mixture) for name, target, _ in config.proxies()]
+    if config.target is not None:
+        wanted.append(("target", config.target, False))
+    if len({name for name, _, _ in wanted}) != len(wanted):
+        raise UsageError("a network is called target, as the one to match: give it another name", kind="network_name")
+    trainees = prepare_alike(config, wanted, device=device, relative_to=start)
+    task = trainees[0].task
+    if len(task.data.train) < 2 * task.batch_size:
+        raise UsageError(
+            f"a pair needs two minibatches, and there are {count(len(task.data.train), 'training image')} for batches "
+            f"of {task.batch_size}: use a smaller --batch-size",
+            where="--batch-size",
+            kind="batch_size",
+        )
+    return trainees
+
+
+def _pairs(task: Task, seed: int, epoch: int) -> Iterator[tuple[Batch, Batch]]:
+    """Pairs of minibatches without end; those of one pass have no image in common."""
+    number = 0
+    while True:
+        batches = iter(task.train_batches(derive(seed, "pairs", epoch, number)))
+        yield from zip(batches, batches, strict=False)
+        number += 1
+
+
+def _look(task: Task, seed: int, *, pairs: int) -> AfterEpoch:
+    """The cosines and the smallest inner product of pairs of minibatches."""
+
+    def look(network: nn.Module, epoch: int, _: Sequence[float]) -> Mapping[str, Any]:
+        with batch_statistics(network), torch.random.fork_rng(devices=[]):
+            drawn = zip(range(pairs), _pairs(task, seed, epoch), strict=False)
+            found = [agreement(network, task.objective, *pair) for _, pair in drawn]
+        return {"cosines": [each.cosine for each in found], "smallest_inner": min(each.inner for each in found)}
+
+    return look
+
+
+def _run(
+    config: ConfusionConfig, trainees: Sequence[Trainee], folder: RunFolder, reporter: Reporter
+) -> dict[str, Any]:  # fmt: skip
+    with folder, interruptible(folder, resumable=True):
+        for note in dict.fromkeys(note for trainee in trainees for note in trainee.prepared.notes):
+            reporter.say(note)
+        look = partial(_look, pairs=config.pairs)
+        entries = [_entry(t, train_alike(config, t, look, folder, reporter)) for t in trainees]
+        result = {**_summary(config, trainees[0].task, entries), **own_code(config)}
+        for kind, content in plot_confusion(result).items():
+            write_bytes(folder.path / f"confusion.{kind}", content)
+        write_sealed(folder.path / _RESULT, result)  # last: where it exists, all is complete
+    return {**result, "files": _places(folder.out)}
+
+
+def _entry(trainee: Trainee, trained: Sequence[Training]) -> dict[str, Any]:
+    # (seeds, epochs, pairs)
+    cosines = np.array([[epoch.more["cosines"] for epoch in training.epochs] for training in trained])
+    edges = np.linspace(-1, 1, _BINS + 1)
+    shares = np.histogram(np.clip(cosines[:, -1], -1, 1), edges)[0] / cosines[:, -1].size
+    confusions = -cosines.min(2)
+    return {
+        **trainee.describe(),
+        "confusion": spread(confusions.mean(1)),
+        "confusion_by_epoch": confusions.tolist(),
+        "mean_cosine": spread(cosines.mean((1, 2))),
+        "smallest_inner": min(epoch.more["smallest_inner"] for training in trained for epoch in training.epochs),
+        "density": {"edges": edges.tolist(), "share": shares.tolist()},
+    }
+
+
+def _summary(config: ConfusionConfig, task: Task, entries: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    proxies, final = (entries[:-1], entries[-1]) if config.target is not None else (entries, None)
+    for (_, _, depth), entry in zip(config.proxies(), proxies, strict=True):
+        entry |= {"depth": depth, "mixture": config.mixture}
+    chosen, verdict = None, ""
+    if final is not None:
+        wanted = np.array(final["confusion_by_epoch"])
+        for entry in proxies:
+            entry["distance"] = spread(np.abs(np.array(entry["confusion_by_epoch"]) - wanted).mean(1))
+        best = min(proxies, key=lambda entry: entry["distance"]["mean"])
+        chosen = best["name"]
+        what = f"{config.depth_argument}={best['depth']}" if best["depth"] is not None else chosen
+        verdict = f"chosen: {what}, whose confusion differs least from the target's ({best['distance']['mean']:.4f})"
+    return {
+        "data": task.data.short_name,
+        "pairs": config.pairs,
+        "batch_size": config.batch_size,
+        "seeds": config.seeds,
+        "epochs": config.epochs,
+        "networks": list(proxies),
+        "target": final,
+        "chosen": chosen,
+        "verdict": verdict,
+    }
+
+
+def _places(folder: Path) -> dict[str, str]:
+    names = {"numbers": _RESULT, "png": "confusion.png", "svg": "confusion.svg"}
+    return {key: str(folder / name) for key, name in names.items()}
