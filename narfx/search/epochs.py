@@ -41,7 +41,7 @@ class StrategyEpoch:
     """Where an epoch takes place: the stage's space, the shared weights, the run, and the epoch's numbers.
 
     ``number`` counts over the whole search, ``own`` from the first of the strategy's ``epochs``; both from 0. The
-    events of steps have the hypervolume over ``costs`` of all that the strategy evaluated; with ``None`` they have none.
+    events of steps have the hypervolume over ``costs`` of all that the strategy evaluated, or with ``None`` none.
     """
 
     space: SearchSpace
