@@ -1,11 +1,7 @@
 """How alike operators are on a trained supernet, and the groups that follow (StacNAS, arXiv 1909.11926).
 
-With f_o(x) the output of operator o at a site for an image x, and m_o its mean over the images,
-
-    Cov(o, o') = Σ_x ⟨f_o(x) − m_o, f_o'(x) − m_o'⟩,  Corr(o, o') = Cov(o, o') / √(Cov(o, o) · Cov(o', o')).
-
-The correlations of two operators are averaged over the sites that offer both. Operators are then grouped by average
-linkage at distances 1 − Corr.
+The likeness of two operators (:mod:`narfx.analysis.likeness`) is averaged over the sites that offer both. Operators are
+then grouped by average linkage at distances 1 − likeness.
 """
 
 from __future__ import annotations
@@ -19,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from narfx.analysis.drawing import Drawing
+from narfx.analysis.likeness import MEASURES, Likeness
 from narfx.analysis.operator_plots import draw_operators
 from narfx.compiler.features import Visit
 from narfx.compiler.supernet import Supernet
@@ -41,7 +38,6 @@ from narfx.training.fit import restore
 __all__ = ["operators", "site_correlations"]
 
 Floats = NDArray[np.float64]
-_CONSTANT = 1e-12
 _THRESHOLD = 0.5
 
 
@@ -50,27 +46,29 @@ def operators(
     out: Path | str | None = None,
     *,
     fields: Mapping[str, Any] | None = None,
+    measure: str = "correlation",
     images: int = 2048,
     groups: int | None = None,
     threshold: float | None = None,
     device: str = "auto",
     overwrite: bool = False,
 ) -> dict[str, Any]:
-    """Measure how the operators of a supernet correlate, group them, and draw both.
+    """Measure how alike the operators of a supernet are, group them, and draw both.
 
     Args:
         target: The folder of a search, whose last checkpoint has the supernet; or a model, whose operators are as the
             search would start them.
         out: The folder of ``operators.png``, ``.svg`` and ``.json``; none is written without one.
         fields: Of :class:`~narfx.search.SearchConfig`, for a model: its data, operators and the like.
+        measure: ``correlation`` (of the paper), or ``cka``, which does not depend on the order of channels.
         images: Training images, at most all there are.
         groups: How many groups to make.
-        threshold: Otherwise groups end at this distance 1 − correlation; default 0.5.
+        threshold: Otherwise groups end at this distance 1 − likeness; default 0.5.
         device: ``auto``, ``cpu`` or ``cuda``.
         overwrite: Whether files of these names may be replaced.
 
     Returns:
-        ``operators`` (names), ``correlation`` (a row each, ``None`` where two never stand at one site), ``sites`` (how
+        ``operators`` (names), ``likeness`` (a row each, ``None`` where two never stand at one site), ``sites`` (how
         many), ``images``, ``tree`` (scipy's linkage), ``groups`` (lists of names), ``option`` (the groups as stacnas
         takes them) and the ``files``.
 
@@ -79,10 +77,12 @@ def operators(
             option is out of range, or a file exists.
     """
     _check(images, groups, threshold)
+    if measure not in MEASURES:
+        raise UsageError(f"--measure is {' or '.join(MEASURES)}, not {measure!r}", where="--measure", kind="bad_option")
     drawing = None if out is None else Drawing(Path(out), "operators", overwrite=overwrite)
     net, task, offered, mixture, said = _supernet(target, dict(fields or {}), device)
     net.set_mixture(mixture)
-    found = site_correlations(net, task, offered, images)
+    found = site_correlations(net, task, offered, images, measure)
     names, matrix = _mean(found)
     if len(names) < 2:
         raise UsageError(
@@ -97,19 +97,20 @@ def operators(
     result: dict[str, Any] = {
         "target": target,
         "supernet": said,
+        "measure": measure,
         "images": min(images, len(task.data.train)),
         "sites": len(found),
         "operators": names,
-        "correlation": [[None if np.isnan(v) else round(float(v), 6) for v in row] for row in matrix],
+        "likeness": [[None if np.isnan(v) else round(float(v), 6) for v in row] for row in matrix],
         "tree": [[round(float(v), 6) for v in row] for row in tree],
         "groups": members,
         "option": f"groups={Groups(tuple(map(tuple, members)))}",
     }
     if drawing is not None:
         by_site = {
-            site: {"operators": own, "correlation": np.round(corr, 6).tolist()} for site, (own, corr) in found.items()
+            site: {"operators": own, "likeness": np.round(corr, 6).tolist()} for site, (own, corr) in found.items()
         }
-        content = draw_operators(names, result["correlation"], result["tree"], cut)
+        content = draw_operators(names, result["likeness"], result["tree"], cut, measure)
         result["files"] = drawing.save(content, {**result, "by_site": by_site})
     return result
 
@@ -171,7 +172,7 @@ def _parts(
 
 
 def site_correlations(
-    net: Supernet, task: Task, space: SearchSpace, images: int
+    net: Supernet, task: Task, space: SearchSpace, images: int, measure: str = "correlation"
 ) -> dict[str, tuple[list[str], Floats]]:
     """By site the operators that vary there, and their correlations ``(operators, operators)``.
 
@@ -182,8 +183,9 @@ def site_correlations(
         task: Gives training images, spread over the classes and augmented as in training.
         space: Its legal choices are compared.
         images: How many images.
+        measure: One of :data:`~narfx.analysis.likeness.MEASURES`.
     """
-    sums: dict[str, _Sums] = {}
+    sums: dict[str, Likeness] = {}
     slots = [index for index, slot in enumerate(space.slots) if slot.sites and len(slot.legal) > 1]
 
     def visit(seen: Visit) -> None:
@@ -191,44 +193,18 @@ def site_correlations(
         names = [slot.choices[k] for k in slot.legal]
         outputs = torch.stack([seen.node.again(name).flatten(1) for name in names]).double().cpu()
         key = f"{seen.node.site} {'x'.join(map(str, seen.input.shape[1:]))}"
-        sums.setdefault(key, _Sums(names)).add(outputs.numpy())
+        sums.setdefault(key, MEASURES[measure](names)).add(outputs.numpy())
 
     with batch_statistics(net), torch.no_grad(), net.visits(slots, visit):
         for batch, _ in task.spread_batches(images):
             task.precision.apply(net, batch)
-    found = {key.partition(" ")[0] if _once(key, sums) else key: own.correlation() for key, own in sums.items()}
+    found = {key.partition(" ")[0] if _once(key, sums) else key: own.matrix() for key, own in sums.items()}
     return {key: pair for key, pair in found.items() if len(pair[0]) > 1}
 
 
-def _once(key: str, sums: Mapping[str, _Sums]) -> bool:
+def _once(key: str, sums: Mapping[str, Likeness]) -> bool:
     """Whether a site sees maps of one shape only."""
     return sum(other.partition(" ")[0] == key.partition(" ")[0] for other in sums) == 1
-
-
-class _Sums:
-    """Running sums of the outputs of a site's operators."""
-
-    def __init__(self, names: list[str]) -> None:
-        self.names, self.count = names, 0
-        self.products: Floats = np.zeros((len(names), len(names)))
-        self.totals: Floats = np.zeros((len(names), 0))
-
-    def add(self, outputs: Floats) -> None:
-        """Add a batch, ``(operators, images, features)``."""
-        flat = outputs.reshape(len(outputs), -1)
-        self.products += flat @ flat.T
-        total = outputs.sum(1)
-        self.totals = total if not self.count else self.totals + total
-        self.count += outputs.shape[1]
-
-    def correlation(self) -> tuple[list[str], Floats]:
-        """The operators that vary over the images, and their correlations."""
-        cov = self.products - self.totals @ self.totals.T / max(self.count, 1)
-        own = np.diag(cov)
-        varies = np.isfinite(own) & (own > _CONSTANT * max(float(np.nanmax(np.diag(self.products))), 1e-300))
-        kept = np.flatnonzero(varies)
-        scale = np.sqrt(own[kept])
-        return [self.names[k] for k in kept], (cov[np.ix_(kept, kept)] / np.outer(scale, scale)).clip(-1, 1)
 
 
 def _mean(found: Mapping[str, tuple[list[str], Floats]]) -> tuple[list[str], Floats]:

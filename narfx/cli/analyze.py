@@ -135,6 +135,10 @@ def operators(
         typer.Argument(help="The run directory of a search, or a MODEL (with --data).", metavar="RUN_or_MODEL"),
     ],
     data: SOURCE = None,
+    measure: Annotated[
+        str,
+        typer.Option(help="correlation, channel by channel as in StacNAS, or cka, whatever the order of the channels."),
+    ] = "correlation",
     images: Annotated[int, typer.Option(help="Training images that are compared on.")] = 2048,
     groups: Annotated[int | None, typer.Option(help="How many groups to make [by --threshold].")] = None,
     threshold: Annotated[
@@ -147,7 +151,7 @@ def operators(
     overwrite: Overwrite = False,
     **options: Any,
 ) -> None:
-    """Show how the operators of a supernet correlate, and the groups of those that are alike (for stacnas)."""
+    """Show how alike the operators of a supernet are, and the groups of those that are (for stacnas)."""
     from narfx.analysis import operators as found
 
     folder, replace = (out, overwrite) if not Path(target).is_dir() else _where(Path(target), out, overwrite)
@@ -155,6 +159,7 @@ def operators(
         target,
         folder,
         fields=given({"data": data, **options}),
+        measure=measure,
         images=images,
         groups=groups,
         threshold=threshold,

@@ -96,10 +96,10 @@ def cells(result: Mapping[str, Any], console: Console) -> None:
 
 
 def operators(result: Mapping[str, Any], console: Console) -> None:
-    """The correlations, the groups, and how stacnas is told of them."""
+    """How alike operators are, the groups, and how stacnas is told of them."""
     names = result["operators"]
-    table = _table("correlation", *(f"[{index}]" for index in range(1, len(names) + 1)))
-    for index, (name, row) in enumerate(zip(names, result["correlation"], strict=True), 1):
+    table = _table(result["measure"], *(f"[{index}]" for index in range(1, len(names) + 1)))
+    for index, (name, row) in enumerate(zip(names, result["likeness"], strict=True), 1):
         table.add_row(f"[{index}] {name}", *("" if value is None else f"{value:.2f}" for value in row))
     console.print(table, markup=False)
     console.print(f"\n{count(result['sites'], 'site')}, {count(result['images'], 'image')}, the supernet "

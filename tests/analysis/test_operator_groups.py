@@ -12,6 +12,7 @@ import torch
 from command import Run, RunJson, in_process, in_process_json
 
 from narfx.analysis import operators
+from narfx.analysis.likeness import Alignment, Correlation
 from narfx.analysis.operator_groups import site_correlations
 from narfx.compiler.features import Visit
 from narfx.graph.batchnorm import batch_statistics
@@ -71,6 +72,42 @@ def test_the_correlation_is_that_of_the_centred_outputs() -> None:
     np.testing.assert_allclose(matrix, expected, atol=1e-6)
 
 
+def test_alignment_sees_past_the_order_of_channels() -> None:
+    """A rotation of the features changes no alignment, and unrelated outputs have one near 0."""
+    rng = np.random.default_rng(0)
+    one, other = rng.standard_normal((2, 3, 40, 6))
+    rotation, _ = np.linalg.qr(rng.standard_normal((6, 6)))
+    alignment, plain = Alignment(["a", "b", "c", "d"]), Correlation(["a", "b", "c", "d"])
+    for batch in range(3):
+        outputs = np.stack([one[batch], 3 * one[batch] @ rotation + 1, other[batch], np.zeros((40, 6))])
+        alignment.add(outputs)
+        plain.add(outputs)
+    names, found = alignment.matrix()
+    assert names == ["a", "b", "c"]  # what does not vary is left out
+    assert found[0, 1] == pytest.approx(1, abs=1e-9) and abs(found[0, 2]) < 0.2
+    np.testing.assert_allclose(np.diag(found), 1)
+    assert plain.matrix()[1][0, 1] < 0.9
+    # Against the definition with all sums written out (Song et al., one batch).
+    single = Alignment(["a", "b"])
+    single.add(np.stack([one[0], other[0]]))
+    assert single.matrix()[1][0, 1] == pytest.approx(_cka(one[0], other[0]), rel=1e-6)
+
+
+def _cka(x: np.ndarray, y: np.ndarray) -> float:
+    def hsic(a: np.ndarray, b: np.ndarray) -> float:
+        k, m, n = a @ a.T, b @ b.T, len(a)
+        pairs = [(i, j) for i in range(n) for j in range(n) if i != j]
+        first = sum(k[i, j] * m[i, j] for i, j in pairs) / (n * (n - 1))
+        second = sum(k[i, j] * (m[i].sum() - m[i, i] - m[i, j]) for i, j in pairs) / (n * (n - 1) * (n - 2))
+        third = sum(
+            k[i, j] * (m.sum() - np.trace(m) - 2 * (m[i].sum() - m[i, i]) - 2 * (m[j].sum() - m[j, j]) + 2 * m[i, j])
+            for i, j in pairs
+        ) / (n * (n - 1) * (n - 2) * (n - 3))
+        return float(first + third - 2 * second)
+
+    return hsic(x, y) / float(np.sqrt(hsic(x, x) * hsic(y, y)))
+
+
 def test_operators_that_compute_the_same_are_one_group() -> None:
     """A larger kernel starts as the smaller one: before training they are the same operator."""
     fields = {key: value for key, value in CELLS.items() if key != "model"}
@@ -78,7 +115,7 @@ def test_operators_that_compute_the_same_are_one_group() -> None:
     names = result["operators"]
     assert "none" not in names and len(names) == 7 and result["sites"] == 42
     pair = names.index("sep_conv_3x3"), names.index("sep_conv_5x5")
-    assert result["correlation"][pair[0]][pair[1]] == pytest.approx(1, abs=1e-6)
+    assert result["likeness"][pair[0]][pair[1]] == pytest.approx(1, abs=1e-6)
     assert ["sep_conv_3x3", "sep_conv_5x5"] in result["groups"]
     assert "sep_conv_3x3/sep_conv_5x5" in result["option"]
     whole = operators(CELLS["model"], fields=fields, images=64, groups=1)
@@ -94,7 +131,7 @@ def test_a_run_gets_figures_and_groups_that_stacnas_takes(
     assert code == 0 and result["supernet"] == "after 2 epochs" and result["images"] == 64
     assert before == {path.name: path.read_bytes() for path in searched.iterdir() if path.is_file()}
     assert sorted(name for group in result["groups"] for name in group) == sorted(result["operators"])
-    matrix = np.array(result["correlation"])
+    matrix = np.array(result["likeness"])
     assert np.allclose(matrix, matrix.T) and np.allclose(np.diag(matrix), 1) and np.abs(matrix).max() <= 1
     for kind in ("png", "svg", "json"):
         assert Path(result["files"][kind]).stat().st_size > 1000
@@ -110,8 +147,14 @@ def test_a_run_gets_figures_and_groups_that_stacnas_takes(
 
 
 def test_the_table(searched: Path, call: Run, tmp_path: Path) -> None:
-    code, out, _ = call("analyze", "operators", str(searched), "--images", "64", "--out", str(tmp_path / "here"))
-    assert code == 0 and "--strategy stacnas --strategy-option groups=" in out and "group:" in out
+    words = ("--images", "64", "--measure", "cka", "--out", str(tmp_path / "here"))
+    code, out, _ = call("analyze", "operators", str(searched), *words)
+    assert (
+        code == 0
+        and out.startswith("cka")
+        and "--strategy stacnas --strategy-option groups=" in out
+        and "group:" in out
+    )
     assert (tmp_path / "here" / "operators.svg").exists()
     assert call("analyze", "operators", str(searched), "--images", "64", "--out", str(tmp_path / "here"))[0] == 2
 
@@ -122,6 +165,7 @@ def test_the_table(searched: Path, call: Run, tmp_path: Path) -> None:
         (("--images", "1"), "needs at least 2"),
         (("--groups", "2", "--threshold", "0.3"), "not both"),
         (("--threshold", "3"), "between 0 and 2"),
+        (("--measure", "cosine"), "--measure is correlation or cka"),
         (("--data", "digits"), "leave out data"),
     ],
 )
