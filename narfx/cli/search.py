@@ -69,8 +69,8 @@ def search(
     pretrain_epochs: Annotated[
         int | None,
         typer.Option(
-            help="Epochs of the preparation, included in --epochs [2 for distil and solve, else 3, at most --epochs "
-            "- 1]."
+            help="Epochs of the preparation, included in --epochs [2 for distil and solve, 0 for darts, gdas and "
+            "stacnas, else 3, at most --epochs - 1]."
         ),
     ] = None,
     distil_lr: Annotated[

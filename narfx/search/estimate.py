@@ -93,14 +93,16 @@ def _mixing(prepared: Prepared, config: SearchConfig, strategy: MixtureStrategy)
     images += len(task.data.val)
     judged = 0 if task.data.test is None else (config.randoms + 2) * len(task.data.test)
     end = (evaluations * images + judged) / min(config.reward_images, len(task.data.val)) * reward
-    seconds = strategy.passes * learning * task.steps_per_epoch * step + end
+    seconds = (strategy.passes * learning + config.pretrain_epochs) * task.steps_per_epoch * step + end
+    before = f" ({_prepared(config, _distilled(prepared))})" if config.pretrain_epochs else ""
     weights = weight_bytes(net)
     computed = sum(sum(map(bool, row)) for row in mixture)
     skips = f" and {count(len(space.skip_slots), 'possible skip')}" if space.skip_slots else ""
     stages = f" in {len(prepared.stages)} stages" if len(prepared.stages) > 1 else ""
     text = (
         f"search: {count(len(space) - len(space.skip_slots), 'slot')}{skips}, {space.size:.3g} vectors, budget "
-        f"{space.budget}; {count(config.epochs, 'epoch')}{stages} of {count(task.steps_per_epoch, 'step')} with "
+        f"{space.budget}; {count(config.epochs, 'epoch')}{before}{stages} of "
+        f"{count(task.steps_per_epoch, 'step')} with "
         f"{strategy.passes} forward and backward {'pass' if strategy.passes == 1 else 'passes'} each; a pass computes "
         f"up to {computed} choices at once and keeps about {activations / _MB:.0f} MB of activations for a batch of "
         f"{task.batch_size}, beside {weights / _MB:.0f} MB of weights, gradients and momentum; about "
