@@ -115,7 +115,8 @@ def estimate_search(config: SearchConfig, *, device: str = "auto", relative_to: 
 
     Returns:
         ``{"dry_run": True, "estimate": {"seconds", "epochs", "training_steps", "rewards", "evaluations",
-        "evaluation_images"}, "message", "notes"}``.
+        "evaluation_images"}, "message", "notes"}``; of a strategy with a mixture the estimate also has
+        ``choices_at_once``, ``activation_mb`` and ``weight_mb``.
 
     Raises:
         UsageError: As for :func:`run`, as are the other errors.
