@@ -63,7 +63,7 @@ class Prefixes:
     """
 
     def __init__(self, net: Supernet, memory: int = MEMORY) -> None:
-        self._net, self._memory = net, memory
+        self.net, self._memory = net, memory
         self._nodes = list(net.graph_module.graph.nodes)
         self._output = self._nodes[-1]
         self._shares = memory > 0 and changed_safely(net.graph_module)
@@ -85,7 +85,7 @@ class Prefixes:
             for turns in self._plans(vectors, images):
                 self._kept.clear()
                 for turn in turns:
-                    self._net.set_vector(vectors[turn.index])
+                    self.net.set_vector(vectors[turn.index])
                     self._turn = turn
                     yield turn.index
         finally:
@@ -96,10 +96,10 @@ class Prefixes:
         """The output for images (N, C, H, W) of the vector that :meth:`over` is at."""
         turn = self._turn
         if turn is None:
-            return self._net(x)
+            return self.net(x)
         if not self._shares:
             self.computed += len(self._nodes)
-            return self._net(x)
+            return self.net(x)
         if self._sizes is None:
             return self._measure(turn, x)
         for node in turn.computed:
@@ -220,8 +220,8 @@ class Prefixes:
         return most
 
     def _numbers(self, vector: Vector, known: dict[Any, int]) -> _Numbers:
-        vector = self._net.space.validate(vector)
-        opened = frozenset(self._net.space.split(vector)[1] or ())
+        vector = self.net.space.validate(vector)
+        opened = frozenset(self.net.space.split(vector)[1] or ())
         found = _Numbers({}, {})
         for node in self._nodes:
             reads = node.all_input_nodes

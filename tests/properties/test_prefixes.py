@@ -86,7 +86,8 @@ class InPlace(nn.Module):
         x = self.stem(x)
         early = self.one(x).tanh()  # the choice at this site may be the identity
         changed = x[:, :4].mul_(2).relu_()
-        return self.two(early) + (x if self.late else torch.cat([changed, changed], 1))
+        made: torch.Tensor = self.two(early) + (x if self.late else torch.cat([changed, changed], 1))
+        return made
 
 
 @pytest.mark.parametrize("late", [False, True])
