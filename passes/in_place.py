@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from torch import nn
 from torch.fx import GraphModule, Node
 
-__all__ = ["changes", "is_in_place", "origin"]
+__all__ = ["changed_safely", "changes", "is_in_place", "origin", "relatives"]
 
 _IN_PLACE = {
     operator.iadd, operator.isub, operator.imul, operator.itruediv, operator.ifloordiv, operator.ipow,
@@ -58,3 +58,61 @@ def changes(graph_module: GraphModule, node: Node) -> Iterator[Node]:
                 yield user
             if _shares(graph_module, user):
                 yield from changes(graph_module, user)
+
+
+def relatives(graph_module: GraphModule) -> dict[Node, frozenset[Node]]:
+    """By node that changes its input: the others whose values may share memory with that input, but do not follow."""
+    together = _groups(graph_module)
+    found = {}
+    for node in graph_module.graph.nodes:
+        if is_in_place(graph_module, node):
+            after = _after(node, together[node])
+            found[node] = frozenset(other for other in together[node] if other not in after)
+    return found
+
+
+def changed_safely(graph_module: GraphModule) -> bool:
+    """Whether whoever reads a tensor after a node has changed it reads that node's own output.
+
+    Then the change may be made to a copy. ``False`` too where a weight is changed, or a tensor is given for the output.
+    """
+    position = {node: index for index, node in enumerate(graph_module.graph.nodes)}
+    for node, others in relatives(graph_module).items():
+        if "out" in node.kwargs or any(other.op == "get_attr" for other in others):
+            return False
+        if any(position[user] > position[node] for other in others for user in other.users):
+            return False
+    return True
+
+
+def _after(node: Node, group: set[Node]) -> set[Node]:
+    """The node, and those of its group that follow from it."""
+    found = {node}
+    for other in sorted(group):
+        if other not in found and found.intersection(other.all_input_nodes):
+            found.add(other)
+    return found
+
+
+def _groups(graph_module: GraphModule) -> dict[Node, set[Node]]:
+    """For each node those whose values may share memory with its own; what is not known may share with its inputs."""
+    together: dict[Node, set[Node]] = {}
+    for node in graph_module.graph.nodes:
+        together[node] = {node}
+        first = node.all_input_nodes[:1] if _shares(graph_module, node) else []
+        for other in node.all_input_nodes if _is_unknown(graph_module, node) else first:
+            merged = together[node] | together[other]
+            for member in merged:
+                together[member] = merged
+    return together
+
+
+def _is_unknown(graph_module: GraphModule, node: Node) -> bool:
+    """Whether nothing is known of the module or function that a node calls."""
+    if node.op == "call_module":
+        home = type(graph_module.get_submodule(str(node.target))).__module__
+    elif node.op == "call_function":
+        home = getattr(node.target, "__module__", None) or "torch"
+    else:
+        return False
+    return home.partition(".")[0] not in ("torch", "_operator", "builtins", "operator", "math")

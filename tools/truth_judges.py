@@ -19,6 +19,7 @@ from truth_space import (
     vectors,
 )
 
+from narfx.compiler.prefixes import Prefixes
 from narfx.compiler.supernet import Supernet
 from narfx.graph.batchnorm import batch_statistics
 from narfx.runs.progress import Silent
@@ -83,7 +84,7 @@ def prepared(options: Options, name: str, seed: int) -> dict[str, Any]:
     shared, space = SharedWeights(ready.net, ready.task, config, Silent(), Ranks(), ready.method), space_of(options)
     for number in range(passes):
         preparation.train(number, number, space, shared)
-    judge = NetJudge(ready.net, ready.task, config.score_images, Silent())
+    judge = NetJudge(Prefixes(ready.net), ready.task, config.score_images, Silent())
     singles = [(i, k) for i, slot in enumerate(space.slots) for k in slot.legal if k]
     rises = judge([tuple(k if index == i else 0 for index in range(len(space))) for i, k in singles], "")
     scores = {pair: judged.loss for pair, judged in zip(singles, rises, strict=True)}

@@ -90,6 +90,10 @@ def search(
         int | None, typer.Option("--proposals", "--lot", help="Vectors evaluated in one step of the strategy [5].")
     ] = None,
     reward_images: Annotated[int | None, typer.Option(help="Validation images for one reward [256].")] = None,
+    reuse_memory: Annotated[
+        int | None,
+        typer.Option(help="MB of what architectures have in common, kept to be computed once; 0: nothing is [1024]."),
+    ] = None,
     finalists: Annotated[
         int | None, typer.Option(help="Vectors evaluated on the whole validation part at the end [10].")
     ] = None,
@@ -120,6 +124,7 @@ def search(
             "strategy_options": parse_pairs(strategy_option, "--strategy-option"), "budget": budget, "init": init,
             "front": front, "front_points": front_points,
             "pretrain_epochs": pretrain_epochs, "steps": steps, "proposals": proposals, "reward_images": reward_images,
+            "reuse_memory": reuse_memory,
             "finalists": finalists, "randoms": randoms, "norms": norms, "prepare": prepare, "distil_lr": distil_lr,
             "distil_compare": distil_compare, "score_images": score_images, "quick": quick, **options,
         }

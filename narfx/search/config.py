@@ -36,8 +36,9 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     ``pretrain_epochs`` there are 3 of these, or fewer in a search of less than four epochs, so that at least one is
     left for the strategy; :data:`MIXTURES` have none by default. Each epoch after the warm-up is followed by ``steps``
     steps of the strategy, each on a batch of ``proposals`` vectors and one validation minibatch of ``reward_images``
-    images. Latency is a cost where it is asked for or bounded by the budget. ``quick`` is a first look: it changes the
-    defaults to those of :data:`QUICK`.
+    images. Latency is a cost where it is asked for or bounded by the budget. What architectures have in common is
+    computed once; for that ``reuse_memory`` MB may be kept from one to the next, and results do not depend on it.
+    ``quick`` is a first look: it changes the defaults to those of :data:`QUICK`.
 
     Without a ``strategy`` it is ``solve`` where ``weights`` are given and no skips are searched, else ``nar``. For
     ``solve`` an epoch after the preparation is a round of scores on ``score_images`` training images. ``prepare`` says
@@ -66,6 +67,7 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     steps: int = Field(default=50, ge=1)
     proposals: int = Field(default=5, ge=1)
     reward_images: int = Field(default=256, ge=1)
+    reuse_memory: int = Field(default=1024, ge=0)
     front: tuple[str, ...] = ()
     front_points: int = Field(default=20, ge=2)
     finalists: int = Field(default=10, ge=1)

@@ -11,8 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from torch import Tensor
-
+from narfx.compiler.prefixes import Prefixes
 from narfx.compiler.supernet import Supernet
 from narfx.data.image_data import Batch
 from narfx.errors import UsageError
@@ -31,7 +30,7 @@ from narfx.space.space import SearchSpace
 from narfx.support.seeds import derive
 from narfx.tasks.task import Task
 
-__all__ = ["SCORES", "StrategyEpoch", "quick_reward", "train_epoch"]
+__all__ = ["SCORES", "StrategyEpoch", "quick_reward", "quick_rewards", "train_epoch"]
 
 SCORES = "scores.json"
 
@@ -116,7 +115,7 @@ def _reward_step(strategy: Strategy, epoch: StrategyEpoch, batch: Batch) -> None
     """One batch of proposals, evaluated on one minibatch."""
     shared = epoch.shared
     proposals = strategy.ask(shared.config.proposals)
-    rewards = [quick_reward(shared.net, proposal.vector, shared.task, batch) for proposal in proposals]
+    rewards = quick_rewards(shared.prefixes, [proposal.vector for proposal in proposals], shared.task, batch)
     results = [
         Result(reward, epoch.space.cost(proposal.vector)) for proposal, reward in zip(proposals, rewards, strict=True)
     ]
@@ -143,7 +142,7 @@ def _write_step(
 
 def _measure(strategy: MeasuringStrategy, epoch: StrategyEpoch) -> None:
     shared = epoch.shared
-    judge = NetJudge(shared.net, shared.task, shared.config.score_images, shared.reporter)
+    judge = NetJudge(shared.prefixes, shared.task, shared.config.score_images, shared.reporter)
     metrics = strategy.measure(judge)
     epoch.folder.write(
         Scored(epoch=epoch.number + 1, images=judge.images, vectors=judge.judged, more=metrics)
@@ -180,8 +179,15 @@ def _minibatches(strategy: SupernetStrategy, epoch: StrategyEpoch) -> None:
         _write_weights(epoch, losses)
 
 
-def quick_reward(net: Supernet, vector: Vector, task: Task, batch: tuple[Tensor, Tensor]) -> float:
+def quick_reward(net: Supernet, vector: Vector, task: Task, batch: Batch) -> float:
     """The metric of one sub-network on one minibatch, with the batch's own BatchNorm statistics."""
-    net.set_vector(vector)
-    with batch_statistics(net):
-        return task.reward(net, batch)
+    return quick_rewards(Prefixes(net, memory=0), [vector], task, batch)[0]
+
+
+def quick_rewards(prefixes: Prefixes, vectors: Sequence[Vector], task: Task, batch: Batch) -> list[float]:
+    """The same for several sub-networks on one minibatch; what they have in common is computed once."""
+    rewards = [0.0] * len(vectors)
+    with batch_statistics(prefixes.net):
+        for index in prefixes.over(vectors, len(batch[1])):
+            rewards[index] = task.reward(prefixes, batch)
+    return rewards

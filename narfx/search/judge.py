@@ -8,13 +8,13 @@ image, so that standard errors are those of differences.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from narfx.compiler.supernet import Supernet
+from narfx.compiler.prefixes import Prefixes
 from narfx.graph.batchnorm import batch_statistics
 from narfx.runs.progress import Reporter
 from narfx.search.measuring import Judged
@@ -23,45 +23,60 @@ from narfx.tasks.task import Task
 
 __all__ = ["NetJudge"]
 
+Compared: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
-@dataclass
+
 class NetJudge:
-    """Judges the vectors of a supernet on ``images`` training images, spread over the classes."""
+    """Judges vectors on training images, spread over the classes; what vectors have in common is computed once.
 
-    net: Supernet
-    task: Task
-    images: int
-    reporter: Reporter
+    Args:
+        prefixes: Of the supernet.
+        task: Whose loss and divergence count.
+        images: How many images; afterwards how many there are.
+        reporter: Receives progress.
+    """
 
-    def __post_init__(self) -> None:
-        self._batches = list(self.task.spread_batches(self.images))
+    def __init__(self, prefixes: Prefixes, task: Task, images: int, reporter: Reporter) -> None:
+        self._prefixes, self._task, self._reporter = prefixes, task, reporter
+        self._batches = list(task.spread_batches(images))
         self.images = sum(len(labels) for _, labels in self._batches)
-        self._outputs, self._losses, self._wrong = self._compute(self.net.space.base)
+        self._outputs: list[Tensor] = []
+        with torch.inference_mode(), batch_statistics(prefixes.net):
+            prefixes.net.set_vector(prefixes.net.space.base)
+            self._outputs = [task.precision.apply(prefixes.net, inputs) for inputs, _ in self._batches]
+        known = [self._compared(ours, index) for index, ours in enumerate(self._outputs)]
+        self._losses, self._wrong = (torch.cat([part[k] for part in known]) for k in (0, 2))
         self.base = {"loss": float(self._losses.mean()), "accuracy": 1 - float(self._wrong.mean())}
         self.judged = 0
 
+    @torch.inference_mode()
     def __call__(self, vectors: Iterable[Vector], label: str) -> list[Judged]:
-        """Judge vectors one after another."""
+        """Judge vectors, batch by batch."""
         chosen = list(vectors)
         self.judged += len(chosen)
-        return [self._judge(vector) for vector in self.reporter.track(chosen, len(chosen), label)]
+        found: list[list[Compared]] = [[] for _ in chosen]
+        turns = ((batch, index) for batch in range(len(self._batches)) for index in self._over(chosen, batch))
+        with batch_statistics(self._prefixes.net):
+            for batch, index in self._reporter.track(turns, len(chosen) * len(self._batches), label):
+                outputs = self._task.precision.apply(self._prefixes, self._batches[batch][0])
+                found[index].append(self._compared(outputs, batch))
+        return [self._judge(*map(torch.cat, zip(*parts, strict=True))) for parts in found]
 
-    def _judge(self, vector: Vector) -> Judged:
-        outputs, losses, wrong = self._compute(vector)
-        apart = [self.task.divergence(ours, base) for ours, base in zip(outputs, self._outputs, strict=True)]
-        return Judged(*_mean(losses - self._losses), *_mean(torch.cat(apart)), *_mean(wrong - self._wrong))
+    def _over(self, vectors: list[Vector], batch: int) -> Iterator[int]:
+        return self._prefixes.over(vectors, len(self._batches[batch][1]))
+
+    def _judge(self, losses: Tensor, apart: Tensor, wrong: Tensor) -> Judged:
+        return Judged(*_mean(losses - self._losses), *_mean(apart), *_mean(wrong - self._wrong))
 
     @torch.inference_mode()
-    def _compute(self, vector: Vector) -> tuple[list[Tensor], Tensor, Tensor]:
-        """The outputs, batch by batch, and of each image (B,) the loss, and whether it is classified wrongly."""
-        self.net.set_vector(vector)
-        task, losses, wrong = self.task, list[Tensor](), list[Tensor]()
-        with batch_statistics(self.net):
-            outputs = [task.precision.apply(self.net, images) for images, _ in self._batches]
-        for given, (_, labels) in zip(outputs, self._batches, strict=True):
-            losses.append(task.losses(given, labels).double())
-            wrong.append((task.logits(given).argmax(1) != labels).double())
-        return outputs, torch.cat(losses), torch.cat(wrong)
+    def _compared(self, outputs: Tensor, batch: int) -> Compared:
+        """Of each image of a batch (B,): its loss, its distance from the base, and whether it is classified wrongly."""
+        labels, task = self._batches[batch][1], self._task
+        return (
+            task.losses(outputs, labels).double(),
+            task.divergence(outputs, self._outputs[batch]),
+            (task.logits(outputs).argmax(1) != labels).double(),
+        )
 
 
 def _mean(values: Tensor) -> tuple[float, float]:

@@ -9,6 +9,7 @@ from itertools import islice
 import torch
 from torch import nn
 
+from narfx.compiler.prefixes import Prefixes
 from narfx.compiler.supernet import Supernet
 from narfx.data.image_data import Batch
 from narfx.graph.frozen import train_mode
@@ -35,10 +36,12 @@ class SharedWeights:
     ranks: Ranks
     method: Method
     optimizer: torch.optim.Optimizer = field(init=False)
+    prefixes: Prefixes = field(init=False)
 
     def __post_init__(self) -> None:
         self.task.precision.arrange(self.net)
         self.optimizer = self.method.optimizer(nn.ModuleList([self.net, self.task.head]))
+        self.prefixes = Prefixes(self.net, self.config.reuse_memory * 2**20)
 
     @property
     def rate(self) -> float:

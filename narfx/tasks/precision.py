@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Literal
@@ -76,10 +77,10 @@ class Precision:
             module, images.contiguous(memory_format=torch.channels_last) if self.channels_last else images
         )
 
-    def apply(self, module: nn.Module, images: Tensor) -> Tensor:
+    def apply(self, module: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
         """The float32 outputs of a module for images (N, C, H, W), whose memory layout is kept."""
         with self.autocast():
-            output: Tensor = module(images)
+            output = module(images)
         return output.float() if self.name == "bf16" else output
 
 

@@ -7,7 +7,7 @@ are the task's ``head``: trained and checkpointed with the network, but not part
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -163,7 +163,7 @@ class Task(ABC):
         return len(split) >= self.batch_size
 
     @torch.inference_mode()
-    def reward(self, model: nn.Module, batch: Batch) -> float:
+    def reward(self, model: Callable[[Tensor], Tensor], batch: Batch) -> float:
         """The accuracy on one minibatch; the model's mode (training or eval) is not changed."""
         inputs, target = batch
         return float((self.logits(self.precision.apply(model, inputs)).argmax(1) == target).double().mean())
