@@ -5,8 +5,9 @@
 
 The time is that of a default search by scores; with ``--times 6`` all have six times as long, and the search by scores
 uses it for more passes and a second round. Each other strategy gets as many epochs as fit: its own time an epoch is
-measured first. The figure is the regret: what the vector found lacks of the best one within the budget, in points of
-accuracy. What is finished is kept, and a second call goes on from there.
+measured first. The figures are the accuracy of the vector found, trained on from the base and trained alone, and its
+regret: what it lacks of the best vector within the budget, trained on from the base, in points of accuracy. What is
+finished is kept, and a second call goes on from there.
 """
 
 from __future__ import annotations
@@ -15,6 +16,9 @@ import argparse
 import statistics
 import sys
 import time
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,8 @@ from truth_space import BUDGET, VALIDATION, Options, base_weights, narrowed, spa
 
 from narfx.search import SearchConfig, Stage, run
 from narfx.search.preparation import Distil, WarmUp
+from narfx.search.stages import Found, Narrowing, stages_of
+from narfx.space.space import SearchSpace
 from narfx.support.files import read_json, write_json
 
 RIVALS: dict[str, tuple[str, Distil | WarmUp]] = {
@@ -33,7 +39,12 @@ RIVALS: dict[str, tuple[str, Distil | WarmUp]] = {
     "nar, distilled": ("nar", Distil(2)),
     "evolution": ("evolution", WarmUp(3)),
     "random": ("random", WarmUp(3)),
+    "darts": ("darts", WarmUp(0)),
+    "gdas": ("gdas", WarmUp(0)),
+    "stacnas": ("stacnas", WarmUp(0)),
 }
+OPTIONS: dict[str, dict[str, Any]] = {name: {"lr": 0.01} for name in ("darts", "gdas", "stacnas")}
+"""Their default rate, 3e-4, is for searches of ten thousand steps."""
 PROBE = (4, 8)
 """Epochs of the two searches that measure what an epoch costs a strategy."""
 
@@ -61,44 +72,51 @@ def table(options: Options, seeds: int, times: int) -> str:
     for name, (strategy, preparation) in RIVALS.items():
         epochs = epochs_within(limit, options, strategy, preparation)
         found[name] = [search(options, strategy, preparation, epochs, seed) for seed in range(seeds)]
-    regrets = Regrets(options)
+    trained_on, alone = (Truth(options, name) for name in ("base", "scratch"))
+    most, mean = trained_on.dearest, trained_on.mean
     lines = [
-        "| strategy | epochs, preparation among them | processor time | regret | seeds |",
-        "| --- | ---: | ---: | ---: | --- |",
-        f"| a uniform draw | | | {regrets.of_uniform:.2f} | |",
-        f"| the most MACs | | | {regrets.of_most_macs:.2f} | |",
+        "| strategy | epochs, preparation among them | processor time | regret | trained on | alone | regrets |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | --- |",
+        f"| a uniform draw | | | {trained_on.best - mean:.2f} | {mean:.2f} | {alone.mean:.2f} | |",
+        f"| the most MACs | | | {trained_on.best - trained_on.of(most):.2f} | {trained_on.of(most):.2f} | "
+        f"{alone.of(most):.2f} | |",
     ]
     for name, runs in found.items():
-        values = [regrets.of(one["vector"]) for one in runs]
-        error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+        reached = [trained_on.of(one["vector"]) for one in runs]
+        regrets = [trained_on.best - value for value in reached]
         share = statistics.fmean(one["seconds"] for one in runs) / limit
-        each = ", ".join(f"{value:.2f}" for value in values)
-        mean = statistics.fmean(values)
-        lines.append(f"| {name} | {runs[0]['epochs']} | {share:.2f}x | {mean:.2f} ± {error:.2f} | {each} |")
+        lines.append(
+            f"| {name} | {runs[0]['epochs']} | {share:.2f}x | {_mean(regrets)} | {_mean(reached)} | "
+            f"{_mean([alone.of(one['vector']) for one in runs])} | {', '.join(f'{value:.2f}' for value in regrets)} |"
+        )
     return "\n".join(lines)
 
 
-class Regrets:
-    """What a vector lacks of the best one within the budget, in points of accuracy of the truth from the base."""
+def _mean(values: Sequence[float]) -> str:
+    error = statistics.stdev(values) / len(values) ** 0.5 if len(values) > 1 else float("nan")
+    return f"{statistics.fmean(values):.2f} ± {error:.2f}"
 
-    def __init__(self, options: Options) -> None:
+
+class Truth:
+    """The accuracy of each vector within the budget, in percent, by one of the truths."""
+
+    def __init__(self, options: Options, name: str) -> None:
         space, chosen = space_of(options), vectors(options)
-        truth = 100 * np.mean(load_truth(options, "base"), axis=0)
+        truth = 100 * np.mean(load_truth(options, name), axis=0)
         bound = float(BUDGET.partition("<=")[2].removesuffix("x")) * space.cost(space.base)["macs"]
-        self._truth = {
+        self._known = {
             vector: float(value)
             for vector, value in zip(chosen, truth, strict=True)
             if space.cost(vector)["macs"] <= bound
         }
-        self._best = max(self._truth.values())
-        self.of_uniform = self._best - statistics.fmean(self._truth.values())
-        most = max(space.cost(vector)["macs"] for vector in self._truth)
-        dearest = [vector for vector in self._truth if space.cost(vector)["macs"] == most]
-        self.of_most_macs = self.of(dearest[-1])  # as in the table of tools/ground_truth.py
+        self.best, self.mean = max(self._known.values()), statistics.fmean(self._known.values())
+        most = max(space.cost(vector)["macs"] for vector in self._known)
+        # Of several the last, as in the table of tools/ground_truth.py.
+        self.dearest = [vector for vector in self._known if space.cost(vector)["macs"] == most][-1]
 
-    def of(self, vector: Any) -> float:
-        """The regret of one vector."""
-        return self._best - self._truth[tuple(vector)]
+    def of(self, vector: Sequence[int]) -> float:
+        """The accuracy of one vector."""
+        return self._known[tuple(vector)]
 
 
 def epochs_within(limit: float, options: Options, strategy: str, preparation: Distil | WarmUp) -> int:
@@ -123,13 +141,23 @@ def search(options: Options, strategy: str, preparation: Distil | WarmUp, epochs
             model=options.model, input=options.input, data=options.data, data_fraction=options.images,
             val_fraction=VALIDATION, budget=BUDGET, seed=seed, strategy=strategy, weights=base_weights(options),
             epochs=preparation.epochs + epochs, pretrain_epochs=preparation.epochs,
+            strategy_options=OPTIONS.get(strategy, {}),
         )  # fmt: skip
         start = time.process_time()
-        stage = Stage(narrowed, preparation, strategy, epochs)
-        result = run(config, place, device=options.device, overwrite=True, stages=[stage])
+        result = run(config, place, device=options.device, overwrite=True, stages=_stages(config, preparation, epochs))
         seconds = time.process_time() - start
         write_json(kept, {"vector": result["vector"], "seconds": seconds, "epochs": config.epochs})
     return dict(read_json(kept))
+
+
+def _stages(config: SearchConfig, preparation: Distil | WarmUp, epochs: int) -> list[Stage]:
+    if config.strategy == "stacnas":
+        return [replace(stage, space=partial(_within, stage.space)) for stage in stages_of(config)]
+    return [Stage(narrowed, preparation, config.strategy, epochs, config.strategy_options)]
+
+
+def _within(inner: Narrowing, space: SearchSpace, found: Found) -> SearchSpace:
+    return inner(narrowed(space, found), found)
 
 
 if __name__ == "__main__":
