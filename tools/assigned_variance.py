@@ -35,6 +35,7 @@ from narfx.search.shared_weights import SharedWeights
 from narfx.search.stages import stages_of
 from narfx.space.records import Vector
 from narfx.space.sampling import FeasibleSampler
+from narfx.space.space import SearchSpace
 from narfx.support.ranks import Ranks
 from narfx.support.seeds import derive, numpy_generator
 
@@ -42,7 +43,7 @@ SAMPLES = (1, 2, 5, 10, 20, 50)
 
 
 def variances(
-    prepared: Prepared, vectors: Sequence[Sequence[Vector]], rewards: Floats, samples: Sequence[int]
+    space: SearchSpace, vectors: Sequence[Sequence[Vector]], rewards: Floats, samples: Sequence[int]
 ) -> dict[int, tuple[float, float]]:
     """By N: the variance of R and of R − b over the seeds, whose first N ``vectors`` and ``rewards`` count."""
     baseline, found = float(rewards.mean()), {}
@@ -51,7 +52,7 @@ def variances(
         for less in (0.0, baseline):
             assigned = np.stack(
                 [
-                    assigned_by_choice(prepared.space, drawn[:n], (earned[:n] - less).tolist())
+                    assigned_by_choice(space, drawn[:n], (earned[:n] - less).tolist())
                     for drawn, earned in zip(vectors, rewards, strict=True)
                 ]
             )
@@ -103,7 +104,7 @@ def main() -> None:
     ]
     kinds = {"its own minibatch": minibatches, "one minibatch": [minibatches[0]] * options.seeds}
     rewards = {name: measured(prepared, vectors, batches) for name, batches in kinds.items()}
-    found = {name: variances(prepared, vectors, each, options.samples) for name, each in rewards.items()}
+    found = {name: variances(prepared.space, vectors, each, options.samples) for name, each in rewards.items()}
     if options.json:
         print(json.dumps({name: {str(n): values for n, values in rows.items()} for name, rows in found.items()}))
         return

@@ -111,6 +111,7 @@ class Search:
             self.net.set_vector(self.net.space.start)
             self.net.load_state_dict(self._start)
             self.task.start(self.config.seed, self.net if self.config.base_is_trained else None)
+            equalise(self.ranks, self.net, self.task.head)
             self._share()
         legal = [list(slot.legal) for slot in self._here.slots]
         self.folder.write(StageBegan(stage=index + 1, strategy=self.stages[index].strategy, legal=legal))

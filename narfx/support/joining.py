@@ -8,6 +8,7 @@ all ranks compute on GPUs, else gloo.
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -114,8 +115,11 @@ def naming_the_lost() -> Iterator[None]:
 def _cause(watch: Watch) -> LostRankError | None:
     while True:
         try:
-            return watch.lost(_CAUSE_SECONDS)
-        except KeyboardInterrupt:  # the same loss, or torchrun's signal because of it
+            lost = watch.lost(_CAUSE_SECONDS)
+            if lost is not None and callable(signal.getsignal(signal.SIGTERM)):
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun's, because of this; the command is ending
+            return lost
+        except KeyboardInterrupt:  # the same loss
             continue
 
 
