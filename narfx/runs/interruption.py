@@ -25,11 +25,10 @@ def interruptible(folder: RunFolder, *, resumable: bool = False) -> Iterator[Non
         return not folder.staged and (resumable or folder.has_checkpoint)
 
     try:
-        with naming_the_lost():
+        with naming_the_lost(lambda: resume if kept() else "there is no checkpoint yet"):
             yield
-    except LostRankError as error:
-        left = resume if kept() else "there is no checkpoint yet"
-        raise LostRankError(f"{error}; {left}", code=error.exit_code, kind=error.kind, where=error.where) from error
+    except LostRankError:
+        raise
     except KeyboardInterrupt as error:
         raise InterruptedRunError(
             f"interrupted; {resume}" if kept() else f"interrupted before the first checkpoint of {folder.out}",

@@ -27,6 +27,7 @@ _SECONDS = 1800.0
 _CAUSE_SECONDS = 3.0  # a killed process is seen at once; others need a moment to say why they end
 
 _watch: list[Watch] = []
+_left: list[Callable[[], str]] = []
 
 
 def ranks_of_environment() -> Ranks:
@@ -71,7 +72,7 @@ def joined(
         yield ranks
         return
     seconds, backend = _timeout(), _backend()
-    watch = _start(ranks, seconds, give_up)
+    watch = _start(ranks, seconds, lambda lost: give_up(_whole(lost)))
     _watch.append(watch)
     try:
         with naming_the_lost():
@@ -88,14 +89,22 @@ def joined(
             distributed.destroy_process_group()
     finally:
         _watch.clear()
+        _left.clear()
         use_group(None)
 
 
 @contextmanager
-def naming_the_lost() -> Iterator[None]:
-    """An interrupt, or a rank that does not answer, becomes the error that names the rank which ended, and why."""
+def naming_the_lost(left: Callable[[], str] | None = None) -> Iterator[None]:
+    """An interrupt, or a rank that does not answer, becomes the error that names the rank which ended, and why.
+
+    ``left`` gives the words on what is left of the run. They end the sentence also where the error arises later, on the
+    way out of the block, or in the thread that ends a process which does not end itself.
+    """
+    if left is not None and _watch:
+        _left.append(left)
     try:
         yield
+        _left[:] = [other for other in _left if other is not left]
     except LostRankError:
         raise
     except (KeyboardInterrupt, RunError) as error:
@@ -109,7 +118,13 @@ def naming_the_lost() -> Iterator[None]:
             if contact:
                 raise KeyboardInterrupt from error
             raise
-        raise lost from error
+        raise _whole(lost) from error
+
+
+def _whole(lost: LostRankError) -> LostRankError:
+    """The error with the words on what is left."""
+    words = f"{lost}; {_left[-1]()}" if _left else str(lost)
+    return LostRankError(words, code=lost.exit_code, kind=lost.kind, where=lost.where)
 
 
 def _cause(watch: Watch) -> LostRankError | None:
