@@ -40,8 +40,8 @@ def ranks_of_environment() -> Ranks:
         return Ranks(*rank_numbers(os.environ))
     except ValueError as error:
         raise UsageError(
-            f"RANK, WORLD_SIZE and LOCAL_RANK do not name a rank ({error}): start the ranks with torchrun, or unset "
-            "them",
+            f"the variables RANK, WORLD_SIZE and LOCAL_RANK do not name a rank ({error}): start the ranks with "
+            "torchrun, or unset them",
             where="RANK",
             kind="ranks",
         ) from error
@@ -162,7 +162,7 @@ def _timeout() -> float:
             raise ValueError
     except ValueError:
         raise UsageError(
-            f"NARFX_RANK_TIMEOUT is {text!r}: it must be a number of seconds above 0",
+            f"the variable NARFX_RANK_TIMEOUT is {text!r}: it must be a number of seconds above 0",
             where="NARFX_RANK_TIMEOUT",
             kind="ranks",
         ) from None
@@ -221,7 +221,8 @@ def _device(ranks: Ranks, device: str, backend: str | None) -> str:
     if picked.type != "cuda":
         if backend == "nccl":
             raise UsageError(
-                f"NCCL connects GPUs, and this rank computes on {picked.type}: set NARFX_BACKEND=gloo, or unset it"
+                f"the backend NCCL connects GPUs, and this rank computes on {picked.type}: set NARFX_BACKEND=gloo, "
+                "or unset it"
             )
         return picked.type
     if picked.index is not None:
