@@ -1,4 +1,8 @@
-"""Several ranks of one run as forked processes of the test, so that nothing is imported again."""
+"""Several ranks of one run as forked processes of the test, so that nothing is imported again.
+
+After a backward pass in another thread torch refuses one in a forked process, so tests/conftest.py lets the tests that
+import this module run first.
+"""
 
 from __future__ import annotations
 

@@ -25,6 +25,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
+rank_processes_first = True
+
 INPUT_SHAPE = (1, 8, 8)
 
 

@@ -37,6 +37,8 @@ from narfx.tasks.classification import Classification
 from narfx.training.fit import fit
 from narfx.training.recipe import Recipe
 
+rank_processes_first = True
+
 SEARCH = SearchConfig(**CONFIG)
 
 

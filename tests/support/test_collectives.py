@@ -24,6 +24,8 @@ from narfx.support.collectives import (
 )
 from narfx.support.ranks import Ranks
 
+rank_processes_first = True
+
 CASES = 12
 
 

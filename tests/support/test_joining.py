@@ -19,6 +19,8 @@ from narfx.support.joining import joined, naming_the_lost, ranks_of_environment
 from narfx.support.rank_watch import Watch
 from narfx.support.ranks import Ranks
 
+rank_processes_first = True
+
 
 def killed(ranks: Ranks) -> None:
     if ranks.rank == 1:
