@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from narfx._supervisor import clean_up, supervise
+from narfx.support.launched import is_silent
 from narfx.support.slow_model import TOO_SLOW, too_slow
 
 __all__ = ["INTERRUPTS"]
@@ -116,6 +117,8 @@ def _end(*_: Any) -> None:
 
 
 def _tell(code: int, kind: str, message: str, where: str | None = None) -> None:
+    if is_silent():
+        return
     with contextlib.suppress(OSError):
         sys.stderr.write(f"narfx: {message}\n")
         sys.stderr.flush()

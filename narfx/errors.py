@@ -13,6 +13,7 @@ from typing import Any
 __all__ = [
     "InfeasibleBudgetError",
     "InterruptedRunError",
+    "LostRankError",
     "NarfxError",
     "NothingToRefineError",
     "ParityError",
@@ -74,6 +75,14 @@ class RunError(NarfxError):
 
     exit_code = 7
     default_kind = "run_failed"
+
+
+class LostRankError(RunError):
+    """Another rank of the run has ended, with this exit code; ``kind`` says why."""
+
+    def __init__(self, message: str, *, code: int = 7, kind: str | None = None, where: str | None = None) -> None:
+        super().__init__(message, where=where, kind=kind)
+        self.exit_code = code
 
 
 class InterruptedRunError(NarfxError):

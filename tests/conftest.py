@@ -33,6 +33,11 @@ def _cores() -> int:
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS") or _cores()))
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests that fork ranks come first (see :mod:`rank_processes`)."""
+    items.sort(key=lambda item: not hasattr(getattr(item, "module", None), "rank_processes_first"))
+
+
 @pytest.fixture(autouse=True)
 def _no_operator_stays_behind() -> Iterator[None]:
     """A test that registers operators, itself or by a file, leaves none to the tests behind it."""

@@ -19,6 +19,7 @@ from narfx._version import __version__
 from narfx.cli import analyze, bundles, compare, evaluate, front, ops, proxy, report, search, solve, trace, train
 from narfx.cli.console import run_app
 from narfx.errors import UsageError
+from narfx.support.launched import is_ranked
 
 __all__ = ["app", "main"]
 
@@ -65,8 +66,9 @@ def main() -> None:
     code = run_app(app)
     for number in INTERRUPTS:
         signal.signal(number, signal.SIG_IGN)  # the result is printed, and torch takes a while to exit
-    if code in _INTERRUPTED:
-        # A thread may still compute in native code, which crashes when its modules are taken down.
+    if code in _INTERRUPTED or is_ranked():
+        # A thread may still compute in native code, which crashes when its modules are taken down; and torch waits for
+        # ranks that have ended.
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError):
                 stream.flush()

@@ -28,17 +28,21 @@ from rich.console import Console
 from narfx._startup import INTERRUPTS
 from narfx.cli.streams import ReaderGoneError, plain_streams, write_result
 from narfx.cli.system_errors import exhausted, of_system
-from narfx.errors import InterruptedRunError, NarfxError, RunError, UsageError
+from narfx.errors import InterruptedRunError, LostRankError, NarfxError, RunError, UsageError
 from narfx.runs.progress import ConsoleProgress, Reporter, Silent
+from narfx.support.joining import ranks_of_environment
+from narfx.support.launched import is_silent
 from narfx.support.seals import EditedFileWarning
 from narfx.support.text import escaped, first_line, one_line, printable
 
-__all__ = ["Output", "output_of", "parse_input", "parse_pairs", "run_app"]
+__all__ = ["Output", "abandon", "failure_of", "output_of", "parse_input", "parse_pairs", "run_app"]
 
 Renderer = Callable[[dict[str, Any], Console], None]
 
 _results: list[tuple[dict[str, Any], Renderer, bool]] = []
 _interrupts: list[int] = []
+_json_output: list[TextIO] = []
+_RANKED = ("search", "train", "compare")
 _last_arrivals: dict[int, float] = {}
 _TWICE_SECONDS = 0.5
 
@@ -66,14 +70,21 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
     as_json = "--json" in arguments
     verbose = "-v" in arguments or "--verbose" in arguments
     _results.clear()
-    with plain_streams(), _interruptible(), _edits_said(), _standard_output_free(as_json) as stdout:
+    with (
+        _silence(not verbose),
+        plain_streams(),
+        _interruptible(),
+        _edits_said(),
+        _standard_output_free(as_json) as stdout,
+    ):
         try:
+            _check_verb(arguments)
             code = typer.main.get_command(app).main(args=arguments, prog_name="narfx", standalone_mode=False)
             # typer turns an interrupt into an exit code without a message, and a library may have swallowed it.
             if _interrupts:
                 raise KeyboardInterrupt
             _ignore_interrupts()  # the result is ready, and is written completely
-            for value, render, wants_json in _results:
+            for value, render, wants_json in [] if is_silent() else _results:
                 write_result(stdout, _as_text(value, None if wants_json else render, stdout))
             write_result(stdout, "")
             return code if isinstance(code, int) else 0
@@ -81,16 +92,64 @@ def run_app(app: typer.Typer, arguments: list[str] | None = None) -> int:
             return 0
         except BaseException as error:
             _ignore_interrupts()
-            failure = _failure(error)
+            failure = failure_of(error)
             if failure is None:
                 raise
             if verbose and failure.exit_code == 1:
                 sys.stderr.write(escaped(traceback.format_exc()))
-            sys.stderr.write(f"narfx: {one_line(str(failure))}\n")
-            if as_json:
-                with suppress(ReaderGoneError, RunError):
-                    write_result(stdout, json.dumps({"error": _described(failure)}, indent=2) + "\n")
+            _tell(failure, stdout if as_json else None)
             return failure.exit_code
+
+
+def _tell(failure: NarfxError, stdout: TextIO | None) -> None:
+    """Write an error to standard error, and as JSON to a standard output that wants it."""
+    sys.stderr.write(f"narfx: {one_line(str(failure))}\n")
+    if stdout is not None:
+        with suppress(ReaderGoneError, RunError):
+            write_result(stdout, json.dumps({"error": _described(failure)}, indent=2) + "\n")
+
+
+def abandon(error: LostRankError) -> None:
+    """End this process from another thread, when another rank has ended and this one computes on."""
+    _tell(error, _json_output[0] if _json_output else None)
+    sys.stderr.flush()
+    os._exit(error.exit_code)
+
+
+def _check_verb(arguments: list[str]) -> None:
+    """Refuse a verb that several ranks would each do anew."""
+    if ranks_of_environment().alone or {"--help", "--version"} & {*arguments}:
+        return
+    verb = next((text for text in arguments if not text.startswith("-")), None)
+    if verb is not None and verb not in _RANKED:
+        raise UsageError(
+            f"narfx {verb} runs in one process, and torchrun has started {os.environ['WORLD_SIZE']}: call it without "
+            f"torchrun; several ranks share {', '.join(_RANKED)}",
+            where=verb,
+            kind="ranks",
+        )
+
+
+@contextmanager
+def _silence(wanted: bool) -> Iterator[None]:
+    """While the block runs, a rank above 0 writes nothing to the standard streams, whichever library would."""
+    if not wanted or not is_silent():
+        yield
+        return
+    kept, nowhere = [os.dup(number) for number in (1, 2)], os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    try:
+        for number in (1, 2):
+            os.dup2(nowhere, number)
+        yield
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+        for number, old in zip((1, 2), kept, strict=True):
+            os.dup2(old, number)
+            os.close(old)
+        os.close(nowhere)
 
 
 @contextmanager
@@ -156,11 +215,11 @@ def _ignore_interrupts() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _failure(error: BaseException) -> NarfxError | None:
+def failure_of(error: BaseException) -> NarfxError | None:
     """The error that is reported for an exception; ``None`` if it is no error (an exit)."""
-    if not isinstance(error, InterruptedRunError) and (spent := exhausted(error)) is not None:
+    if not isinstance(error, (InterruptedRunError, LostRankError)) and (spent := exhausted(error)) is not None:
         return spent
-    if isinstance(error, NarfxError) and (not _interrupts or isinstance(error, InterruptedRunError)):
+    if isinstance(error, NarfxError) and (not _interrupts or isinstance(error, (InterruptedRunError, LostRankError))):
         return error
     if callable(told := getattr(error, "format_message", None)):  # an error of typer's argument parser
         return UsageError(f"{told()} (narfx --help shows the usage)", kind="usage")
@@ -204,8 +263,10 @@ def _standard_output_free(wanted: bool) -> Iterator[Any]:
     os.dup2(2, 1)
     try:
         with os.fdopen(os.dup(kept), "w", encoding="utf-8") as stream:
+            _json_output.append(stream)
             yield stream
     finally:
+        _json_output.clear()
         with suppress(OSError, ValueError):
             sys.stdout.flush()
         os.dup2(kept, 1)

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from narfx.cli.console import Output
+from narfx.cli.console import Output, abandon, failure_of
 from narfx.cli.options import option_names
 from narfx.errors import UsageError
 from narfx.support.folders import check_output, refuse_inside
+from narfx.support.joining import joined
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
+
 
 __all__ = ["launch"]
 
@@ -32,23 +34,26 @@ def launch(
     options: Mapping[str, Any],
     output: Output,
     extends: bool = True,
+    shared: bool = True,
 ) -> Result:
     """Start a run of this configuration, estimate it, or resume the one in ``out``.
 
     Args:
         schema: The class of the configuration.
         start: Called with the configuration, ``out``, and ``device``, ``overwrite``, ``reporter`` and, where the verb
-            has the option, ``tensorboard``; with a config file also with ``relative_to``.
-        resume: Called with ``out``, and ``device``, ``previous``, ``reporter`` and ``tensorboard`` likewise; if
-            ``--epochs`` is given, also with ``epochs``.
-        estimate: Called with the configuration and ``device``, for ``--dry-run``; with a config file also with
+            has the option, ``tensorboard``, and where it runs on several ranks, ``ranks``; with a config file also with
             ``relative_to``.
+        resume: Called with ``out``, and ``device``, ``previous``, ``reporter``, ``tensorboard`` and ``ranks`` likewise;
+            if ``--epochs`` is given, also with ``epochs``.
+        estimate: Called with the configuration, ``device`` and ``ranks`` likewise, on rank 0 alone, for ``--dry-run``;
+            with a config file also with ``relative_to``.
         needed: The field that must be given together with ``data``.
         out: The run directory.
         fields: The fields of the configuration that the user gave.
         options: All options of the verb.
         output: Has the reporter.
         extends: Whether a run of this verb can get more epochs.
+        shared: Whether several ranks can share a run of this verb.
 
     Raises:
         UsageError: An option is missing or wrong, or ``--resume`` is given with options that it would ignore.
@@ -58,31 +63,33 @@ def launch(
     from narfx.runs.tensorboard import check_tensorboard
     from narfx.support.schema import validated  # pydantic's models of this package need torch: --help does not
 
-    shared = {"device": options["device"], "reporter": output.reporter}
-    if "tensorboard" in options:  # not every run has scalars
-        check_tensorboard(options["tensorboard"])
-        shared["tensorboard"] = options["tensorboard"]
-    previous = _previous(options)
-    if options["resume"]:
-        more = {"epochs": fields.pop("epochs")} if extends and "epochs" in fields else {}
-        _check_resume(options, fields)
-        return resume(out, previous=previous, **more, **shared)
-    if options["config"] is not None:
-        refuse_inside(out, [options["config"]])
-    values = _values(schema, options["config"], fields)
-    for key in (needed, "data"):
-        if key not in values:
-            raise UsageError(
-                f"{_MISSING[key]} is missing: give it, or a --config that has it", where=key, kind="missing_option"
-            )
-    config = validated(schema, values, schema.__name__.removesuffix("Config").lower(), names=option_names(fields))
-    # What a config file names is not named by the user.
-    start_of_paths = {} if options["config"] is None else {"relative_to": Path.cwd()}
-    with naming(code_places(schema, fields)):
-        if options["dry_run"]:
-            check_output(out, overwrite=options["overwrite"])
-            return estimate(config, device=options["device"], **start_of_paths)
-        return start(config, out, overwrite=options["overwrite"], **shared, **start_of_paths)
+    with joined(options["device"], describe=failure_of, give_up=abandon) as ranks:
+        known = {"device": options["device"], **({"ranks": ranks} if shared else {})}
+        common = {**known, "reporter": output.reporter}
+        if "tensorboard" in options:  # not every run has scalars
+            check_tensorboard(options["tensorboard"])
+            common["tensorboard"] = options["tensorboard"]
+        previous = _previous(options)
+        if options["resume"]:
+            more = {"epochs": fields.pop("epochs")} if extends and "epochs" in fields else {}
+            _check_resume(options, fields)
+            return resume(out, previous=previous, **more, **common)
+        if options["config"] is not None:
+            refuse_inside(out, [options["config"]])
+        values = _values(schema, options["config"], fields)
+        for key in (needed, "data"):
+            if key not in values:
+                raise UsageError(
+                    f"{_MISSING[key]} is missing: give it, or a --config that has it", where=key, kind="missing_option"
+                )
+        config = validated(schema, values, schema.__name__.removesuffix("Config").lower(), names=option_names(fields))
+        # What a config file names is not named by the user.
+        start_of_paths = {} if options["config"] is None else {"relative_to": Path.cwd()}
+        with naming(code_places(schema, fields)):
+            if options["dry_run"]:
+                check_output(out, overwrite=options["overwrite"])
+                return estimate(config, **known, **start_of_paths) if ranks.first else {}
+            return start(config, out, overwrite=options["overwrite"], **common, **start_of_paths)
 
 
 def _values(schema: type[BaseModel], config: Path | None, fields: dict[str, Any]) -> dict[str, Any]:

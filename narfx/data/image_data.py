@@ -20,6 +20,7 @@ from narfx.data.sources import read_source
 from narfx.data.splits import Split, halves, hold_out, make_split, statistics, stream, subset
 from narfx.errors import UsageError
 from narfx.inputs.image_size import Images
+from narfx.support.ranks import Ranks
 from narfx.support.text import count
 
 __all__ = [
@@ -310,7 +311,7 @@ def fitting(parts: Sequence[Part], shape: Shape) -> list[str]:
 
 def batches(
     split: Split, batch_size: int, *, data: ImageData, seed: int | None = None, augment: Augmentation = "none",
-    drop_last: bool = False, limit: int | None = None,
+    drop_last: bool = False, limit: int | None = None, ranks: Ranks | None = None,
 ) -> Iterator[Batch]:  # fmt: skip
     """One pass over a split: normalised float32 ``(B, C, H, W)`` and int64 labels (B,) on the split's device.
 
@@ -322,6 +323,7 @@ def batches(
         augment: ``none``, ``crop``, ``flip``, ``crop-flip`` or the user's own; all but ``none`` need a seed.
         drop_last: Whether to leave out a last batch that is smaller than ``batch_size``.
         limit: The largest number of images.
+        ranks: Of each batch of ``batch_size`` this rank gets its share, augmented by draws of its own.
 
     Raises:
         UsageError: The augmentation is unknown, or the batch size is below 1.
@@ -329,14 +331,17 @@ def batches(
     """
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     order = torch.arange(len(split)) if generator is None else torch.randperm(len(split), generator=generator)
+    if ranks is not None and not ranks.first and seed is not None:
+        generator = torch.Generator().manual_seed(ranks.seed(seed))
     return ordered_batches(
-        split, order[:limit], batch_size, data=data, augment=augment, generator=generator, drop_last=drop_last
-    )
+        split, order[:limit], batch_size, data=data, augment=augment, generator=generator, drop_last=drop_last,
+        ranks=ranks,
+    )  # fmt: skip
 
 
 def ordered_batches(
     split: Split, order: torch.Tensor, batch_size: int, *, data: ImageData, augment: Augmentation = "none",
-    generator: torch.Generator | None = None, drop_last: bool = False,
+    generator: torch.Generator | None = None, drop_last: bool = False, ranks: Ranks | None = None,
 ) -> Iterator[Batch]:  # fmt: skip
     """As :func:`batches`, over the given indices ``order`` of the split."""
     check_augmentation(augment)
@@ -349,6 +354,8 @@ def ordered_batches(
     chunks = [chunk for chunk in torch.split(order, min(batch_size, max(len(order), 1))) if len(chunk)]
     if drop_last and chunks and len(chunks[-1]) < batch_size:
         chunks.pop()
+    if ranks is not None:
+        chunks = [ranks.share(chunk) for chunk in chunks]
     return _prepared(split, chunks, data, augment, generator)
 
 

@@ -8,6 +8,7 @@ are therefore measurements; :func:`narfx.latency.check.check_latency` shows the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ from narfx.latency.timing import CPU_PROVIDER, check_provider
 from narfx.space.budget import bounded_metrics
 from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
+from narfx.support.collectives import broadcast
 from narfx.support.path_fields import UserPath
+from narfx.support.ranks import Ranks
 
-__all__ = ["LatencyOptions", "LatencyReport", "open_latency", "with_latency"]
+__all__ = ["LatencyOptions", "LatencyReport", "open_latency", "share_latency", "with_latency"]
 
 
 class LatencyOptions(BaseModel):
@@ -127,6 +130,18 @@ def open_latency(
     if path is not None and keep:
         table = LatencyFile.add(path, table)  # other processes may have added to the file meanwhile
     return with_latency(traced, table), LatencyReport(table, len(missing), len(needed) - len(missing))
+
+
+def share_latency(
+    ranks: Ranks, traced: Traced, find: Callable[[], tuple[Traced, LatencyReport]]
+) -> tuple[Traced, LatencyReport]:
+    """What ``find`` gives on rank 0, on all ranks: they would disturb each other's measurements."""
+    if ranks.first:
+        traced, report = find()
+        broadcast(ranks, report.table.model_dump(mode="json"))
+        return traced, report
+    table = LatencyTable.model_validate(broadcast(ranks, None))
+    return with_latency(traced, table), LatencyReport(table, 0, len(_needed(traced)))
 
 
 def with_latency(traced: Traced, table: LatencyTable) -> Traced:

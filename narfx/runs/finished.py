@@ -35,6 +35,8 @@ def extend(folder: RunFolder, epochs: int, results: Sequence[str]) -> None:
     Raises:
         UsageError: These are not more epochs than the run has, or another process is running in it.
     """
+    if not folder.ranks.first:
+        return
     with folder:
         config = folder.config()
         if epochs <= config["epochs"]:

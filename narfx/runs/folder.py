@@ -9,6 +9,7 @@ carries a digest of its own content.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,15 +30,18 @@ from narfx.runs.checkpoints import (  # fmt: skip
 )
 from narfx.runs.event_file import append_event, flushed_length, go_back
 from narfx.runs.events import EVENTS, Event, Saved, Subscriber
-from narfx.runs.origin import CONFIG, write_origin
+from narfx.runs.origin import CONFIG, ORIGIN, write_origin
+from narfx.support.collectives import broadcast, gather, share_state
 from narfx.support.files import check_regular, disk_errors, read_json, write_json
 from narfx.support.folders import Stage, busy, check_output, check_replaceable, sweep
 from narfx.support.hidden import HIDDEN
 from narfx.support.ranks import Ranks
+from narfx.support.seals import file_digest
 
 __all__ = ["LOCK", "RunFolder"]
 
 LOCK = ".lock"
+_SEEN_SECONDS = 5.0
 
 
 class RunFolder:
@@ -106,16 +110,16 @@ class RunFolder:
         return folder
 
     @classmethod
-    def open(cls, path: Path, *, previous: bool = False) -> RunFolder:
+    def open(cls, path: Path, *, previous: bool = False, ranks: Ranks | None = None) -> RunFolder:
         """An existing run, to be resumed; ``UsageError`` where there is none."""
-        if path.parent.is_dir():
+        if path.parent.is_dir() and (ranks or Ranks()).first:
             sweep(path.parent)
         if not (path / CONFIG).is_file():
             raise UsageError(
                 f"{path} holds no run (it has no {CONFIG}): check the path", where=str(path), kind="no_run"
             )
         check_checkpoint(path)
-        folder = cls(path)
+        folder = cls(path, ranks)
         folder.previous = previous
         return folder
 
@@ -125,7 +129,8 @@ class RunFolder:
         It is resumed from its previous checkpoint where this one is and where it has one.
         """
         part = RunFolder(Path(name), self.ranks, inside=self)
-        part.path.mkdir(parents=True, exist_ok=True)
+        if self.ranks.first:
+            part.path.mkdir(parents=True, exist_ok=True)
         part.previous = self.previous and has_previous(part.path)
         return part
 
@@ -247,20 +252,56 @@ class RunFolder:
     def load(self) -> dict[str, Any] | None:
         """The state at the last checkpoint, later events dropped; ``None`` (and no events) without a checkpoint.
 
-        Of a run that is resumed from the previous checkpoint, that becomes the last one.
+        Of a run that is resumed from the previous checkpoint, that becomes the last one. Of several ranks, rank 0 reads
+        the file, and all get its state: they call this at once.
 
         Raises:
             UsageError: The checkpoint or the events are damaged, or there is no previous checkpoint.
         """
+        state: dict[str, Any] | None = share_state(self.ranks, self._load() if self.ranks.first else None)
+        return state
+
+    def _load(self) -> dict[str, Any] | None:
         check_checkpoint(self.path)
         if not self.has_checkpoint:
-            if self.ranks.first:
-                (self.path / EVENTS).unlink(missing_ok=True)
+            (self.path / EVENTS).unlink(missing_ok=True)
             return None
         file, saved = read_checkpoint(self.path, previous=self.previous)
-        if self.ranks.first:
-            go_back(self.path, int(saved["events"]))
-            make_last(file)
+        go_back(self.path, int(saved["events"]))
+        make_last(file)
         self._started = time.monotonic() - float(saved["seconds"])
         state: dict[str, Any] = saved["state"]
         return state
+
+    def check_seen(self) -> None:
+        """Check that all ranks see this run on their file systems, as they must to resume it; they call this at once.
+
+        Raises:
+            UsageError: One does not; each rank raises it.
+        """
+        if self.ranks.alone:
+            return
+        parent = Path(os.path.realpath(self.out)).parent
+        place, known = broadcast(self.ranks, self._described(parent) if self.ranks.first else None)
+        seen = gather(self.ranks, _holds(parent / place / ORIGIN, known))
+        if not all(seen):
+            raise UsageError(
+                f"rank {seen.index(False)} of {self.ranks.size} does not see the run folder {self.out} that rank 0 "
+                "writes: name a folder with --out that all machines share",
+                where=str(self.out),
+                kind="run_not_shared",
+            )
+
+    def _described(self, parent: Path) -> tuple[str, str | None]:
+        """Where the run lies, seen from a folder, and a digest by which it is known."""
+        origin = self.path / ORIGIN
+        place = os.path.relpath(os.path.realpath(self.path), parent)
+        return place, file_digest(origin) if origin.is_file() else None
+
+
+def _holds(file: Path, digest: str | None) -> bool:
+    """Whether a file has this digest; a shared file system may need a moment to show a new one."""
+    end = time.monotonic() + (0 if digest is None else _SEEN_SECONDS)
+    while not file.is_file() and time.monotonic() < end:
+        time.sleep(0.1)
+    return (file_digest(file) if file.is_file() else None) == digest

@@ -18,10 +18,19 @@ from narfx.support.path_fields import PathKind, path_fields
 from narfx.support.schema import validated
 from narfx.support.seals import damaged, file_digest, read_sealed, write_sealed
 
-__all__ = ["CONFIG", "began_with", "changed_since", "check_reads", "reconfigure", "resumed_config", "write_origin"]
+__all__ = [
+    "CONFIG",
+    "ORIGIN",
+    "began_with",
+    "changed_since",
+    "check_reads",
+    "reconfigure",
+    "resumed_config",
+    "write_origin",
+]
 
 CONFIG = "config.json"
-_ORIGIN, _BEFORE = "origin.json", "config before"
+ORIGIN, _BEFORE = "origin.json", "config before"
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -38,7 +47,7 @@ def write_origin(run: Path, config: Mapping[str, Any], files: Iterable[str], rea
     """
     write_json(run / CONFIG, config)
     digests = {name: file_digest(run / name) for name in files}
-    write_sealed(run / _ORIGIN, {CONFIG: config, "files": digests, "reads": reads})
+    write_sealed(run / ORIGIN, {CONFIG: config, "files": digests, "reads": reads})
 
 
 def resumed_config(run: Path, schema: type[M]) -> M:
@@ -71,7 +80,7 @@ def changed_since(run: Path, config: Mapping[str, Any]) -> list[str]:
     Raises:
         UsageError: ``origin.json`` is damaged.
     """
-    if not (run / _ORIGIN).is_file():
+    if not (run / ORIGIN).is_file():
         return []
     origin = _origin(run)
     began = config if config == origin.get(_BEFORE) else origin[CONFIG]
@@ -97,7 +106,7 @@ def reconfigure(run: Path, **fields: Any) -> None:
     """
     before = read_json(run / CONFIG)
     after = {**before, **fields}
-    write_sealed(run / _ORIGIN, {**_origin(run), CONFIG: after, _BEFORE: before})
+    write_sealed(run / ORIGIN, {**_origin(run), CONFIG: after, _BEFORE: before})
     write_json(run / CONFIG, after)
 
 
@@ -107,7 +116,7 @@ def began_with(run: Path) -> Mapping[str, str]:
     Raises:
         UsageError: The file that holds them was changed.
     """
-    return (_origin(run)["reads"] or {}) if (run / _ORIGIN).is_file() else {}
+    return (_origin(run)["reads"] or {}) if (run / ORIGIN).is_file() else {}
 
 
 def check_reads(run: Path, reads: Mapping[str, str]) -> None:
@@ -127,17 +136,17 @@ def check_reads(run: Path, reads: Mapping[str, str]) -> None:
         raise _changed(
             f"what the run in {run} reads has changed since it began ({', '.join(changed)}): undo that, or "
             "start a new run",
-            run / _ORIGIN,
+            run / ORIGIN,
         )
 
 
 def _origin(run: Path) -> dict[str, Any]:
-    if not (run / _ORIGIN).is_file():
+    if not (run / ORIGIN).is_file():
         raise _changed(
-            f"{run} has no {_ORIGIN}: an older version of narfx wrote it, or the file was removed; start a new run",
-            run / _ORIGIN,
+            f"{run} has no {ORIGIN}: an older version of narfx wrote it, or the file was removed; start a new run",
+            run / ORIGIN,
         )
-    return read_sealed(run / _ORIGIN, "restore it from a copy, or start a new run")
+    return read_sealed(run / ORIGIN, "restore it from a copy, or start a new run")
 
 
 def _changed(message: str, where: Path) -> UsageError:

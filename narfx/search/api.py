@@ -41,9 +41,11 @@ from narfx.space.front_file import FRONT, Front
 from narfx.support.devices import pick_device
 from narfx.support.files import read_json
 from narfx.support.folders import check_output, check_replaceable
+from narfx.support.ranks import Ranks
 from narfx.support.seals import sealed, write_sealed
 from narfx.training.about import ABOUT, about
 from narfx.training.method import check_extension, own_code
+from narfx.training.same_inputs import check_same_inputs
 
 __all__ = ["estimate_search", "reads_of_search", "resume", "run"]
 
@@ -59,6 +61,7 @@ def run(
     stages: Sequence[Stage] | None = None,
     subscribers: Sequence[Subscriber] = (),
     tensorboard: bool = False,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Search, and write the run directory ``out``.
 
@@ -75,9 +78,11 @@ def run(
             them to :func:`resume` as well.
         subscribers: Receive each event of the run as soon as it is written.
         tensorboard: Whether the run's folder gets scalars for TensorBoard (:mod:`narfx.runs.tensorboard`).
+        ranks: This process among those that search together (:func:`narfx.support.joining.joined`).
 
     Returns:
         What ``narfx search --json`` prints: the vector, accuracy, costs, the random vectors, the verdict, the files.
+        Nothing on ranks above 0.
 
     Raises:
         UsageError: The model, the data, the strategy, an option or the folder is wrong.
@@ -86,14 +91,16 @@ def run(
         RunError: The loss became NaN or the machine ran out of something; the last checkpoint is kept.
         InterruptedRunError: Ctrl-C.
     """
-    out, reporter = Path(out), reporter or Silent()
+    out, ranks = Path(out), ranks or Ranks()
+    reporter = reporter if reporter is not None and ranks.first else Silent()
     check_tensorboard(tensorboard)
     check_output(out, overwrite=overwrite)
     inputs = named_paths(config, relative_to)
     check_replaceable(out, inputs)
     config = config if stages is None else _totals(config, stages)
-    prepared = prepare(config, stages or stages_of(config), device, relative_to)
+    prepared = prepare(config, stages or stages_of(config), device, relative_to, ranks=ranks)
     reads = reads_of_search(config, prepared, relative_to)
+    check_same_inputs(ranks, config, reads)
     config = relocated(config, out, start=relative_to)
     record = network_record(prepared.traced, model=ModelRef.parse(config.model).plain)
     files: dict[str, Any] = {ABOUT: about([record], prepared.task, pick_device(device))}
@@ -104,14 +111,18 @@ def run(
         files[_LATENCY] = sealed(LatencyFile(tables=(prepared.latency.table,)).model_dump(mode="json"))
         config = config.model_copy(update={"latency_file": _LATENCY})
     values = config.model_dump(mode="json")
-    folder = RunFolder.create(out, values, overwrite=overwrite, inputs=inputs, files=files, reads=reads, staged=True)
-    if tensorboard:
+    folder = RunFolder.create(
+        out, values, overwrite=overwrite, inputs=inputs, files=files, reads=reads, ranks=ranks, staged=True
+    )  # fmt: skip
+    if tensorboard and ranks.first:
         follow(folder)
     return _go(prepared, config, folder, reporter, subscribers)
 
 
-def estimate_search(config: SearchConfig, *, device: str = "auto", relative_to: Path | None = None) -> dict[str, Any]:
-    """Check a search and measure how long it will take; nothing is written.
+def estimate_search(
+    config: SearchConfig, *, device: str = "auto", relative_to: Path | None = None, ranks: Ranks | None = None
+) -> dict[str, Any]:
+    """Check a search and measure on one process how long it will take by these ``ranks``; nothing is written.
 
     Returns:
         ``{"dry_run": True, "estimate": {"seconds", "epochs", "training_steps", "rewards", "evaluations",
@@ -122,7 +133,8 @@ def estimate_search(config: SearchConfig, *, device: str = "auto", relative_to: 
         UsageError: As for :func:`run`, as are the other errors.
     """
     prepared = prepare(config, stages_of(config), device, relative_to, keep_latency=False)
-    return plan(prepared, config).to_json()
+    prepared.task.check_ranks(ranks or Ranks())
+    return plan(prepared, config, ranks).to_json()
 
 
 def resume(
@@ -135,6 +147,7 @@ def resume(
     stages: Sequence[Stage] | None = None,
     subscribers: Sequence[Subscriber] = (),
     tensorboard: bool = False,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Go on with the run in ``out`` from its last checkpoint; the result is that of a run never stopped.
 
@@ -142,14 +155,18 @@ def resume(
     ``epochs`` a run, finished or not, gets so many epochs in all: it ends as a run that was started with them, and with
     the warm-up epochs of this one, because neither SGDR nor a strategy knows how many epochs will follow. A search with
     ``stages`` of its own takes the same ones again. ``subscribers`` receive the events from here on; with
-    ``tensorboard`` the scalars of the whole run are written.
+    ``tensorboard`` the scalars of the whole run are written. The result is that of a run never stopped where the number
+    of ``ranks`` is the same; with another number the search goes on soundly, and says so.
 
     Raises:
         UsageError: A file of the run is damaged; or its configuration, the model, a file that it names or the data are
             not those that it began with; or it cannot get these ``epochs``.
     """
     check_tensorboard(tensorboard)
-    folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
+    ranks = ranks or Ranks()
+    reporter = reporter if reporter is not None and ranks.first else Silent()
+    folder = RunFolder.open(Path(out), previous=previous, ranks=ranks)
+    folder.check_seen()
     config = resumed_config(folder.path, SearchConfig)
     _check_same(folder.path / _STAGES, stages)
     if epochs is not None:
@@ -175,12 +192,14 @@ def resume(
             folder, _FILES["result"], reporter, extends=stages is None and not needs_epochs(config.strategy)
         )
     ) is not None:
-        if tensorboard:
+        if tensorboard and ranks.first:
             write_tensorboard(folder.path)
         return {**found, **_places(folder)}
-    prepared = prepare(config, stages or stages_of(config), device, folder.path, resumed=True)
-    check_reads(folder.path, reads_of_search(config, prepared, folder.path))
-    if tensorboard:
+    prepared = prepare(config, stages or stages_of(config), device, folder.path, resumed=True, ranks=ranks)
+    reads = reads_of_search(config, prepared, folder.path)
+    check_reads(folder.path, reads)
+    check_same_inputs(ranks, config, reads)
+    if tensorboard and ranks.first:
         follow(folder)
     return _go(prepared, config, folder, reporter, subscribers)
 
@@ -230,15 +249,21 @@ def _go(
     for subscriber in subscribers:
         folder.subscribe(subscriber)
     with folder, interruptible(folder):
+        folder.check_seen()
         for note in prepared.notes:
             reporter.say(note)
-        reporter.say(f"{QUICK_LOOK if config.quick else ''}{plan(prepared, config).text}")
+        ranks = folder.ranks
+        if ranks.first:
+            reporter.say(f"{QUICK_LOOK if config.quick else ''}{plan(prepared, config, ranks).text}")
         net, space, task = prepared.net, prepared.space, prepared.task
-        search = Search(config, space, net, prepared.stages, task, folder, reporter, method=prepared.method)
+        search = Search(config, space, net, prepared.stages, task, folder, reporter, ranks, prepared.method)
         search.run()
+        evaluate = Evaluations(net, task, folder, reporter)
+        if not ranks.first:
+            evaluate.crew.follow()
+            return {}
         table = search.strategy.scores() if isinstance(search.strategy, MeasuringStrategy) else None
         offered = search.trained if table is None else table.offered(space)
-        evaluate = Evaluations(net, task, folder, reporter)
         outcome = conclude(
             evaluate,
             offered,
@@ -260,6 +285,7 @@ def _go(
         made = make_front(
             evaluate, offered, search.strategy, search.archives, outcome, config.front, config.front_points, folder.path
         )
+        evaluate.crew.dismiss()
         result = _write(prepared, config, folder, outcome, below, search.strategy, made)
         reporter.say(result["verdict"])
         if result["below_budget"] is not None:

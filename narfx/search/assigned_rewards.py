@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
 
-__all__ = ["assigned_rewards", "parts"]
+__all__ = ["Floats", "assigned_by_choice", "assigned_rewards", "parts"]
 
 Floats = NDArray[np.float64]
 
@@ -43,11 +43,11 @@ def assigned_rewards(
     chosen, observed = np.array(vectors), np.array(rewards, dtype=float)
     slots = parts(space)
     legal, taken = _operators(space, slots["operators"], chosen)
-    assigned = np.tensordot(observed, taken, axes=1) / len(observed)
+    assigned = _assigned(observed, taken)
     found: dict[str, Any] = {"operators": [[_short(value) for value in row] for row in assigned.tolist()]}
     targets, states = _skips(space, slots["skips"], chosen)
     if len(targets):
-        opened = np.tensordot(observed, states[..., 1], axes=1) / len(observed)
+        opened = _assigned(observed, states[..., 1])
         depths = np.unique(targets)
         rows = [[_short(value) for value in opened[targets == depth].tolist()] for depth in depths]
         found["skips"] = {"targets": depths.tolist(), "open": rows}
@@ -58,6 +58,18 @@ def assigned_rewards(
         if len(targets):
             found[key]["skips"] = _variance_of_skips(states * earned[:, None, None], targets)
     return found
+
+
+def assigned_by_choice(space: SearchSpace, vectors: Sequence[Vector], rewards: Sequence[float]) -> Floats:
+    """Equation 6 for one batch of proposals: what is assigned to each legal choice of each slot that is no skip."""
+    legal, taken = _operators(space, parts(space)["operators"], np.array(vectors))
+    found: Floats = _assigned(np.array(rewards, dtype=float), taken)[legal]
+    return found
+
+
+def _assigned(rewards: Floats, taken: Floats) -> Floats:
+    """The mean over the samples of what each has taken, times its reward."""
+    return np.tensordot(rewards, taken, axes=1) / len(rewards)
 
 
 def _operators(space: SearchSpace, slots: Sequence[int], chosen: NDArray[np.int64]) -> tuple[NDArray[np.bool_], Floats]:

@@ -27,10 +27,12 @@ from narfx.search.strategy import Proposal, Result, RewardSteps, Scheduled, Stra
 from narfx.search.supernet_strategy import AnyStrategy, Minibatch, SupernetStrategy
 from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
+from narfx.support.collectives import broadcast, gather
+from narfx.support.ranks import Ranks
 from narfx.support.seeds import derive
 from narfx.tasks.task import Task
 
-__all__ = ["SCORES", "StrategyEpoch", "quick_reward", "quick_rewards", "train_epoch"]
+__all__ = ["SCORES", "StrategyEpoch", "quick_reward", "quick_rewards", "rewards_of_ranks", "train_epoch"]
 
 SCORES = "scores.json"
 
@@ -55,6 +57,8 @@ class StrategyEpoch:
 def train_epoch(strategy: AnyStrategy, epoch: StrategyEpoch) -> None:
     """Train the shared weights and the strategy for one epoch, and write its events.
 
+    Of several ranks, only rank 0's strategy is asked and told; all ranks call this at once, and share the work.
+
     Raises:
         RunError: The loss is not finite.
         UsageError: The strategy's schedule cannot be kept.
@@ -70,10 +74,10 @@ def train_epoch(strategy: AnyStrategy, epoch: StrategyEpoch) -> None:
 def _turns(strategy: Strategy, epoch: StrategyEpoch) -> None:
     turns = _schedule(strategy, epoch)
     shared, config = epoch.shared, epoch.shared.config
-    weights, vectors = shared.epoch(epoch.number), _proposed(strategy)
+    weights, vectors = shared.epoch(epoch.number), _proposed(strategy, shared.ranks)
     batches = sum(turn.batches for turn in turns if isinstance(turn, RewardSteps))
     minibatches = shared.task.reward_batches(
-        derive(shared.seed, "reward", epoch.number), batches, config.reward_images
+        derive(config.seed, "reward", epoch.number), batches, config.reward_images
     )  # fmt: skip
     for turn in turns:
         if isinstance(turn, WeightSteps):
@@ -90,6 +94,14 @@ def _write_weights(epoch: StrategyEpoch, losses: Sequence[float]) -> None:
 
 
 def _schedule(strategy: Strategy, epoch: StrategyEpoch) -> list[Turn]:
+    ranks = epoch.shared.ranks
+    turns = _own_schedule(strategy, epoch) if ranks.first else []
+    lengths = [[turn.minibatches, 0] if isinstance(turn, WeightSteps) else [0, turn.batches] for turn in turns]
+    agreed = broadcast(ranks, lengths)
+    return turns if ranks.first else [WeightSteps(steps) if steps else RewardSteps(n) for steps, n in agreed]
+
+
+def _own_schedule(strategy: Strategy, epoch: StrategyEpoch) -> list[Turn]:
     most, steps = epoch.shared.task.steps_per_epoch, epoch.shared.config.steps
     schedule = strategy.schedule if isinstance(strategy, Scheduled) else alternation
     turns = list(schedule(epoch.own, most, steps))
@@ -105,17 +117,34 @@ def _schedule(strategy: Strategy, epoch: StrategyEpoch) -> list[Turn]:
     return turns
 
 
-def _proposed(strategy: Strategy) -> Iterator[Vector]:
-    """What the strategy proposes, for training the weights alone: it is not given back to ``tell``."""
+def _proposed(strategy: Strategy, ranks: Ranks) -> Iterator[Vector]:
+    """What the strategy proposes, for training the weights alone: it is not given back to ``tell``.
+
+    Each rank gets others of them, all the same number.
+    """
     while True:
-        yield from (proposal.vector for proposal in strategy.ask(16))
+        proposals = _ask(strategy, 16 * ranks.size, ranks)
+        rounds = max(len(proposals) // ranks.size, 1)
+        yield from (
+            proposals[(ranks.rank + turn * ranks.size) % len(proposals)].vector for turn in range(rounds)
+        )  # fmt: skip
+
+
+def _ask(strategy: Strategy, n: int, ranks: Ranks) -> list[Proposal]:
+    """What rank 0's strategy proposes, on all ranks."""
+    proposals = strategy.ask(n) if ranks.first else []
+    vectors = broadcast(ranks, [list(proposal.vector) for proposal in proposals])
+    return proposals if ranks.first else [Proposal(tuple(vector)) for vector in vectors]
 
 
 def _reward_step(strategy: Strategy, epoch: StrategyEpoch, batch: Batch) -> None:
-    """One batch of proposals, evaluated on one minibatch."""
-    shared = epoch.shared
-    proposals = strategy.ask(shared.config.proposals)
-    rewards = quick_rewards(shared.prefixes, [proposal.vector for proposal in proposals], shared.task, batch)
+    """One batch of proposals, evaluated on one minibatch; each rank evaluates its share of them."""
+    shared, ranks = epoch.shared, epoch.shared.ranks
+    proposals = _ask(strategy, shared.config.proposals, ranks)
+    vectors = [proposal.vector for proposal in proposals]
+    rewards = rewards_of_ranks(shared.prefixes, vectors, shared.task, batch, ranks)
+    if not ranks.first:
+        return
     results = [
         Result(reward, epoch.space.cost(proposal.vector)) for proposal, reward in zip(proposals, rewards, strict=True)
     ]
@@ -142,8 +171,12 @@ def _write_step(
 
 def _measure(strategy: MeasuringStrategy, epoch: StrategyEpoch) -> None:
     shared = epoch.shared
-    judge = NetJudge(shared.prefixes, shared.task, shared.config.score_images, shared.reporter)
+    judge = NetJudge(shared.prefixes, shared.task, shared.config.score_images, shared.reporter, shared.ranks)
+    if not shared.ranks.first:
+        judge.crew.follow()
+        return
     metrics = strategy.measure(judge)
+    judge.crew.dismiss()
     epoch.folder.write(
         Scored(epoch=epoch.number + 1, images=judge.images, vectors=judge.judged, more=metrics)
     )  # fmt: skip
@@ -177,6 +210,20 @@ def _minibatches(strategy: SupernetStrategy, epoch: StrategyEpoch) -> None:
             _write_step(epoch, (), [], metrics)
     if losses:
         _write_weights(epoch, losses)
+
+
+def rewards_of_ranks(
+    prefixes: Prefixes, vectors: Sequence[Vector], task: Task, batch: Batch, ranks: Ranks
+) -> list[float]:
+    """The rewards of vectors on one minibatch, on every rank, each computed on one rank.
+
+    The ranks take neighbours in the order of the vectors, which have most in common, of about equal MACs in all.
+    """
+    ordered = sorted(range(len(vectors)), key=lambda index: vectors[index])
+    parts = ranks.cut([prefixes.net.space.cost(vectors[index])["macs"] for index in ordered])
+    own = [vectors[ordered[place]] for place in parts[ranks.rank]]
+    found = [reward for part in gather(ranks, quick_rewards(prefixes, own, task, batch)) for reward in part]
+    return [reward for _, reward in sorted(zip(ordered, found, strict=True))]
 
 
 def quick_reward(net: Supernet, vector: Vector, task: Task, batch: Batch) -> float:

@@ -15,6 +15,7 @@ from narfx.search.mixture.memory import activation_bytes, largest_mixture, weigh
 from narfx.search.mixture.strategy import MixtureStrategy
 from narfx.search.preparation import Distil
 from narfx.search.prepared import Prepared
+from narfx.support.ranks import Ranks
 from narfx.support.text import count
 from narfx.training.estimate import Estimate, duration, timed_step
 
@@ -25,8 +26,9 @@ _MB = 1e6
 _MEASURED = 51  # the base, the solutions and the random vectors of a round
 
 
-def plan(prepared: Prepared, config: SearchConfig) -> Estimate:
-    """Images, evaluations, and a time measured on a copy of the supernet."""
+def plan(prepared: Prepared, config: SearchConfig, ranks: Ranks | None = None) -> Estimate:
+    """Images, evaluations, and a time measured on a copy of the supernet, for a search shared by these ranks."""
+    ranks = ranks or Ranks()
     task, space = prepared.task, prepared.space
     mixing = prepared.stages[0].build(space, 0, config.seed)
     if isinstance(mixing, MixtureStrategy):
@@ -35,9 +37,9 @@ def plan(prepared: Prepared, config: SearchConfig) -> Estimate:
     rewards = (config.epochs - config.pretrain_epochs) * config.steps * config.proposals
     evaluations = config.finalists + config.randoms + 1 + _for_front(config)
     images = len(task.data.val) + task.calibration_images
-    step, reward = _probe(prepared, config)
+    step, reward = _probe(prepared, config, ranks)
     if config.strategy == "solve":
-        return _solving(prepared, config, step, reward)
+        return _solving(prepared, config, step, reward).shared(ranks)
     skips = f" and {count(len(space.skip_slots), 'possible skip')}" if space.skip_slots else ""
     stages = f" in {len(prepared.stages)} stages" if len(prepared.stages) > 1 else ""
     judged = 0 if task.data.test is None else (config.randoms + 2) * len(task.data.test)
@@ -59,7 +61,7 @@ def plan(prepared: Prepared, config: SearchConfig) -> Estimate:
         "evaluations": evaluations,
         "evaluation_images": images,
     }
-    return Estimate(text, seconds, numbers, prepared.notes)
+    return Estimate(text, seconds, numbers, prepared.notes).shared(ranks)
 
 
 def _distilled(prepared: Prepared) -> int:
@@ -162,16 +164,19 @@ def _of_front(config: SearchConfig) -> str:
     return f", up to {_for_front(config)} of them for the front over {', '.join(config.front)}" if config.front else ""
 
 
-def _probe(prepared: Prepared, config: SearchConfig) -> tuple[float, float]:
-    """Seconds of one training step and of one reward, data included, the second of two; nothing of the run changes."""
+def _probe(prepared: Prepared, config: SearchConfig, ranks: Ranks) -> tuple[float, float]:
+    """Seconds of one training step and of one reward, data included, the second of two; nothing of the run changes.
+
+    Of several ranks, a step is that of one rank's share of a batch, and the time of a reward is divided by the ranks.
+    """
     net = copy_module(prepared.net)
     optimizer = prepared.method.optimizer(net)
     seconds = (0.0, 0.0)
     with torch.random.fork_rng(devices=[]):
         for _ in range(2):
-            step = timed_step(net, optimizer, prepared.task, config)
+            step = timed_step(net, optimizer, prepared.task, config, ranks)
             start = time.monotonic()
             batch = next(prepared.task.reward_batches(0, 1, config.reward_images))
             quick_reward(net, prepared.space.base, prepared.task, batch)
-            seconds = (step, time.monotonic() - start)
+            seconds = (step, (time.monotonic() - start) / ranks.size)
     return seconds

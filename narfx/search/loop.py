@@ -21,9 +21,10 @@ from narfx.search.stages import Found, Stage, spaces
 from narfx.search.strategy import Evaluated
 from narfx.search.supernet_strategy import AnyStrategy
 from narfx.space.space import SearchSpace
+from narfx.support.collectives import average_buffers, broadcast, equalise
 from narfx.support.ranks import Ranks
 from narfx.tasks.task import Task
-from narfx.training.fit import check_diverged, check_order, parameter_names, restore
+from narfx.training.fit import check_diverged, check_order, parameter_names, restore, say_other_ranks
 from narfx.training.method import Method, method_of, state_of
 
 __all__ = ["Search"]
@@ -32,6 +33,9 @@ __all__ = ["Search"]
 @dataclass
 class Search:
     """One search: its stages, its events and its checkpoints.
+
+    Of several ranks, which all run one, rank 0 alone has the strategy that is asked and told; the weights are the same
+    on all ranks after each step, and the statistics of BatchNorms after each epoch.
 
     ``space`` is the supernet's under the budget, which the stages narrow. ``strategy`` is that of the present stage.
     ``base`` is the evaluation of the base with the weights that the search starts from, where these may have learnt
@@ -78,6 +82,7 @@ class Search:
             if epoch == self._ends[len(self._found)]:
                 self._next_stage()
             self._epoch(epoch)
+            average_buffers(self.ranks, self.net, self.task.head)
             check_diverged(self.net, self.task.head)
             self._save(epoch + 1)
 
@@ -89,8 +94,7 @@ class Search:
         """The space and the strategy of the stage that follows all that was found."""
         index = len(self._found)
         self._here = spaces(self.space, self.stages, self._found)[index]
-        seed = self.ranks.seed(self.config.seed)
-        self.strategy = self.stages[index].build(self._here, index, seed, self.config.front)
+        self.strategy = self.stages[index].build(self._here, index, self.config.seed, self.config.front)
 
     @property
     def archives(self) -> list[Sequence[Evaluated]]:
@@ -99,13 +103,15 @@ class Search:
         return [*(found.archive for found in self._found), last]
 
     def _next_stage(self) -> None:
-        self._found.append(Found.by(self.strategy, self.config.finalists))
+        found = Found.by(self.strategy, self.config.finalists).to_state() if self.ranks.first else None
+        self._found.append(Found.from_state(broadcast(self.ranks, found)))
         self._begin()
         index = len(self._found)
         if self.stages[index].fresh:
             self.net.set_vector(self.net.space.start)
             self.net.load_state_dict(self._start)
             self.task.start(self.config.seed, self.net if self.config.base_is_trained else None)
+            equalise(self.ranks, self.net, self.task.head)
             self._share()
         legal = [list(slot.legal) for slot in self._here.slots]
         self.folder.write(StageBegan(stage=index + 1, strategy=self.stages[index].strategy, legal=legal))
@@ -127,7 +133,8 @@ class Search:
         if state is None:
             trained = self.config.base_is_trained
             self.task.start(self.config.seed, self.net if trained else None)
-            if self.config.base_is_trained:
+            equalise(self.ranks, self.net, self.task.head)
+            if trained and self.ranks.first:
                 # Before the first step: shared weights move on, and the base is judged by its own.
                 self.base = evaluate_vector(self.net, self.space.base, self.task)
             self._save(0)
@@ -140,12 +147,15 @@ class Search:
             (self.net, state["net"]),
             (self.task.head, state["head"]),
             (self._shared.optimizer, state["optimizer"]),
-            (self.strategy, state["strategy"]),
+            *([(self.strategy, state["strategy"])] if self.ranks.first else []),
         )
+        say_other_ranks(self.reporter, self.ranks, state.get("ranks", 1))
         self.base = state["base"]
         return int(state["epoch"])
 
     def _save(self, epoch: int) -> None:
+        if not self.ranks.first:
+            return
         self.folder.save(
             {
                 "net": self.net.state_dict(),
@@ -156,5 +166,6 @@ class Search:
                 "found": [found.to_state() for found in self._found],
                 "base": self.base,
                 "epoch": epoch,
+                "ranks": self.ranks.size,
             }
         )

@@ -13,13 +13,14 @@ from narfx.compiler.supernet import Supernet
 from narfx.compiler.traced import Traced
 from narfx.errors import UsageError
 from narfx.graph.checks import check_values
-from narfx.latency.metric import LatencyReport, open_latency
+from narfx.latency.metric import LatencyReport, open_latency, share_latency
 from narfx.search.config import SearchConfig
 from narfx.search.preparation import Distil
 from narfx.search.stages import Stage, check_stages
 from narfx.space.budget import Budget, unknown_metric
 from narfx.space.space import SearchSpace
 from narfx.support.devices import pick_device
+from narfx.support.ranks import Ranks
 from narfx.tasks.options import open_images, open_task
 from narfx.tasks.task import Task
 from narfx.training.checks import check_batches, outputs
@@ -53,10 +54,12 @@ def prepare(
     *,
     resumed: bool = False,
     keep_latency: bool = True,
+    ranks: Ranks | None = None,
 ) -> Prepared:
     """Load, trace and check all that a search needs; it takes up to minutes on a large model.
 
-    A ``resumed`` search measures no latency; without ``keep_latency`` none is written to a file.
+    A ``resumed`` search measures no latency; without ``keep_latency`` none is written to a file. Of several ranks,
+    which all call this at once, rank 0 measures.
 
     Raises:
         UsageError: The model, the data, a strategy or an option is wrong.
@@ -64,6 +67,7 @@ def prepare(
         InfeasibleBudgetError: No vector meets the budget.
     """
     _check_epochs(config)
+    ranks = ranks or Ranks()
     method = method_of(config, relative_to=relative_to)
     place = pick_device(device)
     opened = open_images(config, relative_to, config.input)
@@ -79,15 +83,20 @@ def prepare(
         precision=config.compute_precision(place),
     )
     task.data = task.data.with_test(config.seed)
+    share = task.check_ranks(ranks)
     latency = None
     if config.wanted(config.budget):
         Budget.parse(config.budget, {**traced.space.cost(traced.space.base), "latency": 0.0})
-        traced, latency = open_latency(traced, config, relative_to=relative_to, measured=resumed, keep=keep_latency)
+        traced, latency = share_latency(
+            ranks,
+            traced,
+            lambda: open_latency(traced, config, relative_to=relative_to, measured=resumed, keep=keep_latency),
+        )
     space = traced.space.within(Budget.parse(config.budget, traced.space.cost(traced.space.base)))
     _check_front(config, space)
-    check_stages(stages, space, config.seed, config.front)
+    check_stages(stages, space, config.seed, config.front, ranks)
     notes = [*traced.notes, *task.data.notes, *(latency.notes if latency else ())]
-    net, more = _supernet(config, traced, task, place)
+    net, more = _supernet(config, traced, task, place, share)
     method.check(net)
     if not resumed and (config.strategy == "solve" or any(isinstance(each.preparation, Distil) for each in stages)):
         more += _check_trained(config, net, task)
@@ -110,8 +119,13 @@ def _check_front(config: SearchConfig, space: SearchSpace) -> None:
         raise unknown_metric(unknown, space.metrics, where="--front", said="--front names")
 
 
-def _supernet(config: SearchConfig, traced: Traced, task: Task, device: torch.device) -> tuple[Supernet, list[str]]:
-    """The supernet on its device, with the weights that the search starts from, and notes about these."""
+def _supernet(
+    config: SearchConfig, traced: Traced, task: Task, device: torch.device, batch: int
+) -> tuple[Supernet, list[str]]:
+    """The supernet on its device, with the weights that the search starts from, and notes about these.
+
+    ``batch`` is the number of images in a rank's share of a training batch.
+    """
     notes = []
     if config.init == "scratch":
         left = reinitialise(traced.graph_module, config.seed)
@@ -128,8 +142,7 @@ def _supernet(config: SearchConfig, traced: Traced, task: Task, device: torch.de
     check_values(net.graph_module)
     net.to(device)
     task.check(outputs(net, traced.input, device))
-    sizes = (min(config.batch_size, len(task.data.train)), min(config.reward_images, len(task.data.val)))
-    check_batches(net, traced.input, device, *sizes)
+    check_batches(net, traced.input, device, batch, min(config.reward_images, len(task.data.val)))
     return net, notes
 
 

@@ -50,13 +50,17 @@ class SharedWeights:
 
     @property
     def seed(self) -> int:
-        """The seed of this rank's draws."""
+        """The seed of this rank's own draws."""
         return self.ranks.seed(self.config.seed)
 
     def epoch(self, number: int) -> WeightEpoch:
-        """Begin the epoch of this number, from 0 over the whole search: its batches depend on it alone."""
+        """Begin the epoch of this number, from 0 over the whole search: its batches depend on it alone.
+
+        Each rank gets its share of each batch.
+        """
         torch.manual_seed(derive(self.seed, "dropout", number))
-        return WeightEpoch(self, number, self.task.train_batches(derive(self.seed, "epoch", number)))
+        batches = self.task.train_batches(derive(self.config.seed, "epoch", number), self.ranks)
+        return WeightEpoch(self, number, batches)
 
     def set_rate(self, time: float) -> None:
         """Set the learning rate to that of a step at ``time`` epochs."""
@@ -65,11 +69,13 @@ class SharedWeights:
     def step(self, batch: Batch, time: float) -> float:
         """One step on one batch for what the supernet is set to, at ``time`` epochs; returns the loss.
 
+        Each rank has its own batch, and may have set the supernet to something else.
+
         Raises:
             RunError: The loss is not finite; nothing was changed by this step.
         """
         self.set_rate(time)
-        return train_step(self.net, self.optimizer, self.task.objective, *batch, self.config.clip)
+        return train_step(self.net, self.optimizer, self.task.objective, *batch, self.config.clip, self.ranks)
 
 
 @dataclass
@@ -90,7 +96,10 @@ class WeightEpoch:
             self.done += 1
 
     def train(self, vectors: Iterator[Vector], minibatches: int | None = None) -> list[float]:
-        """Train on the next minibatches, all of the epoch by default, one vector each; returns the losses."""
+        """Train on the next minibatches, all of the epoch by default, one vector each; returns the losses.
+
+        ``vectors`` are those of this rank.
+        """
         losses = []
         for batch, time in self.take(minibatches or self.shared.task.steps_per_epoch, "weights"):
             self.shared.net.set_vector(next(vectors))

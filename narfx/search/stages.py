@@ -12,9 +12,10 @@ from narfx.search.goals import cost_names
 from narfx.search.preparation import NO_PREPARATION, Distil, Preparation, WarmUp
 from narfx.search.registry import build_strategy, stage_maker, strategy_options
 from narfx.search.strategy import Evaluated, Result
-from narfx.search.supernet_strategy import AnyStrategy
+from narfx.search.supernet_strategy import AnyStrategy, SupernetStrategy
 from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
+from narfx.support.ranks import Ranks
 from narfx.support.seeds import derive
 
 __all__ = [
@@ -199,8 +200,16 @@ def check_epochs(stages: Sequence[Stage]) -> None:
         )
 
 
-def check_stages(stages: Sequence[Stage], space: SearchSpace, seed: int, front: Sequence[str] = ()) -> None:
+def check_stages(
+    stages: Sequence[Stage],
+    space: SearchSpace,
+    seed: int,
+    front: Sequence[str] = (),
+    ranks: Ranks | None = None,
+) -> None:
     """Refuse what would fail in a later stage: a wrong strategy or option, or a strategy without an archive.
+
+    With several ranks, a strategy that trains with the supernet is refused: it would learn something else on each.
 
     Raises:
         UsageError: See above.
@@ -208,6 +217,13 @@ def check_stages(stages: Sequence[Stage], space: SearchSpace, seed: int, front: 
     first = spaces(space, stages[:1], ())[0]
     for index, stage in enumerate(stages):
         made = stage.build(space if index else first, index, seed, front)
+        if isinstance(made, SupernetStrategy) and not (ranks or Ranks()).alone:
+            raise UsageError(
+                f"strategy {stage.strategy!r} trains with the supernet in steps of its own, which several ranks cannot "
+                "share: search with one process, without torchrun",
+                where="--strategy",
+                kind="strategy_ranks",
+            )
         if stage is not stages[-1] and not hasattr(made, "archive"):
             raise UsageError(
                 f"strategy {stage.strategy!r} has no archive(), which the next stage needs to narrow its space: add "

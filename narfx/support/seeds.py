@@ -9,9 +9,8 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 __all__ = ["derive", "numpy_generator", "torch_generator"]
@@ -25,6 +24,8 @@ def derive(seed: int, *keys: str | int) -> int:
 
 def numpy_generator(seed: int, *keys: str | int) -> np.random.Generator:
     """A numpy generator for the draws named by ``keys``."""
+    import numpy as np  # takes a tenth of a second, and the command line needs the rest of this module
+
     return np.random.default_rng(derive(seed, *keys))
 
 

@@ -17,6 +17,9 @@ from narfx.data.augment import Augmentation, check_augmentation
 from narfx.data.image_data import Batch, ImageData, batches, ordered_batches
 from narfx.data.splits import Split, spread
 from narfx.errors import UsageError
+from narfx.support.collectives import gather
+from narfx.support.ranks import Ranks
+from narfx.support.text import count
 from narfx.tasks.precision import Precision
 
 __all__ = ["Task"]
@@ -93,12 +96,32 @@ class Task(ABC):
         """How many batches :meth:`train_batches` yields."""
         return max(len(self.data.train) // self.batch_size, 1)
 
-    def train_batches(self, seed: int) -> Iterator[Batch]:
-        """One epoch, shuffled and augmented; an incomplete last batch is dropped unless it is the only one."""
+    def train_batches(self, seed: int, ranks: Ranks | None = None) -> Iterator[Batch]:
+        """One epoch, shuffled and augmented; an incomplete last batch is dropped unless it is the only one.
+
+        Of several ranks, which all give the same seed, each gets its share of each batch.
+        """
         train = self.data.train
         return batches(
-            train, self.batch_size, data=self.data, seed=seed, augment=self.augment, drop_last=self._drops(train)
-        )
+            train, self.batch_size, data=self.data, seed=seed, augment=self.augment, drop_last=self._drops(train),
+            ranks=ranks,
+        )  # fmt: skip
+
+    def check_ranks(self, ranks: Ranks) -> int:
+        """Refuse more ranks than there are images in a batch of training; returns the smallest share of a rank.
+
+        Raises:
+            UsageError: There are.
+        """
+        images = min(self.batch_size, len(self.data.train))
+        if images < ranks.size:
+            raise UsageError(
+                f"there are {ranks.size} ranks, and a training batch has {count(images, 'image')}: start at most "
+                f"{count(images, 'rank')}, or raise --batch-size",
+                where="--batch-size",
+                kind="too_many_ranks",
+            )
+        return images // ranks.size
 
     @property
     def calibration_images(self) -> int:
@@ -168,20 +191,21 @@ class Task(ABC):
         inputs, target = batch
         return float((self.logits(self.precision.apply(model, inputs)).argmax(1) == target).double().mean())
 
-    def evaluate(self, model: nn.Module, part: str = "val") -> dict[str, float]:
+    def evaluate(self, model: nn.Module, part: str = "val", ranks: Ranks | None = None) -> dict[str, float]:
         """Accuracy, mean cross-entropy (without smoothing) and number of images of a whole part.
 
-        Images and errors as for :meth:`outcomes`.
+        Images, ranks and errors as for :meth:`outcomes`.
         """
-        losses, right = self.outcomes(model, part)
+        losses, right = self.outcomes(model, part, ranks)
         return {"accuracy": float(right.double().mean()), "loss": float(losses.mean()), "images": len(right)}
 
     @torch.inference_mode()
-    def outcomes(self, model: nn.Module, part: str = "val") -> tuple[Tensor, Tensor]:
+    def outcomes(self, model: nn.Module, part: str = "val", ranks: Ranks | None = None) -> tuple[Tensor, Tensor]:
         """Cross-entropy (without smoothing, float64) and whether it is classified right, of each image (N,) of a part.
 
         The model's mode is not changed. The images come in a fixed shuffled order, the same for every model, so that
-        batch statistics, if a caller uses them, are not those of one class.
+        batch statistics, if a caller uses them, are not those of one class. Several ranks share the batches, and all
+        get the outcomes of all images.
 
         Raises:
             UsageError: ``part`` is none of train, val and test, or the data have no test part.
@@ -193,9 +217,18 @@ class Task(ABC):
                 where=self.data.name,
                 kind="no_such_part",
             )
-        losses, right = [], []
-        for inputs, target in batches(split, self.batch_size, data=self.data, seed=0):
+        ranks = ranks or Ranks()
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
+        chunks = ranks.share(torch.split(order, min(self.batch_size, max(len(order), 1))))
+        mine = torch.cat(chunks) if chunks else order[:0]
+        losses, right = list[Tensor](), list[Tensor]()
+        for inputs, target in ordered_batches(split, mine, self.batch_size, data=self.data):
             logits = self.logits(self.precision.apply(model, inputs))
             losses.append(functional.cross_entropy(logits, target, reduction="none").double().cpu())
             right.append((logits.argmax(1) == target).cpu())
+        if not ranks.alone:
+            found = [[one.tolist(), other.tolist()] for one, other in zip(losses, right, strict=True)]
+            merged = ranks.merged(gather(ranks, found))
+            losses = [torch.tensor(one, dtype=torch.float64) for one, _ in merged]
+            right = [torch.tensor(other) for _, other in merged]
         return torch.cat(losses), torch.cat(right)

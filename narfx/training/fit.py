@@ -15,6 +15,7 @@ from narfx.graph.frozen import train_mode
 from narfx.runs.events import Epoch
 from narfx.runs.folder import RunFolder
 from narfx.runs.progress import Reporter, Silent
+from narfx.support.collectives import average_buffers, average_gradients, equalise
 from narfx.support.ranks import Ranks
 from narfx.support.seeds import derive
 from narfx.support.text import count
@@ -24,30 +25,44 @@ from narfx.training.objective import Objective
 from narfx.training.recipe import Recipe
 from narfx.training.teacher import Teacher
 
-__all__ = ["AfterEpoch", "check_diverged", "check_order", "fit", "parameter_names", "restore", "train_step"]
+__all__ = [
+    "AfterEpoch",
+    "check_diverged",
+    "check_order",
+    "fit",
+    "parameter_names",
+    "restore",
+    "say_other_ranks",
+    "train_step",
+]
 
 AfterEpoch: TypeAlias = Callable[[nn.Module, int, Sequence[float]], Mapping[str, Any]]
 """Called with the network, the number of the epoch (from 1) and the loss of each step; gives values for its event."""
 
 
 def train_step(
-    module: nn.Module, optimizer: torch.optim.Optimizer, objective: Objective, x: Tensor, y: Tensor, clip: float
-) -> float:
+    module: nn.Module, optimizer: torch.optim.Optimizer, objective: Objective, x: Tensor, y: Tensor, clip: float,
+    ranks: Ranks | None = None,
+) -> float:  # fmt: skip
     """One step of ``module`` on one batch of images ``x`` (B, C, H, W) with labels ``y`` (B,); returns the loss.
+
+    Each rank has images of its own: gradients and loss are averaged, and all make the same step
+    (:func:`~narfx.support.collectives.average_gradients`).
 
     Raises:
         RunError: The loss or the gradient is not finite; this step changed nothing.
     """
     optimizer.zero_grad(set_to_none=True)
     loss = objective(module, x, y)
-    value = float(loss.detach())
+    loss.backward()
+    steps = [p for group in optimizer.param_groups for p in group["params"]]
+    value = average_gradients(ranks or Ranks(), steps, float(loss.detach()), len(x))
     if not math.isfinite(value):
         raise RunError(
             f"the loss became {value}: lower the learning rate (--lr)",
             kind="nan_loss",
         )
-    loss.backward()
-    active = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    active = [p for p in steps if p.grad is not None]
     norm = torch.nn.utils.clip_grad_norm_(active, clip)
     if not torch.isfinite(norm):
         raise RunError(
@@ -86,7 +101,7 @@ def fit(
         trained: Whether the network has learnt something: a head of the task is then made to fit it.
         objective: What is minimised, the task's own loss by default. Of its weights only the network's and the task's
             head are trained and checkpointed.
-        ranks: Each rank draws batches of its own; all start from the same weights.
+        ranks: Each rank gets its share of each batch; all start from the same weights, and keep the same ones.
         method: The optimizer and the learning rate; those of the recipe by default.
         after_epoch: Looks at the network after each epoch. It may set modes, but changes neither weights nor
             BatchNorm statistics.
@@ -94,8 +109,7 @@ def fit(
     Returns:
         ``{"epochs", "loss", "metric", "val": {"accuracy", "loss", "images"}, "test": ...}``.
     """
-    reporter, loss_of = reporter or Silent(), objective or task.objective
-    own_seed = (ranks or Ranks()).seed(seed)
+    reporter, loss_of, ranks = reporter or Silent(), objective or task.objective, ranks or Ranks()
     task.precision.arrange(network)
     trains = nn.ModuleList([network, task.head])
     method = method or method_of(recipe)
@@ -110,11 +124,14 @@ def fit(
             folder, (network, state["network"]), (task.head, state["head"]), (optimizer, state["optimizer"])
         )  # fmt: skip
         first, loss = state["epoch"], state["loss"]
+        say_other_ranks(reporter, ranks, state.get("ranks", 1))
+    equalise(ranks, trains)
     started = time.monotonic()
     for epoch in range(first, recipe.epochs):
         said = f"{label}: epoch {epoch + 1}"
-        losses = _epoch(network, optimizer, method, task, loss_of, recipe, epoch, own_seed, reporter, said)
+        losses = _epoch(network, optimizer, method, task, loss_of, recipe, epoch, seed, reporter, said, ranks)
         loss = sum(losses) / len(losses)
+        average_buffers(ranks, trains)
         reporter.say(f"{label}: epoch {epoch + 1}/{recipe.epochs}, loss {loss:.4f}")
         check_diverged(network, task.head)
         more = {} if after_epoch is None else after_epoch(network, epoch + 1, losses)
@@ -128,6 +145,7 @@ def fit(
                     "parameters": parameter_names(trains),
                     "epoch": epoch + 1,
                     "loss": loss,
+                    "ranks": ranks.size,
                 }
             )
     network.eval()
@@ -137,12 +155,12 @@ def fit(
         "epochs": recipe.epochs,
         "loss": loss,
         "metric": task.metric,
-        "val": task.evaluate(network, "val"),
+        "val": task.evaluate(network, "val", ranks),
     }
     if isinstance(objective, Teacher):
         metrics["teacher"] = objective.describe()
     if task.data.test is not None:
-        metrics["test"] = task.evaluate(network, "test")
+        metrics["test"] = task.evaluate(network, "test", ranks)
     if not all(math.isfinite(metrics[part]["loss"]) for part in ("val", "test") if part in metrics):
         raise RunError(
             "the trained network gives NaN: lower the learning rate (--lr) and start a new run", kind="nan_loss"
@@ -166,16 +184,27 @@ def _epoch(
     seed: int,
     reporter: Reporter,
     label: str,
+    ranks: Ranks,
 ) -> list[float]:
     """One epoch; returns the loss of each step."""
     train_mode(network)
-    torch.manual_seed(derive(seed, "dropout", epoch))
+    torch.manual_seed(derive(ranks.seed(seed), "dropout", epoch))
     steps = task.steps_per_epoch
     losses: list[float] = []
-    for step, (x, y) in enumerate(reporter.track(task.train_batches(derive(seed, "epoch", epoch)), steps, label)):
+    batches = task.train_batches(derive(seed, "epoch", epoch), ranks)
+    for step, (x, y) in enumerate(reporter.track(batches, steps, label)):
         set_rate(optimizer, method.rate(epoch + step / steps))
-        losses.append(train_step(network, optimizer, objective, x, y, recipe.clip))
+        losses.append(train_step(network, optimizer, objective, x, y, recipe.clip, ranks))
     return losses
+
+
+def say_other_ranks(reporter: Reporter, ranks: Ranks, before: int) -> None:
+    """Say so where a run goes on with another number of ranks than it was saved with."""
+    if before != ranks.size:
+        reporter.say(
+            f"this run was saved by {count(before, 'rank')} and goes on with {ranks.size}: the steps and the learning "
+            "rates stay, but the images of a step are divided otherwise, so the result is not the same bytes"
+        )
 
 
 def check_diverged(*modules: nn.Module) -> None:

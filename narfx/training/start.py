@@ -9,6 +9,7 @@ from torch import nn
 
 from narfx.data.image_data import Opened
 from narfx.graph.checks import check_values
+from narfx.support.ranks import Ranks
 from narfx.tasks.options import DataOptions, open_task
 from narfx.tasks.task import Task
 from narfx.training.checks import check_batches, outputs
@@ -52,17 +53,17 @@ def task_of(
     )
 
 
-def fit_to_task(network: nn.Module, task: Task, input: Shape, device: torch.device) -> int:
+def fit_to_task(network: nn.Module, task: Task, input: Shape, device: torch.device, ranks: Ranks | None = None) -> int:
     """Move a network to its device and try it on the task; the number of its outputs.
 
     The task's head is made for this network.
 
     Raises:
-        UsageError: A weight is not finite, or the outputs or the size of a training batch do not fit.
+        UsageError: A weight is not finite, or the outputs or the size of a rank's share of a training batch do not fit.
     """
     check_values(network)
     network.to(device)
     size = outputs(network, input, device)
     task.check(size)
-    check_batches(network, input, device, min(task.batch_size, len(task.data.train)))
+    check_batches(network, input, device, task.check_ranks(ranks or Ranks()))
     return size

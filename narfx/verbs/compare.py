@@ -20,6 +20,8 @@ from narfx.runs.origin import check_reads, resumed_config
 from narfx.runs.progress import Reporter, Silent
 from narfx.runs.tensorboard import FOLDER, check_tensorboard, follow, write_tensorboard
 from narfx.search.supernet_file import SUPERNET
+from narfx.support.collectives import broadcast
+from narfx.support.ranks import Ranks
 from narfx.support.seals import digest, file_digest, read_sealed, write_sealed
 from narfx.support.text import count
 from narfx.tasks.task import Task
@@ -28,6 +30,7 @@ from narfx.training.estimate import Estimate, duration, training_seconds
 from narfx.training.fit import fit
 from narfx.training.initialise import random_start, reinitialise
 from narfx.training.method import own_code
+from narfx.training.same_inputs import check_same_inputs
 from narfx.verbs.compare_rows import beside, spread_of, verdict
 from narfx.verbs.comparison import CompareConfig, Comparison, prepare
 from narfx.verbs.contenders import Contender, Entrant, labels
@@ -49,6 +52,7 @@ def compare(
     reporter: Reporter | None = None,
     relative_to: Path | None = None,
     tensorboard: bool = False,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Train each architecture, its base and random vectors of equal cost, all over the same seeds.
 
@@ -56,7 +60,8 @@ def compare(
     below the architecture's; with a skip domain operators and skips are drawn together. A base that several
     architectures share is trained once. Writes ``comparison.json``; an interrupted comparison resumes at the network
     and the epoch where it stopped. With ``tensorboard`` the run gets scalars as well, a folder for each network
-    (:mod:`narfx.runs.tensorboard`).
+    (:mod:`narfx.runs.tensorboard`). Several ``ranks`` share each batch of each training; rank 0 alone writes, and has a
+    result.
 
     Returns:
         ``{"rows": [{"name", "vector", "params", "macs", "starting_weights", "accuracies", "mean", "standard_error"}],
@@ -70,27 +75,33 @@ def compare(
         RunError: The loss became NaN or the machine ran out of memory or disk; the last checkpoint is kept.
         InterruptedRunError: Ctrl-C.
     """
+    ranks = ranks or Ranks()
     check_tensorboard(tensorboard)
     config = _with_names(config, relative_to)
     check_out(config, Path(out), relative_to, overwrite=overwrite)
-    comparison = prepare(config, device=device, relative_to=relative_to)
+    comparison = prepare(config, device=device, relative_to=relative_to, ranks=ranks)
     reads = _reads(comparison, relative_to)
+    check_same_inputs(ranks, config, reads)
     records = [network_record(each.traced, each.label, each.vector, model=each.model) for each in comparison.contenders]
     known = about(records, next(iter(comparison.tasks.values())), comparison.device)
     folder = create_run(
-        config, Path(out), comparison.targets, relative_to, overwrite=overwrite, reads=reads, about=known
+        config, Path(out), comparison.targets, relative_to, overwrite=overwrite, reads=reads, about=known, ranks=ranks
     )
     return _run(comparison, folder, reporter or Silent(), tensorboard=tensorboard)
 
 
-def estimate_compare(config: CompareConfig, *, device: str = "auto", relative_to: Path | None = None) -> dict[str, Any]:
+def estimate_compare(
+    config: CompareConfig, *, device: str = "auto", relative_to: Path | None = None, ranks: Ranks | None = None
+) -> dict[str, Any]:
     """Check a comparison and measure how long it will take, each network at the speed of its base; nothing is written.
+
+    It is measured on one process, and is for these ``ranks``.
 
     Returns:
         ``{"dry_run": True, "estimate": {"seconds", "networks", "seeds", "trainings", "epochs", "training_steps"},
         "message", "notes"}``; errors as for ``compare``.
     """
-    comparison = prepare(_with_names(config, relative_to), device=device, relative_to=relative_to)
+    comparison = prepare(_with_names(config, relative_to), device=device, relative_to=relative_to, ranks=ranks)
     networks = list({entrant.key: entrant for entrant in _entrants(comparison)}.values())
     bases: dict[str, float] = {}
     for contender, size in zip(comparison.contenders, comparison.sizes, strict=True):
@@ -98,7 +109,7 @@ def estimate_compare(config: CompareConfig, *, device: str = "auto", relative_to
             task = comparison.tasks[contender.traced.input]
             task.check(size)
             base = Entrant("base", contender, contender.traced.space.base).network().to(comparison.device)
-            bases[contender.base_of] = training_seconds(base, task, config, comparison.method)
+            bases[contender.base_of] = training_seconds(base, task, config, comparison.method, ranks)
     seconds = config.seeds * sum(bases[entrant.contender.base_of] for entrant in networks)
     steps = config.epochs * sum(comparison.tasks[each.contender.traced.input].steps_per_epoch for each in networks)
     text = (
@@ -113,7 +124,7 @@ def estimate_compare(config: CompareConfig, *, device: str = "auto", relative_to
         "epochs": config.epochs,
         "training_steps": config.seeds * steps,
     }
-    return Estimate(text, seconds, numbers, comparison.notes).to_json()
+    return Estimate(text, seconds, numbers, comparison.notes).shared(ranks or Ranks()).to_json()
 
 
 def resume_compare(
@@ -123,21 +134,27 @@ def resume_compare(
     previous: bool = False,
     reporter: Reporter | None = None,
     tensorboard: bool = False,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Resume the comparison in ``out``; arguments and errors as for ``compare``.
 
     With ``previous`` the network that was being trained goes on from the checkpoint before its last. What the run
     began with and reads must not have changed. The result of a finished comparison is read from its file.
     """
+    ranks = ranks or Ranks()
     check_tensorboard(tensorboard)
-    folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
+    folder, reporter = RunFolder.open(Path(out), previous=previous, ranks=ranks), reporter or Silent()
+    folder.check_seen()
     config = resumed_config(folder.path, CompareConfig)
-    if (found := finished_result(folder, _RESULT, reporter, extends=False)) is not None:
-        if tensorboard:
+    shown = reporter if ranks.first else Silent()
+    if (found := finished_result(folder, _RESULT, shown, extends=False)) is not None:
+        if tensorboard and ranks.first:
             write_tensorboard(folder.path)
         return {**found, "files": {"comparison": str(folder.path / _RESULT)}}
-    comparison = prepare(config, device=device, relative_to=folder.path)
-    check_reads(folder.path, _reads(comparison, folder.path))
+    comparison = prepare(config, device=device, relative_to=folder.path, ranks=ranks)
+    reads = _reads(comparison, folder.path)
+    check_reads(folder.path, reads)
+    check_same_inputs(ranks, config, reads)
     return _run(comparison, folder, reporter, tensorboard=tensorboard)
 
 
@@ -174,14 +191,19 @@ def _run(comparison: Comparison, folder: RunFolder, reporter: Reporter, *, tenso
     part = "test" if all(task.data.test is not None for task in tasks) else "val"
     rows: dict[str, dict[str, Any]] = {}
     places: dict[tuple[Any, ...], str] = {}
+    tensorboard = tensorboard and folder.ranks.first
+    reporter = reporter if folder.ranks.first else Silent()
     if tensorboard:
         follow(folder)
     with folder, interruptible(folder, resumable=True):
+        folder.check_seen()
         for note in comparison.notes:
             reporter.say(note)
         for entrant in _entrants(comparison):
             place = f"runs/{places.setdefault(entrant.key, entrant.folder)}"
             rows[entrant.name] = _row(comparison, entrant, place, part, folder, reporter, tensorboard=tensorboard)
+        if not folder.ranks.first:
+            return {}
         found = [_entry(comparison, contender, rows, part) for contender in comparison.contenders]
         result = {
             "part": part,
@@ -284,9 +306,11 @@ def _metrics(
     comparison: Comparison, entrant: Entrant, place: RunFolder, seed: int, folder: RunFolder, reporter: Reporter
 ) -> dict[str, Any]:
     """Train one network with one seed, in a run directory of its own; a finished one is only read."""
-    if (place.path / "metrics.json").is_file():
+    done = folder.ranks.first and (place.path / "metrics.json").is_file()
+    if broadcast(folder.ranks, done):
         cure = f"delete the folder {place.path}, and this network is trained again"
-        return read_sealed(place.path / "metrics.json", cure)
+        known = read_sealed(place.path / "metrics.json", cure) if folder.ranks.first else {}
+        return dict(broadcast(folder.ranks, known))
     contender, config = entrant.contender, comparison.config
     task = comparison.tasks[contender.traced.input]
     task.check(comparison.sizes[comparison.contenders.index(contender)])  # networks of one task may differ in outputs
@@ -306,9 +330,15 @@ def _metrics(
         trained=config.init != "scratch",
         objective=comparison.teachers[comparison.contenders.index(contender)],
         method=comparison.method,
+        ranks=folder.ranks,
     )
     if comparison.verified is not None:
-        metrics["verification"] = _verification(comparison, contender, network, task, label, reporter)
+        verified = {}
+        if folder.ranks.first:
+            verified = _verification(comparison, contender, network, task, label, reporter)
+        metrics["verification"] = broadcast(folder.ranks, verified)
+    if not folder.ranks.first:
+        return metrics
     write_weights(network, place.path / "weights.safetensors")
     write_sealed(place.path / "metrics.json", metrics)
     place.remove_checkpoints()

@@ -17,6 +17,7 @@ from narfx.inputs.image_size import check_enlarging
 from narfx.inputs.paths import find
 from narfx.support.devices import pick_device
 from narfx.support.path_fields import NamedPath, UserPath
+from narfx.support.ranks import Ranks
 from narfx.support.text import count
 from narfx.tasks.options import face_options, open_images
 from narfx.tasks.task import Task
@@ -98,7 +99,9 @@ class Comparison:
     notes: tuple[str, ...]
 
 
-def prepare(config: CompareConfig, *, device: str = "auto", relative_to: Path | None = None) -> Comparison:
+def prepare(
+    config: CompareConfig, *, device: str = "auto", relative_to: Path | None = None, ranks: Ranks | None = None
+) -> Comparison:
     """Trace every base, draw the random vectors, load the data, and check that they fit; nothing is written.
 
     ``target`` and ``further`` are paths here, and ``names`` their names, if there are any.
@@ -133,7 +136,7 @@ def prepare(config: CompareConfig, *, device: str = "auto", relative_to: Path | 
     }
     verified = _pairs(config, contenders, relative_to)
     notes = _notes(config, contenders, tasks)
-    sizes = tuple(_check(contender, tasks[contender.traced.input], place) for contender in contenders)
+    sizes = tuple(_check(contender, tasks[contender.traced.input], place, ranks) for contender in contenders)
     teachers = tuple(
         _teacher(config, contender, tasks[contender.traced.input], size, place, relative_to)
         for contender, size in zip(contenders, sizes, strict=True)
@@ -213,11 +216,11 @@ def _notes(config: CompareConfig, contenders: tuple[Contender, ...], tasks: Mapp
     return tuple(dict.fromkeys(notes))
 
 
-def _check(contender: Contender, task: Task, device: torch.device) -> int:
+def _check(contender: Contender, task: Task, device: torch.device, ranks: Ranks | None) -> int:
     """Try the base on its task; the number of its outputs."""
     network = Entrant("base", contender, contender.traced.space.base).network()
     try:
-        return fit_to_task(network, task, contender.traced.input, device)
+        return fit_to_task(network, task, contender.traced.input, device, ranks)
     except UsageError as error:
         if error.kind != "too_few_outputs":
             raise

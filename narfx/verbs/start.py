@@ -14,6 +14,7 @@ from narfx.inputs.reference import is_file_name
 from narfx.runs.folder import RunFolder
 from narfx.space.architecture import Architecture
 from narfx.support.folders import check_output, check_replaceable
+from narfx.support.ranks import Ranks
 from narfx.support.seals import digest
 from narfx.tasks.task import Task
 from narfx.training.about import ABOUT
@@ -84,6 +85,7 @@ def create_run(
     overwrite: bool,
     reads: Mapping[str, str],
     about: Mapping[str, Any],
+    ranks: Ranks | None = None,
 ) -> RunFolder:
     """Make a run directory that holds its configuration and a copy of each architecture, so that it can be moved.
 
@@ -95,6 +97,7 @@ def create_run(
         overwrite: Whether a folder that is not empty is replaced.
         reads: Digests of what the run reads from elsewhere.
         about: The values of ``about.json`` (:mod:`narfx.training.about`).
+        ranks: This process among those that train together; rank 0 alone writes.
 
     Raises:
         UsageError: ``out`` may not be replaced, or holds a file that is read.
@@ -109,7 +112,9 @@ def create_run(
         values["target"] = names[0]
     if len(targets) > 1:
         values["further"] = names[1:]
-    return RunFolder.create(out, values, overwrite=overwrite, inputs=inputs, files=files, reads=reads, staged=True)
+    return RunFolder.create(
+        out, values, overwrite=overwrite, inputs=inputs, files=files, reads=reads, ranks=ranks, staged=True
+    )  # fmt: skip
 
 
 def _copies(targets: Sequence[Placed]) -> list[str]:

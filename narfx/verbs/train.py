@@ -31,6 +31,7 @@ from narfx.space.architecture import Architecture, Preprocessing
 from narfx.space.network_record import NetworkRecord
 from narfx.support.devices import pick_device
 from narfx.support.path_fields import ModelReference, UserPath
+from narfx.support.ranks import Ranks
 from narfx.support.seals import write_sealed
 from narfx.support.text import count, times
 from narfx.tasks.options import open_images
@@ -40,6 +41,7 @@ from narfx.training.estimate import Estimate, duration, training_seconds
 from narfx.training.fit import fit
 from narfx.training.initialise import kept, random_start, reinitialise
 from narfx.training.method import Method, check_extension, method_of, own_code
+from narfx.training.same_inputs import check_same_inputs
 from narfx.training.start import TrainingOptions, fit_to_task, task_of
 from narfx.training.teacher import Teacher, open_teacher
 from narfx.verbs.start import SEEN, Placed, check_out, create_run, open_target, reads_of
@@ -100,12 +102,13 @@ def train(
     reporter: Reporter | None = None,
     relative_to: Path | None = None,
     tensorboard: bool = False,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Train one network; the run directory ``out`` gets ``weights.safetensors`` and ``metrics.json``.
 
     Where the target is an architecture, ``out`` also gets an ``arch.json`` that names these weights and the mean and
     standard deviation of the training: it is what ``apply`` takes next. With ``tensorboard`` it gets scalars as well
-    (:mod:`narfx.runs.tensorboard`).
+    (:mod:`narfx.runs.tensorboard`). Several ``ranks`` share each batch; rank 0 alone writes, and has a result.
 
     Returns:
         ``{"params", "macs", "vector", "starting_weights", "epochs", "loss", "val", "test", "files"}``.
@@ -115,34 +118,40 @@ def train(
         RunError: The loss became NaN or the machine ran out of memory or disk; the last checkpoint is kept.
         InterruptedRunError: Ctrl-C.
     """
+    ranks = ranks or Ranks()
     check_tensorboard(tensorboard)
     check_out(config, Path(out), relative_to, overwrite=overwrite)
-    prepared = prepare(config, device=device, relative_to=relative_to)
+    prepared = prepare(config, device=device, relative_to=relative_to, ranks=ranks)
     targets = [] if prepared.target is None else [prepared.target]
     reads = reads_of(config, relative_to, targets, [prepared.network], [prepared.task])
+    check_same_inputs(ranks, config, reads)
     known = about([prepared.record], prepared.task, pick_device(device))
-    folder = create_run(config, Path(out), targets, relative_to, overwrite=overwrite, reads=reads, about=known)
-    if tensorboard:
+    folder = create_run(
+        config, Path(out), targets, relative_to, overwrite=overwrite, reads=reads, about=known, ranks=ranks
+    )  # fmt: skip
+    if tensorboard and ranks.first:
         follow(folder)
     return _run(prepared, folder, reporter or Silent())
 
 
-def estimate_train(config: TrainConfig, *, device: str = "auto", relative_to: Path | None = None) -> dict[str, Any]:
-    """Check a training and measure how long it will take; nothing is written.
+def estimate_train(
+    config: TrainConfig, *, device: str = "auto", relative_to: Path | None = None, ranks: Ranks | None = None
+) -> dict[str, Any]:
+    """Check a training and measure on one process how long it will take by these ``ranks``; nothing is written.
 
     Returns:
         ``{"dry_run": True, "estimate": {"seconds", "epochs", "training_steps"}, "message", "notes"}``; errors as for
         ``train``.
     """
-    prepared = prepare(config, device=device, relative_to=relative_to)
+    prepared = prepare(config, device=device, relative_to=relative_to, ranks=ranks)
     task, steps = prepared.task, prepared.task.steps_per_epoch
-    seconds = training_seconds(prepared.network, task, config, prepared.method)
+    seconds = training_seconds(prepared.network, task, config, prepared.method, ranks)
     text = (
         f"train: {count(config.epochs, 'epoch')} of {count(steps, 'step')}, {count(len(task.data.train), 'image')} to "
         f"train on; about {duration(seconds)} at the speed just measured"
     )
     numbers = {"epochs": config.epochs, "training_steps": config.epochs * steps}
-    return Estimate(text, seconds, numbers, prepared.notes).to_json()
+    return Estimate(text, seconds, numbers, prepared.notes).shared(ranks or Ranks()).to_json()
 
 
 def resume_train(
@@ -153,6 +162,7 @@ def resume_train(
     previous: bool = False,
     reporter: Reporter | None = None,
     tensorboard: bool = False,
+    ranks: Ranks | None = None,
 ) -> dict[str, Any]:
     """Resume the training in ``out`` from its last checkpoint; arguments and errors as for ``train``.
 
@@ -160,26 +170,32 @@ def resume_train(
     a finished run is read from its files. With ``epochs`` a run, finished or not, gets so many epochs in all, and ends
     as a run that was started with them.
     """
+    ranks = ranks or Ranks()
     check_tensorboard(tensorboard)
-    folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
+    folder, reporter = RunFolder.open(Path(out), previous=previous, ranks=ranks), reporter or Silent()
+    folder.check_seen()
     config = resumed_config(folder.path, TrainConfig)
     if epochs is not None:
         check_extension(config, relative_to=folder.path)
         extend(folder, epochs, (_FILES["metrics"], _ARCH))
         config = config.model_copy(update={"epochs": epochs})
-    elif (found := finished_result(folder, _FILES["metrics"], reporter)) is not None:
-        if tensorboard:
+    elif (found := finished_result(folder, _FILES["metrics"], reporter if ranks.first else Silent())) is not None:
+        if tensorboard and ranks.first:
             write_tensorboard(folder.path)
         return {**found, "files": _places(folder, (folder.path / _ARCH).is_file())}
-    prepared = prepare(config, device=device, relative_to=folder.path)
+    prepared = prepare(config, device=device, relative_to=folder.path, ranks=ranks)
     targets = [] if prepared.target is None else [prepared.target]
-    check_reads(folder.path, reads_of(config, folder.path, targets, [prepared.network], [prepared.task]))
-    if tensorboard:
+    reads = reads_of(config, folder.path, targets, [prepared.network], [prepared.task])
+    check_reads(folder.path, reads)
+    check_same_inputs(ranks, config, reads)
+    if tensorboard and ranks.first:
         follow(folder)
     return _run(prepared, folder, reporter)
 
 
-def prepare(config: TrainConfig, *, device: str = "auto", relative_to: Path | None = None) -> PreparedTraining:
+def prepare(
+    config: TrainConfig, *, device: str = "auto", relative_to: Path | None = None, ranks: Ranks | None = None
+) -> PreparedTraining:
     """Build the network, load the data, and check that they fit; nothing is written.
 
     Raises:
@@ -201,7 +217,7 @@ def prepare(config: TrainConfig, *, device: str = "auto", relative_to: Path | No
         notes += kept(reinitialise(opened.network, config.seed))
     elif opened.warm and task.data.val_from_train:
         notes.append(SEEN)
-    size = fit_to_task(opened.network, task, opened.input, place)
+    size = fit_to_task(opened.network, task, opened.input, place, ranks)
     method.check(opened.network)
     teacher = _teacher(config, target, task, opened.input, size, place, relative_to)
     return PreparedTraining(
@@ -344,7 +360,9 @@ def _weights(config: TrainConfig, start: Path | None) -> str | None:
 def _run(prepared: PreparedTraining, folder: RunFolder, reporter: Reporter) -> dict[str, Any]:
     """Train to the end and write the result."""
     trained = prepared.trained
+    reporter = reporter if folder.ranks.first else Silent()
     with folder, interruptible(folder):
+        folder.check_seen()
         for note in prepared.notes:
             reporter.say(note)
         metrics = fit(
@@ -358,7 +376,10 @@ def _run(prepared: PreparedTraining, folder: RunFolder, reporter: Reporter) -> d
             trained=prepared.warm,
             method=prepared.method,
             objective=prepared.teacher,
+            ranks=folder.ranks,
         )
+        if not folder.ranks.first:
+            return {}
         write_weights(prepared.network, folder.path / _FILES["weights"])
         described = {"vector": None} if trained is None else trained.architecture.describe()
         result = {

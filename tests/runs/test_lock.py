@@ -66,6 +66,5 @@ def test_rank_0_alone_takes_the_lock_and_writes(run: Path) -> None:
         second.event("two")
         second.save({"epoch": 9})
         assert not second.has_checkpoint
-        assert second.load() is None
         assert (run / "events.jsonl").read_text().count("\n") == 1
         assert seen == []

@@ -29,6 +29,7 @@ from narfx.search.preparation.lessons import Lessons
 from narfx.search.shared_weights import SharedWeights
 from narfx.space.records import AnySite, Vector
 from narfx.space.space import SearchSpace
+from narfx.support.collectives import average_gradients
 from narfx.support.seeds import numpy_generator
 from narfx.support.text import count
 
@@ -65,6 +66,8 @@ class Distil:
     def train(self, epoch: int, own: int, space: SearchSpace, shared: SharedWeights) -> Distilled:
         """One pass; a batch that gives NaN in an operator is left out for this operator, and counted.
 
+        Each rank has its share of each batch; an operator's gradients are averaged over the ranks where it learnt.
+
         Raises:
             UsageError: The base is not legal in the space, or its slots offer nothing to teach.
         """
@@ -81,10 +84,13 @@ class Distil:
             optimizer.zero_grad(set_to_none=True)
             teach(batch)
             lessons.judge()
+            average_gradients(shared.ranks, lessons.parameters(), 0.0, len(batch[1]))
             optimizer.step()
+        lessons.add_up(shared.ranks)
+        batches = steps * shared.ranks.size
         for name, left in lessons.left_out.items():
             shared.reporter.say(
-                f"warning: {name} gave NaN, or a gradient that is not finite, for {left} of {steps} batches: it did "
+                f"warning: {name} gave NaN, or a gradient that is not finite, for {left} of {batches} batches: it did "
                 "not learn from them"
             )
         return Distilled(

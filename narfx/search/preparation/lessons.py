@@ -15,6 +15,8 @@ from narfx.errors import UsageError
 from narfx.graph.batchnorm import batch_statistics
 from narfx.search.config import Compared
 from narfx.space.space import SearchSpace
+from narfx.support.collectives import gather
+from narfx.support.ranks import Ranks
 
 __all__ = ["Lessons", "Wanted"]
 
@@ -153,6 +155,15 @@ class Lessons:
         norms = torch.stack(torch._foreach_norm([gradient for _, gradient in owners]))
         finite = torch.isfinite(norms).tolist()
         return {key for (key, _), good in zip(owners, finite, strict=True) if not good}
+
+    def add_up(self, ranks: Ranks) -> None:
+        """Take in what the pass has shown on all ranks, which call this at once."""
+        shown = gather(ranks, [[*self._sums.values()], [*self._counts.values()], self.left_out])
+        self._sums = dict(zip(self._sums, map(sum, zip(*(sums for sums, _, _ in shown), strict=True)), strict=True))
+        self._counts = dict(zip(self._counts, map(sum, zip(*(n for _, n, _ in shown), strict=True)), strict=True))
+        self.left_out = {
+            name: sum(left.get(name, 0) for _, _, left in shown) for name in sorted({n for _, _, t in shown for n in t})
+        }
 
     def errors(self) -> dict[str, dict[str, float | None]]:
         """The mean error of each operator, by site and name; ``None`` for one that gave nothing but NaN."""
