@@ -221,8 +221,8 @@ def test_the_shares_of_a_batch_are_disjoint_and_together_the_batch() -> None:
 
 
 def test_a_strategy_that_trains_with_the_supernet_is_refused() -> None:
-    register_strategy("by_gradient_over_ranks", ByGradient)
-    config = SEARCH.model_copy(update={"strategy": "by_gradient_over_ranks"})
+    register_strategy("test-by-gradient-over-ranks", ByGradient)
+    config = SEARCH.model_copy(update={"strategy": "test-by-gradient-over-ranks"})
     with pytest.raises(UsageError, match="which several ranks cannot share: search with one process") as caught:
         prepare(config, stages_of(config), "cpu", None, ranks=Ranks(0, 2))
     assert caught.value.kind == "strategy_ranks"

@@ -21,7 +21,8 @@ from narfx.space.budget import Budget
 from narfx.space.sampling import FeasibleSampler, WindowSampler
 
 # Other tests register some, and solve measures networks: it takes no rewards.
-OWN = [name for name in strategy_names() if not name.startswith("test-") and name != "solve"]
+WITHOUT_REWARDS = {"solve", "darts", "gdas", "stacnas"}
+OWN = [name for name in strategy_names() if not name.startswith("test-") and name not in WITHOUT_REWARDS]
 
 
 @st.composite

@@ -71,7 +71,7 @@ def test_json_holds_the_numbers_and_the_hypervolume_of_a_stated_point(searched: 
     assert [point["point"] for point in found["points"]] == list(range(1, len(front.points) + 1))
     assert found["files"] == {} and found["picked"] is None and found["base"]["weights"] == "own"
     code, other, _ = narfx_json("front", str(searched), "--reference", "accuracy=0.1,macs=0.9x")
-    assert code == 0 and other["hypervolume"]["reference"]["macs"] == pytest.approx(0.9 * base["macs"])
+    assert code == 0 and other["hypervolume"]["reference"]["macs"] == int(0.9 * base["macs"])
     assert 0 < other["hypervolume"]["value"] < found["hypervolume"]["value"]
     code, none, _ = narfx_json("front", str(searched), "--reference", "macs=1")
     assert code == 0 and none["hypervolume"]["value"] == 0
