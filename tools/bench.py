@@ -247,8 +247,10 @@ def prefix_ratios(net: Supernet, lots: Sequence[int], rounds: int) -> Iterator[R
         for lot in lots:
             vectors = drawn(net.space, lot, decided)
             alone, shared, macs = prefix_calls(net, vectors, x.contiguous(memory_format=torch.channels_last))
-            taken = measure({"alone": alone, "shared": shared}, rounds)
-            yield _ratio(f"rewards of {lot}, {name}: shared / alone (MACs {1 / macs:.3f})", *taken, 1 / (0.9 * macs))
+            one, other = measure({"alone": alone, "shared": shared}, rounds)
+            yield _ratio(
+                f"rewards of {lot}, {name}: shared / alone (MACs {1 / macs:.3f})", one, other, 1 / (0.9 * macs)
+            )
 
 
 def verb_ratios(models: dict[str, Shape], rounds: int) -> Iterator[Ratio]:
