@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from narfx.compiler.outline import network_record
 from narfx.data.digests import data_digest
 from narfx.inputs.paths import find, split_name
 from narfx.inputs.weights import write_weights
-from narfx.runs.events import Trained
+from narfx.runs.events import EVENTS, Trained, iter_events
 from narfx.runs.finished import finished_result
 from narfx.runs.folder import RunFolder
 from narfx.runs.interruption import interruptible
@@ -310,6 +311,8 @@ def _metrics(
     if broadcast(folder.ranks, done):
         cure = f"delete the folder {place.path}, and this network is trained again"
         known = read_sealed(place.path / "metrics.json", cure) if folder.ranks.first else {}
+        if folder.ranks.first and place.path.name == f"{entrant.folder}-{seed}":  # else another trained it
+            _tell(folder, place, entrant, seed, known)
         return dict(broadcast(folder.ranks, known))
     contender, config = entrant.contender, comparison.config
     task = comparison.tasks[contender.traced.input]
@@ -341,10 +344,17 @@ def _metrics(
         return metrics
     write_weights(network, place.path / "weights.safetensors")
     write_sealed(place.path / "metrics.json", metrics)
-    place.remove_checkpoints()
-    values = {**contender.traced.space.describe(entrant.vector), **metrics}
-    folder.write(Trained(name=entrant.name, seed=seed, more=values))
+    _tell(folder, place, entrant, seed, metrics)
     return metrics
+
+
+def _tell(folder: RunFolder, place: RunFolder, entrant: Entrant, seed: int, metrics: Mapping[str, Any]) -> None:
+    """Write the event of a finished training, unless it is there; a process may be killed between both."""
+    place.remove_checkpoints()
+    told = iter_events(folder.path, Trained) if (folder.path / EVENTS).is_file() else ()
+    if not any((event.name, event.seed) == (entrant.name, seed) for event in told):
+        values = {**entrant.contender.traced.space.describe(entrant.vector), **metrics}
+        folder.write(Trained(name=entrant.name, seed=seed, more=values))
 
 
 def _verification(

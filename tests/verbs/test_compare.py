@@ -84,9 +84,14 @@ def test_architectures_of_two_bases_on_data_of_other_classes(run: Run, tmp_path:
     state, _ = read_weights(tmp_path / "cmp" / "runs" / "J-0" / "weights.safetensors")
     assert state["fc.weight"].shape[0] == 4
 
+    # Killed after a network was finished and before its event was written.
     (tmp_path / "cmp" / "comparison.json").unlink()
+    events = tmp_path / "cmp" / "events.jsonl"
+    whole = [{**event, "seconds": 0} for event in read_events(tmp_path / "cmp")]
+    events.write_text("".join(events.read_text().splitlines(keepends=True)[:-1]))
     code, again, _ = run("compare", "--resume", "--out", "cmp")
     assert code == 0 and again["rows"] == result["rows"] and again["architectures"] == result["architectures"]
+    assert [{**event, "seconds": 0} for event in read_events(tmp_path / "cmp")] == whole
 
 
 def test_the_table_has_a_row_for_each_architecture(run: Run, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -152,6 +157,9 @@ def test_kill_and_resume(run: Run, tmp_path: Path) -> None:
     code, result, err = run("compare", "--resume", "--out", "cut")
     assert code == 0, err
     assert result["rows"] == whole["rows"] and second.stat().st_mtime_ns == kept
+    told = [[event["name"] for event in read_events(tmp_path / out)] for out in ("whole", "cut")]
+    assert told[0] == told[1]
+    assert not list((tmp_path / "cut").rglob("checkpoint*"))
 
 
 def test_another_input_keeps_the_architecture(run: Run) -> None:
