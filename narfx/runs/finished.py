@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from narfx.errors import UsageError
+from narfx.runs.events import EVENTS, Trained, iter_events
 from narfx.runs.folder import RunFolder
 from narfx.runs.origin import reconfigure
 from narfx.runs.progress import Reporter
 from narfx.support.seals import read_sealed
 
-__all__ = ["extend", "finished_result"]
+__all__ = ["extend", "finished_result", "tell_trained"]
 
 
 def finished_result(folder: RunFolder, name: str, reporter: Reporter, *, extends: bool = True) -> dict[str, Any] | None:
@@ -49,3 +50,14 @@ def extend(folder: RunFolder, epochs: int, results: Sequence[str]) -> None:
         for name in results:
             (folder.path / name).unlink(missing_ok=True)
         reconfigure(folder.path, epochs=epochs)
+
+
+def tell_trained(folder: RunFolder, place: RunFolder, event: Trained) -> None:
+    """Write the event of a training that is finished in ``place``, unless the run has it, and remove its checkpoints.
+
+    A process may be killed between the metrics of a training and its event.
+    """
+    place.remove_checkpoints()
+    told = iter_events(folder.path, Trained) if (folder.path / EVENTS).is_file() else ()
+    if not any((known.name, known.seed) == (event.name, event.seed) for known in told):
+        folder.write(event)

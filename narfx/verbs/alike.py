@@ -17,6 +17,7 @@ from narfx.graph.copying import copy_module
 from narfx.graph.cost import measure
 from narfx.inputs.weights import write_weights
 from narfx.runs.events import Epoch, Trained, iter_events
+from narfx.runs.finished import tell_trained
 from narfx.runs.folder import RunFolder
 from narfx.runs.progress import Reporter
 from narfx.space.network_record import NetworkRecord
@@ -223,7 +224,6 @@ def _train(
         )
         write_weights(network, place.path / "weights.safetensors")
         write_sealed(place.path / _METRICS, metrics)  # after the first checkpoint the run has its place
-        place.remove_checkpoints()
-        folder.write(Trained(name=trainee.name, seed=seed, more=metrics))
     metrics = read_sealed(place.path / _METRICS, f"delete the folder {place.path}, and this network is trained again")
+    tell_trained(folder, place, Trained(name=trainee.name, seed=seed, more=metrics))
     return Training(seed, metrics, tuple(iter_events(place.path, Epoch)))

@@ -13,8 +13,8 @@ from narfx.compiler.outline import network_record
 from narfx.data.digests import data_digest
 from narfx.inputs.paths import find, split_name
 from narfx.inputs.weights import write_weights
-from narfx.runs.events import EVENTS, Trained, iter_events
-from narfx.runs.finished import finished_result
+from narfx.runs.events import Trained
+from narfx.runs.finished import finished_result, tell_trained
 from narfx.runs.folder import RunFolder
 from narfx.runs.interruption import interruptible
 from narfx.runs.origin import check_reads, resumed_config
@@ -349,12 +349,9 @@ def _metrics(
 
 
 def _tell(folder: RunFolder, place: RunFolder, entrant: Entrant, seed: int, metrics: Mapping[str, Any]) -> None:
-    """Write the event of a finished training, unless it is there; a process may be killed between both."""
-    place.remove_checkpoints()
-    told = iter_events(folder.path, Trained) if (folder.path / EVENTS).is_file() else ()
-    if not any((event.name, event.seed) == (entrant.name, seed) for event in told):
-        values = {**entrant.contender.traced.space.describe(entrant.vector), **metrics}
-        folder.write(Trained(name=entrant.name, seed=seed, more=values))
+    """Write the event of a finished training, unless it is there."""
+    values = {**entrant.contender.traced.space.describe(entrant.vector), **metrics}
+    tell_trained(folder, place, Trained(name=entrant.name, seed=seed, more=values))
 
 
 def _verification(
