@@ -16,6 +16,7 @@ from small_networks import QUICK, write_small
 from narfx.analysis.convergence import converge, resume_convergence
 from narfx.errors import InterruptedRunError
 from narfx.inputs.weights import read_weights
+from narfx.runs.events import read_events
 from narfx.runs.progress import Silent
 from narfx.verbs.alike import AlikeConfig
 
@@ -112,6 +113,12 @@ def test_an_interrupted_run_ends_in_the_same_bytes() -> None:
     for name in ("convergence.json", "convergence.svg", "convergence.png", "runs/b-0/weights.safetensors"):
         assert (Path("parts") / name).read_bytes() == (Path("whole") / name).read_bytes(), name
     assert resume_convergence("parts") == result
+    # Killed after a network was finished and before its event was written.
+    events, names = Path("parts/events.jsonl"), ["a", "a", "b", "b"]
+    events.write_text("".join(events.read_text().splitlines(keepends=True)[:-1]))
+    Path("parts/convergence.json").unlink()
+    resume_convergence("parts")
+    assert [event["name"] for event in read_events(Path("parts"))] == names
 
 
 def test_a_genotype_is_written_out_so_that_a_run_resumes_without_its_file(run_json: RunJson) -> None:
