@@ -6,13 +6,12 @@ import io
 import itertools
 import json
 import math
-import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import strategy_tables
 import torch
 from taught import SPACES, earned, teach, vectors
 
@@ -23,7 +22,6 @@ from narfx.space.records import Vector
 from narfx.space.space import SearchSpace
 
 NAMES = ("alternating", "ddas", "enas", "evolution", "nar", "nsga2", "random")
-TOOL = Path(__file__).parents[2] / "tools" / "strategy_tables.py"
 
 
 def test_the_strategies_are_known_by_name() -> None:
@@ -220,10 +218,14 @@ def test_finalists_are_as_good_where_the_level_of_rewards_drifts(name: str) -> N
     assert name != "random" or 18 < np.mean(when) < 42  # not the last ones, whose level is highest
 
 
-def test_the_tables_of_the_documentation_can_be_made() -> None:
-    done = subprocess.run([sys.executable, TOOL, "--quick", "--json"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+def test_the_tables_of_the_documentation_can_be_made(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", ["strategy_tables.py", "--quick", "--json"])
+    strategy_tables.main()
+    torch.set_num_threads(threads)
+    result = json.loads(capsys.readouterr().out)
     assert [(row["table"], row["strategy"]) for row in result["main"]] == [
         (kind, name) for kind in ("smooth", "rugged", "noisy") for name in ("random", "evolution", "nar")
     ]
