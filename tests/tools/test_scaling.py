@@ -12,7 +12,7 @@ def test_the_tool_reports_every_step_of_every_size(capsys: pytest.CaptureFixture
     assert scaling.main(["--quick", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert {(row["nodes"], row["granularity"]) for row in result["rows"]} == {
-        (nodes, granularity) for nodes in (31, 115) for granularity in ("conv", "block")
+        (nodes, granularity) for nodes in (17, 31) for granularity in ("conv", "block")
     }
     assert all(set(row["seconds"]) == {"symbolic_trace", "trace", "supernet", "lower"} for row in result["rows"])
     assert set(result["exponents"]) == {"conv", "block"}
