@@ -17,9 +17,10 @@ help: ## Say what there is to make
 demo: $(BASE) ## Refine a small network on scikit-learn's digits, from training to a proven ONNX file
 	$(BIN)/python tools/demo.py
 
-# One thread a process: two processes of one thread are faster than one of two. A file's tests stay together.
+# One thread a process: two processes of one thread are faster than one of two. A file's tests stay together; the order
+# is that of tests/conftest.py, in which long files begin early, so that the processes end together.
 test: lint ## Lint, types and all tests but the slow ones
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(DEV) ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -16,8 +16,13 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
+import sklearn.datasets  # noqa: F401 (what each rank would import again)
 import torch
+import torch._dynamo
+import torchvision  # noqa: F401
 
+import narfx.verbs.compare
+import narfx.verbs.train  # noqa: F401
 from narfx.cli.app import app
 from narfx.cli.console import run_app
 from narfx.support.joining import joined

@@ -81,12 +81,13 @@ def test_the_version_is_that_of_the_distribution() -> None:
 @pytest.mark.parametrize(
     ("code", "also"),
     [
-        ("import narfx", ["torch", "numpy", "pydantic"]),
         ("import narfx; narfx.NarfxError; narfx.__version__; dir(narfx)", ["torch", "numpy", "pydantic"]),
         ("from narfx import Architecture, SearchSpace", ["torch"]),
-        ("from narfx import trace", []),
-        ("from narfx import *; trace, Operator, search.run", []),
-        ("import narfx; narfx.trace, narfx.apply, narfx.search.strategy_names()", []),
+        (
+            "import narfx; narfx.trace, narfx.apply, narfx.search.strategy_names()\n"
+            "from narfx import *; trace, Operator, search.run",
+            [],
+        ),
     ],
 )
 def test_an_import_is_quick(code: str, also: list[str]) -> None:

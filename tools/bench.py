@@ -14,23 +14,20 @@ from __future__ import annotations
 
 import argparse
 import copy
-import gc
 import itertools
 import json
 import os
 import sys
-import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from bench_mixture import MIXED, QUICK_MIXED, mixture_calls
+from bench_operators import OPERATORS, SITES, operator_ratios
 from bench_prefixes import DECIDED, LOTS, drawn, prefix_calls
+from bench_ratios import Ratio, compare, measure, ratio_of, seconds_of
 from bench_verbs import APPLIED, QUICK_APPLIED, Shape, apply_calls, help_seconds
 from rich import box
 from rich.console import Console
@@ -38,13 +35,11 @@ from rich.table import Table
 from torch import Tensor, fx, nn
 
 import narfx
-from narfx.bundle.onnx.write import export_onnx
 from narfx.compiler.front_end import Traced, trace
 from narfx.compiler.lowering import lower
 from narfx.compiler.supernet import Supernet
 from narfx.inputs.model_ref import load_model
 from narfx.runs.progress import ConsoleProgress
-from narfx.space.architecture import DEFAULT_OPERATORS
 from narfx.space.sampling import FeasibleSampler
 from narfx.support.seeds import numpy_generator
 from narfx.training.method import sgd
@@ -52,100 +47,6 @@ from narfx.training.recipe import Recipe
 
 MODEL, QUICK_MODEL, INPUT = "torchvision:resnet18", "narfx:resnet8", (3, 32, 32)
 SHARED = "narfx:resnet20"
-MakeCall = Callable[[nn.Module], Callable[[], object]]
-SAMPLE = 0.004  # seconds: a sample is as many calls as last this long
-SITES = {  # input channels, output channels, size of the map, stride
-    "64 → 64, 56x56": (64, 64, 56, 1),
-    "128 → 128, 28x28": (128, 128, 28, 1),
-    "256 → 256, 14x14": (256, 256, 14, 1),
-    "512 → 512, 7x7": (512, 512, 7, 1),
-    "64 → 128, 56x56, stride 2": (64, 128, 56, 2),
-    "16 → 16, 32x32": (16, 16, 32, 1),
-}
-OPERATORS = (*DEFAULT_OPERATORS, "conv5x5", "dwsep5x5")
-
-
-@dataclass(frozen=True)
-class Ratio:
-    """A time relative to its baseline: median and quartiles over rounds, and the times in milliseconds."""
-
-    name: str
-    median: float
-    quartiles: tuple[float, float]
-    baseline_ms: float
-    measured_ms: float
-    bound: float | None = None
-
-    @property
-    def kept(self) -> bool | None:
-        """Whether the ratio is within its bound; ``None`` if it has none."""
-        return None if self.bound is None else self.median <= self.bound
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return {
-            "name": self.name,
-            "ratio": self.median,
-            "quartiles": list(self.quartiles),
-            "bound": self.bound,
-            "kept": self.kept,
-            "baseline_ms": self.baseline_ms,
-            "measured_ms": self.measured_ms,
-        }
-
-
-def measure(calls: Mapping[str, Callable[[], object]], rounds: int) -> list[list[float]]:
-    """Seconds of one call of each, round by round; every second round goes through them backwards."""
-    repeats = {name: _repeats(call) for name, call in calls.items()}
-    taken: dict[str, list[float]] = {name: [] for name in calls}
-    gc.collect()
-    gc.disable()
-    try:
-        for index in range(rounds):
-            for name in list(calls) if index % 2 == 0 else list(calls)[::-1]:
-                taken[name].append(_seconds(calls[name], repeats[name]))
-    finally:
-        gc.enable()
-    return list(taken.values())
-
-
-def _repeats(call: Callable[[], object]) -> int:
-    for _ in range(2):  # warms up
-        call()
-    return max(round(SAMPLE / max(_seconds(call, 1), 1e-9)), 1)
-
-
-def _seconds(call: Callable[[], object], repeats: int) -> float:
-    # With one thread the processor time of the process: the turns of other processes are not counted.
-    clock = time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-    start = clock()
-    for _ in range(repeats):
-        call()
-    return (clock() - start) / repeats
-
-
-def compare(
-    name: str, baseline: nn.Module, measured: nn.Module, call: MakeCall, rounds: int, bound: float | None = None
-) -> Ratio:
-    """Calls of one module over calls of another.
-
-    Fresh copies of both are made every few rounds: where weights come to lie in memory is worth some percent.
-    """
-    taken: tuple[list[float], list[float]] = ([], [])
-    pairs = max(rounds // 20, 1)
-    for pair in range(pairs):
-        order = (baseline, measured) if pair % 2 == 0 else (measured, baseline)
-        copies = [copy.deepcopy(module) for module in order][:: 1 if pair % 2 == 0 else -1]
-        seconds = measure({"baseline": call(copies[0]), "measured": call(copies[1])}, rounds // pairs)
-        for mine, found in zip(taken, seconds, strict=True):
-            mine.extend(found)
-    return _ratio(name, *taken, bound)
-
-
-def _ratio(name: str, baseline: Sequence[float], measured: Sequence[float], bound: float | None = None) -> Ratio:
-    low, middle, high = np.percentile(np.array(measured) / np.array(baseline), [25, 50, 75])
-    times = (1000 * float(np.median(baseline)), 1000 * float(np.median(measured)))
-    return Ratio(name, float(middle), (float(low), float(high)), *times, bound)
 
 
 def forward_ratios(plain: nn.Module, net: Supernet, rounds: int) -> Iterator[Ratio]:
@@ -211,7 +112,7 @@ def compiler_ratios(model: nn.Module, traced: Traced, net: Supernet, rounds: int
     }
     baseline, *others = measure(calls, rounds)
     names = [f"{name} / symbolic_trace" for name in list(calls)[1:]]
-    return [_ratio(name, baseline, taken) for name, taken in zip(names, others, strict=True)]
+    return [ratio_of(name, baseline, taken) for name, taken in zip(names, others, strict=True)]
 
 
 def set_vector_ratio(plain: nn.Module, net: Supernet, rounds: int) -> Ratio:
@@ -225,7 +126,7 @@ def set_vector_ratio(plain: nn.Module, net: Supernet, rounds: int) -> Ratio:
     }
     forward, setting = measure(calls, rounds)
     net.set_vector(net.space.base)
-    return _ratio("set_vector / forward of one image", forward, setting)
+    return ratio_of("set_vector / forward of one image", forward, setting)
 
 
 def mixture_ratios(models: Mapping[str, tuple[str, Shape]], rounds: int) -> Iterator[Ratio]:
@@ -233,7 +134,7 @@ def mixture_ratios(models: Mapping[str, tuple[str, Shape]], rounds: int) -> Iter
     for name, (model, shape) in models.items():
         alone, mixed = mixture_calls(model, shape)
         *each, taken = measure({**{str(index): call for index, call in enumerate(alone)}, "mixture": mixed}, rounds)
-        yield _ratio(f"mixture / its candidates alone, {name}", np.sum(each, axis=0).tolist(), taken, 1.10)
+        yield ratio_of(f"mixture / its candidates alone, {name}", np.sum(each, axis=0).tolist(), taken, 1.10)
 
 
 def prefix_ratios(net: Supernet, lots: Sequence[int], rounds: int) -> Iterator[Ratio]:
@@ -248,54 +149,19 @@ def prefix_ratios(net: Supernet, lots: Sequence[int], rounds: int) -> Iterator[R
             vectors = drawn(net.space, lot, decided)
             alone, shared, macs = prefix_calls(net, vectors, x.contiguous(memory_format=torch.channels_last))
             one, other = measure({"alone": alone, "shared": shared}, rounds)
-            yield _ratio(
+            yield ratio_of(
                 f"rewards of {lot}, {name}: shared / alone (MACs {1 / macs:.3f})", one, other, 1 / (0.9 * macs)
             )
 
 
 def verb_ratios(models: dict[str, Shape], rounds: int) -> Iterator[Ratio]:
     """``narfx --help`` over ``import torch``, and ``apply`` over one export of the same network to a file."""
-    yield _ratio("narfx --help / import torch", *help_seconds(rounds))
+    yield ratio_of("narfx --help / import torch", *help_seconds(rounds))
     for model, export, apply in apply_calls(models):
         export(), apply()  # the first call of each imports its modules
-        pairs = [(_seconds(export, 1), _seconds(apply, 1)) for _ in range(rounds)]
+        pairs = [(seconds_of(export, 1), seconds_of(apply, 1)) for _ in range(rounds)]
         baseline, taken = zip(*pairs, strict=True)
-        yield _ratio(f"apply / torch.onnx.export, {model}", baseline, taken)
-
-
-def operator_ratios(site: str, operators: Sequence[str], rounds: int) -> list[dict[str, Any]]:
-    """The onnxruntime latency of each operator, followed by BatchNorm and ReLU, relative to the base's; batch 1."""
-    channels, out, size, stride = SITES[site]
-    conv = nn.Conv2d(channels, out, 3, stride, padding=1, bias=False)
-    model = nn.Sequential(conv, nn.BatchNorm2d(out), nn.ReLU()).eval()
-    shape = (channels, size, size)
-    traced = trace(model, input=shape, operators=operators, max_candidate_params=3.0, include_first=True)
-    net, (slot,) = Supernet(traced), traced.space.slots
-    x = torch.randn(1, *shape, generator=torch.Generator().manual_seed(0)).numpy()
-    with tempfile.TemporaryDirectory() as folder:
-        calls = {}
-        for index in slot.legal:
-            path = Path(folder) / f"{operators[index]}.onnx"
-            export_onnx(lower(net, (index,)), shape, path)
-            calls[operators[index]] = _session(path, x)
-        baseline, *others = measure(calls, rounds)
-    rows = []
-    for index, taken in zip(slot.legal[1:], others, strict=True):
-        macs = slot.costs["macs"][index] / slot.costs["macs"][0]
-        row = _ratio(operators[index], baseline, taken).to_json()
-        rows.append({"site": site, "operator": row.pop("name"), "macs_ratio": macs, **row})
-        del rows[-1]["bound"], rows[-1]["kept"]
-    return rows
-
-
-def _session(path: Path, x: np.ndarray) -> Callable[[], object]:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    return lambda: session.run(None, {"input": x})
+        yield ratio_of(f"apply / torch.onnx.export, {model}", baseline, taken)
 
 
 def environment() -> dict[str, Any]:
@@ -323,15 +189,16 @@ def run(rounds: int, quick: bool) -> dict[str, Any]:
     news.say("forward")
     ratios = list(forward_ratios(plain, net, rounds))
     news.say("compiler")
-    few = max(rounds // 10, 3)  # a round takes a second
+    some = min(max(rounds // 4, 3), rounds)  # a round takes half a second
+    few = min(max(rounds // 10, 3), rounds)  # and here a second
     ratios += [*compiler_ratios(plain, traced, net, few), set_vector_ratio(plain, net, rounds)]
     news.say("training step")
-    ratios += step_ratios(plain, net, max(rounds // 4, 3))  # and here half a second
+    ratios += step_ratios(plain, net, some)
     news.say("mixtures")
-    ratios += mixture_ratios(QUICK_MIXED if quick else MIXED, max(rounds // 4, 3))
+    ratios += mixture_ratios(QUICK_MIXED if quick else MIXED, some)
     news.say("common beginnings")
     shared = net if quick else Supernet(trace(load_model(SHARED), input=INPUT))
-    ratios += prefix_ratios(shared, LOTS[:1] if quick else LOTS, 3)
+    ratios += prefix_ratios(shared, LOTS[:1] if quick else LOTS, min(few, 3))
     news.say("verbs")
     ratios += verb_ratios(QUICK_APPLIED if quick else APPLIED, min(few, 3))
     sites = list(SITES)[-1:] if quick else list(SITES)

@@ -15,6 +15,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 
 __all__ = ["KINDS", "Message", "messages"]
@@ -38,6 +39,7 @@ class Message:
     text: str
 
 
+@cache
 def messages(root: Path = ROOT) -> list[Message]:
     """All messages of the checkout in ``root``, by file and line."""
     files = [*(root / "narfx").rglob("*.py"), *(root / "passes").rglob("*.py")]

@@ -29,7 +29,7 @@ from torch import Tensor, fx, nn
 
 import narfx
 
-BLOCKS, QUICK = (16, 64, 256, 1424), (4, 16)
+BLOCKS, QUICK = (16, 64, 256, 1424), (2, 4)
 RATIO, EXPONENT = 10.0, 1.15
 
 

@@ -23,41 +23,25 @@ from pydantic import Field, model_validator
 from torch import nn
 
 from narfx.analysis.confusion_plots import plot_confusion
+from narfx.analysis.instrument import Instrument, Opened, open_alike
 from narfx.analysis.spread import spread
 from narfx.data.image_data import Batch
 from narfx.errors import UsageError
 from narfx.graph.batchnorm import batch_statistics
 from narfx.inputs.reference import ModelRef, is_file_name
-from narfx.runs.finished import finished_result
 from narfx.runs.folder import RunFolder
-from narfx.runs.interruption import interruptible
-from narfx.runs.origin import check_reads, resumed_config
-from narfx.runs.progress import Reporter, Silent
-from narfx.support.files import write_bytes
-from narfx.support.folders import check_output
+from narfx.runs.progress import Reporter
 from narfx.support.path_fields import ModelReference
-from narfx.support.seals import write_sealed
 from narfx.support.seeds import derive
 from narfx.support.text import count
 from narfx.tasks.task import Task
-from narfx.training.estimate import Estimate, duration
 from narfx.training.fit import AfterEpoch
 from narfx.training.gradients import agreement
 from narfx.training.method import own_code
-from narfx.verbs.alike import (
-    AlikeConfig,
-    Trainee,
-    Training,
-    begin_alike,
-    prepare_alike,
-    reads_alike,
-    seconds_alike,
-    train_alike,
-)
+from narfx.verbs.alike import AlikeConfig, Trainee, Training, estimate_alike, train_alike
 
 __all__ = ["ConfusionConfig", "confuse", "estimate_confusion", "resume_confusion"]
 
-_RESULT = "confusion.json"
 _BINS = 40
 
 
@@ -126,23 +110,16 @@ def confuse(
         RunError: The loss became NaN or the machine ran out of memory or disk; the last checkpoint is kept.
         InterruptedRunError: Ctrl-C.
     """
-    check_output(Path(out), overwrite=overwrite)
-    trainees = _prepare(config, device, relative_to)
-    folder = begin_alike(config, trainees, Path(out), relative_to, overwrite=overwrite)
-    return _run(config, trainees, folder, reporter or Silent())
+    return _INSTRUMENT.begin(
+        config, Path(out), device=device, overwrite=overwrite, reporter=reporter, start=relative_to
+    )
 
 
 def resume_confusion(
     out: Path | str, *, device: str = "auto", previous: bool = False, reporter: Reporter | None = None
 ) -> dict[str, Any]:
     """Go on with the run in ``out``; arguments and errors as for :func:`confuse`."""
-    folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
-    config = resumed_config(folder.path, ConfusionConfig)
-    if (found := finished_result(folder, _RESULT, reporter, extends=False)) is not None:
-        return {**found, "files": _places(folder.path)}
-    trainees = _prepare(config, device, folder.path)
-    check_reads(folder.path, reads_alike(config, trainees, folder.path))
-    return _run(config, trainees, folder, reporter)
+    return _INSTRUMENT.resume(Path(out), device=device, previous=previous, reporter=reporter)
 
 
 def estimate_confusion(
@@ -153,19 +130,14 @@ def estimate_confusion(
     Returns:
         ``{"dry_run": True, "estimate": {"seconds", "trainings", "epochs"}, "message"}``; errors as for the run.
     """
-    trainees = _prepare(config, device, relative_to)
+    trainees = _open(config, device, relative_to).networks
     # A pair is two gradients, each of which takes as long as a step.
-    more = 1 + 2 * config.pairs / trainees[0].task.steps_per_epoch
-    seconds, trainings = more * seconds_alike(config, trainees), config.seeds * len(trainees)
-    text = (
-        f"confusion: {count(len(trainees), 'network')}, {count(config.seeds, 'seed')}, so "
-        f"{count(trainings, 'training')} of {count(config.epochs, 'epoch')}, and {count(config.pairs, 'pair')} of "
-        f"minibatches after each; about {duration(seconds)} at the speed just measured"
-    )
-    return Estimate(text, seconds, {"trainings": trainings, "epochs": config.epochs}).to_json()
+    more = 2 * config.pairs / trainees[0].task.steps_per_epoch
+    besides = f", and {count(config.pairs, 'pair')} of minibatches after each"
+    return estimate_alike("confusion", config, trainees, more=more, besides=besides)
 
 
-def _prepare(config: ConfusionConfig, device: str, start: Path | None) -> list[Trainee]:
+def _open(config: ConfusionConfig, device: str, start: Path | None) -> Opened[Trainee]:
     """All networks, the final one last."""
     found = next((target for target in config.targets if is_file_name(target, ".json")), None)
     if found is not None and (config.depths or config.mixture):
@@ -180,8 +152,8 @@ def _prepare(config: ConfusionConfig, device: str, start: Path | None) -> list[T
         wanted.append(("target", config.target, False))
     if len({name for name, _, _ in wanted}) != len(wanted):
         raise UsageError("a network is called target, as the one to match: give it another name", kind="network_name")
-    trainees = prepare_alike(config, wanted, device=device, relative_to=start)
-    task = trainees[0].task
+    opened = open_alike(config, wanted, device, start)
+    task = opened.networks[0].task
     if len(task.data.train) < 2 * task.batch_size:
         raise UsageError(
             f"a pair needs two minibatches, and there are {count(len(task.data.train), 'training image')} for batches "
@@ -189,7 +161,7 @@ def _prepare(config: ConfusionConfig, device: str, start: Path | None) -> list[T
             where="--batch-size",
             kind="batch_size",
         )
-    return trainees
+    return opened
 
 
 def _pairs(task: Task, seed: int, epoch: int) -> Iterator[tuple[Batch, Batch]]:
@@ -213,19 +185,12 @@ def _look(task: Task, seed: int, *, pairs: int) -> AfterEpoch:
     return look
 
 
-def _run(
+def _measure(
     config: ConfusionConfig, trainees: Sequence[Trainee], folder: RunFolder, reporter: Reporter
 ) -> dict[str, Any]:  # fmt: skip
-    with folder, interruptible(folder, resumable=True):
-        for note in dict.fromkeys(note for trainee in trainees for note in trainee.prepared.notes):
-            reporter.say(note)
-        look = partial(_look, pairs=config.pairs)
-        entries = [_entry(t, train_alike(config, t, look, folder, reporter)) for t in trainees]
-        result = {**_summary(config, trainees[0].task, entries), **own_code(config)}
-        for kind, content in plot_confusion(result).items():
-            write_bytes(folder.path / f"confusion.{kind}", content)
-        write_sealed(folder.path / _RESULT, result)  # last: where it exists, all is complete
-    return {**result, "files": _places(folder.out)}
+    look = partial(_look, pairs=config.pairs)
+    entries = [_entry(t, train_alike(config, t, look, folder, reporter)) for t in trainees]
+    return {**_summary(config, trainees[0].task, entries), **own_code(config)}
 
 
 def _entry(trainee: Trainee, trained: Sequence[Training]) -> dict[str, Any]:
@@ -270,6 +235,7 @@ def _summary(config: ConfusionConfig, task: Task, entries: Sequence[dict[str, An
     }
 
 
-def _places(folder: Path) -> dict[str, str]:
-    names = {"numbers": _RESULT, "png": "confusion.png", "svg": "confusion.svg"}
-    return {key: str(folder / name) for key, name in names.items()}
+_INSTRUMENT = Instrument(
+    "confusion", ConfusionConfig, {kind: f"confusion.{kind}" for kind in ("png", "svg")}, _open, _measure,
+    plot_confusion,
+)  # fmt: skip

@@ -12,37 +12,21 @@ from numpy.typing import NDArray
 from torch import nn
 
 from narfx.analysis.drawing import Panel, draw_panels
+from narfx.analysis.instrument import Instrument, Opened, open_alike
 from narfx.analysis.spread import spread
 from narfx.errors import RunError
 from narfx.runs.events import Epoch
-from narfx.runs.finished import finished_result
 from narfx.runs.folder import RunFolder
-from narfx.runs.interruption import interruptible
-from narfx.runs.origin import check_reads, resumed_config
-from narfx.runs.progress import Reporter, Silent
+from narfx.runs.progress import Reporter
 from narfx.support.differences import over_seeds
-from narfx.support.files import write_bytes
-from narfx.support.folders import check_output
-from narfx.support.seals import write_sealed
 from narfx.support.text import count
 from narfx.tasks.task import Task
-from narfx.training.estimate import Estimate, duration
 from narfx.training.fit import AfterEpoch
 from narfx.training.method import own_code
-from narfx.verbs.alike import (
-    AlikeConfig,
-    Trainee,
-    Training,
-    begin_alike,
-    prepare_alike,
-    reads_alike,
-    seconds_alike,
-    train_alike,
-)
+from narfx.verbs.alike import AlikeConfig, Trainee, Training, estimate_alike, train_alike
 
 __all__ = ["converge", "estimate_convergence", "resume_convergence"]
 
-_RESULT = "convergence.json"
 _WINDOWS = 60
 """At most so many points has a curve of the training loss; each is the mean over equally many steps."""
 Values = NDArray[np.float64]
@@ -74,23 +58,16 @@ def converge(
         RunError: The loss became NaN or the machine ran out of memory or disk; the last checkpoint is kept.
         InterruptedRunError: Ctrl-C.
     """
-    check_output(Path(out), overwrite=overwrite)
-    trainees = _prepare(config, device, relative_to)
-    folder = begin_alike(config, trainees, Path(out), relative_to, overwrite=overwrite)
-    return _run(config, trainees, folder, reporter or Silent())
+    return _INSTRUMENT.begin(
+        config, Path(out), device=device, overwrite=overwrite, reporter=reporter, start=relative_to
+    )
 
 
 def resume_convergence(
     out: Path | str, *, device: str = "auto", previous: bool = False, reporter: Reporter | None = None
 ) -> dict[str, Any]:
     """Go on with the run in ``out``; arguments and errors as for :func:`converge`."""
-    folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
-    config = resumed_config(folder.path, AlikeConfig)
-    if (found := finished_result(folder, _RESULT, reporter, extends=False)) is not None:
-        return {**found, "files": _places(folder.path)}
-    trainees = _prepare(config, device, folder.path)
-    check_reads(folder.path, reads_alike(config, trainees, folder.path))
-    return _run(config, trainees, folder, reporter)
+    return _INSTRUMENT.resume(Path(out), device=device, previous=previous, reporter=reporter)
 
 
 def estimate_convergence(
@@ -101,19 +78,12 @@ def estimate_convergence(
     Returns:
         ``{"dry_run": True, "estimate": {"seconds", "trainings", "epochs"}, "message"}``; errors as for the run.
     """
-    trainees = _prepare(config, device, relative_to)
-    seconds, trainings = seconds_alike(config, trainees), config.seeds * len(trainees)
-    text = (
-        f"convergence: {count(len(trainees), 'network')}, {count(config.seeds, 'seed')}, so "
-        f"{count(trainings, 'training')} of {count(config.epochs, 'epoch')}; about {duration(seconds)} at the speed "
-        "just measured"
-    )
-    return Estimate(text, seconds, {"trainings": trainings, "epochs": config.epochs}).to_json()
+    return estimate_alike("convergence", config, _open(config, device, relative_to).networks)
 
 
-def _prepare(config: AlikeConfig, device: str, start: Path | None) -> list[Trainee]:
+def _open(config: AlikeConfig, device: str, start: Path | None) -> Opened[Trainee]:
     wanted = [(name, target, False) for name, target in zip(config.names, config.targets, strict=True)]
-    return prepare_alike(config, wanted, device=device, relative_to=start)
+    return open_alike(config, wanted, device, start)
 
 
 def _part(task: Task) -> str:
@@ -137,18 +107,11 @@ def _look(task: Task, _: int) -> AfterEpoch:
     return look
 
 
-def _run(
+def _measure(
     config: AlikeConfig, trainees: Sequence[Trainee], folder: RunFolder, reporter: Reporter
 ) -> dict[str, Any]:  # fmt: skip
-    with folder, interruptible(folder, resumable=True):
-        for note in dict.fromkeys(note for trainee in trainees for note in trainee.prepared.notes):
-            reporter.say(note)
-        trained = [train_alike(config, trainee, _look, folder, reporter) for trainee in trainees]
-        result = {**_summary(config, trainees, trained), **own_code(config)}
-        for kind, content in draw_panels(_panels(result), "step").items():
-            write_bytes(folder.path / f"convergence.{kind}", content)
-        write_sealed(folder.path / _RESULT, result)  # last: where it exists, all is complete
-    return {**result, "files": _places(folder.out)}
+    trained = [train_alike(config, trainee, _look, folder, reporter) for trainee in trainees]
+    return {**_summary(config, trainees, trained), **own_code(config)}
 
 
 def _summary(
@@ -249,6 +212,10 @@ def _panels(result: Mapping[str, Any]) -> list[Panel]:
     ]
 
 
-def _places(folder: Path) -> dict[str, str]:
-    names = {"numbers": _RESULT, "png": "convergence.png", "svg": "convergence.svg"}
-    return {key: str(folder / name) for key, name in names.items()}
+def _draw(result: Mapping[str, Any]) -> Mapping[str, bytes]:
+    return draw_panels(_panels(result), "step")
+
+
+_INSTRUMENT = Instrument(
+    "convergence", AlikeConfig, {kind: f"convergence.{kind}" for kind in ("png", "svg")}, _open, _measure, _draw
+)

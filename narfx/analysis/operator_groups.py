@@ -21,6 +21,7 @@ from narfx.compiler.features import Visit
 from narfx.compiler.supernet import Supernet
 from narfx.errors import UsageError
 from narfx.graph.batchnorm import batch_statistics
+from narfx.inputs.reference import is_file_name
 from narfx.runs.checkpoints import read_checkpoint
 from narfx.runs.events import StageBegan, iter_events
 from narfx.runs.folder import RunFolder
@@ -135,6 +136,13 @@ def _supernet(
 ) -> tuple[Supernet, Task, SearchSpace, list[torch.Tensor], str]:
     """The supernet on its device, its task, the choices that were trained, a mixture, and what it is in words."""
     path = Path(target)
+    if is_file_name(target, ".json", ".onnx"):
+        raise UsageError(
+            f"{target} is one network, and operators are compared on a supernet: give the run directory of its search, "
+            "or its MODEL with --data",
+            where=target,
+            kind="model_reference",
+        )
     if not path.is_dir() or not (path / "config.json").is_file():
         values = {"budget": "none", "strategy": "darts", **fields, "model": target}
         config = validated(SearchConfig, values, "operators")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,19 +17,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from narfx.analysis.instrument import Instrument, Opened
 from narfx.analysis.plane_config import PlaneConfig, Subject, open_subjects
 from narfx.analysis.plane_plots import plot_contours, plot_surfaces
 from narfx.errors import UsageError
 from narfx.graph.batchnorm import batch_statistics
-from narfx.inputs.paths import named_paths, relocated
-from narfx.runs.finished import finished_result
 from narfx.runs.folder import RunFolder
-from narfx.runs.interruption import interruptible
-from narfx.runs.origin import check_reads, resumed_config
-from narfx.runs.progress import Reporter, Silent
-from narfx.support.files import write_bytes
-from narfx.support.folders import check_output, check_replaceable
-from narfx.support.seals import write_sealed
+from narfx.runs.progress import Reporter
 from narfx.support.text import count
 from narfx.training.estimate import Estimate, duration
 from narfx.training.gradients import gradient_variance
@@ -66,15 +60,8 @@ def look_at_plane(
         RunError: The machine ran out of memory or disk; the rows so far are kept.
         InterruptedRunError: Ctrl-C.
     """
-    out = Path(out)
-    check_output(out, overwrite=overwrite)
-    inputs = named_paths(config, relative_to)
-    check_replaceable(out, inputs)
-    subjects, reads = open_subjects(config, device=device, relative_to=relative_to)
-    centres = _centres(config, subjects)
-    values = relocated(config, out, start=relative_to).model_dump(mode="json")
-    folder = RunFolder.create(out, values, overwrite=overwrite, inputs=inputs, reads=reads, staged=True)
-    return _run(config, subjects, centres, folder, reporter or Silent())
+    instrument = _INSTRUMENTS[config.measure]
+    return instrument.begin(config, Path(out), device=device, overwrite=overwrite, reporter=reporter, start=relative_to)
 
 
 def resume_plane(
@@ -86,20 +73,17 @@ def resume_plane(
     reporter: Reporter | None = None,
 ) -> dict[str, Any]:
     """Go on with the run in ``out``, whose measure is this one; arguments and errors as for :func:`look_at_plane`."""
-    folder, reporter = RunFolder.open(Path(out), previous=previous), reporter or Silent()
-    config = resumed_config(folder.path, PlaneConfig)
-    if config.measure != measure:
-        raise UsageError(
-            f"the run in {out} is one of narfx analyze {_VERBS[config.measure]}: resume it with that",
-            where=str(out),
-            kind="another_verb",
-        )
-    verb = _VERBS[config.measure]
-    if (found := finished_result(folder, f"{verb}.json", reporter, extends=False)) is not None:
-        return {**found, "files": _places(folder.path, verb)}
-    subjects, reads = open_subjects(config, device=device, relative_to=folder.path)
-    check_reads(folder.path, reads)
-    return _run(config, subjects, _centres(config, subjects), folder, reporter)
+
+    def check(config: PlaneConfig) -> None:
+        if config.measure != measure:
+            raise UsageError(
+                f"the run in {out} is one of narfx analyze {_VERBS[config.measure]}: resume it with that",
+                where=str(out),
+                kind="another_verb",
+            )
+
+    instrument = _INSTRUMENTS[measure]
+    return instrument.resume(Path(out), device=device, previous=previous, reporter=reporter, check=check)
 
 
 def estimate_plane(config: PlaneConfig, *, device: str = "auto", relative_to: Path | None = None) -> dict[str, Any]:
@@ -108,8 +92,7 @@ def estimate_plane(config: PlaneConfig, *, device: str = "auto", relative_to: Pa
     Returns:
         ``{"dry_run": True, "estimate": {"seconds", "points", "images"}, "message"}``; errors as for the run.
     """
-    subjects, _ = open_subjects(config, device=device, relative_to=relative_to)
-    _centres(config, subjects)
+    subjects = [subject for subject, _ in _open(config, device, relative_to).networks]
     seconds = 0.0
     for subject in subjects:
         with _measuring(config, subject) as measure:
@@ -159,58 +142,56 @@ def _measuring(config: PlaneConfig, subject: Subject) -> Iterator[Measure]:
             yield measure
 
 
-def _centres(config: PlaneConfig, subjects: Sequence[Subject]) -> list[float]:
-    """What is measured at the networks' own weights.
+def _open(config: PlaneConfig, device: str, start: Path | None) -> Opened[tuple[Subject, float]]:
+    """The networks, each with what is measured at its own weights.
 
     Raises:
-        UsageError: It is not finite.
+        UsageError: A network, the data or an option is wrong, or that is not finite.
     """
+    subjects, reads = open_subjects(config, device=device, relative_to=start)
     found = []
     for subject in subjects:
         with _measuring(config, subject) as measure:
-            found.append(measure())
-        if not math.isfinite(found[-1]):
+            centre = measure()
+        if not math.isfinite(centre):
             raise UsageError(
                 f"{subject.name} gives NaN or an infinite {config.measure} with its own weights: they "
                 "are broken, or the images are normalised in another way than in training",
                 where=subject.name,
                 kind="outputs_not_finite",
             )
-    return found
+        found.append((subject, centre))
+    return Opened(found, reads, [note for subject in subjects for note in subject.notes])
 
 
-def _run(
-    config: PlaneConfig, subjects: Sequence[Subject], centres: Sequence[float], folder: RunFolder, reporter: Reporter
-) -> dict[str, Any]:
-    verb = _VERBS[config.measure]
-    with folder, interruptible(folder):
-        for note in dict.fromkeys(note for subject in subjects for note in subject.notes):
-            reporter.say(note)
-        state = folder.load() or {"rows": {}}
-        rows: dict[str, list[list[float]]] = state["rows"]
-        for subject in subjects:
-            _fill(config, subject, rows.setdefault(subject.name, []), folder, state, reporter)
-        entries = [
-            _entry(subject, centre, rows[subject.name]) for subject, centre in zip(subjects, centres, strict=True)
-        ]
-        result = {
-            "measure": config.measure,
-            "data": subjects[0].task.data.short_name,
-            "part": subjects[0].part,
-            "images": _images(subjects[0]),
-            "batch_size": config.batch_size,
-            "seed": config.seed,
-            "batchnorm": config.batchnorm,
-            "batchnorm_in_words": _BATCHNORM[config.batchnorm],
-            "axis": config.axis,
-            "networks": entries,
-        }
-        for name, plot in (("contours", plot_contours), ("surfaces", plot_surfaces)):
-            for kind, content in plot(result).items():
-                write_bytes(folder.path / f"{name}.{kind}", content)
-        write_sealed(folder.path / f"{verb}.json", result)  # last: where it exists, all is complete
-        folder.remove_checkpoints()
-    return {**result, "files": _places(folder.out, verb)}
+def _measure(
+    config: PlaneConfig, opened: Sequence[tuple[Subject, float]], folder: RunFolder, reporter: Reporter
+) -> dict[str, Any]:  # fmt: skip
+    state = folder.load() or {"rows": {}}
+    rows: dict[str, list[list[float]]] = state["rows"]
+    for subject, _ in opened:
+        _fill(config, subject, rows.setdefault(subject.name, []), folder, state, reporter)
+    first, _ = opened[0]
+    return {
+        "measure": config.measure,
+        "data": first.task.data.short_name,
+        "part": first.part,
+        "images": _images(first),
+        "batch_size": config.batch_size,
+        "seed": config.seed,
+        "batchnorm": config.batchnorm,
+        "batchnorm_in_words": _BATCHNORM[config.batchnorm],
+        "axis": config.axis,
+        "networks": [_entry(subject, centre, rows[subject.name]) for subject, centre in opened],
+    }
+
+
+def _draw(result: Mapping[str, Any]) -> dict[str, bytes]:
+    return {
+        f"{name}_{kind}": content
+        for name, plot in (("contours", plot_contours), ("surfaces", plot_surfaces))
+        for kind, content in plot(result).items()
+    }
 
 
 def _fill(
@@ -252,7 +233,7 @@ def _entry(subject: Subject, centre: float, rows: Sequence[Sequence[float]]) -> 
     }
 
 
-def _places(folder: Path, verb: str) -> dict[str, str]:
-    names = {"numbers": f"{verb}.json", **{f"{name}_{kind}": f"{name}.{kind}" for name in ("contours", "surfaces")
-             for kind in ("png", "svg")}}  # fmt: skip
-    return {key: str(folder / name) for key, name in names.items()}
+_FIGURES = {f"{name}_{kind}": f"{name}.{kind}" for name in ("contours", "surfaces") for kind in ("png", "svg")}
+_INSTRUMENTS = {
+    measure: Instrument(verb, PlaneConfig, _FIGURES, _open, _measure, _draw) for measure, verb in _VERBS.items()
+}

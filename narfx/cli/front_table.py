@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from narfx.cli.columns import print_files
 from narfx.space.metrics import metric
 from narfx.space.notebook import amount
 from narfx.support.text import count
@@ -47,7 +48,7 @@ def front(result: Mapping[str, Any], console: Console) -> None:
     for note in result["notes"]:
         console.print(f"note: {note}", markup=False)
     if result["files"]:
-        console.print("files: " + ", ".join(result["files"].values()), markup=False)
+        print_files(result, console)
     elif result["picked"]:
         console.print("--out DIR writes its arch.json", markup=False)
 

@@ -6,39 +6,24 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from narfx.cli.columns import new_table, number, print_files
 from narfx.support.text import count
 
 __all__ = ["confusion", "convergence", "plane"]
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
-    return table
-
-
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.4g}"
-
-
 def _spread(found: Mapping[str, Any]) -> str:
     error = found["standard_error"]
-    return _number(found["mean"]) + ("" if error is None else f" ± {error:.2g}")
-
-
-def _files(result: Mapping[str, Any], console: Console) -> None:
-    console.print("files: " + ", ".join(result["files"].values()), markup=False)
+    return number(found["mean"]) + ("" if error is None else f" ± {error:.2g}")
 
 
 def plane(result: Mapping[str, Any], console: Console) -> None:
     """What was measured on the grid of each network."""
     measured = "loss" if result["measure"] == "loss" else "gradient variance"
-    table = _table("network", f"{measured} at the centre", "lowest", "median", "highest", "not finite", "params")
+    table = new_table("network", f"{measured} at the centre", "lowest", "median", "highest", "not finite", "params")
     for entry in result["networks"]:
-        numbers = (_number(entry[key]) for key in ("centre", "lowest", "median", "highest"))
+        numbers = (number(entry[key]) for key in ("centre", "lowest", "median", "highest"))
         table.add_row(entry["name"], *numbers, str(entry["not_finite"]), f"{entry['params']:,}")
     console.print(table)
     side, reach = len(result["axis"]), result["axis"][-1]
@@ -48,13 +33,13 @@ def plane(result: Mapping[str, Any], console: Console) -> None:
         f"{result['batchnorm_in_words']}",
         markup=False,
     )
-    _files(result, console)
+    print_files(result, console)
 
 
 def convergence(result: Mapping[str, Any], console: Console) -> None:
     """How fast the loss of each network fell."""
     part = result["part"]
-    table = _table(
+    table = new_table(
         "network", "mean training loss", f"steps to loss {result['level']:.3g}", f"final {part} loss",
         f"final {part} {result['metric'].replace('_', ' ')}", "params", "MACs",
     )  # fmt: skip
@@ -67,13 +52,13 @@ def convergence(result: Mapping[str, Any], console: Console) -> None:
         f"± is the standard error over seeds\n{result['verdict']}",
         markup=False,
     )
-    _files(result, console)
+    print_files(result, console)
 
 
 def confusion(result: Mapping[str, Any], console: Console) -> None:
     """The confusion of each network, and which one matches the target."""
     matched = result["target"] is not None
-    table = _table(
+    table = new_table(
         "network", "confusion", "mean cosine", "smallest inner product", "params",
         *(["difference from the target"] if matched else []),
     )  # fmt: skip
@@ -81,7 +66,7 @@ def confusion(result: Mapping[str, Any], console: Console) -> None:
     for entry in rows:
         own = [_spread(entry["distance"])] if "distance" in entry else []
         found = (_spread(entry[key]) for key in ("confusion", "mean_cosine"))
-        table.add_row(entry["name"], *found, _number(entry["smallest_inner"]), f"{entry['params']:,}", *own)
+        table.add_row(entry["name"], *found, number(entry["smallest_inner"]), f"{entry['params']:,}", *own)
     console.print(table)
     console.print(
         f"\n{count(result['pairs'], 'pair')} of minibatches of {result['batch_size']} after each of "
@@ -91,4 +76,4 @@ def confusion(result: Mapping[str, Any], console: Console) -> None:
     )
     if result["verdict"]:
         console.print(result["verdict"], markup=False)
-    _files(result, console)
+    print_files(result, console)

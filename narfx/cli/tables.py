@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
+from narfx.cli.columns import new_table, print_files
 from narfx.support.text import count
 
 __all__ = [
@@ -29,16 +29,9 @@ def _share(value: float, base: float) -> str:
     return f"{value / base - 1:+.1%}" if base else ""
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for index, column in enumerate(columns):
-        table.add_column(column, justify="left" if index == 0 else "right", no_wrap=index == 0)
-    return table
-
-
 def trace(report: Mapping[str, Any], console: Console) -> None:
     """Sites, convolutions that are no sites and why, and the range of costs."""
-    table = _table("site", "slot", "kind", "channels", "stride", "output", "params", "MACs", "operators")
+    table = new_table("site", "slot", "kind", "channels", "stride", "output", "params", "MACs", "operators")
     for site in report["sites"]:
         table.add_row(
             site["name"],
@@ -53,7 +46,7 @@ def trace(report: Mapping[str, Any], console: Console) -> None:
         )
     console.print(table)
     if report["skipped"]:
-        left = _table("left as it is", "reason", title="")
+        left = new_table("left as it is", "reason", title="")
         left.columns[1].justify = "left"
         for entry in report["skipped"]:
             line = Path(entry["where"])
@@ -70,7 +63,7 @@ def trace(report: Mapping[str, Any], console: Console) -> None:
             markup=False,
         )
     cost = report["cost"]
-    bounds = _table("cost", "min", "base", "max", title="")
+    bounds = new_table("cost", "min", "base", "max", title="")
     for metric, unit in (("params", "parameters"), ("macs", "MACs")):
         bounds.add_row(unit, *(_millions(cost[key][metric]) for key in ("min", "base", "max")))
     if "latency" in report:
@@ -105,14 +98,14 @@ def _candidates(site: Mapping[str, Any], operators: Sequence[str]) -> str:
 def _latency(report: Mapping[str, Any], console: Console) -> None:
     """Milliseconds of each operator at each slot; if whole networks were timed, predicted and measured latency."""
     own = [slot for slot in report["slots"] if "choices" in slot]
-    table = _table("latency, ms", *report["operators"], title="")
+    table = new_table("latency, ms", *report["operators"], title="")
     for slot in report["slots"]:
         if slot not in own:
             table.add_row(slot["name"], *("" if ms is None else f"{ms:.4f}" for ms in slot["milliseconds"]))
     if table.rows or not own:
         console.print(table)
     for slot in own:
-        table = _table(f"latency of {slot['name']}", "ms", title="")
+        table = new_table(f"latency of {slot['name']}", "ms", title="")
         for name, ms in zip(slot["choices"], slot["milliseconds"], strict=True):
             table.add_row(name, "" if ms is None else f"{ms:.4f}")
         console.print(table)
@@ -124,7 +117,7 @@ def _latency(report: Mapping[str, Any], console: Console) -> None:
     check = report["check"]
     if check is None:
         return
-    table = _table("whole network", "predicted, ms", "measured, ms", "difference", title="")
+    table = new_table("whole network", "predicted, ms", "measured, ms", "difference", title="")
     for index, row in enumerate(check["vectors"]):
         name = f"{' '.join(map(str, row['vector']))}" if index else "base"
         difference = _share(row["predicted"], row["measured"])
@@ -147,7 +140,7 @@ def search(result: Mapping[str, Any], console: Console) -> None:
     name = result["metric"].replace("_", " ")
     judged = result["judgement"]
     alone = judged["macs_alone"]
-    table = _table("on shared weights", name, "on other images", "params", "MACs", "MACs against base", *timed)
+    table = new_table("on shared weights", name, "on other images", "params", "MACs", "MACs against base", *timed)
     for name, record, held in (("base", base, None), ("kept", result, judged["accuracy"])):
         accuracy = record["accuracy"]
         table.add_row(
@@ -189,7 +182,7 @@ def _accuracy(value: float | None) -> str:
 def solve(result: Mapping[str, Any], console: Console) -> None:
     """A line for each budget: what was predicted and evaluated, and what it costs."""
     base, name = result["base"], result["metric"].replace("_", " ")
-    table = _table("budget", "MACs", "against base", "params", "predicted", name, "vector")
+    table = new_table("budget", "MACs", "against base", "params", "predicted", name, "vector")
     for point in result["points"]:
         predicted = point["predicted_accuracy"]
         table.add_row(
@@ -222,7 +215,7 @@ def _predicted(quality: Mapping[str, Any] | None) -> str:
 def apply(report: Mapping[str, Any], console: Console) -> None:
     """Costs before and after, weights, parity, files."""
     base = report["base"]
-    table = _table("", "base", "refined", "change")
+    table = new_table("", "base", "refined", "change")
     for metric, unit in (("params", "parameters"), ("macs", "MACs")):
         table.add_row(unit, _count(base[metric]), _count(report[metric]), _share(report[metric], base[metric]))
     console.print(table)
@@ -230,7 +223,7 @@ def apply(report: Mapping[str, Any], console: Console) -> None:
     if report["source"]:
         console.print(report["source"], markup=False)
     _parity(report["parity"], console)
-    console.print("files: " + ", ".join(report["files"].values()), markup=False)
+    print_files(report, console)
 
 
 def check(report: Mapping[str, Any], console: Console) -> None:
@@ -271,7 +264,7 @@ def _parity(parity: Mapping[str, Any], console: Console) -> None:
 
 def train(result: Mapping[str, Any], console: Console) -> None:
     """Accuracy by part."""
-    table = _table("part", result["metric"].replace("_", " "), "loss", "images")
+    table = new_table("part", result["metric"].replace("_", " "), "loss", "images")
     for part in ("val", "test"):
         if part in result:
             found = result[part]
@@ -300,7 +293,9 @@ def compare(result: Mapping[str, Any], console: Console) -> None:
         scores.append(("verification", lambda record: record["verification"]))
     beside = ("base", "random, mean", "random, best") if several else ()
     measured = [column for title, _ in scores for column in (title, "± s.e.", *beside)]
-    table = _table("network", *(("differs in",) if several else ()), *measured, "params", "MACs", "MACs against base")
+    table = new_table(
+        "network", *(("differs in",) if several else ()), *measured, "params", "MACs", "MACs against base"
+    )
     for name, row in rows.items():
         entry = known.get(name)
         if several and entry is None and name not in bases:
@@ -324,7 +319,7 @@ def compare(result: Mapping[str, Any], console: Console) -> None:
 
 def ops_list(report: Mapping[str, Any], console: Console) -> None:
     """Operators and their costs at one site."""
-    table = _table("operator", "params", "MACs", "MACs against base", "from")
+    table = new_table("operator", "params", "MACs", "MACs against base", "from")
     base = report["operators"][0]
     for entry in report["operators"]:
         cost = ("", "", entry["refused"]) if entry["refused"] else (
@@ -337,7 +332,7 @@ def ops_list(report: Mapping[str, Any], console: Console) -> None:
 
 def ops_test(report: Mapping[str, Any], console: Console) -> None:
     """Where each operator is legal, and which tests failed."""
-    table = _table("operator", "legal", "refused", "checks", "failed")
+    table = new_table("operator", "legal", "refused", "checks", "failed")
     for entry in report["operators"]:
         own = [record for record in report["checks"] if record["operator"] == entry["name"]]
         failed = sum(1 for record in own if not record["passed"])
@@ -345,14 +340,14 @@ def ops_test(report: Mapping[str, Any], console: Console) -> None:
     console.print(table)
     refused = [entry for entry in report["geometries"] if entry["reason"]]
     if refused:
-        left = _table("refused at", "operator", "reason", title="")
+        left = new_table("refused at", "operator", "reason", title="")
         left.columns[2].justify = "left"
         for entry in refused:
             left.add_row(entry["site"], entry["operator"], entry["reason"])
         console.print(left)
     failures = [record for record in report["checks"] if not record["passed"]]
     if failures:
-        shown = _table("failed at", "operator", "check", "what is wrong", title="")
+        shown = new_table("failed at", "operator", "check", "what is wrong", title="")
         shown.columns[3].justify = "left"
         for record in failures:
             shown.add_row(record["site"] or "every geometry", record["operator"], record["check"], record["message"])
@@ -364,7 +359,7 @@ def ops_test(report: Mapping[str, Any], console: Console) -> None:
 
 def evaluate(result: Mapping[str, Any], console: Console) -> None:
     """Accuracy on classes, or verification on pairs."""
-    table = _table("", "value")
+    table = new_table("", "value")
     if result["task"] == "classification":
         table.add_row("accuracy", f"{result['accuracy']:.4f}")
         table.add_row("loss", f"{result['loss']:.4f}")

@@ -26,16 +26,17 @@ from narfx.support.seals import read_sealed, write_sealed
 from narfx.support.text import count
 from narfx.tasks.task import Task
 from narfx.training.about import about
-from narfx.training.estimate import training_seconds
+from narfx.training.estimate import Estimate, duration, training_seconds
 from narfx.training.fit import AfterEpoch, fit
 from narfx.training.initialise import reinitialise
 from narfx.training.start import TrainingOptions, fit_to_task
 from narfx.verbs.named_networks import shown
-from narfx.verbs.start import check_out, create_run, reads_of
+from narfx.verbs.start import reads_of
 from narfx.verbs.train import PreparedTraining, TrainConfig, prepare
 
 __all__ = [
-    "AlikeConfig", "Trainee", "Training", "begin_alike", "prepare_alike", "reads_alike", "seconds_alike", "train_alike",
+    "AlikeConfig", "Trainee", "Training", "about_alike", "estimate_alike", "prepare_alike", "reads_alike",
+    "train_alike",
 ]  # fmt: skip
 
 _METRICS = "metrics.json"
@@ -148,29 +149,29 @@ def reads_alike(config: AlikeConfig, trainees: Sequence[Trainee], start: Path | 
     return reads_of(config, start, [], [each.graph for each in trainees], tasks)
 
 
-def begin_alike(
-    config: AlikeConfig, trainees: Sequence[Trainee], out: Path, start: Path | None, *, overwrite: bool
-) -> RunFolder:
-    """Make the run directory.
-
-    Raises:
-        UsageError: ``out`` may not be replaced, or holds a file that is read.
-    """
-    check_out(config, out, start, overwrite=overwrite)
-    records = [_record(trainee) for trainee in trainees]
-    known = about(records, trainees[0].task, _device(trainees[0].network))
-    reads = reads_alike(config, trainees, start)
-    return create_run(config, out, [], start, overwrite=overwrite, reads=reads, about=known)
+def about_alike(trainees: Sequence[Trainee]) -> dict[str, Any]:
+    """The values of ``about.json`` (:mod:`narfx.training.about`)."""
+    return about([_record(trainee) for trainee in trainees], trainees[0].task, _device(trainees[0].network))
 
 
 def _record(trainee: Trainee) -> NetworkRecord:
     return trainee.prepared.record.model_copy(update={"name": trainee.name})
 
 
-def seconds_alike(config: AlikeConfig, trainees: Sequence[Trainee]) -> float:
-    """How long all trainings take, at the speed of this moment."""
+def estimate_alike(
+    name: str, config: AlikeConfig, trainees: Sequence[Trainee], *, more: float = 0, besides: str = ""
+) -> dict[str, Any]:
+    """How long all trainings take at the speed of this moment, as the result of ``--dry-run``.
+
+    ``besides`` says what is done after each epoch, which takes ``more`` times as long as the training itself.
+    """
     each = [training_seconds(t.network, t.task, config, t.prepared.method) for t in trainees]
-    return config.seeds * sum(each)
+    seconds, trainings = (1 + more) * config.seeds * sum(each), config.seeds * len(trainees)
+    text = (
+        f"{name}: {count(len(trainees), 'network')}, {count(config.seeds, 'seed')}, so {count(trainings, 'training')} "
+        f"of {count(config.epochs, 'epoch')}{besides}; about {duration(seconds)} at the speed just measured"
+    )
+    return Estimate(text, seconds, {"trainings": trainings, "epochs": config.epochs}).to_json()
 
 
 def train_alike(

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import torch
-from pydantic import Field
-from torch import fx, nn
+from torch import fx
 
-from narfx.compiler.modes import settle_training
-from narfx.compiler.open import base_start, open_architecture
-from narfx.compiler.outline import network_record, outline
-from narfx.errors import UsageError
 from narfx.graph.cost import measure
-from narfx.graph.tracing import trace_graph
-from narfx.inputs.image_size import Images, check_enlarging, choose_input
-from narfx.inputs.model_ref import load_model
-from narfx.inputs.paths import find, relocated
-from narfx.inputs.reference import ModelRef
-from narfx.inputs.weights import apply_weights, write_weights
+from narfx.inputs.image_size import check_enlarging
+from narfx.inputs.paths import relocated
+from narfx.inputs.weights import write_weights
 from narfx.runs.finished import extend, finished_result
 from narfx.runs.folder import RunFolder
 from narfx.runs.interruption import interruptible
@@ -30,10 +21,9 @@ from narfx.runs.tensorboard import check_tensorboard, follow, write_tensorboard
 from narfx.space.architecture import Architecture, Preprocessing
 from narfx.space.network_record import NetworkRecord
 from narfx.support.devices import pick_device
-from narfx.support.path_fields import ModelReference, UserPath
 from narfx.support.ranks import Ranks
 from narfx.support.seals import write_sealed
-from narfx.support.text import count, times
+from narfx.support.text import count
 from narfx.tasks.options import open_images
 from narfx.tasks.task import Task
 from narfx.training.about import about
@@ -42,32 +32,15 @@ from narfx.training.fit import fit
 from narfx.training.initialise import kept, random_start, reinitialise
 from narfx.training.method import Method, check_extension, method_of, own_code
 from narfx.training.same_inputs import check_same_inputs
-from narfx.training.start import TrainingOptions, fit_to_task, task_of
-from narfx.training.teacher import Teacher, open_teacher
+from narfx.training.start import fit_to_task, task_of
+from narfx.training.teacher import Teacher
 from narfx.verbs.start import SEEN, Placed, check_out, create_run, open_target, reads_of
+from narfx.verbs.training_target import TrainConfig, open_network, open_own_teacher
 
 __all__ = ["PreparedTraining", "TrainConfig", "estimate_train", "prepare", "resume_train", "train"]
 
-Shape = tuple[int, int, int]
-
 _FILES = {"weights": "weights.safetensors", "metrics": "metrics.json", "events": "events.jsonl"}
 _ARCH = "arch.json"
-
-
-class TrainConfig(TrainingOptions):
-    """Stand-alone training of ``target``, an ``arch.json`` or a model reference (then its base network is trained).
-
-    ``base`` trains the base of the architecture instead. ``init`` is ``inherit`` (start from ``weights``, or from
-    those that the architecture names for the network that is trained) or ``scratch``. ``input`` is that of a model; of
-    an architecture its own one, which says that smaller images are to be enlarged.
-    """
-
-    target: ModelReference
-    base: bool = False
-    weights: UserPath | None = None
-    init: Literal["inherit", "scratch"] = "inherit"
-    input: Shape | None = None
-    seed: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True)
@@ -81,7 +54,7 @@ class PreparedTraining:
 
     config: TrainConfig
     network: fx.GraphModule
-    input: Shape
+    input: tuple[int, int, int]
     task: Task
     method: Method
     notes: tuple[str, ...]
@@ -205,10 +178,7 @@ def prepare(
     method = method_of(config, relative_to=relative_to)
     target = open_target(config.target, relative_to)
     data = open_images(config, relative_to, config.input)
-    if target is None:
-        opened = _open_model(config, relative_to, data.images)
-    else:
-        opened = _open_architecture(config, target, relative_to, data.images)
+    opened = open_network(config, target, data.images, relative_to)
     if config.input is None:
         check_enlarging(data.images, opened.input, Path(config.target).name)
     task = task_of(config, opened.input, seed=config.seed, device=place, relative_to=relative_to, opened=data)
@@ -219,7 +189,7 @@ def prepare(
         notes.append(SEEN)
     size = fit_to_task(opened.network, task, opened.input, place, ranks)
     method.check(opened.network)
-    teacher = _teacher(config, target, task, opened.input, size, place, relative_to)
+    teacher = open_own_teacher(config, target, task, opened.input, size, place, relative_to)
     return PreparedTraining(
         config=config,
         network=opened.network,
@@ -234,127 +204,6 @@ def prepare(
         trained=None if target is None or opened.complete is None else Placed(opened.complete, target.place),
         teacher=teacher,
     )
-
-
-def _teacher(
-    config: TrainConfig, target: Placed | None, task: Task, shape: Shape, size: int, device: torch.device,
-    start: Path | None,
-) -> Teacher | None:  # fmt: skip
-    """The teacher that the configuration names, if it names one."""
-    if not config.taught:
-        return None
-    base: nn.Module = nn.Identity()
-    named = ""
-    if config.teacher is not None:
-        weights = _teachers_weights(config, target, start)
-        named = base_start(config.target, str(weights))
-        if target is None:
-            base = load_model(config.target, relative_to=start, seed=config.seed)
-            apply_weights(base, weights)
-        else:
-            base = open_architecture(
-                target.architecture.as_base(), relative_to=target.place, weights=str(weights)
-            ).network
-    return open_teacher(config, base, named, task, shape, size, device, start)
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """A network with the weights that were named; ``warm`` where there were any, ``complete`` its architecture.
-
-    ``record`` is what a report shows of it.
-    """
-
-    network: fx.GraphModule
-    input: Shape
-    start: str
-    notes: list[str]
-    record: NetworkRecord
-    warm: bool
-    complete: Architecture | None
-
-
-def _teachers_weights(config: TrainConfig, target: Placed | None, start: Path | None) -> Path:
-    """The weights of a base that teaches: those that were named, else those that the search started from."""
-    if config.teacher_weights is not None:
-        return find(config.teacher_weights, start)
-    if target is not None and target.architecture.base_weights is not None:
-        return find(target.architecture.base_weights, target.place)
-    raise UsageError(
-        "--teacher base needs the weights of the base: name them with --teacher-weights",
-        where="--teacher-weights",
-        kind="missing_option",
-    )
-
-
-def _open_architecture(config: TrainConfig, target: Placed, start: Path | None, images: Images) -> _Opened:
-    weights, wanted = _weights(config, start), target.architecture
-    if config.base:
-        own = _own_weights(config, wanted) if weights is None and config.init == "inherit" else None
-        wanted = wanted.as_base().model_copy(update={"weights": own})
-    if config.input is not None:
-        if wanted.input not in (None, config.input):
-            raise UsageError(
-                f"{config.target} is for inputs of {times(wanted.input)}, not {times(config.input)}: leave out --input",
-                where="--input",
-                kind="input_shape",
-            )
-        wanted = wanted.model_copy(update={"input": config.input})
-    lowered = open_architecture(wanted, relative_to=target.place, weights=weights, seed=config.seed, images=images)
-    traced = lowered.traced
-    vector = wanted.check(traced.space)
-    plain = ModelRef.parse(wanted.model).plain
-    return _Opened(
-        lowered.network,
-        traced.input,
-        lowered.weights,
-        [f"weights: {lowered.weights}", *traced.notes],
-        network_record(traced, "base" if config.base else "refined", vector, model=plain),
-        weights is not None or wanted.weights is not None,
-        traced.architecture(vector, init=target.architecture.init, base_weights=target.architecture.base_weights),
-    )
-
-
-def _own_weights(config: TrainConfig, architecture: Architecture) -> str | None:
-    """The weights of the base that the search started from; ``None`` for those that the model itself is built with.
-
-    Raises:
-        UsageError: They are not known, while the architecture has trained weights: the base would start worse.
-    """
-    if architecture.base_weights is not None or architecture.init == "base" or architecture.weights is None:
-        return architecture.base_weights
-    cause = (
-        "the search started from scratch, so its base has no trained weights"
-        if architecture.init == "scratch"
-        else "it does not say which weights its base had"
-    )
-    raise UsageError(
-        f"{config.target} has trained weights for its own network, but {cause}: name weights of the base with "
-        "--weights, or train both networks with --init scratch",
-        where=config.target,
-        kind="base_weights_unknown",
-    )
-
-
-def _open_model(config: TrainConfig, start: Path | None, images: Images) -> _Opened:
-    """A model as a graph, also where nothing of it can be refined."""
-    model, weights = load_model(config.target, relative_to=start, seed=config.seed), _weights(config, start)
-    done = None if weights is None else apply_weights(model, weights)
-    traced = trace_graph(model)
-    settle_training(traced)
-    shape, origin = config.input, None
-    if shape is None:
-        shape, origin = choose_input(config.target, model, images, relative_to=start)
-    notes = [f"weights {Path(str(weights)).name}: {done}"] if done else []
-    notes += [origin] if origin else []
-    named = base_start(config.target, weights)
-    plain = ModelRef.parse(config.target).plain
-    record = NetworkRecord(name="base", model=plain, input=shape, nodes=tuple(outline(traced.graph_module)))
-    return _Opened(traced.graph_module, shape, named, [*notes, *traced.notes], record, weights is not None, None)
-
-
-def _weights(config: TrainConfig, start: Path | None) -> str | None:
-    return None if config.weights is None else str(find(config.weights, start))
 
 
 def _run(prepared: PreparedTraining, folder: RunFolder, reporter: Reporter) -> dict[str, Any]:

@@ -1,15 +1,12 @@
-"""What a user can hand over that the compiler must answer in one sentence: exit code and reason code, as a process."""
+"""What a user can hand over that the compiler must answer in one sentence, with its exit code and reason code."""
 
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from command import RunJson, in_process_json
 
 HEAD = "import torch\nfrom torch import nn\n\nINPUT_SHAPE = (3, 16, 16)\n\n\n"
 
@@ -89,12 +86,11 @@ ANSWERS = [
 ]
 
 
-def narfx(*arguments: str, folder: Path) -> tuple[int, Any, str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "narfx", *arguments, "--json"],
-        capture_output=True, text=True, cwd=folder, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    return done.returncode, json.loads(done.stdout), done.stderr
+@pytest.fixture
+def narfx(tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> RunJson:
+    """The command with ``--json``, in a folder of its own."""
+    monkeypatch.chdir(tmp_path)
+    return in_process_json(capfd)
 
 
 def written(folder: Path, name: str) -> Path:
@@ -107,17 +103,17 @@ def written(folder: Path, name: str) -> Path:
 
 @pytest.mark.parametrize(("name", "options", "code", "kind", "said"), ANSWERS)
 def test_each_has_one_sentence_and_a_reason_code(
-    tmp_path: Path, name: str, options: list[str], code: int, kind: str, said: str
+    narfx: RunJson, tmp_path: Path, name: str, options: list[str], code: int, kind: str, said: str
 ) -> None:
     written(tmp_path, name)
-    got, answer, stderr = narfx("trace", "net.py", *options, folder=tmp_path)
+    got, answer, stderr = narfx("trace", "net.py", *options)
     assert "Traceback" not in stderr
     assert (got, answer["error"]["code"], answer["error"]["kind"]) == (code, code, kind), answer
     assert said in answer["error"]["message"], answer
     assert "\n" not in answer["error"]["message"]
 
 
-def test_a_name_of_narfx_is_no_name_that_clashes(tmp_path: Path) -> None:
+def test_a_name_of_narfx_is_no_name_that_clashes(narfx: RunJson, tmp_path: Path) -> None:
     """A model may call its parts as narfx calls those that it inserts."""
     (tmp_path / "net.py").write_text(
         HEAD
@@ -130,24 +126,24 @@ def test_a_name_of_narfx_is_no_name_that_clashes(tmp_path: Path) -> None:
         + "        return self.slot(self.dwsep3x3(x)).mean((2, 3))\n"
     )
     (tmp_path / "arch.json").write_text(json.dumps({"model": "net.py", "vector": [1, 2, 0]}))
-    got, answer, stderr = narfx("apply", "arch.json", "--out", "out", folder=tmp_path)
+    got, answer, stderr = narfx("apply", "arch.json", "--out", "out")
     assert got == 0, (answer, stderr)
     assert answer["parity"]["passed"]
 
 
-def test_a_part_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_part_that_is_not_there_is_named(narfx: RunJson, tmp_path: Path) -> None:
     written(tmp_path, "control_flow")
-    got, answer, _ = narfx("trace", "net.py#boddy", folder=tmp_path)
+    got, answer, _ = narfx("trace", "net.py#boddy")
     assert (got, answer["error"]["kind"]) == (2, "unknown_part")
     assert "parts are body" in answer["error"]["message"]
 
 
-def test_a_part_is_refined_for_itself(tmp_path: Path) -> None:
+def test_a_part_is_refined_for_itself(narfx: RunJson, tmp_path: Path) -> None:
     """From the trace to the proof, where the whole model cannot be traced."""
     written(tmp_path, "control_flow")
-    got, traced, _ = narfx("trace", "net.py#body", folder=tmp_path)
+    got, traced, _ = narfx("trace", "net.py#body")
     assert (got, [site["name"] for site in traced["sites"]]) == (0, ["1"])
     (tmp_path / "arch.json").write_text(json.dumps({"model": "net.py#body", "vector": [1]}))
-    assert narfx("apply", "arch.json", "--out", "out", folder=tmp_path)[0] == 0
+    assert narfx("apply", "arch.json", "--out", "out")[0] == 0
     assert json.loads((tmp_path / "out" / "arch.json").read_text())["model"].endswith("net.py#body")
-    assert narfx("check", "out", folder=tmp_path)[0] == 0
+    assert narfx("check", "out")[0] == 0

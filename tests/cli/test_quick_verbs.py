@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import pytest
 import typer
 
 from narfx.cli.app import app
@@ -29,22 +28,39 @@ def verbs(group: object, before: tuple[str, ...] = ()) -> Iterator[tuple[str, ..
 VERBS = list(verbs(typer.main.get_command(app)))
 
 
-def imported(commands: Sequence[Sequence[str]], folder: Path) -> list[tuple[int, str, str, set[str]]]:
-    """Run commands one after the other in a fresh process: exit code, both outputs, and the heavy modules so far."""
-    code = f"""
-import contextlib, io, json, sys
-from narfx.cli.app import app
-from narfx.cli.console import run_app
-found = []
-for arguments in {[list(command) for command in commands]!r}:
+RUN = f"""
+import contextlib, io, json, os, sys
+def run(arguments):
+    from narfx.cli.app import app
+    from narfx.cli.console import run_app
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         code = run_app(app, arguments)
-    found.append([code, out.getvalue(), err.getvalue(), [name for name in {HEAVY!r} if name in sys.modules]])
-print(json.dumps(found))
+    return [code, out.getvalue(), err.getvalue(), [name for name in {HEAVY!r} if name in sys.modules]]
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=folder)
-    return [(code, out, err, set(heavy)) for code, out, err, heavy in json.loads(done.stdout.splitlines()[-1])]
+TOGETHER = RUN + "print(json.dumps([run(arguments) for arguments in json.loads(sys.argv[1])]))"
+APART = (
+    RUN
+    + """
+import torch  # once for all; no heavier module comes with it
+for arguments in json.loads(sys.argv[1]):
+    sys.stdout.flush()
+    if not (child := os.fork()):
+        print(json.dumps(run(arguments)), flush=True)
+        os._exit(0)
+    os.waitpid(child, 0)
+"""
+)
+Ended = tuple[int, str, str, set[str]]
+
+
+def imported(commands: Sequence[Sequence[str]], folder: Path, code: str = TOGETHER) -> list[Ended]:
+    """Run commands one after the other in a fresh process: exit code, both outputs, and the heavy modules so far."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(commands)], capture_output=True, text=True, check=True, cwd=folder
+    )
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    return [(code, out, err, set(heavy)) for code, out, err, heavy in (lines[0] if code == TOGETHER else lines)]
 
 
 def test_help_version_and_usage_errors_import_nothing_heavy(tmp_path: Path) -> None:
@@ -69,35 +85,23 @@ def test_the_help_lists_the_strategies_and_the_sources_that_are_registered(tmp_p
     assert own_forms() and all(form in text for form in own_forms())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "unused"),
-    [
-        (["ops", "list"], {"torchvision", "onnx", "onnxruntime", "matplotlib", "sklearn", "scipy", "networkx"}),
-        (
-            ["trace", "narfx:resnet8", "--input", "3,32,32"],
-            {"torchvision", "onnx", "onnxruntime", "matplotlib", "sklearn", "scipy", "networkx"},
-        ),
-        (["analyze", "rewards", "no-run"], set(HEAVY) - {"numpy", "matplotlib"}),
-        (["analyze", "gradients", "no-run"], set(HEAVY) - {"numpy", "matplotlib"}),
-        (
-            ["solve", "no-run", "--out", "out", "--budget", "macs<=0.8x"],
-            {"torchvision", "onnx", "onnxruntime", "matplotlib", "sklearn", "scipy"},
-        ),
-        (
-            ["search", "narfx:resnet8", "--out", "out", "--data", "no-data"],
-            {"torchvision", "onnx", "onnxruntime", "matplotlib", "networkx"},
-        ),
-        (
-            ["apply", "no-arch.json", "--out", "out"],
-            {"torchvision", "onnxruntime", "matplotlib", "sklearn", "scipy", "networkx"},
-        ),
-        (
-            ["proxy", "no-data", "--out", "out", "--identities", "3", "--images", "2"],
-            {"torchvision", "onnx", "onnxruntime", "matplotlib", "sklearn", "scipy", "networkx"},
-        ),
-    ],
-)
-def test_a_verb_imports_only_what_it_uses(arguments: list[str], unused: set[str], tmp_path: Path) -> None:
-    ((code, _, err, heavy),) = imported([arguments], tmp_path)
-    assert code in (0, 2) and "internal" not in err
-    assert heavy & unused == set()
+def check(unused: dict[str, set[str]], folder: Path, code: str) -> None:
+    commands = [command.split() for command in unused]
+    for (command, names), (ended, _, err, heavy) in zip(unused.items(), imported(commands, folder, code), strict=True):
+        assert ended in (0, 2) and "internal" not in err, command
+        assert heavy & names == set(), command
+
+
+def test_a_verb_imports_only_what_it_uses(tmp_path: Path) -> None:
+    no_torch = set(HEAVY) - {"numpy", "matplotlib"}
+    check({f"analyze {name} no-run": no_torch for name in ("rewards", "gradients")}, tmp_path, TOGETHER)
+    basic = {"torchvision", "onnx", "onnxruntime", "matplotlib", "sklearn", "scipy", "networkx"}
+    unused = {
+        "ops list": basic,
+        "trace narfx:resnet8 --input 3,32,32": basic,
+        "solve no-run --out out --budget macs<=0.8x": basic - {"networkx"},
+        "search narfx:resnet8 --out out --data no-data": basic - {"sklearn", "scipy"},
+        "apply no-arch.json --out out": basic - {"onnx"},
+        "proxy no-data --out out --identities 3 --images 2": basic,
+    }
+    check(unused, tmp_path, APART)

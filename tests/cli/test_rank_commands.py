@@ -17,6 +17,7 @@ from rank_processes import Said, command_of_ranks
 from narfx.cli.app import app
 from narfx.cli.console import run_app
 
+rank_processes_first = True
 NET = """
 import os
 import signal
@@ -24,8 +25,6 @@ from pathlib import Path
 
 import torch
 from torch import nn
-
-rank_processes_first = True
 
 INPUT_SHAPE = (1, 8, 8)
 
@@ -226,6 +225,6 @@ def test_torchrun_ends_when_a_rank_is_killed_and_the_run_resumes(place: Path) ->
     assert json.loads(killed.stdout)["error"]["code"] == 7
     assert killed.stderr.count("exitcode  : 7") == 2  # what torchrun itself reports of the two
     Path("left1").unlink()
-    resumed = torchrun("train", "--resume", "--out", "run")
-    assert resumed.returncode == 0, resumed.stderr
-    assert json.loads(resumed.stdout)["epochs"] == 4
+    resumed, _ = command_of_ranks(2, ["train", "--resume", "--out", "run", "-q", "--json"], place)
+    assert resumed.code == 0, resumed.err
+    assert json.loads(resumed.out)["epochs"] == 4

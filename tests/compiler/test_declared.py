@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from cell_networks import USER_CELLS
+from command import in_process_json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sample_networks import images, settled
@@ -329,7 +328,9 @@ def test_another_model_with_other_candidates_has_another_fingerprint() -> None:
     assert traced(("conv", "none")) == traced(("conv", "none")) != traced(("conv", "zero"))
 
 
-def test_a_users_network_goes_through_the_commands_without_a_change_in_narfx(tmp_path: Path) -> None:
+def test_a_users_network_goes_through_the_commands_without_a_change_in_narfx(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "net.py").write_text(USER_CELLS)
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 4, 96)
@@ -339,27 +340,25 @@ def test_a_users_network_goes_through_the_commands_without_a_change_in_narfx(tmp
         x_train=pictures[:64], y_train=labels[:64], x_test=pictures[64:], y_test=labels[64:],
     )  # fmt: skip
 
-    def narfx_command(*arguments: str) -> str:
-        environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path / "state"), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(
-            [sys.executable, "-m", "narfx", *arguments],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+    monkeypatch.chdir(tmp_path)
+    command = in_process_json(capfd)
 
-    report = json.loads(narfx_command("trace", "net.py", "--json"))
+    def narfx_command(*arguments: str) -> Any:
+        code, found, err = command(*arguments)
+        assert code == 0, err
+        return found
+
+    report = narfx_command("trace", "net.py")
     assert report["slots"] == 6 and report["sites"][0]["choices"] == list(NAMES)
     budget = ("--budget", "macs<=0.7x")
     narfx_command("search", "net.py", "--data", "data.npz", "--epochs", "1", "--out", "run", "--quiet", *budget)
     found = json.loads((tmp_path / "run" / "arch.json").read_text())
     assert len(found["vector"]) == 6 and found["fingerprint"] == report["fingerprint"]
-    done = json.loads(narfx_command("apply", "run/arch.json", "--out", "bundle", "--json"))
+    done = narfx_command("apply", "run/arch.json", "--out", "bundle")
     assert done["macs"] <= 0.7 * done["base"]["macs"] and done["parity"]["passed"]
     source = (tmp_path / "bundle" / "model.py").read_text()
     assert "it needs only torch" in source and "Edge" not in source
-    checked = json.loads(narfx_command("check", "bundle", "--json"))
-    assert checked["parity"]["passed"]
+    assert narfx_command("check", "bundle")["parity"]["passed"]
 
 
 def test_a_lowered_network_is_a_plain_graph_module() -> None:

@@ -169,7 +169,7 @@ def test_a_hostile_reference_runs_nothing(here: Path, narfx: RunJson, reference:
     assert untouched(here) and not (here / "out").exists()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(
     st.sampled_from(sorted(sys.stdlib_module_names)),
     st.sampled_from(["", ".path", ".__main__", "._x"]),
@@ -185,7 +185,7 @@ def test_no_module_of_python_is_even_imported(here: Path, top: str, sub: str, na
         load_model(f"{top}{sub}:{name}{arguments}", relative_to=here)
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=200)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.sampled_from([torch, torch.hub, torch.nn, torch.nn.functional, torch.utils.data, np, onnx, sys]), st.data())
 def test_no_function_of_a_package_is_called(here: Path, module: ModuleType, data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(vars(module))))

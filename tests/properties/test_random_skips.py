@@ -231,7 +231,7 @@ def check_laws(network: nn.Module, data: st.DataObject) -> None:
             assert torch.equal(again(x.clone()), lowered(x.clone()))
 
 
-@settings(max_examples=20)
+@settings(max_examples=12)
 @given(network=chains(), data=st.data())
 def test_laws_hold_on_random_chains(network: nn.Module, data: st.DataObject) -> None:
     check_laws(network, data)

@@ -3,15 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 from small_search import CONFIG, Count, broken_off, same
 
 from narfx.errors import InfeasibleBudgetError, UsageError
@@ -65,26 +60,6 @@ def test_the_second_stage_searches_what_the_first_one_left(whole: Path) -> None:
 def test_a_search_killed_in_either_stage_resumes_to_the_same(tmp_path: Path, whole: Path, event: int) -> None:
     """In the first strategy's epoch, at the checkpoint between the stages, and in the second strategy's epoch."""
     broken_off(tmp_path / "run", event, SEARCH, STAGES)
-    same(tmp_path / "run", whole)
-
-
-def test_a_process_killed_in_the_second_stage_resumes_to_the_same(tmp_path: Path, whole: Path) -> None:
-    code = (
-        "import os, signal, sys; from pathlib import Path\n"
-        "from narfx.runs.events import StageBegan; from narfx.search import run\n"
-        "from test_stages import SEARCH, STAGES\n"
-        "def kill(event):\n"
-        "    if isinstance(event, StageBegan): os.kill(os.getpid(), signal.SIGKILL)\n"
-        "run(SEARCH, Path(sys.argv[1]), stages=STAGES, subscribers=[kill])\n"
-    )
-    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "run")],
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "PYTHONPATH": path},
-        timeout=120,
-    )
-    assert done.returncode == -signal.SIGKILL
-    resume(tmp_path / "run", stages=STAGES)
     same(tmp_path / "run", whole)
 
 

@@ -2,31 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import math
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
+import bench
 import pytest
-
-TOOL = Path(__file__).parents[2] / "tools" / "bench.py"
 
 
 @pytest.fixture(scope="module")
 def result() -> Any:
     """What ``--quick --json`` prints on standard output, where nothing else may stand."""
-    done = subprocess.run([sys.executable, TOOL, "--quick", "--json"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+    with contextlib.redirect_stdout(io.StringIO()) as out:
+        assert bench.main(["--quick", "--rounds", "1", "--json"]) == 0
+    return json.loads(out.getvalue())
 
 
 def test_states_what_ratios_depend_on(result: Any) -> None:
     assert result["environment"]["threads"] >= 1
     assert result["environment"]["cpus"] >= 1
     assert result["environment"]["torch"]
-    assert result["rounds"] == 5
+    assert result["rounds"] == 1
 
 
 def test_measures_each_promise_and_the_error_of_the_method(result: Any) -> None:
@@ -57,7 +55,8 @@ def test_compares_operators_with_the_convolution_at_a_site(result: Any) -> None:
     assert macs == {"dwsep3x3": pytest.approx(400 / 2304), "maxpool3x3": pytest.approx(256 / 2304)}
 
 
-def test_a_quick_run_checks_no_promise() -> None:
-    done = subprocess.run([sys.executable, TOOL, "--quick", "--check"], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 2
-    assert "leave --quick out" in done.stderr
+def test_a_quick_run_checks_no_promise(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        bench.main(["--quick", "--check"])
+    assert ended.value.code == 2
+    assert "leave --quick out" in capsys.readouterr().err

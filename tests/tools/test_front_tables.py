@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import front_tables
 import numpy as np
 import pytest
+import torch
 from front_tables import KINDS, STRATEGIES, FrontTable
 
-TOOL = Path(__file__).parents[2] / "tools" / "front_tables.py"
 
-
-def test_the_table_and_the_curves_can_be_made(tmp_path: Path) -> None:
-    figure = tmp_path / "fronts"
-    done = subprocess.run(
-        [sys.executable, TOOL, "--quick", "--json", "--figure", figure], capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+def test_the_table_and_the_curves_can_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figure, threads = tmp_path / "fronts", torch.get_num_threads()
+    monkeypatch.setattr(sys, "argv", ["front_tables.py", "--quick", "--json", "--figure", str(figure)])
+    front_tables.main()
+    torch.set_num_threads(threads)
+    result = json.loads(capsys.readouterr().out)
     assert [(row["table"], row["strategy"]) for row in result["rows"]] == [
         (kind, name) for kind in KINDS for name in STRATEGIES
     ]
