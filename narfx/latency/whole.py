@@ -22,15 +22,21 @@ __all__ = ["WholeLatency", "time_whole"]
 
 @dataclass(frozen=True)
 class WholeLatency:
-    """Milliseconds of one call of a network and of the base, and the median of their ratio, round by round."""
+    """Milliseconds of one call of a network and of the base, and their ratio: its median and quartiles over rounds."""
 
     milliseconds: float
     base: float
     share: float
+    quartiles: tuple[float, float]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
-        return {"milliseconds": self.milliseconds, "base": self.base, "share": self.share}
+        return {
+            "milliseconds": self.milliseconds,
+            "base": self.base,
+            "share": self.share,
+            "quartiles": list(self.quartiles),
+        }
 
 
 def time_whole(net: Supernet, traced: Traced, vector: Vector, setting: Setting) -> WholeLatency:
@@ -55,4 +61,5 @@ def time_whole(net: Supernet, traced: Traced, vector: Vector, setting: Setting) 
         }
         taken = time_calls(calls, cpu_time=in_calling_thread(setting.threads, setting.provider), rounds=ROUNDS)
     own, base = taken["own"], taken["base"]
-    return WholeLatency(float(np.median(own)), float(np.median(base)), float(np.median(own / np.maximum(base, 1e-9))))
+    low, share, high = (float(each) for each in np.percentile(own / np.maximum(base, 1e-9), [25, 50, 75]))
+    return WholeLatency(float(np.median(own)), float(np.median(base)), share, (low, high))

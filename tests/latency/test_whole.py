@@ -28,7 +28,7 @@ def test_the_most_accurate_that_keeps_the_budget_is_kept(space: SearchSpace) -> 
 
     def time(vector: Vector) -> WholeLatency:
         timed.append(vector)
-        return WholeLatency(2.0 * shares[vector], 2.0, shares[vector])
+        return WholeLatency(2.0 * shares[vector], 2.0, shares[vector], (0.0, 1.0))
 
     ranked = [space.describe(vector) for vector in shares]
     found = keep_in_time(ranked, space, time)
@@ -43,13 +43,13 @@ def test_the_most_accurate_that_keeps_the_budget_is_kept(space: SearchSpace) -> 
 def test_if_none_keeps_it_the_fastest_is_kept_and_the_cure_is_said(space: SearchSpace) -> None:
     shares: dict[Vector, float] = {(0, 1): 0.88, (1, 0): 0.84}
     ranked = [space.describe(vector) for vector in shares]
-    found = keep_in_time(ranked, space, lambda vector: WholeLatency(shares[vector], 1.0, shares[vector]))
+    found = keep_in_time(ranked, space, lambda vector: WholeLatency(shares[vector], 1.0, shares[vector], (0.0, 1.0)))
     assert found.kept[0] == ranked[1]
     assert found.message == (
         "timed whole, the kept vector takes 0.840 of the base's latency, and the budget allows 0.800: none of 2 "
         "finalists keeps it; search with latency<=0.76x"
     )
     assert found.to_json() == {
-        "milliseconds": 0.84, "base": 1.0, "share": 0.84, "bound": pytest.approx(0.8), "tried": 2,
-        "message": found.message,
+        "milliseconds": 0.84, "base": 1.0, "share": 0.84, "quartiles": [0.0, 1.0],
+        "bound": pytest.approx(0.8), "tried": 2, "message": found.message,
     }  # fmt: skip
