@@ -164,6 +164,8 @@ def search(result: Mapping[str, Any], console: Console) -> None:
     console.print(f"vector {result['vector']}{skips}\n{result['verdict']}", markup=False)
     if result["below_budget"]:
         console.print(result["below_budget"]["message"], markup=False)
+    if result.get("timed_whole"):  # an older version's result has none
+        console.print(result["timed_whole"]["message"], markup=False)
     if "prediction" in result:
         console.print(_predicted(result["prediction"]), markup=False)
     if "front" in result:  # an older version's result has none

@@ -80,7 +80,7 @@ class _Base(_Read):
     latency: FiniteFloat | None = None
 
 
-class _Below(_Read):
+class _Said(_Read):
     message: str
 
 
@@ -95,7 +95,8 @@ class SearchResult(Evaluated):
     base: _Base = _Base()
     judgement: _Judgement | None = None
     verdict: str = ""
-    below_budget: _Below | None = None
+    below_budget: _Said | None = None
+    timed_whole: _Said | None = None
     finalists: tuple[Evaluated, ...] = ()
     randoms: tuple[Evaluated, ...] = ()
 

@@ -99,6 +99,8 @@ def _verdicts(run: RunFiles, result: SearchResult | None) -> Iterator[Verdict]:
     yield Verdict(plain(result.verdict or "the run states no verdict", 1500), mood(verdicts))
     if result.below_budget is not None:
         yield Verdict(plain(result.below_budget.message, 1500), "note-only")
+    if result.timed_whole is not None:
+        yield Verdict(plain(result.timed_whole.message, 1500), "note-only")
 
 
 def _tiles(result: SearchResult) -> Iterator[Tile]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,8 @@ from narfx.graph.digest import network_digest
 from narfx.inputs.paths import named_digests, named_paths, relocated
 from narfx.inputs.reference import ModelRef
 from narfx.inputs.weights import write_weights
-from narfx.latency.table import LatencyFile
+from narfx.latency.table import LatencyFile, Setting
+from narfx.latency.whole import WholeLatency, time_whole
 from narfx.runs.events import Done, Subscriber
 from narfx.runs.finished import extend, finished_result
 from narfx.runs.folder import RunFolder
@@ -38,6 +39,7 @@ from narfx.search.supernet_file import SUPERNET, save_supernet
 from narfx.search.supernet_strategy import AnyStrategy
 from narfx.space.architecture import Preprocessing
 from narfx.space.front_file import FRONT, Front
+from narfx.space.records import Vector
 from narfx.support.devices import pick_device
 from narfx.support.files import read_json
 from narfx.support.folders import check_output, check_replaceable
@@ -271,6 +273,7 @@ def _go(
             base=search.base,
             randoms=config.randoms,
             seed=config.seed,
+            time=_timing(prepared),
         )
         near = near_budget(search.archives[-1], space.budget)
         below = below_budget(
@@ -290,7 +293,19 @@ def _go(
         reporter.say(result["verdict"])
         if result["below_budget"] is not None:
             reporter.say(result["below_budget"]["message"])
+        if outcome.in_time is not None:
+            reporter.say(outcome.in_time.message)
         return result
+
+
+def _timing(prepared: Prepared) -> Callable[[Vector], WholeLatency] | None:
+    """How a vector is timed whole, where the budget bounds latency and the table was made on this machine."""
+    if prepared.latency is None or "latency" not in prepared.space.budget.bounds:
+        return None
+    setting = prepared.latency.table.setting
+    if Setting.here(setting.threads, setting.batch, setting.provider) != setting:
+        return None
+    return lambda vector: time_whole(prepared.net, prepared.traced, vector, setting)
 
 
 def _write(
@@ -344,6 +359,7 @@ def _write(
         **prepared.space.describe(vector),
         **metrics,
         "below_budget": below,
+        "timed_whole": None if outcome.in_time is None else outcome.in_time.to_json(),
         "finalists": outcome.finalists,
         "randoms": outcome.randoms,
         "front": made.summary(),

@@ -146,7 +146,11 @@ def test_from_a_trace_to_a_search_that_resumes(run: Run, tmp_path: Path) -> None
               "l.json", "--epochs", "2", "--pretrain-epochs", "1", "--steps", "1", "--finalists", "1"]  # fmt: skip
     code, out, err = run(*search, "--out", "r", "--json")
     assert code == 0, err
-    assert json.loads(out)["latency"] > 0 and (tmp_path / "l.json").read_bytes() == kept
+    result = json.loads(out)
+    assert result["latency"] > 0 and (tmp_path / "l.json").read_bytes() == kept
+    whole = result["timed_whole"]
+    assert whole["bound"] == pytest.approx(1.2) and whole["tried"] == 1 and whole["message"] in err
+    assert whole["share"] > 0 and whole["base"] > 0 and whole["milliseconds"] > 0
     assert "latency" in json.loads((tmp_path / "r" / "front.json").read_text())["points"][0]["costs"]
     (tmp_path / "l.json").unlink()
     front = (tmp_path / "r" / "front.json").read_bytes()
@@ -173,4 +177,4 @@ def test_a_search_bound_by_latency_alone_compares_at_equal_latency(run: Run, tmp
     assert "equal MACs and predicted latency" in result["verdict"] and result["latency"] <= 3.5
     for record in result["randoms"]:
         assert 0.98 * result["latency"] - 1e-9 <= record["latency"] <= result["latency"] + 1e-9
-    assert "a processor of long ago" in err
+    assert "a processor of long ago" in err and result["timed_whole"] is None  # nothing to compare with here
