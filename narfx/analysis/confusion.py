@@ -43,7 +43,7 @@ from narfx.tasks.task import Task
 from narfx.training.estimate import Estimate, duration
 from narfx.training.fit import AfterEpoch
 from narfx.training.gradients import agreement
-from narfx.training.method import own_code
+from narfx.training.method import method_facts
 from narfx.verbs.alike import (
     AlikeConfig,
     Trainee,
@@ -221,7 +221,7 @@ def _run(
             reporter.say(note)
         look = partial(_look, pairs=config.pairs)
         entries = [_entry(t, train_alike(config, t, look, folder, reporter)) for t in trainees]
-        result = {**_summary(config, trainees[0].task, entries), **own_code(config)}
+        result = {**_summary(config, trainees[0].task, entries), **method_facts(config)}
         for kind, content in plot_confusion(result).items():
             write_bytes(folder.path / f"confusion.{kind}", content)
         write_sealed(folder.path / _RESULT, result)  # last: where it exists, all is complete

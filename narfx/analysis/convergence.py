@@ -28,7 +28,7 @@ from narfx.support.text import count
 from narfx.tasks.task import Task
 from narfx.training.estimate import Estimate, duration
 from narfx.training.fit import AfterEpoch
-from narfx.training.method import own_code
+from narfx.training.method import method_facts
 from narfx.verbs.alike import (
     AlikeConfig,
     Trainee,
@@ -144,7 +144,7 @@ def _run(
         for note in dict.fromkeys(note for trainee in trainees for note in trainee.prepared.notes):
             reporter.say(note)
         trained = [train_alike(config, trainee, _look, folder, reporter) for trainee in trainees]
-        result = {**_summary(config, trainees, trained), **own_code(config)}
+        result = {**_summary(config, trainees, trained), **method_facts(config)}
         for kind, content in draw_panels(_panels(result), "step").items():
             write_bytes(folder.path / f"convergence.{kind}", content)
         write_sealed(folder.path / _RESULT, result)  # last: where it exists, all is complete

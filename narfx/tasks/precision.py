@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from narfx.errors import UsageError
+from narfx.support.devices import bf16_instructions
 
 __all__ = ["Precision", "PrecisionName"]
 
@@ -43,6 +44,16 @@ class Precision:
                 where="--precision",
                 kind="precision",
             )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A warning where the processor has no instructions for bfloat16: the results are right, but slow."""
+        if self.name == "fp32" or self.device_type != "cpu" or bf16_instructions():
+            return ()
+        return (
+            "warning: this processor has no instructions for bfloat16 (AMX or AVX512-BF16), so --precision bf16 is "
+            "slower here than fp32: leave it out",
+        )
 
     def autocast(self) -> AbstractContextManager[object]:
         """The context in which forward passes run."""

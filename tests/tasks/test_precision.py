@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from narfx.errors import UsageError
+from narfx.support.devices import bf16_instructions
 from narfx.tasks.precision import Precision
 
 STEP = """
@@ -69,3 +70,11 @@ def test_precision() -> None:
             assert given.is_contiguous(memory_format=torch.channels_last) == last
     with pytest.raises(UsageError, match="bfloat16"):
         Precision("bf16", device_type="meta")
+
+
+def test_a_processor_without_bfloat16_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the results are right, but late."""
+    assert bool(Precision("bf16").notes) != bool(bf16_instructions())
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "amx_bf16": False}, raising=False)
+    (note,) = Precision("bf16").notes
+    assert "slower" in note and not Precision("fp32").notes
