@@ -46,9 +46,11 @@ def check(
         for _ in range(2):  # the first vector ever is also measured
             seen = set()
             for index in prefixes.over(vectors, len(x)):
-                found = precision.apply(prefixes, x.clone())
+                with precision.autocast():
+                    found = prefixes(x.clone())
                 net.set_vector(vectors[index])
-                assert equal(found, precision.apply(net, x.clone()))
+                with precision.autocast():
+                    assert equal(found, net(x.clone()))
                 seen.add(index)
             assert seen == set(range(len(vectors)))
     return prefixes.computed
