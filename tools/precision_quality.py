@@ -3,7 +3,8 @@
 Searches in both formats, seed by seed, in the space of ``ground_truth.py`` and from the same base; each vector found is
 trained on from the base, in float32, and judged on the test part. Then all 256 vectors get rewards and losses in both
 formats, on the same shared weights and images: Kendall's tau says how much the order changes. Beside it is the tau of
-two minibatches in float32, which is what a search lives with in any case.
+two minibatches in float32, which is what a search lives with in any case. At last the base is trained from scratch in
+both formats.
 
     OMP_NUM_THREADS=1 python tools/precision_quality.py --data fashion_mnist.npz --out runs/precision --seeds 4
 
@@ -23,20 +24,23 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from ground_truth import check_same, train_base, work
+from ground_truth import check_same, recipe, train_base, work
 from scipy.stats import kendalltau
 from strategy_race import search
-from truth_space import Options, base_weights, opened, task_of, vectors
+from truth_space import Options, base_weights, opened, space_of, task_of, vectors
 
+from narfx.compiler.lowering import lower
 from narfx.compiler.prefixes import Prefixes
 from narfx.compiler.supernet import Supernet
 from narfx.runs.progress import Silent
 from narfx.search.epochs import quick_rewards
 from narfx.search.judge import NetJudge
 from narfx.search.preparation import Distil, WarmUp
-from narfx.support.files import read_json
+from narfx.support.files import read_json, write_json
 from narfx.tasks.precision import Precision, PrecisionName
 from narfx.tasks.task import Task
+from narfx.training.fit import fit
+from narfx.training.initialise import reinitialise
 
 SEARCHES: dict[str, tuple[str, Distil | WarmUp, int]] = {
     "solve": ("solve", Distil(2), 1),
@@ -69,6 +73,7 @@ def main() -> None:
         print(searched(options, name, given.seeds, given.trainings), flush=True)
     for name in given.searches:
         print(agreement(options, name), flush=True)
+    print(alone(options, 2 * given.seeds), flush=True)
 
 
 def searched(options: Options, name: str, seeds: int, trainings: int) -> str:
@@ -90,6 +95,22 @@ def trained(options: Options, vector: Sequence[int], trainings: int) -> float:
     jobs = [("truth", "base", str(seed), json.dumps(list(vector))) for seed in range(trainings)]
     files = [Path(options.out) / "truth" / f"{work(options, job)}.json" for job in jobs]
     return 100 * statistics.fmean(read_json(path)["accuracy"] for path in files)
+
+
+def alone(options: Options, seeds: int) -> str:
+    """The base trained from scratch in both formats, the test accuracy in float32; a row in Markdown."""
+    found: dict[str, list[float]] = {}
+    for key, seed in itertools.product(FORMATS, range(seeds)):
+        path = Path(options.out) / "alone" / f"{key}-{seed}.json"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            network = lower(Supernet(opened(options, None)), space_of(options).base)
+            reinitialise(network, seed)
+            task = in_format(task_of(options), key)
+            write_json(path, fit(network, task, recipe(options.scratch_epochs), seed=seed))
+        found.setdefault(key, []).append(100 * read_json(path)["test"]["accuracy"])
+    gains = [other - one for one, other in zip(*found.values(), strict=True)]
+    return f"| base from scratch, {seeds} seeds | {' | '.join(mean(values) for values in (*found.values(), gains))} |"
 
 
 def agreement(options: Options, name: str) -> str:

@@ -29,7 +29,8 @@ def lowered(net: Supernet, vector: Vector, task: Task) -> Any:
     The shared weights and statistics stay as they are. Statistics are computed in float32, as the network is exported.
     """
     network = lower(net, vector)
-    recalibrate(network, task.calibration_batches())
+    with task.precision.exact.autocast():
+        recalibrate(network, task.calibration_batches())
     return network.eval()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -56,14 +56,18 @@ class Precision:
             "slower here than fp32: leave it out",
         )
 
+    @property
+    def exact(self) -> Precision:
+        """The same in float32: for accuracies that people compare, as the network that is exported is float32."""
+        return replace(self, name="fp32")
+
     @contextmanager
     def autocast(self) -> Iterator[None]:
         """The context in which forward passes run."""
-        if self.name == "fp32":
-            yield
-            return
-        learns = self.device_type == "cpu" and not torch.is_inference_mode_enabled()
-        with torch.autocast(self.device_type, torch.bfloat16), _SlowInBfloat16() if learns else nullcontext():
+        rounds = self.name == "bf16"
+        learns = rounds and self.device_type == "cpu" and not torch.is_inference_mode_enabled()
+        exceptions = _SlowInBfloat16() if learns else nullcontext()
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=rounds), exceptions:
             yield
 
     def arrange(self, module: nn.Module) -> None:

@@ -233,7 +233,7 @@ class Task(ABC):
         mine = torch.cat(chunks) if chunks else order[:0]
         losses, right = list[Tensor](), list[Tensor]()
         for inputs, target in ordered_batches(split, mine, self.batch_size, data=self.data):
-            logits = self.logits(model(inputs))
+            logits = self.logits(self.precision.exact.apply(model, inputs))
             losses.append(functional.cross_entropy(logits, target, reduction="none").double().cpu())
             right.append((logits.argmax(1) == target).cpu())
         if not ranks.alone:

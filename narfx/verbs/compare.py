@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -358,7 +359,7 @@ def _verification(
 ) -> dict[str, Any]:
     assert comparison.verified is not None
     verified = judge_pairs(
-        network,
+        partial(task.precision.exact.apply, network),
         *comparison.verified,
         contender.traced.input,
         mean=task.data.mean,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -43,7 +42,7 @@ class Darts(MixtureStrategy):
 
     def _learn(self, net: Supernet, task: Task, batches: Minibatch) -> float:
         values = self._weights.values
-        precision = replace(task.precision, name="fp32") if self._second else task.precision
+        precision = task.precision.exact if self._second else task.precision
 
         def loss_on(batch: Batch) -> Tensor:
             net.set_mixture(self._weights.softmax_rows())
