@@ -27,8 +27,8 @@ class Darts(MixtureStrategy):
         space: As for all strategies.
         seed: As for all strategies.
         order: ``first`` takes the weights as given; ``second`` looks one step of the weights ahead (equations 7
-            and 8 of the paper), for twice the time. It needs differences of gradients that bfloat16 rounds away, so it
-            computes the gradient of the architecture in float32 in every precision.
+            and 8 of the paper), for twice the time. Rounding shows in its differences of gradients, so the gradient of
+            the architecture is computed in float32 in every precision.
     """
 
     def __init__(self, space: SearchSpace, *, seed: int = 0, order: str = "first", **options: Any) -> None:
