@@ -32,6 +32,7 @@ from narfx.search.preparation import Distil, WarmUp
 from narfx.search.stages import Found, Narrowing, stages_of
 from narfx.space.space import SearchSpace
 from narfx.support.files import read_json, write_json
+from narfx.tasks.precision import PrecisionName
 
 RIVALS: dict[str, tuple[str, Distil | WarmUp]] = {
     "nar": ("nar", WarmUp(3)),
@@ -129,10 +130,13 @@ def epochs_within(limit: float, options: Options, strategy: str, preparation: Di
     return max(int(short["epochs"]) + further - preparation.epochs, 1)
 
 
-def search(options: Options, strategy: str, preparation: Distil | WarmUp, epochs: int, seed: int) -> dict[str, Any]:
+def search(
+    options: Options, strategy: str, preparation: Distil | WarmUp, epochs: int, seed: int,
+    precision: PrecisionName = "fp32",
+) -> dict[str, Any]:  # fmt: skip
     """One search from the base's weights with ``epochs`` after the preparation: its vector, and its processor time."""
     kind = f"{type(preparation).__name__}{preparation.epochs}".lower()
-    name = f"{strategy}-{kind}-{epochs}-{seed}"
+    name = f"{strategy}-{kind}-{epochs}-{seed}{'' if precision == 'fp32' else f'-{precision}'}"
     place = Path(options.out) / "race" / name
     kept = place.with_suffix(".json")
     if not kept.exists():
@@ -141,12 +145,12 @@ def search(options: Options, strategy: str, preparation: Distil | WarmUp, epochs
             model=options.model, input=options.input, data=options.data, data_fraction=options.images,
             val_fraction=VALIDATION, budget=BUDGET, seed=seed, strategy=strategy, weights=base_weights(options),
             epochs=preparation.epochs + epochs, pretrain_epochs=preparation.epochs,
-            strategy_options=OPTIONS.get(strategy, {}),
+            strategy_options=OPTIONS.get(strategy, {}), precision=precision,
         )  # fmt: skip
         start = time.process_time()
         result = run(config, place, device=options.device, overwrite=True, stages=_stages(config, preparation, epochs))
         seconds = time.process_time() - start
-        write_json(kept, {"vector": result["vector"], "seconds": seconds, "epochs": config.epochs})
+        write_json(kept, {"vector": result["vector"], "seconds": seconds, "epochs": config.epochs, "run": str(place)})
     return dict(read_json(kept))
 
 

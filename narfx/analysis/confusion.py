@@ -37,7 +37,7 @@ from narfx.support.text import count
 from narfx.tasks.task import Task
 from narfx.training.fit import AfterEpoch
 from narfx.training.gradients import agreement
-from narfx.training.method import own_code
+from narfx.training.method import method_facts
 from narfx.verbs.alike import AlikeConfig, Trainee, Training, estimate_alike, train_alike
 
 __all__ = ["ConfusionConfig", "confuse", "estimate_confusion", "resume_confusion"]
@@ -190,7 +190,7 @@ def _measure(
 ) -> dict[str, Any]:  # fmt: skip
     look = partial(_look, pairs=config.pairs)
     entries = [_entry(t, train_alike(config, t, look, folder, reporter)) for t in trainees]
-    return {**_summary(config, trainees[0].task, entries), **own_code(config)}
+    return {**_summary(config, trainees[0].task, entries), **method_facts(config)}
 
 
 def _entry(trainee: Trainee, trained: Sequence[Training]) -> dict[str, Any]:

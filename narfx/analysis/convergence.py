@@ -22,7 +22,7 @@ from narfx.support.differences import over_seeds
 from narfx.support.text import count
 from narfx.tasks.task import Task
 from narfx.training.fit import AfterEpoch
-from narfx.training.method import own_code
+from narfx.training.method import method_facts
 from narfx.verbs.alike import AlikeConfig, Trainee, Training, estimate_alike, train_alike
 
 __all__ = ["converge", "estimate_convergence", "resume_convergence"]
@@ -111,7 +111,7 @@ def _measure(
     config: AlikeConfig, trainees: Sequence[Trainee], folder: RunFolder, reporter: Reporter
 ) -> dict[str, Any]:  # fmt: skip
     trained = [train_alike(config, trainee, _look, folder, reporter) for trainee in trainees]
-    return {**_summary(config, trainees, trained), **own_code(config)}
+    return {**_summary(config, trainees, trained), **method_facts(config)}
 
 
 def _summary(

@@ -46,7 +46,7 @@ from narfx.support.folders import check_output, check_replaceable
 from narfx.support.ranks import Ranks
 from narfx.support.seals import sealed, write_sealed
 from narfx.training.about import ABOUT, about
-from narfx.training.method import check_extension, own_code
+from narfx.training.method import check_extension, method_facts
 from narfx.training.same_inputs import check_same_inputs
 
 __all__ = ["estimate_search", "reads_of_search", "resume", "run"]
@@ -342,7 +342,7 @@ def _write(
         "judgement": outcome.judgement.to_json(),
         "verdict": f"{QUICK_LOOK if config.quick else ''}{outcome.judgement}",
         **({"quick": True} if config.quick else {}),
-        **own_code(config),
+        **method_facts(config),
     }
     architecture = prepared.traced.architecture(
         vector,

@@ -26,10 +26,10 @@ EVALUATIONS = "evaluations.json"
 def lowered(net: Supernet, vector: Vector, task: Task) -> Any:
     """The network of one vector with BatchNorm recalibrated on training images, in evaluation mode.
 
-    The shared weights and statistics stay as they are.
+    The shared weights and statistics stay as they are. Statistics are computed in float32, as the network is exported.
     """
     network = lower(net, vector)
-    with task.precision.autocast():
+    with task.precision.exact.autocast():
         recalibrate(network, task.calibration_batches())
     return network.eval()
 

@@ -95,7 +95,7 @@ def prepare(
     space = traced.space.within(Budget.parse(config.budget, traced.space.cost(traced.space.base)))
     _check_front(config, space)
     check_stages(stages, space, config.seed, config.front, ranks)
-    notes = [*traced.notes, *task.data.notes, *(latency.notes if latency else ())]
+    notes = [*traced.notes, *task.notes, *(latency.notes if latency else ())]
     net, more = _supernet(config, traced, task, place, share)
     method.check(net)
     if not resumed and (config.strategy == "solve" or any(isinstance(each.preparation, Distil) for each in stages)):

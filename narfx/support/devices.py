@@ -11,9 +11,10 @@ from narfx.support.text import first_line
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["absent_device", "is_out_of_memory", "pick_device"]
+__all__ = ["absent_device", "bf16_instructions", "is_out_of_memory", "pick_device"]
 
 _OUT_OF_MEMORY = ("can't allocate memory", "std::bad_alloc", "Failed to allocate memory", "Cannot allocate memory")
+_BF16 = {"amx_bf16": "AMX", "avx512_bf16": "AVX512-BF16", "avx_ne_convert": "AVX-NE-CONVERT", "bf16": "Arm's BF16"}
 _WORDS = ("NVIDIA", "CUDA", "cuda device", "not compiled with")
 
 
@@ -36,6 +37,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or _by_torch(error):
         return True
     return isinstance(error, Exception) and any(word in str(error)[:10_000] for word in _OUT_OF_MEMORY)
+
+
+def bf16_instructions() -> list[str]:
+    """The instructions for bfloat16 that this processor has and torch's kernels for CPUs use; often none."""
+    import torch
+
+    if not torch.backends.mkldnn.is_available() or not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        return []  # where it is supported, a processor with AVX512 alone may still emulate it
+    if hasattr(torch.cpu, "get_capabilities"):
+        known = torch.cpu.get_capabilities()
+    else:  # an older torch
+        known = {"amx_bf16": torch.cpu._is_amx_tile_supported(), "avx512_bf16": torch.cpu._is_avx512_bf16_supported()}
+    return [name for key, name in _BF16.items() if known.get(key)]
 
 
 def pick_device(name: str) -> torch.device:

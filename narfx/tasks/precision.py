@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from narfx.errors import UsageError
+from narfx.support.devices import bf16_instructions
 
 __all__ = ["Precision", "PrecisionName"]
 
@@ -44,9 +46,29 @@ class Precision:
                 kind="precision",
             )
 
-    def autocast(self) -> AbstractContextManager[object]:
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """A warning where the processor has no instructions for bfloat16: the results are right, but slow."""
+        if self.name == "fp32" or self.device_type != "cpu" or bf16_instructions():
+            return ()
+        return (
+            "warning: this processor has no instructions for bfloat16 (AMX or AVX512-BF16), so --precision bf16 is "
+            "slower here than fp32: leave it out",
+        )
+
+    @property
+    def exact(self) -> Precision:
+        """The same in float32: for accuracies that people compare, as the network that is exported is float32."""
+        return replace(self, name="fp32")
+
+    @contextmanager
+    def autocast(self) -> Iterator[None]:
         """The context in which forward passes run."""
-        return torch.autocast(self.device_type, torch.bfloat16, enabled=self.name == "bf16")
+        rounds = self.name == "bf16"
+        learns = rounds and self.device_type == "cpu" and not torch.is_inference_mode_enabled()
+        exceptions = _SlowInBfloat16() if learns else nullcontext()
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=rounds), exceptions:
+            yield
 
     def arrange(self, module: nn.Module) -> None:
         """Order the kernels of a module in place; what it computes stays the same but for rounding.
@@ -82,6 +104,43 @@ class Precision:
         with self.autocast():
             output = module(images)
         return output.float() if self.name == "bf16" else output
+
+
+class _SlowInBfloat16(TorchFunctionMode):
+    """Computes in float32 the depthwise convolutions for whose backward pass oneDNN has no kernel in bfloat16.
+
+    These are all but 3x3 ones of stride 1: in bfloat16 their backward pass takes four to twelve times as long (torch
+    2.14.1, with AMX). Forward passes without gradients keep bfloat16.
+    """
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:  # fmt: skip
+        kwargs = kwargs or {}
+        if func is not torch.conv2d or not torch.is_grad_enabled() or not _is_slow(*args, **kwargs):
+            return func(*args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            return func(*map(_float32, args), **{key: _float32(value) for key, value in kwargs.items()})
+
+
+def _is_slow(
+    input: Tensor, weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1,
+    groups: int = 1,
+) -> bool:  # fmt: skip
+    """Whether a convolution with these arguments is depthwise, and not of size 3x3 and stride 1."""
+    if not weight.shape[0] == groups > 1 or weight.shape[1] != 1:
+        return False
+    plain = {(1, 1), (1,), 1}
+    return weight.shape[2:] != (3, 3) or not {_hashable(stride), _hashable(dilation)} <= plain
+
+
+def _hashable(value: Any) -> Any:
+    return value if isinstance(value, int) else tuple(value)
+
+
+def _float32(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) else value
 
 
 def _crashes(conv: nn.Conv2d) -> bool:

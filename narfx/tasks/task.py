@@ -77,6 +77,11 @@ class Task(ABC):
     def loss(self, outputs: Tensor, target: Tensor) -> Tensor:
         """The mean training loss of a network's outputs (B, D) for labels (B,)."""
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What people should know of the data and of the precision, one sentence each."""
+        return (*self.data.notes, *self.precision.notes)
+
     def objective(self, network: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
         """The mean training loss of a network on images (B, C, H, W) with labels (B,), in the task's precision.
 
@@ -191,7 +196,9 @@ class Task(ABC):
         inputs, target = batch
         return float((self.logits(self.precision.apply(model, inputs)).argmax(1) == target).double().mean())
 
-    def evaluate(self, model: nn.Module, part: str = "val", ranks: Ranks | None = None) -> dict[str, float]:
+    def evaluate(
+        self, model: Callable[[Tensor], Tensor], part: str = "val", ranks: Ranks | None = None
+    ) -> dict[str, float]:
         """Accuracy, mean cross-entropy (without smoothing) and number of images of a whole part.
 
         Images, ranks and errors as for :meth:`outcomes`.
@@ -200,10 +207,13 @@ class Task(ABC):
         return {"accuracy": float(right.double().mean()), "loss": float(losses.mean()), "images": len(right)}
 
     @torch.inference_mode()
-    def outcomes(self, model: nn.Module, part: str = "val", ranks: Ranks | None = None) -> tuple[Tensor, Tensor]:
+    def outcomes(
+        self, model: Callable[[Tensor], Tensor], part: str = "val", ranks: Ranks | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Cross-entropy (without smoothing, float64) and whether it is classified right, of each image (N,) of a part.
 
-        The model's mode is not changed. The images come in a fixed shuffled order, the same for every model, so that
+        The model's mode is not changed. It computes in float32 whatever the task's precision is, as the network that is
+        exported does. The images come in a fixed shuffled order, the same for every model, so that
         batch statistics, if a caller uses them, are not those of one class. Several ranks share the batches, and all
         get the outcomes of all images.
 
@@ -223,7 +233,7 @@ class Task(ABC):
         mine = torch.cat(chunks) if chunks else order[:0]
         losses, right = list[Tensor](), list[Tensor]()
         for inputs, target in ordered_batches(split, mine, self.batch_size, data=self.data):
-            logits = self.logits(self.precision.apply(model, inputs))
+            logits = self.logits(self.precision.exact.apply(model, inputs))
             losses.append(functional.cross_entropy(logits, target, reduction="none").double().cpu())
             right.append((logits.argmax(1) == target).cpu())
         if not ranks.alone:

@@ -19,7 +19,7 @@ from narfx.inputs.user_code import accepts, call, user_code
 from narfx.support.text import article
 from narfx.training.recipe import Recipe, sgdr
 
-__all__ = ["Method", "check_extension", "method_of", "own_code", "set_rate", "sgd", "state_of"]
+__all__ = ["Method", "check_extension", "method_facts", "method_of", "set_rate", "sgd", "state_of"]
 
 _PEAK = "narfx_peak"  # in a group of the user's optimizer: its share of the scheduled learning rate
 
@@ -76,10 +76,14 @@ def check_extension(recipe: Recipe, *, relative_to: Path | None = None) -> None:
         )
 
 
-def own_code(config: Any) -> dict[str, str]:
-    """The user's own optimizer, schedule and augmentation in a configuration, by option and without folders."""
+def method_facts(config: Any) -> dict[str, str]:
+    """What a result says of its configuration beside the numbers, by option: all that is not narfx's usual way.
+
+    That is the user's own optimizer, schedule and augmentation, without folders, and a precision other than fp32.
+    """
     named = {name: getattr(config, name) for name in ("optimizer", "schedule", "augment")}
-    return {name: short_name(text) for name, text in named.items() if is_own(text)}
+    own = {name: short_name(text) for name, text in named.items() if is_own(text)}
+    return own if config.precision == "fp32" else {**own, "precision": config.precision}
 
 
 def sgd(module: nn.Module, recipe: Recipe) -> torch.optim.SGD:

@@ -30,7 +30,7 @@ from narfx.training.about import about
 from narfx.training.estimate import Estimate, duration, training_seconds
 from narfx.training.fit import fit
 from narfx.training.initialise import random_start, reinitialise
-from narfx.training.method import own_code
+from narfx.training.method import method_facts
 from narfx.training.same_inputs import check_same_inputs
 from narfx.verbs.compare_rows import beside, spread_of, verdict
 from narfx.verbs.comparison import CompareConfig, Comparison, prepare
@@ -213,7 +213,7 @@ def _run(comparison: Comparison, folder: RunFolder, reporter: Reporter, *, tenso
             "rows": list(rows.values()),
             "architectures": found,
             "verdict": "\n".join(entry["verdict"] for entry in found),
-            **own_code(comparison.config),
+            **method_facts(comparison.config),
         }
         write_sealed(folder.path / _RESULT, result)
     return {**result, "files": {"comparison": str(folder.out / _RESULT)}}
@@ -359,7 +359,7 @@ def _verification(
 ) -> dict[str, Any]:
     assert comparison.verified is not None
     verified = judge_pairs(
-        partial(task.precision.apply, network),
+        partial(task.precision.exact.apply, network),
         *comparison.verified,
         contender.traced.input,
         mean=task.data.mean,

@@ -208,7 +208,7 @@ def _pairs(config: CompareConfig, contenders: tuple[Contender, ...], start: Path
 def _notes(config: CompareConfig, contenders: tuple[Contender, ...], tasks: Mapping[Shape, Task]) -> tuple[str, ...]:
     notes = [note for contender in contenders for note in contender.traced.notes]
     for task in tasks.values():
-        notes += task.data.notes
+        notes += task.notes
     if config.init != "scratch":
         notes.insert(0, f"weights: {contenders[0].weights}")
         if any(task.data.test is None and task.data.val_from_train for task in tasks.values()):

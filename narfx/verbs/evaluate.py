@@ -150,6 +150,8 @@ def evaluate(
     _check_file(out, overwrite, named_paths(config, relative_to))
     config = relocated(config, Path.cwd(), start=relative_to) if relative_to is not None else config
     precision = Precision(config.precision, device_type=place.type)
+    for note in precision.notes:
+        reporter.say(note)
     data = (
         read_pairs(config.data, config.pairs, enlarge=config.input is not None)
         if config.by_pairs
@@ -250,7 +252,7 @@ def _classes(
     )
     for note in judged.notes:
         reporter.say(note)
-    scores = judged.task.evaluate(target.network, "test")
+    scores = judged.task.evaluate(partial(precision.apply, target.network), "test")
     if not math.isfinite(scores["loss"]):
         raise UsageError(
             "the network gives NaN or infinite logits: its weights are broken, or the images are normalised in another "

@@ -30,7 +30,7 @@ from narfx.training.about import about
 from narfx.training.estimate import Estimate, duration, training_seconds
 from narfx.training.fit import fit
 from narfx.training.initialise import kept, random_start, reinitialise
-from narfx.training.method import Method, check_extension, method_of, own_code
+from narfx.training.method import Method, check_extension, method_facts, method_of
 from narfx.training.same_inputs import check_same_inputs
 from narfx.training.start import fit_to_task, task_of
 from narfx.training.teacher import Teacher
@@ -182,7 +182,7 @@ def prepare(
     if config.input is None:
         check_enlarging(data.images, opened.input, Path(config.target).name)
     task = task_of(config, opened.input, seed=config.seed, device=place, relative_to=relative_to, opened=data)
-    notes = [*opened.notes, *task.data.notes]
+    notes = [*opened.notes, *task.notes]
     if config.init == "scratch":
         notes += kept(reinitialise(opened.network, config.seed))
     elif opened.warm and task.data.val_from_train:
@@ -236,7 +236,7 @@ def _run(prepared: PreparedTraining, folder: RunFolder, reporter: Reporter) -> d
             **described,
             "starting_weights": prepared.start,
             **metrics,
-            **own_code(prepared.config),
+            **method_facts(prepared.config),
         }
         if trained is not None:
             _result(prepared, trained, folder.path, metrics).save(folder.path / _ARCH)
@@ -265,7 +265,7 @@ def _result(prepared: PreparedTraining, trained: Placed, folder: Path, metrics: 
                 "epochs": config.epochs,
                 "metric": task.metric,
                 "accuracy": measured,
-                **own_code(config),
+                **method_facts(config),
             },
             "seed": config.seed,
         }

@@ -20,6 +20,9 @@ from narfx.compiler.supernet import Supernet
 from narfx.errors import NothingToRefineError, UsageError
 from narfx.graph.batchnorm import batch_statistics
 from narfx.space.records import Vector
+from narfx.tasks.precision import Precision
+
+FORMATS = Precision("fp32"), Precision("bf16")
 
 
 def lot(net: Supernet, data: st.DataObject) -> list[Vector]:
@@ -33,7 +36,9 @@ def lot(net: Supernet, data: st.DataObject) -> list[Vector]:
     return found
 
 
-def check(net: Supernet, vectors: Sequence[Vector], side: int, memory: int) -> int:
+def check(
+    net: Supernet, vectors: Sequence[Vector], side: int, memory: int, precision: Precision = FORMATS[0]
+) -> int:  # fmt: skip
     """Compare every output with that of a forward pass of its own; returns how many nodes were computed."""
     x = images(4, 3, side, side)
     prefixes = Prefixes(net, memory)
@@ -41,9 +46,11 @@ def check(net: Supernet, vectors: Sequence[Vector], side: int, memory: int) -> i
         for _ in range(2):  # the first vector ever is also measured
             seen = set()
             for index in prefixes.over(vectors, len(x)):
-                found = prefixes(x.clone())
+                with precision.autocast():
+                    found = prefixes(x.clone())
                 net.set_vector(vectors[index])
-                assert equal(found, net(x.clone()))
+                with precision.autocast():
+                    assert equal(found, net(x.clone()))
                 seen.add(index)
             assert seen == set(range(len(vectors)))
     return prefixes.computed
@@ -60,7 +67,7 @@ def test_operators(network: nn.Module, data: st.DataObject) -> None:
     vectors = lot(net, data)
     nodes = 2 * len(vectors) * len(net.graph_module.graph.nodes)
     memory = data.draw(st.sampled_from([0, 4 * 8 * SIDE * SIDE * 4, 2**30]))
-    assert check(net, vectors, SIDE, memory) <= nodes
+    assert check(net, vectors, SIDE, memory, data.draw(st.sampled_from(FORMATS))) <= nodes
 
 
 @settings(max_examples=25)
@@ -71,7 +78,7 @@ def test_skips(network: nn.Module, data: st.DataObject) -> None:
     except UsageError:
         return
     net = Supernet(traced)
-    check(net, lot(net, data), SKIP_SIDE, 2**30)
+    check(net, lot(net, data), SKIP_SIDE, 2**30, data.draw(st.sampled_from(FORMATS)))
 
 
 class InPlace(nn.Module):

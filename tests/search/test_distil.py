@@ -26,6 +26,7 @@ from narfx.search.shared_weights import SharedWeights
 from narfx.search.stages import stages_of
 from narfx.support.ranks import Ranks
 from narfx.tasks.options import DataOptions, open_task
+from narfx.tasks.precision import Precision, PrecisionName
 from narfx.training.method import method_of
 
 SHAPE = (1, 8, 8)
@@ -60,13 +61,15 @@ class Said(Silent):
         self.lines.append(message)
 
 
-def shared(operators: tuple[str, ...] = ("base", "dwsep3x3", "avgpool3x3")) -> SharedWeights:
+def shared(
+    operators: tuple[str, ...] = ("base", "dwsep3x3", "avgpool3x3"), precision: PrecisionName = "fp32"
+) -> SharedWeights:  # fmt: skip
     torch.manual_seed(0)
     traced = narfx.trace(Net(), input=SHAPE, operators=operators)
     config = SearchConfig(model="net", data="digits", batch_size=64, strategy="solve")
     task = open_task(
         DataOptions(data="digits", data_fraction=0.2, batch_size=64), SHAPE, seed=0, device=torch.device("cpu"),
-        label_smoothing=0.0,
+        label_smoothing=0.0, precision=Precision(precision),
     )  # fmt: skip
     return SharedWeights(narfx.Supernet(traced), task, config, Said(), Ranks(), method_of(config))
 
@@ -83,12 +86,13 @@ def learning(net: nn.Module) -> dict[str, Tensor]:
     }
 
 
-def test_operators_come_closer_and_the_base_stays_as_it_was() -> None:
-    weights = shared()
+@pytest.mark.parametrize(("precision", "mixed"), [("fp32", 0), ("bf16", 0), ("bf16", 3)])
+def test_operators_come_closer_and_the_base_stays_as_it_was(precision: PrecisionName, mixed: int) -> None:
+    weights = shared(precision=precision)
     before, base = learning(weights.net), {
         key: value.clone() for key, value in weights.net.state_dict().items() if key not in learning(weights.net)
     }  # fmt: skip
-    first, second, third = distilled(weights, Distil(3, 1e-2, mixed=0))
+    first, second, third = distilled(weights, Distil(3, 1e-2, mixed=mixed))
     assert third < 0.9 * first and second < first
     after = weights.net.state_dict()
     assert all(torch.equal(value, after[key]) for key, value in base.items())

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -29,11 +29,12 @@ from narfx.search import SearchConfig, register_strategy, resume, run
 from narfx.search.epochs import rewards_of_ranks
 from narfx.search.judge import NetJudge
 from narfx.search.loop import Search
-from narfx.search.prepared import prepare
+from narfx.search.prepared import Prepared, prepare
 from narfx.search.stages import stages_of
 from narfx.space import ScoreTable
 from narfx.support.ranks import Ranks
 from narfx.tasks.classification import Classification
+from narfx.tasks.precision import Precision, PrecisionName
 from narfx.training.fit import fit
 from narfx.training.recipe import Recipe
 
@@ -163,8 +164,14 @@ def test_solve_distils_and_measures_over_ranks(tmp_path: Path) -> None:
 
 
 def test_judgements_and_rewards_do_not_depend_on_the_number_of_ranks() -> None:
-    def work(ranks: Ranks) -> Any:
+    """In float32 and in bfloat16."""
+
+    def work(ranks: Ranks) -> list[Any]:
         prepared = prepare(SEARCH, stages_of(SEARCH), "cpu", None, ranks=ranks)
+        return [judged(prepared, Precision(name), ranks) for name in get_args(PrecisionName)]
+
+    def judged(prepared: Prepared, precision: Precision, ranks: Ranks) -> Any:
+        prepared.task.precision = precision
         vectors = [prepared.space.base, *((k, 0, 0, 0, 0, 0) for k in prepared.space.slots[0].legal if k)]
         batch = next(prepared.task.reward_batches(0, 1, 32))
         prefixes = Prefixes(prepared.net, memory=1 << 20)

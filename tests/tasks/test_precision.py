@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from narfx.errors import UsageError
+from narfx.support.devices import bf16_instructions
 from narfx.tasks.precision import Precision
 
 STEP = """
@@ -68,3 +69,34 @@ def test_precision() -> None:
             assert given.is_contiguous(memory_format=torch.channels_last) == last
     with pytest.raises(UsageError, match="bfloat16"):
         Precision("bf16", device_type="meta")
+
+
+@pytest.mark.parametrize(
+    ("groups", "size", "stride", "dilation", "exact"),
+    [(8, 3, 1, 1, False), (8, 3, 2, 1, True), (8, 5, 1, 1, True), (8, 3, 1, 2, True), (2, 5, 2, 1, False)],
+)
+def test_depthwise_convolutions_that_are_slow_learn_in_float32(
+    groups: int, size: int, stride: int, dilation: int, exact: bool
+) -> None:
+    """Their backward pass in bfloat16 has no kernel of its own; without gradients they are like the others."""
+    conv = nn.Conv2d(8, 8, size, stride, padding=size // 2, dilation=dilation, groups=groups)
+    images, precision = torch.rand(2, 8, 9, 9), Precision("bf16")
+    with precision.autocast():
+        assert conv(images).dtype == (torch.float32 if exact else torch.bfloat16)
+        conv(images.bfloat16()).float().sum().backward()
+        assert nn.functional.conv2d(
+            images, conv.weight, stride=stride, dilation=[dilation] * 2, groups=groups
+        ).dtype == (torch.float32 if exact else torch.bfloat16)
+        with torch.no_grad():
+            assert conv(images).dtype == torch.bfloat16
+    assert conv.weight.grad is not None and conv.weight.grad.dtype == torch.float32
+    with torch.inference_mode(), precision.autocast():
+        assert conv(images).dtype == torch.bfloat16
+
+
+def test_a_processor_without_bfloat16_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the results are right, but late."""
+    assert bool(Precision("bf16").notes) != bool(bf16_instructions())
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_f": True, "amx_bf16": False}, raising=False)
+    (note,) = Precision("bf16").notes
+    assert "slower" in note and not Precision("fp32").notes

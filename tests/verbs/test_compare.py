@@ -24,6 +24,7 @@ from narfx.runs.events import read_events
 from narfx.runs.folder import RunFolder
 from narfx.search import SearchConfig
 from narfx.search import run as search
+from narfx.verbs.evaluate import EvaluateConfig, evaluate
 from narfx.verbs.train import TrainConfig, resume_train, train
 
 MODEL = "narfx:resnet_cifar?depth=8&width=4&in_channels=1&num_classes=10"
@@ -221,13 +222,20 @@ def test_a_schedule_wins_over_a_config_file_and_options_over_both(run: Run) -> N
 
 
 def test_bfloat16_on_a_cpu(run: Run, tmp_path: Path) -> None:
-    """Products are rounded, weights are float32, and an interrupted training ends as one never stopped."""
+    """Products are rounded, weights and metrics are float32, and an interrupted training ends as one never stopped."""
     common = {"target": "nar/arch.json", "data": "four.npz", "init": "scratch", "batch_size": 40, "epochs": 2}
     config = TrainConfig.model_validate({**common, "precision": "bf16", "channels_last": False})
     whole = train(config, "whole", device="cpu")
     exact = train(TrainConfig.model_validate(common), "exact", device="cpu")
     assert np.isfinite(whole["loss"]) and whole["loss"] != exact["loss"]
     assert abs(whole["loss"] - exact["loss"]) < 0.1
+    assert whole["precision"] == "bf16" and "precision" not in exact
+    judged = {
+        name: evaluate(EvaluateConfig(target="whole/arch.json", data="four.npz", precision=name), device="cpu")["loss"]
+        for name in ("fp32", "bf16")
+    }
+    assert judged["fp32"] == pytest.approx(whole["test"]["loss"], rel=1e-5)
+    assert judged["bf16"] != pytest.approx(whole["test"]["loss"], rel=1e-5)
     weights, _ = read_weights(tmp_path / "whole" / "weights.safetensors")
     assert {tensor.dtype for tensor in weights.values()} <= {torch.float32, torch.int64}
 
@@ -259,7 +267,7 @@ def test_bfloat16_on_a_cpu(run: Run, tmp_path: Path) -> None:
         "found",
         device="cpu",
     )  # fmt: skip
-    assert 0 <= found["accuracy"] <= 1
+    assert 0 <= found["accuracy"] <= 1 and found["precision"] == "bf16"
 
 
 def test_an_evaluation_in_bfloat16(run: Run) -> None:

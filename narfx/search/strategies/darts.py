@@ -27,7 +27,8 @@ class Darts(MixtureStrategy):
         space: As for all strategies.
         seed: As for all strategies.
         order: ``first`` takes the weights as given; ``second`` looks one step of the weights ahead (equations 7
-            and 8 of the paper), for twice the time.
+            and 8 of the paper), for twice the time. Rounding shows in its differences of gradients, so the gradient of
+            the architecture is computed in float32 in every precision.
     """
 
     def __init__(self, space: SearchSpace, *, seed: int = 0, order: str = "first", **options: Any) -> None:
@@ -41,10 +42,11 @@ class Darts(MixtureStrategy):
 
     def _learn(self, net: Supernet, task: Task, batches: Minibatch) -> float:
         values = self._weights.values
+        precision = task.precision.exact if self._second else task.precision
 
         def loss_on(batch: Batch) -> Tensor:
             net.set_mixture(self._weights.softmax_rows())
-            return task.objective(net, *batch)
+            return task.loss(precision.train(net, batch[0]), batch[1])
 
         if self._second:
             gradient, loss = unrolled_gradient(
