@@ -1,0 +1,58 @@
+"""An ONNX model in two parts: a small message with its graph, and its larger weights as arrays.
+
+Protobuf copies all weights whenever a message is read, copied or written, and a proof changes the graph several times.
+Here the larger weights are inputs of the graph, which onnxruntime reads where they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+__all__ = ["Parts", "load_parts", "take_apart"]
+
+_LARGE = 1024  # values; what decides shapes is smaller, and some operators need it as a constant
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model whose larger weights stand beside it.
+
+    Attributes:
+        model: The ``ModelProto``; its first input is the image, the others are the larger weights.
+        weights: The larger weights by name.
+    """
+
+    model: Any
+    weights: Mapping[str, np.ndarray]
+
+
+def load_parts(path: Path) -> Parts:
+    """The two parts of the model in a file."""
+    import onnx
+
+    return take_apart(onnx.load(str(path)))
+
+
+def take_apart(model: Any) -> Parts:
+    """The two parts of a ``ModelProto``, which is changed."""
+    from onnx import helper, numpy_helper
+
+    graph = model.graph
+    ends = {value.name for value in (*graph.input, *graph.output)}
+    weights: dict[str, np.ndarray] = {}
+    small = []
+    for tensor in graph.initializer:
+        dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+        if dtype.kind in "fiub" and np.prod(tensor.dims) >= _LARGE and tensor.name not in ends:
+            weights[tensor.name] = numpy_helper.to_array(tensor)
+            graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
+        else:
+            small.append(tensor)
+    del graph.initializer[:]
+    graph.initializer.extend(small)
+    return Parts(model, weights)
