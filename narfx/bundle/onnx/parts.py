@@ -6,14 +6,15 @@ Here the larger weights are inputs of the graph, which onnxruntime reads where t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Parts", "load_parts", "take_apart"]
+__all__ = ["Parts", "load_parts", "parts_of"]
 
 _LARGE = 1024  # values; what decides shapes is smaller, and some operators need it as a constant
 
@@ -34,21 +35,16 @@ class Parts:
 def load_parts(path: Path) -> Parts:
     """The two parts of the model in a file."""
     import onnx
-
-    return take_apart(onnx.load(str(path)))
-
-
-def take_apart(model: Any) -> Parts:
-    """The two parts of a ``ModelProto``, which is changed."""
     from onnx import helper, numpy_helper
 
+    model = onnx.load(str(path))
     graph = model.graph
     ends = {value.name for value in (*graph.input, *graph.output)}
     weights: dict[str, np.ndarray] = {}
     small = []
     for tensor in graph.initializer:
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        if dtype.kind in "fiub" and np.prod(tensor.dims) >= _LARGE and tensor.name not in ends:
+        if _is_large(dtype, tensor.dims) and tensor.name not in ends:
             weights[tensor.name] = numpy_helper.to_array(tensor)
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         else:
@@ -56,3 +52,22 @@ def take_apart(model: Any) -> Parts:
     del graph.initializer[:]
     graph.initializer.extend(small)
     return Parts(model, weights)
+
+
+def parts_of(program: Any) -> Parts:
+    """The two parts of an ``ONNXProgram``, which is changed."""
+    graph = program.model.graph
+    ends = {id(value) for value in (*graph.inputs, *graph.outputs)}
+    weights: dict[str, np.ndarray] = {}
+    for name, value in list(graph.initializers.items()):
+        tensor = value.const_value
+        if _is_large(tensor.dtype.numpy(), tensor.shape.numpy()) and value.type is not None and id(value) not in ends:
+            weights[name] = tensor.numpy()
+            value.shape = tensor.shape
+            del graph.initializers[name]
+            graph.inputs.append(value)
+    return Parts(program.model_proto, weights)
+
+
+def _is_large(dtype: Any, shape: Sequence[int]) -> bool:
+    return np.dtype(dtype).kind in "fiub" and math.prod(shape) >= _LARGE
