@@ -29,6 +29,7 @@ from narfx.graph.nodes import tensors
 __all__ = ["Nodes", "compare_nodes"]
 
 _CUTTABLE = (torch.float32, torch.float64)
+_DRAWN = 524287
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,7 @@ class _Pair:
         A value that shares storage with an argument is not replaced. Returns each node's value, ``None`` if its mark
         is not read, and the outputs.
         """
-        generator = torch.Generator().manual_seed(self.seed)
+        numbers = _Numbers(self.seed)
         values: dict[fx.Node, np.ndarray | None] = {}
         twins, self.cuts = _Twins(), {}
 
@@ -166,8 +167,8 @@ class _Pair:
                 values[node] = value.clone().numpy()  # a later node may change it in place
                 return value
             values[node] = value.numpy()
-            drawn = torch.randn(value.shape, generator=generator).to(value.dtype)
-            self.cuts[key] = drawn.abs() if bool((value >= 0).all()) else drawn
+            drawn = numbers.take(value.numel()).reshape(value.shape).to(value.dtype)
+            self.cuts[key] = drawn.abs_() if float(value.min()) >= 0 else drawn
             twins.add(node, value)
             return self.cuts[key].clone()
 
@@ -213,6 +214,27 @@ class _Watched(Interpreter):
         own = n.op != "get_attr" and value.numel() > 0
         own = own and all(t.untyped_storage().data_ptr() != storage for t in given if isinstance(t, Tensor))
         return self.see(n, value.detach(), own)
+
+
+class _Numbers:
+    """Random numbers of order 1 for all cuts, which are drawn once and taken in turn.
+
+    There are a prime number of them, so no two channels or images get the same where they come round again.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.drawn = torch.randn(_DRAWN, generator=torch.Generator().manual_seed(seed))
+        self.place = 0
+
+    def take(self, count: int) -> Tensor:
+        """The next ``count`` numbers, in memory of their own."""
+        parts = []
+        while count > 0:
+            part = self.drawn[self.place : self.place + count]
+            self.place = (self.place + len(part)) % _DRAWN
+            count -= len(part)
+            parts.append(part)
+        return torch.cat(parts)
 
 
 class _Twins:

@@ -161,10 +161,14 @@ def difference(ours: np.ndarray, theirs: np.ndarray) -> tuple[float, float]:
         wrong = ours != theirs
         apart = np.abs(ours[wrong].astype(np.float64) - theirs[wrong].astype(np.float64))
         return float(apart.max(initial=0.0)), float(wrong.mean()) if wrong.size else 0.0
-    if exact or ours.shape != theirs.shape or not (np.isfinite(ours).all() and np.isfinite(theirs).all()):
+    if exact or ours.shape != theirs.shape:
         return float("inf"), float("inf")
-    error = float(np.abs(ours.astype(np.float64) - theirs).max(initial=0.0))
-    size = float(np.abs(ours).max(initial=0.0))
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN and infinities give NaN or infinity
+        apart = np.subtract(ours, theirs, dtype=np.result_type(ours, theirs, np.float32))
+        error = float(np.abs(apart, out=apart).max(initial=0.0))
+    if not np.isfinite(error):
+        return float("inf"), float("inf")
+    size = max(float(ours.max(initial=0.0)), -float(ours.min(initial=0.0)))
     return error, error / size if size else (0.0 if error == 0 else float("inf"))
 
 
@@ -173,11 +177,10 @@ def agreement(ours: np.ndarray, theirs: np.ndarray) -> float:
 
     A mask of minus infinity, or the logarithm of a negative number, is correct if both sides have it.
     """
-    if ours.shape != theirs.shape:
-        return float("inf")
+    error = difference(ours, theirs)[1]
+    if np.isfinite(error) or ours.shape != theirs.shape:
+        return error
     finite = np.isfinite(ours)
-    if finite.all():
-        return difference(ours, theirs)[1]
     alike = np.array_equal(ours[~finite], theirs[~finite], equal_nan=True)
     return difference(ours[finite], theirs[finite])[1] if alike else float("inf")
 
