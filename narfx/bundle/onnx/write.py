@@ -197,7 +197,7 @@ def translate(
     """
     check_ready(network)
     reference = reference or Reference(network, input_shape)
-    names = name_outputs(reference.output(2), output_names)
+    names = name_outputs(reference.any_output(), output_names)
     check_names(input_name, names, network.state_dict().keys())
     program = translated(network, torch.zeros(2, *input_shape), opset)
     size = sum(t.numel() * t.element_size() for t in network.state_dict().values())
