@@ -192,6 +192,37 @@ def test_the_exporter_runs_once(fresh: fx.GraphModule, tmp_path: Path, monkeypat
     assert len(calls) == 1
 
 
+class Sized(Fresh):
+    """It takes images of one size only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4 * 64 * 64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(super().forward(x).flatten(1))
+        return y
+
+
+@pytest.mark.parametrize("kind", [Fresh, Sized])
+def test_a_fault_is_found_at_a_size_that_is_halved_first(kind: type[Fresh], tmp_path: Path) -> None:
+    shape = (3, 64, 64)
+    network = trace_graph(kind().eval()).graph_module
+    right = translate(network, shape)
+    spoil = change("before", 2, np.negative)
+    for translation, fault in (
+        (right, None),
+        (type("P", (Faulty,), {"spoil": staticmethod(spoil)})(**vars(right)), "before"),
+    ):
+        translation.write(tmp_path / "model.onnx")
+        reference, proof = Reference(network, shape), Proof()
+        proof.add(reference, tmp_path / "model.onnx")
+        proof.add_random_norms(reference, tmp_path / "model.onnx", translation)
+        assert proof.random_norms is not None and proof.random_norms.compared >= 10
+        assert proof.passed is (fault is None)
+        assert fault is None or (proof.difference is not None and proof.difference.node == fault)
+
+
 def test_a_network_without_norms_has_no_second_file(tmp_path: Path) -> None:
     network = trace_graph(nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU()).eval()).graph_module
     report = narfx.export(network, tmp_path / "out", input=SHAPE)

@@ -91,7 +91,7 @@ def test_the_help_lists_the_strategies_and_the_sources_that_are_registered(tmp_p
             ["apply", "no-arch.json", "--out", "out"],
             {"torchvision", "onnxruntime", "matplotlib", "sklearn", "scipy", "networkx"},
         ),
-        (
+        (  # its images come from the same parts as those of a training, as torch's tensors or from a torch Dataset
             ["proxy", "no-data", "--out", "out", "--identities", "3", "--images", "2"],
             {"torchvision", "onnx", "onnxruntime", "matplotlib", "sklearn", "scipy", "networkx"},
         ),

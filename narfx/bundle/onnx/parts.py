@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-__all__ = ["Parts", "load_parts", "parts_of"]
+__all__ = ["Parts", "is_large", "load_parts", "parts_of"]
 
 _LARGE = 1024  # values; what decides shapes is smaller, and some operators need it as a constant
 
@@ -44,7 +44,7 @@ def load_parts(path: Path) -> Parts:
     small = []
     for tensor in graph.initializer:
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
-        if _is_large(dtype, tensor.dims) and tensor.name not in ends:
+        if _large(dtype, tensor.dims) and tensor.name not in ends:
             weights[tensor.name] = numpy_helper.to_array(tensor)
             graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, list(tensor.dims)))
         else:
@@ -61,7 +61,7 @@ def parts_of(program: Any) -> Parts:
     weights: dict[str, np.ndarray] = {}
     for name, value in list(graph.initializers.items()):
         tensor = value.const_value
-        if _is_large(tensor.dtype.numpy(), tensor.shape.numpy()) and value.type is not None and id(value) not in ends:
+        if is_large(tensor) and value.type is not None and id(value) not in ends:
             weights[name] = tensor.numpy()
             value.shape = tensor.shape
             del graph.initializers[name]
@@ -69,5 +69,10 @@ def parts_of(program: Any) -> Parts:
     return Parts(program.model_proto, weights)
 
 
-def _is_large(dtype: Any, shape: Sequence[int]) -> bool:
+def is_large(tensor: Any) -> bool:
+    """Whether an ``onnx_ir`` tensor is one that is kept apart."""
+    return _large(tensor.dtype.numpy(), tensor.shape.numpy())
+
+
+def _large(dtype: Any, shape: Sequence[int]) -> bool:
     return np.dtype(dtype).kind in "fiub" and math.prod(shape) >= _LARGE

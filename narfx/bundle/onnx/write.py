@@ -18,6 +18,7 @@ from narfx.bundle.onnx.names import check_names, rename
 from narfx.bundle.onnx.names import output_names as name_outputs
 from narfx.bundle.onnx.opset import OLDEST, lower_opset, lowest_opset, newest_opset, obstacles
 from narfx.bundle.onnx.parts import Parts, parts_of
+from narfx.bundle.onnx.stream import write_program
 from narfx.bundle.onnx.translate import check_ready, translated
 from narfx.bundle.proof.parity import Parity, Reference, compare_onnx
 from narfx.errors import ParityError, UsageError
@@ -116,7 +117,10 @@ class Translation:
             UsageError: The opset is not possible.
         """
         program = self._finished({}, metadata or {})
-        program.save(str(path), external_data=self.size >= _TWO_GIB)
+        if self.size >= _TWO_GIB:
+            program.save(str(path), external_data=True)
+        else:
+            write_program(program, path)
         return self._read(path, program.model)
 
     @collector_paused()
