@@ -32,6 +32,7 @@ from narfx.inputs.trust import digest_of, remember
 from narfx.inputs.vendor import carry_model, carry_operators
 from narfx.inputs.weights import apply_weights, read_weights, write_weights
 from narfx.space.architecture import Architecture
+from narfx.support.collector import collector_paused
 from narfx.support.files import check_regular, read_json, write_json
 from narfx.support.folders import check_output, check_replaceable, output_folder, refuse_inside, replace_folder
 
@@ -41,6 +42,7 @@ ARCH, ONNX, REPORT = "arch.json", "model.onnx", "report.json"
 _FILES = {"arch": ARCH, "source": SOURCE, "weights": WEIGHTS, "onnx": ONNX, "report": REPORT}
 
 
+@collector_paused()
 def apply(
     architecture: Architecture | Path | str,
     folder: Path | str,
@@ -108,6 +110,7 @@ def apply(
     )
 
 
+@collector_paused()
 def export(
     network: fx.GraphModule,
     folder: Path | str,

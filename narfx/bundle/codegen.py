@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from narfx.graph.blank import Blank
 from narfx.graph.frozen import MARK
 from narfx.graph.order import paths
 
@@ -157,7 +158,8 @@ def _constructor(module: nn.Module, name: str, imports: set[str]) -> str:
         raise CodegenError(f"the class of {name}, {kind.__qualname__}, cannot be imported by the name of its module")
     arguments = _arguments(module)
     try:
-        rebuilt = kind(**arguments)
+        with Blank():
+            rebuilt = kind(**arguments)
     except Exception as error:
         raise CodegenError(
             f"{name} ({kind.__name__}) cannot be built from its attributes: {type(error).__name__}: {error}"

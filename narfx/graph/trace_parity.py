@@ -6,6 +6,7 @@ type, a context such as ``torch.autocast``, a random constant) are lost silently
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -138,11 +139,21 @@ def _marker(name: str, marks: dict[tuple[str, int], Mark]) -> Callable[..., None
 
     def mark(module: nn.Module, args: Any, output: Any) -> None:
         nonlocal calls
-        values = [(t.shape, t.detach().to(torch.float64)) for t in _tensors(output) if not t.is_complex()]
-        marks[name, calls] = tuple((shape, float(t.sum()), float(t.abs().sum())) for shape, t in values)
+        values = [t.detach() for t in _tensors(output) if not t.is_complex()]
+        marks[name, calls] = tuple((t.shape, *_sums(t)) for t in values)
         calls += 1
 
     return mark
+
+
+def _sums(tensor: Tensor) -> tuple[float, float]:
+    """The sum of the values and of their sizes; in float64 only where float32 does not do, as it takes much longer."""
+    if tensor.dtype == torch.float32:
+        size = float(tensor.abs().sum())
+        if math.isfinite(size):
+            return float(tensor.sum()), size
+    wide = tensor.to(torch.float64)
+    return float(wide.sum()), float(wide.abs().sum())
 
 
 def _tensors(output: Any) -> list[Tensor]:

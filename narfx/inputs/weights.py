@@ -8,6 +8,7 @@ the model exactly, and a note says what was done.
 from __future__ import annotations
 
 import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -193,7 +194,9 @@ def write_weights(network: nn.Module, path: Path) -> None:
 
 def write_state(state: Mapping[str, Tensor], path: Path) -> None:
     """Write a state dict as safetensors with its digest, atomically; tied weights stand under each of their keys."""
-    state = {key: tensor.detach().cpu().contiguous().clone() for key, tensor in state.items()}
+    state = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
+    held = Counter(tensor.untyped_storage().data_ptr() for tensor in state.values())
+    state = {key: t.clone() if held[t.untyped_storage().data_ptr()] > 1 else t for key, t in state.items()}
     write_bytes(path, save(state, metadata={_DIGEST: tensor_digest(state)}))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from narfx.errors import UsageError
 
-__all__ = ["onnxruntime_module", "run_session"]
+__all__ = ["onnxruntime_module", "open_session", "run_session"]
 
 
 def onnxruntime_module() -> Any:
@@ -30,6 +30,27 @@ def onnxruntime_module() -> Any:
             kind="missing_package",
         ) from error
     return onnxruntime
+
+
+def open_session(source: str | bytes, *, optimise: bool = True) -> Any:
+    """A silent session on the CPU, with as many threads as torch has.
+
+    onnxruntime would take a thread for each core by itself, and they wait by spinning: a process that was given one
+    thread would use a second core for nothing.
+
+    Args:
+        source: The path of an ONNX file, or its bytes.
+        optimise: Whether onnxruntime may optimise the graph.
+    """
+    import torch  # takes seconds, and the commands that only write need no more of this module than its name
+
+    onnxruntime = onnxruntime_module()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = torch.get_num_threads()
+    if not optimise:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
 
 
 def run_session(session: Any, outputs: Sequence[str] | None, feeds: Mapping[str, Any]) -> list[Any]:

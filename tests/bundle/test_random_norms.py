@@ -15,6 +15,7 @@ from sample_networks import images
 from torch import Tensor, fx, nn
 
 import narfx
+from narfx.bundle.onnx.parts import Parts
 from narfx.bundle.onnx.write import OnnxFile, Translation, translate
 from narfx.bundle.proof.parity import Reference
 from narfx.bundle.proof.proof import Proof
@@ -22,7 +23,7 @@ from narfx.bundle.proof.random_norms import random_norms
 from narfx.graph.tracing import trace_graph
 
 SHAPE = (3, 8, 8)
-Spoil = Callable[[Path], None]
+Spoil = Callable[[onnx.ModelProto], None]
 
 
 class Fresh(nn.Module):
@@ -58,12 +59,17 @@ class Faulty(Translation):
 
     spoil: Spoil
 
-    def write(
-        self, path: Path, metadata: Mapping[str, Any] | None = None, weights: Mapping[str, Tensor] | None = None
-    ) -> OnnxFile:
-        written = super().write(path, metadata, weights)
-        type(self).spoil(path)
+    def write(self, path: Path, metadata: Mapping[str, Any] | None = None) -> OnnxFile:
+        written = super().write(path, metadata)
+        model = onnx.load(path)
+        type(self).spoil(model)
+        onnx.save(model, path)
         return written
+
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Parts:
+        parts = super().with_weights(weights)
+        type(self).spoil(parts.model)
+        return parts
 
 
 def marked(model: onnx.ModelProto, mark: str) -> onnx.NodeProto:
@@ -76,8 +82,7 @@ def marked(model: onnx.ModelProto, mark: str) -> onnx.NodeProto:
 def change(mark: str, position: int, by: Callable[[np.ndarray], np.ndarray]) -> Spoil:
     """Change one input of a node; equal tensors are stored once, so the node gets a tensor of its own."""
 
-    def spoil(path: Path) -> None:
-        model = onnx.load(path)
+    def spoil(model: onnx.ModelProto) -> None:
         node = marked(model, mark)
         if position >= len(node.input):
             return  # the exporter leaves out a bias of zeros
@@ -85,7 +90,6 @@ def change(mark: str, position: int, by: Callable[[np.ndarray], np.ndarray]) -> 
         values = by(held[node.input[position]]).astype(np.float32)
         model.graph.initializer.append(numpy_helper.from_array(values, "spoiled"))
         node.input[position] = "spoiled"
-        onnx.save(model, path)
 
     return spoil
 
@@ -93,12 +97,10 @@ def change(mark: str, position: int, by: Callable[[np.ndarray], np.ndarray]) -> 
 def swap(one: str, other: str) -> Spoil:
     """Exchange the weights of two norms."""
 
-    def spoil(path: Path) -> None:
-        model = onnx.load(path)
+    def spoil(model: onnx.ModelProto) -> None:
         first, second = marked(model, one), marked(model, other)
         for index in range(1, 5):
             first.input[index], second.input[index] = second.input[index], first.input[index]
-        onnx.save(model, path)
 
     return spoil
 
@@ -188,6 +190,37 @@ def test_the_exporter_runs_once(fresh: fx.GraphModule, tmp_path: Path, monkeypat
     monkeypatch.setattr(torch.onnx, "export", counted)
     assert narfx.export(fresh, tmp_path / "out", input=SHAPE)["parity"]["random_norms"]["compared"] >= 10
     assert len(calls) == 1
+
+
+class Sized(Fresh):
+    """It takes images of one size only."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4 * 64 * 64, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.head(super().forward(x).flatten(1))
+        return y
+
+
+@pytest.mark.parametrize("kind", [Fresh, Sized])
+def test_a_fault_is_found_at_a_size_that_is_halved_first(kind: type[Fresh], tmp_path: Path) -> None:
+    shape = (3, 64, 64)
+    network = trace_graph(kind().eval()).graph_module
+    right = translate(network, shape)
+    spoil = change("before", 2, np.negative)
+    for translation, fault in (
+        (right, None),
+        (type("P", (Faulty,), {"spoil": staticmethod(spoil)})(**vars(right)), "before"),
+    ):
+        translation.write(tmp_path / "model.onnx")
+        reference, proof = Reference(network, shape), Proof()
+        proof.add(reference, tmp_path / "model.onnx")
+        proof.add_random_norms(reference, tmp_path / "model.onnx", translation)
+        assert proof.random_norms is not None and proof.random_norms.compared >= 10
+        assert proof.passed is (fault is None)
+        assert fault is None or (proof.difference is not None and proof.difference.node == fault)
 
 
 def test_a_network_without_norms_has_no_second_file(tmp_path: Path) -> None:

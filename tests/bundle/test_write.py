@@ -19,6 +19,7 @@ import narfx
 from narfx.bundle.onnx.write import export_onnx
 from narfx.errors import ParityError, UsageError
 from narfx.graph.tracing import trace_graph
+from narfx.inputs.model_ref import load_model
 
 
 def test_other_floating_numbers_are_written_as_float32(tmp_path: Path) -> None:
@@ -31,6 +32,17 @@ def test_other_floating_numbers_are_written_as_float32(tmp_path: Path) -> None:
     weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
     assert weights["conv.weight"].dtype == "float32"
     assert torch_weights(tmp_path / "out")["conv.weight"].equal(network.get_parameter("conv.weight").float())
+
+
+def test_the_file_has_the_bytes_that_protobuf_writes(tmp_path: Path) -> None:
+    """Also where its larger weights do not go through protobuf."""
+    network = trace_graph(load_model("narfx:resnet8").eval()).graph_module
+    export_onnx(network, (3, 32, 32), tmp_path / "model.onnx", metadata={"input": [3, 32, 32]})
+    model = onnx.load(tmp_path / "model.onnx")
+    assert model.SerializeToString(deterministic=True) == (tmp_path / "model.onnx").read_bytes()
+    written = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    assert max(values.size for values in written.values()) >= 1024
+    assert torch.equal(torch.tensor(written["fc.weight"]), network.get_parameter("fc.weight"))
 
 
 def test_complex_weights_are_refused(tmp_path: Path) -> None:

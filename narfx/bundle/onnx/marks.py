@@ -9,7 +9,7 @@ from typing import Any
 from torch import fx
 from torch.export.graph_signature import OutputKind
 
-__all__ = ["MARK", "OUTPUT", "mark_nodes", "node_keys", "node_origins", "remove_marks"]
+__all__ = ["MARK", "OUTPUT", "mark_nodes", "node_keys", "node_origins", "remove_from", "remove_marks"]
 
 MARK = "narfx.node"
 OUTPUT = "narfx_output"  # with its position: the name of an output until it gets its final name
@@ -58,11 +58,16 @@ def remove_marks(path: Path, marks: Collection[str]) -> None:
     import onnx
 
     model = onnx.load(str(path), load_external_data=False)
+    remove_from(model, marks)
+    onnx.save(model, str(path))
+
+
+def remove_from(model: Any, marks: Collection[str]) -> None:
+    """Remove these marks from a ``ModelProto``."""
     for node in model.graph.node:
         for index in reversed(range(len(node.metadata_props))):
             if node.metadata_props[index].key == MARK and node.metadata_props[index].value in marks:
                 del node.metadata_props[index]
-    onnx.save(model, str(path))
 
 
 def node_origins(exported: Any, network: fx.GraphModule) -> dict[str, str]:

@@ -76,7 +76,8 @@ def translated(network: fx.GraphModule, example: Tensor, opset: int | None) -> A
     logging.disable(logging.CRITICAL)
     try:
         nowhere = io.StringIO()
-        with warnings.catch_warnings(), contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        silent = contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere)
+        with warnings.catch_warnings(), silent[0], silent[1], torch.no_grad():
             warnings.simplefilter("ignore")
             return torch.onnx.export(
                 network,

@@ -17,12 +17,14 @@ from narfx.bundle.onnx.metadata import PREFIX
 from narfx.bundle.onnx.names import check_names, rename
 from narfx.bundle.onnx.names import output_names as name_outputs
 from narfx.bundle.onnx.opset import OLDEST, lower_opset, lowest_opset, newest_opset, obstacles
+from narfx.bundle.onnx.parts import Parts, parts_of
+from narfx.bundle.onnx.stream import write_program
 from narfx.bundle.onnx.translate import check_ready, translated
 from narfx.bundle.proof.parity import Parity, Reference, compare_onnx
 from narfx.errors import ParityError, UsageError
 from narfx.graph.nodes import tensors
 from narfx.support.collector import collector_paused
-from narfx.support.onnx_session import onnxruntime_module
+from narfx.support.onnx_session import onnxruntime_module, open_session
 from narfx.support.text import count, first_line
 
 __all__ = [
@@ -103,33 +105,46 @@ class Translation:
     size: int
 
     @collector_paused()
-    def write(
-        self, path: Path, metadata: Mapping[str, Any] | None = None, weights: Mapping[str, Tensor] | None = None
-    ) -> OnnxFile:
+    def write(self, path: Path, metadata: Mapping[str, Any] | None = None) -> OnnxFile:
         """Optimise a copy of the program and write it; returns opset, names and metadata, read back from the file.
-
-        torch's optimiser fuses each BatchNorm into the layer before it. ``weights`` take the place of the network's
-        before that, so such a file shows whether the fusion is right for any values.
 
         Args:
             path: The file to write.
             metadata: Written into the file, each value as JSON under ``narfx.KEY``.
-            weights: Other values for some keys of the state dict; all others stay.
 
         Raises:
             ParityError: The written file has other names.
             UsageError: The opset is not possible.
         """
-        program = self._optimised(dict(weights or {}))
+        program = self._finished({}, metadata or {})
+        if self.size >= _TWO_GIB:
+            program.save(str(path), external_data=True)
+        else:
+            write_program(program, path)
+        return self._read(path, program.model)
+
+    @collector_paused()
+    def with_weights(self, weights: Mapping[str, Tensor]) -> Parts:
+        """What :meth:`write` writes if the network has other weights; nothing is written.
+
+        torch's optimiser fuses each BatchNorm into the layer before it. ``weights`` take the place of the network's
+        before that, so the result shows whether the fusion is right for any values.
+
+        Args:
+            weights: Other values for some keys of the state dict; all others stay.
+        """
+        return parts_of(self._finished(dict(weights), {}))
+
+    def _finished(self, weights: dict[str, Tensor], metadata: Mapping[str, Any]) -> Any:
+        program = self._optimised(weights)
         for index, value in enumerate(program.model.graph.outputs):
             value.name = f"{OUTPUT}{index}"
         mark_nodes(program.model, self.origins)
         rename(program.model, self.input_name, self.output_names)
         _set_opset(program.model, self.opset)
-        for name, entry in (metadata or {}).items():
+        for name, entry in metadata.items():
             program.model.metadata_props[PREFIX + name] = json.dumps(entry)
-        program.save(str(path), external_data=self.size >= _TWO_GIB)
-        return self._read(path, program.model)
+        return program
 
     def _optimised(self, weights: dict[str, Tensor]) -> Any:
         program = self._copy(weights)
@@ -186,7 +201,7 @@ def translate(
     """
     check_ready(network)
     reference = reference or Reference(network, input_shape)
-    names = name_outputs(reference.output(2), output_names)
+    names = name_outputs(reference.any_output(), output_names)
     check_names(input_name, names, network.state_dict().keys())
     program = translated(network, torch.zeros(2, *input_shape), opset)
     size = sum(t.numel() * t.element_size() for t in network.state_dict().values())
@@ -242,16 +257,13 @@ def _set_opset(model: Any, opset: int | None) -> None:
 
 def _check_opset(path: Path, model: Any, asked: int, written: int) -> None:
     """Check that the file has the requested opset and that onnxruntime supports it."""
-    onnxruntime = onnxruntime_module()
-
+    onnxruntime_module()  # a missing package is no fault of the file
     if written != asked:
         raise _other_opset(
             model, asked, "" if asked <= newest_opset() else " (it is newer than onnx and onnxruntime here support)"
         )
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
     try:
-        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        open_session(str(path))
     except Exception as error:
         known = re.search(r"till opset (\d+)", str(error))
         if known is not None:  # any other fault is reported by the comparison

@@ -16,8 +16,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from narfx.bundle.onnx.marks import node_keys
+from narfx.bundle.onnx.parts import load_parts
 from narfx.bundle.proof.parity import TOLERANCE, difference
-from narfx.bundle.proof.values import Value, graph_of, load_file, run_file, weights_of
+from narfx.bundle.proof.values import Value, graph_of, run_file, weights_of
 from narfx.graph.interpreter import Interpreter
 from narfx.graph.nodes import source_line
 
@@ -94,11 +95,11 @@ def first_difference(
     Returns:
         ``None`` if no node differs by more than ``tolerance``, for example if only onnxruntime's optimisations do.
     """
-    model = load_file(path)
-    root, graph = graph_of(network, model)
+    parts = load_parts(path)
+    root, graph = graph_of(network, parts.model)
     keys = node_keys(graph)
     for images in batches:
-        values = run_file(model, images)
+        values = run_file(parts, images)
         by_mark = {value.mark: value for value in values if value.mark}
         matcher = _match_marks(by_mark, keys) if by_mark else _match_values(values, tolerance)
         recorder = _Recorder(root, graph, matcher)

@@ -19,15 +19,17 @@ from torch import Tensor, fx, nn
 from torch.utils import _pytree as pytree
 
 from narfx.bundle.onnx.marks import node_keys
+from narfx.bundle.onnx.parts import Parts, load_parts
 from narfx.bundle.proof.first_difference import Difference, difference_at, reason_of
 from narfx.bundle.proof.parity import TOLERANCE, agreement
-from narfx.bundle.proof.values import graph_of, load_file, marked_values, node_values, run_file, values_before
+from narfx.bundle.proof.values import graph_of, marked_values, node_values, run_file, values_before
 from narfx.graph.interpreter import Interpreter
 from narfx.graph.nodes import tensors
 
 __all__ = ["Nodes", "compare_nodes"]
 
 _CUTTABLE = (torch.float32, torch.float64)
+_DRAWN = 524287
 
 
 @dataclass(frozen=True)
@@ -54,13 +56,14 @@ class Nodes:
 
 def compare_nodes(
     network: nn.Module,
-    path: Path,
+    file: Path | Parts,
     input_shape: tuple[int, int, int],
     *,
+    images: int = 2,
     tolerance: float = TOLERANCE,
     seed: int = 0,
 ) -> Nodes:
-    """Compare each marked node of ``network``, in eval mode, on two random images of ``input_shape`` (C, H, W).
+    """Compare each marked node of ``network``, in eval mode, on random images of ``input_shape`` (C, H, W).
 
     If nodes differ, everything runs again with cuts only after the other nodes, because a mark may be one node too
     early. If everything agrees then, those marks are ``misplaced``. The caller decides whether to accept that: a gate
@@ -69,10 +72,10 @@ def compare_nodes(
     An exporter writes a subexpression that two nodes share once, for example the mean inside a variance. A cut after
     the first node then reaches the second node in the file only. Such values are compared but not replaced.
     """
-    model = load_file(path)
-    root, graph = graph_of(network, model)
-    images = torch.randn(2, *input_shape, generator=torch.Generator().manual_seed(seed))
-    pair = _Pair(root, graph, model, images, tolerance, seed)
+    parts = load_parts(file) if isinstance(file, Path) else file
+    root, graph = graph_of(network, parts.model)
+    x = torch.randn(images, *input_shape, generator=torch.Generator().manual_seed(seed))
+    pair = _Pair(root, graph, parts, x, tolerance, seed)
     found, wrong = pair.compare(frozenset())
     while wrong and pair.keep_shared(wrong):
         found, wrong = pair.compare(frozenset())
@@ -84,10 +87,11 @@ class _Pair:
     """A network's graph and a file, to be cut at the same places."""
 
     def __init__(
-        self, root: nn.Module, graph: fx.Graph, model: Any, images: Tensor, tolerance: float, seed: int
+        self, root: nn.Module, graph: fx.Graph, parts: Parts, images: Tensor, tolerance: float, seed: int
     ) -> None:
-        self.root, self.graph, self.model, self.images, self.tolerance = root, graph, model, images, tolerance
-        self.keys, self.marked = node_keys(graph), marked_values(model)
+        self.root, self.graph, self.parts, self.images, self.tolerance = root, graph, parts, images, tolerance
+        self.model = parts.model
+        self.keys, self.marked = node_keys(graph), marked_values(self.model)
         self.seed = seed
         self.cuts: dict[str, Tensor] = {}
         self.shared = set[str]()
@@ -111,7 +115,7 @@ class _Pair:
         outputs = [value.name for value in self.model.graph.output]
         replaced = {self.marked[key]: drawn.numpy() for key, drawn in self.cuts.items()}
         wanted = {*read.values(), *outputs}
-        found = {v.name: v.number for v in run_file(self.model, self.images, cuts=replaced, wanted=wanted)}
+        found = {v.name: v.number for v in run_file(self.parts, self.images, cuts=replaced, wanted=wanted)}
         errors: dict[fx.Node, float | None] = dict.fromkeys(computed)
         reasons: dict[fx.Node, str] = {}
         for node, value in computed.items():
@@ -133,7 +137,7 @@ class _Pair:
         if not wrong and not bad:
             return Nodes(len(compared), worst), frozenset()
         if wrong:
-            values = node_values(self.model)
+            values = node_values(self.parts)
             by_mark = {value.mark: value for value in values if value.mark}
             first = wrong[0]
             difference = difference_at(first, self.keys, errors, by_mark.get(self.keys[first]), values, reasons[first])
@@ -149,7 +153,7 @@ class _Pair:
         A value that shares storage with an argument is not replaced. Returns each node's value, ``None`` if its mark
         is not read, and the outputs.
         """
-        generator = torch.Generator().manual_seed(self.seed)
+        numbers = _Numbers(self.seed)
         values: dict[fx.Node, np.ndarray | None] = {}
         twins, self.cuts = _Twins(), {}
 
@@ -163,8 +167,8 @@ class _Pair:
                 values[node] = value.clone().numpy()  # a later node may change it in place
                 return value
             values[node] = value.numpy()
-            drawn = torch.randn(value.shape, generator=generator).to(value.dtype)
-            self.cuts[key] = drawn.abs() if bool((value >= 0).all()) else drawn
+            drawn = numbers.take(value.numel()).reshape(value.shape).to(value.dtype)
+            self.cuts[key] = drawn.abs_() if float(value.min()) >= 0 else drawn
             twins.add(node, value)
             return self.cuts[key].clone()
 
@@ -210,6 +214,27 @@ class _Watched(Interpreter):
         own = n.op != "get_attr" and value.numel() > 0
         own = own and all(t.untyped_storage().data_ptr() != storage for t in given if isinstance(t, Tensor))
         return self.see(n, value.detach(), own)
+
+
+class _Numbers:
+    """Random numbers of order 1 for all cuts, which are drawn once and taken in turn.
+
+    There are a prime number of them, so no two channels or images get the same where they come round again.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.drawn = torch.randn(_DRAWN, generator=torch.Generator().manual_seed(seed))
+        self.place = 0
+
+    def take(self, count: int) -> Tensor:
+        """The next ``count`` numbers, in memory of their own."""
+        parts = []
+        while count > 0:
+            part = self.drawn[self.place : self.place + count]
+            self.place = (self.place + len(part)) % _DRAWN
+            count -= len(part)
+            parts.append(part)
+        return torch.cat(parts)
 
 
 class _Twins:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import tempfile
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
-from narfx.bundle.onnx.marks import remove_marks
+from narfx.bundle.onnx.marks import remove_from, remove_marks
+from narfx.bundle.onnx.parts import Parts
 from narfx.bundle.onnx.write import OnnxFile, Translation
 from narfx.bundle.proof.first_difference import Difference, first_difference
 from narfx.bundle.proof.nodes import Nodes, compare_nodes
@@ -21,6 +23,8 @@ from narfx.support.text import first_line
 __all__ = ["Proof"]
 
 _SECOND = "a second file, with random BatchNorm statistics,"
+_HALVED = 64  # the shortest side of an image that is halved: the last maps of a network must not become single values
+Shape = tuple[int, int, int]
 
 
 @dataclass
@@ -81,43 +85,46 @@ class Proof:
     def add_random_norms(self, reference: Reference, path: Path, translation: Translation) -> None:
         """Compare each node of a second file, in which BatchNorm has random statistics before it is fused.
 
-        Fresh statistics (mean 0, variance 1) would hide a wrong fusion. Marks that this file shows to be at another
-        node's value are removed from the first, which is at ``path``.
+        Fresh statistics (mean 0, variance 1) would hide a wrong fusion. A wrong one shows at every size, so first one
+        image of half the side is tried. If the network does not take that, or anything differs, two images of the full
+        size decide. Marks that they show to be at another node's value are removed from the first file, which is at
+        ``path``.
 
         Raises:
-            ParityError: The second file cannot be written, or not be run node by node.
+            ParityError: The second file cannot be made, or not be run node by node.
         """
         if self.difference is not None:
             return
-        changed, tensors = random_norms(reference.network, reference.images[2], reference.seed)
-        if not tensors:
+        for shape, images in _smaller(reference.input_shape):
+            with contextlib.suppress(Exception):  # the full size says why
+                changed, second = _second(reference, translation, shape, images)
+                found = compare_nodes(changed, second, shape, images=images, seed=reference.seed) if second else None
+                if found is None or found.difference is None:
+                    self.random_norms = found
+                    return
+        changed, second = _second(reference, translation, reference.input_shape, 2)
+        if second is None:
             return
-        weights = {key: value for keys in tensors for key, value in translation.held(keys).items()}
-        with tempfile.TemporaryDirectory() as scratch:
-            second = Path(scratch) / "model.onnx"
-            try:
-                translation.write(second, weights=weights)
-                self.random_norms = self._compare(changed, second, reference)
-                if self.random_norms is not None and self.random_norms.misplaced:
-                    for file in (second, path):
-                        remove_marks(file, self.random_norms.misplaced)
-                    self.random_norms = self._compare(changed, second, reference)
-                    self.add_nodes(reference, path)
-            except ParityError as error:  # it names a folder that is no more
-                raise ParityError(str(error).replace(str(second), _SECOND), where=_SECOND, kind=error.kind) from error
+        self.random_norms = self._compare(changed, second, reference, _SECOND)
+        if self.random_norms is not None and self.random_norms.misplaced:
+            remove_from(second.model, self.random_norms.misplaced)
+            remove_marks(path, self.random_norms.misplaced)
+            self.random_norms = self._compare(changed, second, reference, _SECOND)
+            self.add_nodes(reference, path)
         if self.difference is None and self.random_norms is not None:
             self.difference = self.random_norms.difference
             self.said = str(self.difference or "")
 
-    def _compare(self, network: nn.Module, path: Path, reference: Reference) -> Nodes | None:
+    def _compare(self, network: nn.Module, file: Path | Parts, reference: Reference, name: str = "") -> Nodes | None:
         try:
-            return compare_nodes(network, path, reference.input_shape, seed=reference.seed)
+            return compare_nodes(network, file, reference.input_shape, seed=reference.seed)
         except Exception as error:
             if not self.passed:  # the difference of the outputs is reported
                 return None
+            name = name or getattr(file, "name", "")
             raise ParityError(
-                f"the nodes of {path.name} cannot be compared one by one ({type(error).__name__}: {first_line(error)})",
-                where=str(path),
+                f"the nodes of {name} cannot be compared one by one ({type(error).__name__}: {first_line(error)})",
+                where=str(file) if isinstance(file, Path) else name,
                 kind="nodes",
             ) from error
 
@@ -158,3 +165,20 @@ class Proof:
             f"{what} {by}; {self.said}",
             where=found.node if found is not None else where,
         )
+
+
+def _smaller(shape: Shape) -> list[tuple[Shape, int]]:
+    """Smaller sizes of the second comparison, and how many images: the cheapest first."""
+    channels, height, width = shape
+    half = [((channels, -(-height // 2), -(-width // 2)), 1)] if min(height, width) >= _HALVED else []
+    return [*half, (shape, 1)]
+
+
+def _second(
+    reference: Reference, translation: Translation, shape: Shape, images: int
+) -> tuple[nn.Module, Parts | None]:
+    """The network with random BatchNorm statistics, and its file; ``None`` for a network without BatchNorm."""
+    x = torch.randn(images, *shape, generator=torch.Generator().manual_seed(reference.seed))
+    changed, tensors = random_norms(reference.network, x, reference.seed)
+    weights = {key: value for keys in tensors for key, value in translation.held(keys).items()}
+    return changed, translation.with_weights(weights) if weights else None

@@ -18,6 +18,8 @@ _Norm = nn.modules.batchnorm._BatchNorm
 def random_norms(network: M, images: Tensor, seed: int = 0) -> tuple[M, list[dict[str, Tensor]]]:
     """A copy in eval mode with random BatchNorm affines and statistics, and the changed tensors.
 
+    All other parameters are the network's own.
+
     Fresh statistics (mean 0, variance 1) would hide a wrong fusion. The mean and the variance of each channel are
     drawn around those of all values that the norm gets for ``images``, so every norm returns values of order 1.
 
@@ -29,7 +31,8 @@ def random_norms(network: M, images: Tensor, seed: int = 0) -> tuple[M, list[dic
     Returns:
         The copy, and one dictionary for each changed tensor: the same values under each of its state-dict keys.
     """
-    changed = copy_module(network).eval()
+    own = {id(value) for part in network.modules() if isinstance(part, _Norm) for value in part.parameters()}
+    changed = copy_module(network, {id(p): p for p in network.parameters() if id(p) not in own}).eval()
     generator = torch.Generator().manual_seed(seed)
     known: dict[int, Tensor] = {}
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import copy
-import tempfile
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor, fx, nn
 
 from narfx.bundle.onnx.marks import MARK
-from narfx.graph.copying import copy_module
+from narfx.bundle.onnx.parts import Parts
+from narfx.graph.copying import copy_structure
 from narfx.graph.proxies import Proxy
-from narfx.support.onnx_session import onnxruntime_module, run_session
+from narfx.support.onnx_session import open_session, run_session
 
 __all__ = [
     "Value",
     "graph_of",
-    "load_file",
     "mark_of",
     "marked_values",
     "node_values",
@@ -29,7 +27,6 @@ __all__ = [
     "weights_of",
 ]
 
-_LARGEST_MESSAGE = 2**31 - 2**20  # protobuf's limit, less what the cuts add
 _CUT = ".cut"  # suffix of the extra input that replaces a value for its readers
 
 
@@ -45,13 +42,6 @@ class Value:
     number: np.ndarray
 
 
-def load_file(path: Path) -> Any:
-    """The ONNX model in a file, with its weights."""
-    import onnx
-
-    return onnx.load(str(path))
-
-
 def mark_of(node: Any) -> str:
     """The mark of an ONNX node: the key of the network's node whose value it computes, or an empty string."""
     return next((property.value for property in node.metadata_props if property.key == MARK), "")
@@ -63,48 +53,45 @@ def marked_values(model: Any) -> dict[str, str]:
 
 
 def run_file(
-    model: Any, images: Tensor, *, cuts: Mapping[str, np.ndarray] | None = None, wanted: Collection[str] | None = None
+    parts: Parts, images: Tensor, *, cuts: Mapping[str, np.ndarray] | None = None, wanted: Collection[str] | None = None
 ) -> list[Value]:
     """The values that the file's nodes compute from ``images``, in the file's order.
 
     onnxruntime runs the file without its own optimisations.
 
     Args:
-        model: The ONNX model.
-        images: (N, C, H, W).
+        parts: The ONNX model.
+        images: (N, C, H, W); H and W may be others than those that the file states.
         cuts: Replacements by value name: the readers of the value get the replacement; the value is still computed.
         wanted: The names of the values to return; default: all floating-point values.
     """
     import onnx
 
-    onnxruntime = onnxruntime_module()
-
-    told = copy.deepcopy(model)
-    values = [value for value in node_values(model) if wanted is None or value.name in wanted]
+    told = copy.deepcopy(parts.model)
+    values = [value for value in node_values(parts) if wanted is None or value.name in wanted]
+    _size(told.graph, images.shape)
     outputs = {value.name for value in told.graph.output}
     told.graph.output.extend(onnx.ValueInfoProto(name=value.name) for value in values if value.name not in outputs)
     _cut(told, cuts or {})
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "told.onnx"
-        if told.ByteSize() < _LARGEST_MESSAGE:
-            content: bytes | str = told.SerializeToString()
-        else:
-            onnx.save(told, content := str(path), save_as_external_data=True, location="told.data")
-        try:
-            session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # it names a folder that is no more
-            raise RuntimeError(str(error).replace(str(path), "the file")) from error
-    feeds = {f"{name}{_CUT}": number for name, number in (cuts or {}).items()}
-    feeds[session.get_inputs()[0].name] = images.numpy()
+    session = open_session(told.SerializeToString(), optimise=False)
+    feeds = {f"{name}{_CUT}": number for name, number in (cuts or {}).items()} | dict(parts.weights)
+    feeds[told.graph.input[0].name] = images.numpy()
     numbers = run_session(session, [value.name for value in values], feeds) if values else []
     return [
         replace(value, number=number)
         for value, number in zip(values, numbers, strict=True)
         if isinstance(number, np.ndarray) and (wanted is not None or number.dtype.kind == "f")
     ]
+
+
+def _size(graph: Any, shape: Sequence[int]) -> None:
+    """State the size of these images instead of the file's, and no size of what is computed from them."""
+    del graph.value_info[:]
+    for dim, size in zip(graph.input[0].type.tensor_type.shape.dim, shape, strict=True):
+        dim.dim_value = size
+    for value in graph.output:
+        if value.type.HasField("tensor_type"):
+            value.type.tensor_type.ClearField("shape")
 
 
 def _cut(model: Any, cuts: Mapping[str, np.ndarray]) -> None:
@@ -125,12 +112,12 @@ def _nodes(graph: Any) -> Iterator[Any]:
         yield from _with_inner(node)
 
 
-def node_values(model: Any) -> list[Value]:
+def node_values(parts: Parts) -> list[Value]:
     """The values that the file's nodes compute; ``number`` is empty."""
-    weights = {tensor.name for tensor in model.graph.initializer}
+    weights = {tensor.name for tensor in parts.model.graph.initializer} | parts.weights.keys()
     return [
         Value(name, node.name, mark_of(node), *_inputs(node, weights), np.empty(0))
-        for node in model.graph.node
+        for node in parts.model.graph.node
         for name in node.output
         if name
     ]
@@ -176,11 +163,11 @@ def weights_of(value: Value, values: Sequence[Value]) -> tuple[str, ...]:
 
 
 def graph_of(network: nn.Module, model: Any) -> tuple[nn.Module, fx.Graph]:
-    """A copy in eval mode and its graph.
+    """A copy in eval mode, with the same parameters, and its graph.
 
     A network that is not a GraphModule is traced; the modules that the file's marks name stay leaves.
     """
-    root = copy_module(network)
+    root = copy_structure(network)
     root.eval()
     if isinstance(root, fx.GraphModule):
         return root, root.graph
