@@ -102,7 +102,7 @@ def test_a_verb_imports_only_what_it_uses(tmp_path: Path) -> None:
         "solve no-run --out out --budget macs<=0.8x": basic - {"networkx"},
         "search narfx:resnet8 --out out --data no-data": basic - {"sklearn", "scipy"},
         "apply no-arch.json --out out": basic - {"onnx"},
-        # the images of proxy come from the same parts as those of a training, as torch's tensors or from a torch Dataset
+        # its images come from the same parts as a training's, as torch's tensors or from a torch Dataset
         "proxy no-data --out out --identities 3 --images 2": basic,
     }
     check(unused, tmp_path, APART)
