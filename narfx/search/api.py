@@ -22,9 +22,10 @@ from narfx.runs.origin import check_reads, resumed_config
 from narfx.runs.progress import Reporter, Silent
 from narfx.runs.tensorboard import check_tensorboard, follow, write_tensorboard
 from narfx.search.config import QUICK_LOOK, SearchConfig
+from narfx.search.effort import Effort
 from narfx.search.epochs import SCORES
 from narfx.search.estimate import plan
-from narfx.search.evaluations import EVALUATIONS, Evaluations, evaluate_vector, lowered
+from narfx.search.evaluations import EVALUATIONS, Evaluations, Evaluator
 from narfx.search.front import FRONT_WEIGHTS, WEIGHTS, make_front
 from narfx.search.loop import Search
 from narfx.search.measuring import MeasuringStrategy
@@ -256,9 +257,11 @@ def _go(
         if ranks.first:
             reporter.say(f"{QUICK_LOOK if config.quick else ''}{plan(prepared, config, ranks).text}")
         net, space, task = prepared.net, prepared.space, prepared.task
-        search = Search(config, space, net, prepared.stages, task, folder, reporter, ranks, prepared.method)
+        effort = Effort.whole(task)
+        search = Search(config, space, net, prepared.stages, task, folder, reporter, ranks, prepared.method, effort)
         search.run()
-        evaluate = Evaluations(net, task, folder, reporter)
+        evaluator = Evaluator(net, task, effort, config.reuse_memory * 2**20)
+        evaluate = Evaluations(evaluator, folder, reporter)
         if not ranks.first:
             evaluate.crew.follow()
             return {}
@@ -279,9 +282,9 @@ def _go(
             outcome.dearest,
             space.budget,
             task.metric,
-            lambda: None if near is None else evaluate_vector(net, near, task),
+            lambda: None if near is None else evaluator([near], ["val"])[0],
         )
-        write_weights(lowered(net, space.read(outcome.best), task), folder.path / WEIGHTS)
+        write_weights(evaluator.network(space.read(outcome.best)), folder.path / WEIGHTS)
         made = make_front(
             evaluate, offered, search.strategy, search.archives, outcome, config.front, config.front_points, folder.path
         )

@@ -8,7 +8,7 @@ from typing import Any
 
 from narfx.errors import InfeasibleBudgetError
 from narfx.inputs.weight_sets import WeightSet
-from narfx.search.evaluations import Evaluations, lowered
+from narfx.search.evaluations import Evaluations
 from narfx.search.measuring import MeasuringStrategy
 from narfx.search.outcome import Outcome
 from narfx.search.strategy import Evaluated
@@ -104,9 +104,9 @@ def make_front(
     points = _one_of_equals(front(records, (*over, "accuracy")), over, lambda p: space.read(p) == kept)
     vectors = [space.read(point) for point in points]
     weights = _all_weights(evaluate, vectors, run) if costs else _kept_weights(vectors, kept, run)
-    images = len(evaluate.task.data.val)
+    task, images = evaluate.evaluator.task, evaluate.evaluator.effort.val
     made = Front(
-        metric=evaluate.task.metric,
+        metric=task.metric,
         costs=over,
         budget=str(space.budget),
         images=images,
@@ -143,7 +143,7 @@ def _all_weights(evaluate: Evaluations, vectors: Sequence[Vector], run: Path) ->
     """Write the weights of all points into one file."""
     kept = WeightSet()
     for number, vector in enumerate(vectors, 1):
-        kept.add(str(number), lowered(evaluate.net, vector, evaluate.task))
+        kept.add(str(number), evaluate.evaluator.network(vector))
     kept.write(run / FRONT_WEIGHTS)
     digest = file_digest(run / FRONT_WEIGHTS)
     return [PointWeights(file=FRONT_WEIGHTS, digest=digest, entry=str(n)) for n in range(1, len(vectors) + 1)]

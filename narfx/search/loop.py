@@ -14,6 +14,7 @@ from narfx.runs.events import StageBegan
 from narfx.runs.folder import RunFolder
 from narfx.runs.progress import Reporter
 from narfx.search.config import SearchConfig
+from narfx.search.effort import Effort
 from narfx.search.epochs import StrategyEpoch, train_epoch
 from narfx.search.evaluations import evaluate_vector
 from narfx.search.shared_weights import SharedWeights
@@ -39,7 +40,7 @@ class Search:
 
     ``space`` is the supernet's under the budget, which the stages narrow. ``strategy`` is that of the present stage.
     ``base`` is the evaluation of the base with the weights that the search starts from, where these may have learnt
-    something.
+    something, on the images of ``effort``.
     """
 
     config: SearchConfig
@@ -51,6 +52,7 @@ class Search:
     reporter: Reporter
     ranks: Ranks = field(default_factory=Ranks)
     method: Method | None = None
+    effort: Effort | None = None
     base: dict[str, Any] | None = field(default=None, init=False)
     strategy: AnyStrategy = field(init=False)
 
@@ -136,7 +138,7 @@ class Search:
             equalise(self.ranks, self.net, self.task.head)
             if trained and self.ranks.first:
                 # Before the first step: shared weights move on, and the base is judged by its own.
-                self.base = evaluate_vector(self.net, self.space.base, self.task)
+                self.base = evaluate_vector(self.net, self.space.base, self.task, self.effort)
             self._save(0)
             return 0
         self._found = [Found.from_state(entry) for entry in state.get("found", ())]

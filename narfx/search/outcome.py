@@ -60,8 +60,8 @@ def conclude(
     (:func:`~narfx.space.sampling.sample_equal`) and beside the vector that MACs alone pick, all evaluated the same way.
     ``base`` is the evaluation of the base, where it had weights to be judged by.
     """
-    task = evaluate.task
-    judges = task.data.test is not None
+    task, images = evaluate.evaluator.task, evaluate.evaluator.effort.test
+    judges = images > 0
     equal = equal_costs(space)
     tried = evaluate(finalists, "finalists")
     best = min(tried, key=lambda record: (-record["accuracy"], *(record[m] for m in equal), space.read(record)))
@@ -71,14 +71,10 @@ def conclude(
     kept, dearest = evaluate(
         [space.read(best), most_macs(space, draw("most MACs"))], "kept vector, MACs alone", judged=judges
     )
-    judgement = Judgement.of(kept, beside, dearest, costs=equal, images=_judges(task), part=_part(task))
+    judgement = Judgement.of(kept, beside, dearest, costs=equal, images=images, part=_part(task))
     nothing = {**space.describe(space.base), "accuracy": None, "loss": None, **space.cost(space.base)}
     finalist, random = ([_plain(record) for record in records] for records in (tried, beside))
     return Outcome(_plain(kept), base or nothing, finalist, random, _plain(dearest), judgement)
-
-
-def _judges(task: Task) -> int:
-    return 0 if task.data.test is None else len(task.data.test)
 
 
 def _part(task: Task) -> str:

@@ -199,13 +199,26 @@ class Task(ABC):
         losses, right = self.outcomes(model, part, ranks)
         return {"accuracy": float(right.double().mean()), "loss": float(losses.mean()), "images": len(right)}
 
-    @torch.inference_mode()
     def outcomes(self, model: nn.Module, part: str = "val", ranks: Ranks | None = None) -> tuple[Tensor, Tensor]:
         """Cross-entropy (without smoothing, float64) and whether it is classified right, of each image (N,) of a part.
 
         The model's mode is not changed. The images come in a fixed shuffled order, the same for every model, so that
         batch statistics, if a caller uses them, are not those of one class. Several ranks share the batches, and all
         get the outcomes of all images.
+
+        Raises:
+            UsageError: ``part`` is none of train, val and test, or the data have no test part.
+        """
+        ranks = ranks or Ranks()
+        found = [self.outcome(model, batch) for batch in self.part_batches(part, ranks=ranks)]
+        if not ranks.alone:
+            sent = [[losses.tolist(), right.tolist()] for losses, right in found]
+            merged = ranks.merged(gather(ranks, sent))
+            found = [(torch.tensor(losses, dtype=torch.float64), torch.tensor(right)) for losses, right in merged]
+        return torch.cat([losses for losses, _ in found]), torch.cat([right for _, right in found])
+
+    def part_batches(self, part: str, images: int | None = None, ranks: Ranks | None = None) -> Iterator[Batch]:
+        """The batches of a part in a fixed shuffled order, its first ``images`` images or all; ranks share them.
 
         Raises:
             UsageError: ``part`` is none of train, val and test, or the data have no test part.
@@ -217,18 +230,15 @@ class Task(ABC):
                 where=self.data.name,
                 kind="no_such_part",
             )
-        ranks = ranks or Ranks()
-        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
-        chunks = ranks.share(torch.split(order, min(self.batch_size, max(len(order), 1))))
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:images]
+        chunks = (ranks or Ranks()).share(torch.split(order, min(self.batch_size, max(len(order), 1))))
         mine = torch.cat(chunks) if chunks else order[:0]
-        losses, right = list[Tensor](), list[Tensor]()
-        for inputs, target in ordered_batches(split, mine, self.batch_size, data=self.data):
-            logits = self.logits(self.precision.apply(model, inputs))
-            losses.append(functional.cross_entropy(logits, target, reduction="none").double().cpu())
-            right.append((logits.argmax(1) == target).cpu())
-        if not ranks.alone:
-            found = [[one.tolist(), other.tolist()] for one, other in zip(losses, right, strict=True)]
-            merged = ranks.merged(gather(ranks, found))
-            losses = [torch.tensor(one, dtype=torch.float64) for one, _ in merged]
-            right = [torch.tensor(other) for _, other in merged]
-        return torch.cat(losses), torch.cat(right)
+        return ordered_batches(split, mine, self.batch_size, data=self.data)
+
+    @torch.inference_mode()
+    def outcome(self, model: Callable[[Tensor], Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """What :meth:`outcomes` gives, of the images of one batch."""
+        inputs, target = batch
+        logits = self.logits(self.precision.apply(model, inputs))
+        losses = functional.cross_entropy(logits, target, reduction="none")
+        return losses.double().cpu(), (logits.argmax(1) == target).cpu()

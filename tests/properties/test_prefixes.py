@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import pytest
@@ -15,10 +16,11 @@ from test_random_skips import chains, opened
 from torch import nn
 
 import narfx
+from narfx.compiler.calibration import Calibration
 from narfx.compiler.prefixes import Prefixes
 from narfx.compiler.supernet import Supernet
 from narfx.errors import NothingToRefineError, UsageError
-from narfx.graph.batchnorm import batch_statistics
+from narfx.graph.batchnorm import batch_statistics, recalibrate
 from narfx.space.records import Vector
 
 
@@ -49,6 +51,31 @@ def check(net: Supernet, vectors: Sequence[Vector], side: int, memory: int) -> i
     return prefixes.computed
 
 
+def calibrated(net: Supernet, vectors: Sequence[Vector], side: int, memory: int) -> bool:
+    """Compare statistics and outputs of all vectors with those of each lowered alone; whether anything was shared."""
+    batches, x = [images(4, 3, side, side, seed=seed) for seed in range(3)], images(5, 3, side, side)
+    state, modes = copy.deepcopy(net.state_dict()), [part.training for part in net.modules()]
+    calibration = Calibration(net, memory)
+    if not calibration.shares(x[:2].clone()):
+        return False
+    for group in (vectors[:2], vectors):  # what the first group has calibrated stays as it is
+        assert len([*calibration.calibrate(group, [batch.clone() for batch in batches])]) == 3 * len(group)
+    outputs = {}
+    with torch.inference_mode():
+        for index in calibration.over(vectors, len(x)):
+            outputs[index] = calibration(x.clone())
+    for index, vector in enumerate(vectors):
+        network = narfx.lower(net, vector)
+        recalibrate(network, [batch.clone() for batch in batches])
+        with torch.inference_mode():
+            assert equal(outputs[index], network.eval()(x.clone()))
+        ours, theirs = calibration.lowered(vector).state_dict(), network.state_dict()
+        assert list(ours) == list(theirs) and all(map(torch.equal, ours.values(), theirs.values()))
+    assert all(map(torch.equal, net.state_dict().values(), state.values()))
+    assert [part.training for part in net.modules()] == modes
+    return True
+
+
 @settings(max_examples=40)
 @given(network=networks(), data=st.data())
 def test_operators(network: nn.Module, data: st.DataObject) -> None:
@@ -61,6 +88,8 @@ def test_operators(network: nn.Module, data: st.DataObject) -> None:
     nodes = 2 * len(vectors) * len(net.graph_module.graph.nodes)
     memory = data.draw(st.sampled_from([0, 4 * 8 * SIDE * SIDE * 4, 2**30]))
     assert check(net, vectors, SIDE, memory) <= nodes
+    assert not calibrated(net, vectors, SIDE, 0)
+    calibrated(net, vectors, SIDE, memory)
 
 
 @settings(max_examples=25)
@@ -71,7 +100,9 @@ def test_skips(network: nn.Module, data: st.DataObject) -> None:
     except UsageError:
         return
     net = Supernet(traced)
-    check(net, lot(net, data), SKIP_SIDE, 2**30)
+    vectors = lot(net, data)
+    check(net, vectors, SKIP_SIDE, 2**30)
+    calibrated(net, vectors, SKIP_SIDE, 2**30)
 
 
 class InPlace(nn.Module):
@@ -95,6 +126,7 @@ def test_a_tensor_that_is_changed_in_place(late: bool) -> None:
     """A change is made to a copy, where another vector reads what was before; else nothing is shared."""
     net = Supernet(narfx.trace(InPlace(late), input=(3, 8, 8)))
     vectors = [(a, b) for a in net.space.slots[0].legal for b in net.space.slots[1].legal]
+    calibrated(net, vectors, 8, 2**30)
     computed, nodes = check(net, vectors, 8, 2**30), 2 * len(vectors) * len(net.graph_module.graph.nodes)
     assert computed == nodes if late else computed < 0.8 * nodes
 
