@@ -26,6 +26,7 @@ from narfx.space.records import Vector
 
 __all__ = ["Calibration"]
 
+Norm: TypeAlias = nn.modules.batchnorm._BatchNorm
 Statistics: TypeAlias = dict[str, Tensor]
 """The buffers of one BatchNorm by name."""
 
@@ -51,8 +52,8 @@ class Calibration:
             for node in net.graph_module.graph.nodes
             if node.op == "call_module"
         }
-        self._kept: dict[int, dict[nn.Module, Statistics]] = {}
-        self._averaged: dict[int, dict[nn.Module, Statistics]] | None = None  # while statistics are averaged
+        self._kept: dict[int, dict[Norm, Statistics]] = {}
+        self._averaged: dict[int, dict[Norm, Statistics]] | None = None  # while statistics are averaged
         self._counted: set[int] = set()  # the values whose statistics have the present batch
         self._vectors: set[Vector] = set()
 
@@ -134,18 +135,18 @@ class Calibration:
                 _put(norm, known[norm])
         self._counted.add(value)
 
-    def _found(self, norm: nn.Module, kept: dict[nn.Module, Statistics]) -> Statistics:
+    def _found(self, norm: Norm, kept: dict[Norm, Statistics]) -> Statistics:
         """What was averaged for a norm; the supernet's own where no pass called it."""
         found = kept.get(norm, self._own[norm])
         return found if found.get("num_batches_tracked", 1) else self._own[norm]
 
-    def _norms_of(self, node: fx.Node) -> list[nn.modules.batchnorm._BatchNorm]:
+    def _norms_of(self, node: fx.Node) -> list[Norm]:
         """The norms that a node may call for what the supernet is set to."""
         module = self._modules.get(node)
         if isinstance(module, Dispatch):
             module = module.candidates[module.selected[0]]
         parts = () if module is None else module.modules()
-        return [part for part in parts if isinstance(part, nn.modules.batchnorm._BatchNorm) and part in self._own]
+        return [part for part in parts if isinstance(part, Norm) and part in self._own]
 
     def _called_once(self) -> bool:
         """Whether each norm belongs to one node, the output depends on that, and no other node reads its buffers."""
@@ -172,7 +173,7 @@ def _copied(statistics: Statistics) -> Statistics:
     return {name: buffer.clone() for name, buffer in statistics.items()}
 
 
-def _put(norm: nn.Module, statistics: Statistics) -> None:
+def _put(norm: Norm, statistics: Statistics) -> None:
     for name, buffer in statistics.items():
         setattr(norm, name, buffer)
 

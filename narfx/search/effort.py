@@ -1,12 +1,22 @@
-"""How many images the evaluations at the end of a search take."""
+"""How many images the evaluations at the end of a search take: a share of the search's own work at most."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from narfx.search.config import MIXTURES, SearchConfig
+from narfx.space.space import SearchSpace
 from narfx.tasks.task import Task
 
-__all__ = ["Effort"]
+__all__ = ["MEASURED", "SOLVED_BUDGETS", "Effort", "for_front", "passes_of_evaluations", "passes_of_search"]
+
+MEASURED = 51
+"""The base, the solutions and the random vectors that ``solve`` measures in a round, beside single replacements."""
+SOLVED_BUDGETS = 8
+"""How many budgets over the range of each cost are solved by saved scores, for a front."""
+_STEP = 3  # forward passes that take as long as a step of training
+_LEAST_CALIBRATION, _LEAST = 128, 256
+_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -23,6 +33,31 @@ class Effort:
         test = 0 if task.data.test is None else len(task.data.test)
         return cls(task.calibration_images, len(task.data.val), test)
 
+    @classmethod
+    def of(cls, config: SearchConfig, task: Task, space: SearchSpace) -> Effort:
+        """The most images with which the evaluations stay within ``config.evaluation_share`` of all passes.
+
+        All three numbers shrink by one factor; at least 128 images for statistics and 256 of each part are left, or
+        all where there are fewer. It depends on numbers of images alone, not on a clock.
+        """
+        whole = cls.whole(task)
+        most = cls(min(config.calibration_images, len(task.data.train)), whole.val, whole.test)
+        search, share = passes_of_search(config, task, space), config.evaluation_share
+        for step in range(_STEPS, 0, -1):
+            effort = most.scaled(step / _STEPS)
+            end = passes_of_evaluations(config, effort)
+            if end <= share * (search + end):
+                break
+        return effort
+
+    def scaled(self, factor: float) -> Effort:
+        """So many times the images, but not fewer than are always taken."""
+        return Effort(
+            max(int(factor * self.calibration), min(_LEAST_CALIBRATION, self.calibration)),
+            max(int(factor * self.val), min(_LEAST, self.val)),
+            max(int(factor * self.test), min(_LEAST, self.test)),
+        )
+
     def images(self, part: str) -> int:
         """The images of a part, ``val`` or ``test``."""
         return self.val if part == "val" else self.test
@@ -30,3 +65,32 @@ class Effort:
     def calibration_batches(self, size: int) -> int:
         """How many batches of this size the statistics are averaged over."""
         return max(self.calibration // size, 1)
+
+
+def passes_of_search(config: SearchConfig, task: Task, space: SearchSpace) -> int:
+    """Forward passes of one image that take as long as the epochs; what a mixture takes beyond one vector is left out.
+
+    A step of training counts three, a vector as much as any other, and common beginnings are not taken off.
+    """
+    solves = config.strategy == "solve"
+    epochs = config.pretrain_epochs if solves else config.epochs
+    images = min(task.batch_size, len(task.data.train))
+    training = _STEP * epochs * task.steps_per_epoch * images
+    rounds = config.epochs - config.pretrain_epochs
+    if solves:
+        singles = sum(len(slot.legal) - 1 for slot in space.slots)
+        return training + rounds * (singles + MEASURED) * min(config.score_images, len(task.data.train))
+    rewards = 0 if config.strategy in MIXTURES else rounds * config.steps * config.proposals
+    return training + rewards * min(config.reward_images, len(task.data.val))
+
+
+def passes_of_evaluations(config: SearchConfig, effort: Effort) -> int:
+    """Forward passes of one image in the evaluations at the end."""
+    vectors = config.finalists + config.randoms + 1 + for_front(config) + config.base_is_trained
+    return vectors * (effort.calibration + effort.val) + (config.randoms + 2) * effort.test
+
+
+def for_front(config: SearchConfig) -> int:
+    """How many vectors are evaluated for the front, at most."""
+    solved = SOLVED_BUDGETS * len(config.front) if config.strategy == "solve" else 0
+    return config.front_points + solved + 1 if config.front else 0

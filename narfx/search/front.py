@@ -8,6 +8,7 @@ from typing import Any
 
 from narfx.errors import InfeasibleBudgetError
 from narfx.inputs.weight_sets import WeightSet
+from narfx.search.effort import SOLVED_BUDGETS
 from narfx.search.evaluations import Evaluations
 from narfx.search.measuring import MeasuringStrategy
 from narfx.search.outcome import Outcome
@@ -27,8 +28,6 @@ __all__ = ["FRONT_WEIGHTS", "SOLVED_BUDGETS", "WEIGHTS", "front_point", "front_v
 Record = dict[str, Any]
 
 WEIGHTS, FRONT_WEIGHTS = "weights.safetensors", "front.safetensors"
-SOLVED_BUDGETS = 8
-"""How many budgets over the range of each cost are solved by saved scores."""
 
 
 def front_vectors(

@@ -22,10 +22,10 @@ from narfx.support.ranks import Ranks
 from narfx.support.text import count
 from narfx.tasks.precision import Precision
 
-__all__ = ["Task"]
-
+__all__ = ["CALIBRATION_IMAGES", "Task"]
 
 CALIBRATION_IMAGES = 2048
+"""Training images for the statistics of BatchNorm, where nobody says otherwise."""
 
 
 class Task(ABC):
