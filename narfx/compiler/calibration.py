@@ -69,6 +69,11 @@ class Calibration:
         with _evaluating(self.net):
             return self._prefixes.shares(x)
 
+    @property
+    def computed(self) -> int:
+        """How many nodes have been computed."""
+        return self._prefixes.computed
+
     def __contains__(self, vector: object) -> bool:
         return vector in self._vectors
 

@@ -132,7 +132,7 @@ def test_a_tensor_that_is_changed_in_place(late: bool) -> None:
 
 
 def test_memory_bounds_what_is_shared_and_a_chain_shares_all_of_its_beginning() -> None:
-    layers = [layer for _ in range(4) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(inplace=True))]
+    layers = [layer for _ in range(4) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))]
     net = Supernet(narfx.trace(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *layers), input=(3, 8, 8)))
     last = [(0, 0, 0, k) for k in net.space.slots[3].legal]
     nodes = len(net.graph_module.graph.nodes)
@@ -141,8 +141,12 @@ def test_memory_bounds_what_is_shared_and_a_chain_shares_all_of_its_beginning() 
         before = prefixes.computed
         for _ in prefixes.over(last, len(x)):
             prefixes(x)
-    # Of each later vector: the last convolution, its ReLU and the output.
+    # Of each later vector: the last convolution, its norm and the output.
     assert prefixes.computed - before == nodes + 3 * (len(last) - 1)
+    calibration = Calibration(net)
+    assert calibration.shares(x) and calibration.computed == nodes
+    assert len([*calibration.calibrate(last, [x, x])]) == 2 * len(last)
+    assert calibration.computed == nodes + 2 * (nodes + 3 * (len(last) - 1))
     assert check(net, last, 8, 0) == 2 * len(last) * nodes
     one_map = 2 * 8 * 8 * 8 * 4
     assert check(net, last, 8, one_map - 1) > check(net, last, 8, 4 * one_map)
