@@ -38,7 +38,7 @@ def share(config: SearchConfig, out: Path) -> tuple[float, float, Effort]:
     taken = (now - ended[-1]) / (now - ended[1])  # from the first checkpoint on, before any step
     prepared = prepare(config, stages_of(config), "cpu", None)
     effort = Effort.of(config, prepared.task, prepared.traced.space)
-    end = passes_of_evaluations(config, effort)
+    end = passes_of_evaluations(config, prepared.task, effort)
     counted = end / (end + passes_of_search(config, prepared.task, prepared.traced.space))
     return taken, counted, effort
 

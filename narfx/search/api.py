@@ -259,7 +259,7 @@ def _go(
             reporter.say(f"{QUICK_LOOK if config.quick else ''}{plan(prepared, config, ranks).text}")
         net, space, task = prepared.net, prepared.space, prepared.task
         effort = Effort.of(config, task, prepared.traced.space)
-        search = Search(config, space, net, prepared.stages, task, folder, reporter, ranks, prepared.method, effort)
+        search = Search(config, space, net, prepared.stages, task, folder, reporter, ranks, prepared.method)
         search.run()
         evaluator = Evaluator(net, task, effort, config.reuse_memory * 2**20)
         evaluate = Evaluations(evaluator, folder, reporter)

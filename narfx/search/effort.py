@@ -34,18 +34,23 @@ class Effort:
         return cls(task.calibration_images, len(task.data.val), test)
 
     @classmethod
+    def most(cls, config: SearchConfig, task: Task) -> Effort:
+        """That of a long search. The base with its own weights always has it, because a search may be extended."""
+        whole = cls.whole(task)
+        return cls(min(config.calibration_images, len(task.data.train)), whole.val, whole.test)
+
+    @classmethod
     def of(cls, config: SearchConfig, task: Task, space: SearchSpace) -> Effort:
         """The most images with which the evaluations stay within ``config.evaluation_share`` of all passes.
 
         All three numbers shrink by one factor; at least 128 images for statistics and 256 of each part are left, or
         all where there are fewer. It depends on numbers of images alone, not on a clock.
         """
-        whole = cls.whole(task)
-        most = cls(min(config.calibration_images, len(task.data.train)), whole.val, whole.test)
+        most = cls.most(config, task)
         search, share = passes_of_search(config, task, space), config.evaluation_share
         for step in range(_STEPS, 0, -1):
             effort = most.scaled(step / _STEPS)
-            end = passes_of_evaluations(config, effort)
+            end = passes_of_evaluations(config, task, effort)
             if end <= share * (search + end):
                 break
         return effort
@@ -84,10 +89,11 @@ def passes_of_search(config: SearchConfig, task: Task, space: SearchSpace) -> in
     return training + rewards * min(config.reward_images, len(task.data.val))
 
 
-def passes_of_evaluations(config: SearchConfig, effort: Effort) -> int:
-    """Forward passes of one image in the evaluations at the end."""
-    vectors = config.finalists + config.randoms + 1 + for_front(config) + config.base_is_trained
-    return vectors * (effort.calibration + effort.val) + (config.randoms + 2) * effort.test
+def passes_of_evaluations(config: SearchConfig, task: Task, effort: Effort) -> int:
+    """Forward passes of one image in the evaluations at the end, and in that of a base with weights of its own."""
+    vectors, base = config.finalists + config.randoms + 1 + for_front(config), Effort.most(config, task)
+    own = base.calibration + base.val if config.base_is_trained else 0
+    return vectors * (effort.calibration + effort.val) + own + (config.randoms + 2) * effort.test
 
 
 def for_front(config: SearchConfig) -> int:

@@ -111,7 +111,7 @@ def make_front(
         images=images,
         archive=len({entry.vector for archive in archives for entry in archive}),
         evaluated=len({space.read(record) for record in records}),
-        base=front_point(base, space.metrics, images),
+        base=front_point(base, space.metrics, len(task.data.val) if own else images),
         base_by="own" if own else "shared" if costs else None,
         points=tuple(
             front_point(point, space.metrics, images, each) for point, each in zip(points, weights, strict=True)

@@ -40,7 +40,7 @@ class Search:
 
     ``space`` is the supernet's under the budget, which the stages narrow. ``strategy`` is that of the present stage.
     ``base`` is the evaluation of the base with the weights that the search starts from, where these may have learnt
-    something, on the images of ``effort``.
+    something.
     """
 
     config: SearchConfig
@@ -52,7 +52,6 @@ class Search:
     reporter: Reporter
     ranks: Ranks = field(default_factory=Ranks)
     method: Method | None = None
-    effort: Effort | None = None
     base: dict[str, Any] | None = field(default=None, init=False)
     strategy: AnyStrategy = field(init=False)
 
@@ -138,7 +137,8 @@ class Search:
             equalise(self.ranks, self.net, self.task.head)
             if trained and self.ranks.first:
                 # Before the first step: shared weights move on, and the base is judged by its own.
-                self.base = evaluate_vector(self.net, self.space.base, self.task, self.effort)
+                effort = Effort.most(self.config, self.task)
+                self.base = evaluate_vector(self.net, self.space.base, self.task, effort)
             self._save(0)
             return 0
         self._found = [Found.from_state(entry) for entry in state.get("found", ())]

@@ -50,8 +50,8 @@ def test_evaluations_take_their_share_of_the_passes_and_no_more() -> None:
     def effort(**options: Any) -> tuple[Effort, float]:
         asked = config.model_copy(update=options)
         effort = Effort.of(asked, found.task, found.traced.space)
-        end, search = passes_of_evaluations(asked, effort), passes_of_search(asked, found.task, found.traced.space)
-        return effort, end / (end + search)
+        end = passes_of_evaluations(asked, found.task, effort)
+        return effort, end / (end + passes_of_search(asked, found.task, found.traced.space))
 
     least, short, long = (effort(epochs=epochs) for epochs in (2, 30, 300))
     whole = Effort(min(config.calibration_images, len(found.task.data.train)), len(found.task.data.val), 355)
