@@ -38,7 +38,7 @@ from narfx.space.sampling import FeasibleSampler
 from narfx.space.space import SearchSpace
 
 STRATEGIES = ("random", "evolution", "nar")
-LEARNERS, LOTS = ("nar", "evolution", "ddas"), (5, 10, 25)
+LEARNERS, LOTS = ("nar", "evolution"), (5, 10, 25)
 JOINT = (*STRATEGIES, "enas", "alternating")
 KINDS = ("smooth", "rugged", "noisy")
 SOME = ("smooth", "noisy")
@@ -204,7 +204,7 @@ def long_searches(seeds: int, steps: int) -> list[dict[str, Any]]:
 
 
 def lot_searches(seeds: int, evaluations: int) -> list[dict[str, Any]]:
-    """Policies with batches of 5, 10 and 25 for the same number of evaluations, each with noise of its own."""
+    """Strategies with batches of 5, 10 and 25 for the same number of evaluations, each with noise of its own."""
     rows = []
     for budget, name, size in itertools.product((None, 0.5), LEARNERS, LOTS):
         space = SearchSpace.uniform(16, 4)
@@ -213,7 +213,7 @@ def lot_searches(seeds: int, evaluations: int) -> list[dict[str, Any]]:
         runs = [long_search(name, seed, space, max(evaluations // size, 1), size) for seed in range(seeds)]
         row = {key: mean_and_error([run[key] for run in runs]) for key in ("half", "end", "first", "best_of_10")}
         rows.append({"budget": budget, "strategy": name, "size": size, **row})
-        say(f"16 slots of 4, budget {budget}, {name}, batches of {size}")
+        say(f"16 slots of 4, budget {budget}, {name}, batches of {size}: first finalist {show(row['first'], 2)}")
     return rows
 
 

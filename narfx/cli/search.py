@@ -101,7 +101,7 @@ def search(
         int | None, typer.Option(help="Random vectors of equal cost, evaluated for comparison; at least 8 [8].")
     ] = None,
     calibration_images: Annotated[
-        int | None, typer.Option(help="Training images for BatchNorm's statistics in the evaluations [2048].")
+        int | None, typer.Option(help="Training images for BatchNorm's statistics in the evaluations [512].")
     ] = None,
     evaluation_share: Annotated[
         float | None,

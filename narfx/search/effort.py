@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from narfx.search.config import MIXTURES, SearchConfig
@@ -15,8 +16,7 @@ MEASURED = 51
 SOLVED_BUDGETS = 8
 """How many budgets over the range of each cost are solved by saved scores, for a front."""
 _STEP = 3  # forward passes that take as long as a step of training
-_LEAST_CALIBRATION, _LEAST = 128, 256
-_STEPS = 1000
+_LEAST = 128
 
 
 @dataclass(frozen=True)
@@ -43,25 +43,20 @@ class Effort:
     def of(cls, config: SearchConfig, task: Task, space: SearchSpace) -> Effort:
         """The most images with which the evaluations stay within ``config.evaluation_share`` of all passes.
 
-        All three numbers shrink by one factor; at least 128 images for statistics and 256 of each part are left, or
-        all where there are fewer. It depends on numbers of images alone, not on a clock.
+        No part gives more than a common bound, which is at least 128. It depends on numbers of images alone, not on a
+        clock.
         """
-        most = cls.most(config, task)
-        search, share = passes_of_search(config, task, space), config.evaluation_share
-        for step in range(_STEPS, 0, -1):
-            effort = most.scaled(step / _STEPS)
-            end = passes_of_evaluations(config, task, effort)
-            if end <= share * (search + end):
-                break
-        return effort
-
-    def scaled(self, factor: float) -> Effort:
-        """So many times the images, but not fewer than are always taken."""
-        return Effort(
-            max(int(factor * self.calibration), min(_LEAST_CALIBRATION, self.calibration)),
-            max(int(factor * self.val), min(_LEAST, self.val)),
-            max(int(factor * self.test), min(_LEAST, self.test)),
+        most, share = cls.most(config, task), config.evaluation_share
+        allowed = share * passes_of_search(config, task, space)
+        bounds = range(_LEAST, max(most.calibration, most.val, most.test, _LEAST) + 1)
+        fitting = bisect_right(
+            bounds, allowed, key=lambda bound: (1 - share) * passes_of_evaluations(config, task, most.within(bound))
         )
+        return most.within(bounds[max(fitting - 1, 0)])
+
+    def within(self, bound: int) -> Effort:
+        """At most so many images of each part."""
+        return Effort(min(self.calibration, bound), min(self.val, bound), min(self.test, bound))
 
     def images(self, part: str) -> int:
         """The images of a part, ``val`` or ``test``."""

@@ -24,7 +24,7 @@ from narfx.tasks.precision import Precision
 
 __all__ = ["CALIBRATION_IMAGES", "Task"]
 
-CALIBRATION_IMAGES = 2048
+CALIBRATION_IMAGES = 512
 """Training images for the statistics of BatchNorm, where nobody says otherwise."""
 
 

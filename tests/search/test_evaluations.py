@@ -53,12 +53,12 @@ def test_evaluations_take_their_share_of_the_passes_and_no_more() -> None:
         end = passes_of_evaluations(asked, found.task, effort)
         return effort, end / (end + passes_of_search(asked, found.task, found.traced.space))
 
-    least, short, long = (effort(epochs=epochs) for epochs in (2, 30, 300))
+    least, short, long = (effort(epochs=epochs) for epochs in (2, 10, 100))
     whole = Effort(min(config.calibration_images, len(found.task.data.train)), len(found.task.data.val), 355)
-    assert least[0] == Effort(128, min(256, whole.val), 256) and least[1] > 0.1
+    assert least[0] == Effort(128, 128, 128) and least[1] > 0.1
     assert long[0] == whole == effort(epochs=2, evaluation_share=1.0)[0] and long[1] < 0.1
-    assert least[0].calibration < short[0].calibration < whole.calibration and 0.09 < short[1] <= 0.1
-    assert effort(strategy="solve", epochs=3, evaluation_share=1.0)[1] > 0.1 >= effort(strategy="solve", epochs=40)[1]
+    assert short[0].calibration == short[0].test < whole.test and 0.099 < short[1] <= 0.1
+    assert effort(strategy="solve", epochs=3)[1] < 0.1  # one round measures enough
 
 
 def test_a_run_of_an_older_version_evaluates_on_as_it_began(tmp_path: Path) -> None:
