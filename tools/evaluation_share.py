@@ -49,6 +49,7 @@ def main() -> None:
     parser.add_argument("--model", default="narfx:resnet_cifar?depth=8&width=8", help="the base [%(default)s]")
     parser.add_argument("--fraction", type=float, default=0.1, help="the part of the training images [%(default)s]")
     parser.add_argument("--epochs", type=int, default=6, help="of nar [%(default)s]")
+    parser.add_argument("--limits", type=float, nargs="+", default=[0.1, 1.0], help="evaluation shares [0.1 1]")
     options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -61,7 +62,7 @@ def main() -> None:
             "quick nar": {"strategy": "nar", "quick": True},
         }
         for name, fields in kinds.items():
-            for limit in (0.1, 1.0):
+            for limit in options.limits:
                 config = SearchConfig(**common, **fields, evaluation_share=limit)
                 taken, counted, effort = share(config, Path(folder) / f"{name} {limit}")
                 print(f"| {name} | {limit} | {effort} | {counted:.3f} | {taken:.3f} |", flush=True)
