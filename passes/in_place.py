@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from torch import nn
 from torch.fx import GraphModule, Node
 
+from narfx.operators.dispatch import Dispatch
+
 __all__ = ["changed_safely", "changes", "is_in_place", "origin", "relatives"]
 
 _IN_PLACE = {
@@ -15,6 +17,7 @@ _IN_PLACE = {
     operator.iand, operator.ior, operator.ixor, operator.setitem,
 }  # fmt: skip
 _SAME = (nn.Identity, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.Flatten)
+_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)  # a site's, one for each operator: their output is new
 _VIEWS = {
     "view", "view_as", "reshape", "flatten", "squeeze", "unsqueeze", "transpose", "permute", "expand", "narrow",
     "chunk", "split", "detach", "contiguous", "to", "float", "getitem", "dropout", "unbind", "select",
@@ -110,7 +113,9 @@ def _groups(graph_module: GraphModule) -> dict[Node, set[Node]]:
 def _is_unknown(graph_module: GraphModule, node: Node) -> bool:
     """Whether nothing is known of the module or function that a node calls."""
     if node.op == "call_module":
-        home = type(graph_module.get_submodule(str(node.target))).__module__
+        module = graph_module.get_submodule(str(node.target))
+        norms = isinstance(module, Dispatch) and all(type(norm) in _NORMS for norm in module.candidates.values())
+        home = "torch" if norms else type(module).__module__
     elif node.op == "call_function":
         home = getattr(node.target, "__module__", None) or "torch"
     else:

@@ -38,6 +38,7 @@ from narfx.space.sampling import FeasibleSampler
 from narfx.space.space import SearchSpace
 
 STRATEGIES = ("random", "evolution", "nar")
+LEARNERS, LOTS = ("nar", "evolution"), (5, 10, 25)
 JOINT = (*STRATEGIES, "enas", "alternating")
 KINDS = ("smooth", "rugged", "noisy")
 SOME = ("smooth", "noisy")
@@ -174,7 +175,7 @@ def long_search(name: str, seed: int, space: SearchSpace, steps: int, size: int 
         observed = truth + 0.7 * rng.normal(size=size)
         metrics = strategy.tell(proposals, [Result(reward) for reward in observed.tolist()])
         for part, norm in metrics.get("gradient", {}).items():
-            gradients[part].append(norm)
+            gradients.setdefault(part, []).append(norm)
         for label, share in (("tenth", 0.1), ("half", 0.5), ("end", 1.0)):
             if step == max(round(share * steps), 1):
                 found[label] = float((truth.mean() - uniform.mean()) / uniform.std())
@@ -199,6 +200,20 @@ def long_searches(seeds: int, steps: int) -> list[dict[str, Any]]:
         row = {key: mean_and_error([run[key] for run in runs]) for key in runs[0]}
         rows.append({"budget": budget, "strategy": name, "steps": steps, **row})
         say(f"16 slots of 4, budget {budget}, {name}")
+    return rows
+
+
+def lot_searches(seeds: int, evaluations: int) -> list[dict[str, Any]]:
+    """Strategies with batches of 5, 10 and 25 for the same number of evaluations, each with noise of its own."""
+    rows = []
+    for budget, name, size in itertools.product((None, 0.5), LEARNERS, LOTS):
+        space = SearchSpace.uniform(16, 4)
+        if budget is not None:
+            space = space.within(Budget({"macs": budget * space.cost(space.base)["macs"]}))
+        runs = [long_search(name, seed, space, max(evaluations // size, 1), size) for seed in range(seeds)]
+        row = {key: mean_and_error([run[key] for run in runs]) for key in ("half", "end", "first", "best_of_10")}
+        rows.append({"budget": budget, "strategy": name, "size": size, **row})
+        say(f"16 slots of 4, budget {budget}, {name}, batches of {size}: first finalist {show(row['first'], 2)}")
     return rows
 
 
@@ -278,12 +293,23 @@ def print_joint(rows: Iterable[dict[str, Any]], steps: int, seeds: int) -> None:
     )  # fmt: skip
 
 
+def print_lots(rows: Iterable[dict[str, Any]], evaluations: int, seeds: int) -> None:
+    heights = ("half", "end", "first", "best_of_10")
+    print_table(
+        f"16 slots of 4 operators, noisy rewards, {evaluations} evaluations in batches of other sizes, {seeds} seeds",
+        ["budget", "strategy", "batches of", "batch at 50 %", "at the end", "first finalist", "best of 10"],
+        ([f"{r['budget']:g}x" if r["budget"] else "none", r["strategy"], str(r["size"]),
+          *(show(r[key], 2) for key in heights)] for r in rows),
+    )  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--seeds", type=int, default=60, help="tables of each kind [60]")
     parser.add_argument("--evaluations", type=int, default=100, help="distinct vectors of a short search [100]")
     parser.add_argument("--quick", action="store_true", help="a few seeds and steps, to see that it runs")
     parser.add_argument("--joint", action="store_true", help="only the joint searches")
+    parser.add_argument("--lots", action="store_true", help="only batches of other sizes, 750 evaluations each")
     parser.add_argument("--json", action="store_true", help="one JSON object on standard output")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -296,6 +322,13 @@ def main() -> None:
             print(json.dumps({"joint": rows}, allow_nan=False))
         else:
             print_joint(rows, long_steps, long_seeds)
+        return
+    if options.lots:
+        rows = lot_searches(seeds, 50 if options.quick else 750)
+        if options.json:
+            print(json.dumps({"lots": rows}, allow_nan=False))
+        else:
+            print_lots(rows, 50 if options.quick else 750, seeds)
         return
     settings: list[dict[str, Any]] = [{"size": 1}, {"size": 10}]
     settings += [{"scale": 1000.0}, {"scale": 0.001}, {"offset": 1e6}]

@@ -95,10 +95,20 @@ def search(
         typer.Option(help="MB of what architectures have in common, kept to be computed once; 0: nothing is [1024]."),
     ] = None,
     finalists: Annotated[
-        int | None, typer.Option(help="Vectors evaluated on the whole validation part at the end [10].")
+        int | None, typer.Option(help="Vectors evaluated with recalibrated BatchNorm at the end [10].")
     ] = None,
     randoms: Annotated[
         int | None, typer.Option(help="Random vectors of equal cost, evaluated for comparison; at least 8 [8].")
+    ] = None,
+    calibration_images: Annotated[
+        int | None, typer.Option(help="Training images for BatchNorm's statistics in the evaluations [512].")
+    ] = None,
+    evaluation_share: Annotated[
+        float | None,
+        typer.Option(
+            help="The most that the evaluations at the end may take of all forward passes: a short search evaluates "
+            "on fewer images; 1: always on all [0.1]."
+        ),
     ] = None,
     norms: Annotated[
         str | None,
@@ -125,7 +135,8 @@ def search(
             "front": front, "front_points": front_points,
             "pretrain_epochs": pretrain_epochs, "steps": steps, "proposals": proposals, "reward_images": reward_images,
             "reuse_memory": reuse_memory,
-            "finalists": finalists, "randoms": randoms, "norms": norms, "prepare": prepare, "distil_lr": distil_lr,
+            "finalists": finalists, "randoms": randoms, "calibration_images": calibration_images,
+            "evaluation_share": evaluation_share, "norms": norms, "prepare": prepare, "distil_lr": distil_lr,
             "distil_compare": distil_compare, "score_images": score_images, "quick": quick, **options,
         }
     )  # fmt: skip

@@ -8,7 +8,7 @@ bit for bit what one forward pass a vector computes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,10 +60,15 @@ class Prefixes:
     Args:
         net: The supernet. Where its network reads a tensor that it has changed in place, nothing is shared.
         memory: How many bytes may be kept from one vector to the next; with 0 nothing is shared.
+        before: Called before a node is computed, with the node and the number of its value. Where it is given, equal
+            numbers are equal values in all loops, not in one alone: each call costs a little more memory.
     """
 
-    def __init__(self, net: Supernet, memory: int = MEMORY) -> None:
-        self.net, self._memory = net, memory
+    def __init__(
+        self, net: Supernet, memory: int = MEMORY, *, before: Callable[[Node, int], None] | None = None
+    ) -> None:
+        self.net, self._memory, self._before = net, memory, before
+        self._known: dict[Any, int] = {}
         self._nodes = list(net.graph_module.graph.nodes)
         self._output = self._nodes[-1]
         self._shares = memory > 0 and changed_safely(net.graph_module)
@@ -79,6 +84,12 @@ class Prefixes:
         self.computed = 0
         """How many nodes have been computed; without sharing it would be all nodes for each vector."""
 
+    def shares(self, x: Tensor) -> bool:
+        """Whether anything is shared, found by a pass over images (N, C, H, W) of what the supernet is set to."""
+        if self._shares and self._sizes is None:
+            self._measure(x)
+        return self._shares
+
     def over(self, vectors: Sequence[Vector], images: int) -> Iterator[int]:
         """The indices of the vectors, in the order in which they share the most; ``images`` come with each call."""
         try:
@@ -92,6 +103,13 @@ class Prefixes:
             self._turn = None
             self._kept.clear()
 
+    def visit(self, vector: Vector) -> None:
+        """Set the supernet to a vector, and call ``before`` for each of its nodes without computing any."""
+        self.net.set_vector(vector)
+        for node, value in self._numbers(vector, self._known).values.items():
+            if self._before is not None:
+                self._before(node, value)
+
     def __call__(self, x: Tensor) -> Any:
         """The output for images (N, C, H, W) of the vector that :meth:`over` is at."""
         turn = self._turn
@@ -101,7 +119,7 @@ class Prefixes:
             self.computed += len(self._nodes)
             return self.net(x)
         if self._sizes is None:
-            return self._measure(turn, x)
+            return self._measure(x)
         for node in turn.computed:
             self._kept[turn.values[node]] = self._compute(node, turn, x)
             if node is not self._output:
@@ -125,9 +143,11 @@ class Prefixes:
             first = node.all_input_nodes[0]
             env[first] = _clone(env[first])
         self._run.env = env
+        if self._before is not None:
+            self._before(node, turn.values[node])
         return self._run.run_node(node)
 
-    def _measure(self, turn: _Turn, x: Tensor) -> Any:
+    def _measure(self, x: Tensor) -> Any:
         """One whole pass, in which the sizes of values are found, and whether a module changes what it is given."""
         values, sizes = dict[Node, Any](), dict[Node, float]()
         with torch.inference_mode(False), torch.no_grad():
@@ -146,13 +166,13 @@ class Prefixes:
                         self._shares = False
                 sizes[node] = sum(t.numel() * t.element_size() for t in tensors(values[node])) / len(x)
         self._sizes = sizes
-        self.computed += len(turn.values)
+        self.computed += len(self._nodes)
         return values[self._output]
 
     # Plans
 
     def _plans(self, vectors: Sequence[Vector], images: int) -> Iterator[list[_Turn]]:
-        known: dict[Any, int] = {}
+        known: dict[Any, int] = {} if self._before is None else self._known
         numbers = [self._numbers(vector, known) for vector in vectors]
         order = sorted(range(len(vectors)), key=lambda index: [*numbers[index].values.values()])
         if self._shares and self._sizes is None and order:  # the first vector ever measures the others

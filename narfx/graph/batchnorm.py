@@ -15,13 +15,18 @@ from torch import Tensor, nn
 
 from narfx.graph.frozen import is_frozen
 
-__all__ = ["batch_statistics", "recalibrate"]
+__all__ = ["batch_statistics", "recalibrate", "tracking_norms"]
 
 _Norm = nn.modules.batchnorm._BatchNorm
 
 
 def _norms(module: nn.Module, *, frozen: bool = False) -> list[_Norm]:
     return [part for part in module.modules() if isinstance(part, _Norm) and (frozen or not is_frozen(part))]
+
+
+def tracking_norms(module: nn.Module, *, frozen: bool = False) -> list[_Norm]:
+    """The BatchNorms whose statistics :func:`recalibrate` replaces."""
+    return [norm for norm in _norms(module, frozen=frozen) if norm.track_running_stats]
 
 
 @contextmanager
@@ -53,7 +58,7 @@ def recalibrate(module: nn.Module, batches: Iterable[Tensor], *, frozen: bool = 
     not changed, unless ``frozen`` says otherwise.
     """
     modes = {part: part.training for part in module.modules()}
-    norms = [norm for norm in _norms(module, frozen=frozen) if norm.track_running_stats]
+    norms = tracking_norms(module, frozen=frozen)
     momenta = {norm: norm.momentum for norm in norms}
     kept = {norm: [buffer.clone() for buffer in norm.buffers(recurse=False)] for norm in norms}
     module.eval()

@@ -19,13 +19,14 @@ from narfx.runs.events import Done, Subscriber
 from narfx.runs.finished import extend, finished_result
 from narfx.runs.folder import RunFolder
 from narfx.runs.interruption import interruptible
-from narfx.runs.origin import check_reads, resumed_config
+from narfx.runs.origin import check_reads
 from narfx.runs.progress import Reporter, Silent
 from narfx.runs.tensorboard import check_tensorboard, follow, write_tensorboard
-from narfx.search.config import QUICK_LOOK, SearchConfig
+from narfx.search.config import QUICK_LOOK, SearchConfig, config_of_run
+from narfx.search.effort import Effort
 from narfx.search.epochs import SCORES
 from narfx.search.estimate import plan
-from narfx.search.evaluations import EVALUATIONS, Evaluations, evaluate_vector, lowered
+from narfx.search.evaluations import EVALUATIONS, Evaluations, Evaluator
 from narfx.search.front import FRONT_WEIGHTS, WEIGHTS, make_front
 from narfx.search.loop import Search
 from narfx.search.measuring import MeasuringStrategy
@@ -45,6 +46,7 @@ from narfx.support.files import read_json
 from narfx.support.folders import check_output, check_replaceable
 from narfx.support.ranks import Ranks
 from narfx.support.seals import sealed, write_sealed
+from narfx.support.text import count
 from narfx.training.about import ABOUT, about
 from narfx.training.method import check_extension, method_facts
 from narfx.training.same_inputs import check_same_inputs
@@ -169,7 +171,7 @@ def resume(
     reporter = reporter if reporter is not None and ranks.first else Silent()
     folder = RunFolder.open(Path(out), previous=previous, ranks=ranks)
     folder.check_seen()
-    config = resumed_config(folder.path, SearchConfig)
+    config = config_of_run(folder.path)
     _check_same(folder.path / _STAGES, stages)
     if epochs is not None:
         if stages is not None:
@@ -258,9 +260,11 @@ def _go(
         if ranks.first:
             reporter.say(f"{QUICK_LOOK if config.quick else ''}{plan(prepared, config, ranks).text}")
         net, space, task = prepared.net, prepared.space, prepared.task
+        effort = Effort.of(config, task, prepared.traced.space)
         search = Search(config, space, net, prepared.stages, task, folder, reporter, ranks, prepared.method)
         search.run()
-        evaluate = Evaluations(net, task, folder, reporter)
+        evaluator = Evaluator(net, task, effort, config.reuse_memory * 2**20)
+        evaluate = Evaluations(evaluator, folder, reporter)
         if not ranks.first:
             evaluate.crew.follow()
             return {}
@@ -282,9 +286,9 @@ def _go(
             outcome.dearest,
             space.budget,
             task.metric,
-            lambda: None if near is None else evaluate_vector(net, near, task),
+            lambda: None if near is None else evaluator([near], ["val"])[0],
         )
-        write_weights(lowered(net, space.read(outcome.best), task), folder.path / WEIGHTS)
+        write_weights(evaluator.network(space.read(outcome.best)), folder.path / WEIGHTS)
         made = make_front(
             evaluate, offered, search.strategy, search.archives, outcome, config.front, config.front_points, folder.path
         )
@@ -330,7 +334,7 @@ def _write(
         "budget": str(prepared.space.budget),
         "starting_weights": config.starting_weights,
         "accuracy": best["accuracy"],
-        "accuracy_of": "shared weights, recalibrated BatchNorm, whole validation part",
+        "accuracy_of": f"shared weights, recalibrated BatchNorm, {count(made.images, 'validation image')}",
         **{key: best[key] for key in costs},
         "base": {key: outcome.base[key] for key in ("accuracy", *costs)},
         "random": {

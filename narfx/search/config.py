@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, FiniteFloat, field_validator, model_validator
@@ -9,11 +10,13 @@ from pydantic import Field, FiniteFloat, field_validator, model_validator
 from narfx.compiler.open import NetworkOptions, base_start
 from narfx.inputs.reference import ModelRef
 from narfx.latency.metric import LatencyOptions
+from narfx.runs.origin import resumed_config
 from narfx.tasks.options import DataOptions
+from narfx.tasks.task import CALIBRATION_IMAGES
 from narfx.training.initialise import random_start
 from narfx.training.recipe import Recipe
 
-__all__ = ["GENTLE_LR", "MIXTURES", "PASSES", "QUICK", "QUICK_LOOK", "Compared", "SearchConfig"]
+__all__ = ["GENTLE_LR", "MIXTURES", "PASSES", "QUICK", "QUICK_LOOK", "Compared", "SearchConfig", "config_of_run"]
 
 Compared = Literal["output", "standardised"]
 PASSES = 2
@@ -26,6 +29,8 @@ QUICK: dict[str, Any] = {"epochs": 4, "steps": 10, "finalists": 4, "max_train_im
 _QUICK_SOLVE = {**{key: value for key, value in QUICK.items() if key not in ("epochs", "steps")}, "score_images": 512}
 MIXTURES = ("darts", "gdas", "stacnas")
 """The strategies that train all operators at once from the first step, so that they need no warm-up on vectors."""
+_OLDER: dict[str, Any] = {"calibration_images": 2048, "evaluation_share": 1.0}
+"""How runs evaluate that began before their configurations said so."""
 QUICK_LOOK = "QUICK LOOK (--quick), NOT A RESULT: "
 
 
@@ -38,6 +43,8 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     steps of the strategy, each on a batch of ``proposals`` vectors and one validation minibatch of ``reward_images``
     images. Latency is a cost where it is asked for or bounded by the budget. What architectures have in common is
     computed once; for that ``reuse_memory`` MB may be kept from one to the next, and results do not depend on it.
+    The evaluations at the end take at most ``evaluation_share`` of all forward passes, by fewer images where the
+    search is short (:class:`~narfx.search.effort.Effort`); ``calibration_images`` are for BatchNorm's statistics.
     ``quick`` is a first look: it changes the defaults to those of :data:`QUICK`.
 
     Without a ``strategy`` it is ``solve`` where ``weights`` are given and no skips are searched, else ``nar``. For
@@ -72,6 +79,8 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
     front_points: int = Field(default=20, ge=2)
     finalists: int = Field(default=10, ge=1)
     randoms: int = Field(default=8, ge=8)
+    calibration_images: int = Field(default=CALIBRATION_IMAGES, ge=2)
+    evaluation_share: float = Field(default=0.1, gt=0, le=1, allow_inf_nan=False)
     lr: FiniteFloat = Field(default=0.05, gt=0)
     t0: int = Field(default=10, ge=1)
     seed: int = Field(default=0, ge=0)
@@ -123,6 +132,18 @@ class SearchConfig(NetworkOptions, LatencyOptions, DataOptions, Recipe):
             known = 0 if values.get("strategy") in MIXTURES else known
             return {**values, "pretrain_epochs": max(0, min(known, values["epochs"] - 1))}
         return values
+
+
+def config_of_run(run: Path) -> SearchConfig:
+    """The configuration of the run in a folder; an older run evaluates on, as it began, with all images.
+
+    Raises:
+        UsageError: The configuration is not the one that the run began with.
+    """
+    config = resumed_config(run, SearchConfig)
+    return config.model_copy(
+        update={name: value for name, value in _OLDER.items() if name not in config.model_fields_set}
+    )
 
 
 def _trained(values: dict[str, Any]) -> bool:

@@ -9,8 +9,8 @@ import torch
 
 from narfx.graph.copying import copy_module
 from narfx.search.config import SearchConfig
+from narfx.search.effort import MEASURED, Effort, for_front
 from narfx.search.epochs import quick_reward
-from narfx.search.front import SOLVED_BUDGETS
 from narfx.search.mixture.memory import activation_bytes, largest_mixture, weight_bytes
 from narfx.search.mixture.strategy import MixtureStrategy
 from narfx.search.preparation import Distil
@@ -23,7 +23,6 @@ __all__ = ["plan"]
 
 _PASS = 2.0  # a pass of distillation in training steps
 _MB = 1e6
-_MEASURED = 51  # the base, the solutions and the random vectors of a round
 
 
 def plan(prepared: Prepared, config: SearchConfig, ranks: Ranks | None = None) -> Estimate:
@@ -35,14 +34,15 @@ def plan(prepared: Prepared, config: SearchConfig, ranks: Ranks | None = None) -
         return _mixing(prepared, config, mixing)
     train = config.epochs * task.steps_per_epoch
     rewards = (config.epochs - config.pretrain_epochs) * config.steps * config.proposals
-    evaluations = config.finalists + config.randoms + 1 + _for_front(config)
-    images = len(task.data.val) + task.calibration_images
+    evaluations = config.finalists + config.randoms + 1 + for_front(config)
+    effort = Effort.of(config, task, prepared.traced.space)
+    images = effort.val + effort.calibration
     step, reward = _probe(prepared, config, ranks)
     if config.strategy == "solve":
         return _solving(prepared, config, step, reward).shared(ranks)
     skips = f" and {count(len(space.skip_slots), 'possible skip')}" if space.skip_slots else ""
     stages = f" in {len(prepared.stages)} stages" if len(prepared.stages) > 1 else ""
-    judged = 0 if task.data.test is None else (config.randoms + 2) * len(task.data.test)
+    judged = (config.randoms + 2) * effort.test
     end = (evaluations * images + judged) / min(config.reward_images, len(task.data.val)) * reward
     distilled = _distilled(prepared)
     seconds = (train + (_PASS - 1) * distilled * task.steps_per_epoch) * step + rewards * reward + end
@@ -91,9 +91,10 @@ def _mixing(prepared: Prepared, config: SearchConfig, strategy: MixtureStrategy)
         quick_reward(net, space.start, task, next(task.reward_batches(0, 1, config.reward_images)))
         reward = time.monotonic() - start
     learning, train = config.epochs - config.pretrain_epochs, config.epochs * task.steps_per_epoch
-    evaluations, images = config.finalists + config.randoms + 1 + _for_front(config), task.calibration_images
-    images += len(task.data.val)
-    judged = 0 if task.data.test is None else (config.randoms + 2) * len(task.data.test)
+    evaluations = config.finalists + config.randoms + 1 + for_front(config)
+    effort = Effort.of(config, task, prepared.traced.space)
+    images = effort.calibration + effort.val
+    judged = (config.randoms + 2) * effort.test
     end = (evaluations * images + judged) / min(config.reward_images, len(task.data.val)) * reward
     seconds = (strategy.passes * learning + config.pretrain_epochs) * task.steps_per_epoch * step + end
     before = f" ({_prepared(config, _distilled(prepared))})" if config.pretrain_epochs else ""
@@ -130,10 +131,11 @@ def _solving(prepared: Prepared, config: SearchConfig, step: float, reward: floa
     passes, rounds = config.pretrain_epochs, config.epochs - config.pretrain_epochs
     singles = sum(len(slot.legal) - 1 for slot in space.slots)
     images = min(config.score_images, len(task.data.train))
-    evaluations = config.finalists + config.randoms + 1 + _for_front(config)
-    last = evaluations * (len(task.data.val) + task.calibration_images)
-    judged = 0 if task.data.test is None else (config.randoms + 2) * len(task.data.test)
-    measured, train = rounds * (singles + _MEASURED), passes * task.steps_per_epoch
+    evaluations = config.finalists + config.randoms + 1 + for_front(config)
+    effort = Effort.of(config, task, prepared.traced.space)
+    last = evaluations * (effort.val + effort.calibration)
+    judged = (config.randoms + 2) * effort.test
+    measured, train = rounds * (singles + MEASURED), passes * task.steps_per_epoch
     one = reward / min(config.reward_images, len(task.data.val))
     seconds = _PASS * train * step + (measured * images + last + judged) * one
     text = (
@@ -149,19 +151,13 @@ def _solving(prepared: Prepared, config: SearchConfig, step: float, reward: floa
         "training_steps": train,
         "measured": measured,
         "evaluations": evaluations,
-        "evaluation_images": len(task.data.val) + task.calibration_images,
+        "evaluation_images": effort.val + effort.calibration,
     }
     return Estimate(text, seconds, numbers, prepared.notes)
 
 
-def _for_front(config: SearchConfig) -> int:
-    """How many vectors are evaluated for the front, at most; each is lowered once more for its weights."""
-    solved = SOLVED_BUDGETS * len(config.front) if config.strategy == "solve" else 0
-    return config.front_points + solved + 1 if config.front else 0
-
-
 def _of_front(config: SearchConfig) -> str:
-    return f", up to {_for_front(config)} of them for the front over {', '.join(config.front)}" if config.front else ""
+    return f", up to {for_front(config)} of them for the front over {', '.join(config.front)}" if config.front else ""
 
 
 def _probe(prepared: Prepared, config: SearchConfig, ranks: Ranks) -> tuple[float, float]:

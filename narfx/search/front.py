@@ -8,7 +8,8 @@ from typing import Any
 
 from narfx.errors import InfeasibleBudgetError
 from narfx.inputs.weight_sets import WeightSet
-from narfx.search.evaluations import Evaluations, lowered
+from narfx.search.effort import SOLVED_BUDGETS
+from narfx.search.evaluations import Evaluations
 from narfx.search.measuring import MeasuringStrategy
 from narfx.search.outcome import Outcome
 from narfx.search.strategy import Evaluated
@@ -27,8 +28,6 @@ __all__ = ["FRONT_WEIGHTS", "SOLVED_BUDGETS", "WEIGHTS", "front_point", "front_v
 Record = dict[str, Any]
 
 WEIGHTS, FRONT_WEIGHTS = "weights.safetensors", "front.safetensors"
-SOLVED_BUDGETS = 8
-"""How many budgets over the range of each cost are solved by saved scores."""
 
 
 def front_vectors(
@@ -104,15 +103,15 @@ def make_front(
     points = _one_of_equals(front(records, (*over, "accuracy")), over, lambda p: space.read(p) == kept)
     vectors = [space.read(point) for point in points]
     weights = _all_weights(evaluate, vectors, run) if costs else _kept_weights(vectors, kept, run)
-    images = len(evaluate.task.data.val)
+    task, images = evaluate.evaluator.task, evaluate.evaluator.effort.val
     made = Front(
-        metric=evaluate.task.metric,
+        metric=task.metric,
         costs=over,
         budget=str(space.budget),
         images=images,
         archive=len({entry.vector for archive in archives for entry in archive}),
         evaluated=len({space.read(record) for record in records}),
-        base=front_point(base, space.metrics, images),
+        base=front_point(base, space.metrics, len(task.data.val) if own else images),
         base_by="own" if own else "shared" if costs else None,
         points=tuple(
             front_point(point, space.metrics, images, each) for point, each in zip(points, weights, strict=True)
@@ -143,7 +142,7 @@ def _all_weights(evaluate: Evaluations, vectors: Sequence[Vector], run: Path) ->
     """Write the weights of all points into one file."""
     kept = WeightSet()
     for number, vector in enumerate(vectors, 1):
-        kept.add(str(number), lowered(evaluate.net, vector, evaluate.task))
+        kept.add(str(number), evaluate.evaluator.network(vector))
     kept.write(run / FRONT_WEIGHTS)
     digest = file_digest(run / FRONT_WEIGHTS)
     return [PointWeights(file=FRONT_WEIGHTS, digest=digest, entry=str(n)) for n in range(1, len(vectors) + 1)]

@@ -14,6 +14,7 @@ from narfx.runs.events import StageBegan
 from narfx.runs.folder import RunFolder
 from narfx.runs.progress import Reporter
 from narfx.search.config import SearchConfig
+from narfx.search.effort import Effort
 from narfx.search.epochs import StrategyEpoch, train_epoch
 from narfx.search.evaluations import evaluate_vector
 from narfx.search.shared_weights import SharedWeights
@@ -136,7 +137,8 @@ class Search:
             equalise(self.ranks, self.net, self.task.head)
             if trained and self.ranks.first:
                 # Before the first step: shared weights move on, and the base is judged by its own.
-                self.base = evaluate_vector(self.net, self.space.base, self.task)
+                effort = Effort.most(self.config, self.task)
+                self.base = evaluate_vector(self.net, self.space.base, self.task, effort)
             self._save(0)
             return 0
         self._found = [Found.from_state(entry) for entry in state.get("found", ())]

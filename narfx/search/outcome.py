@@ -66,8 +66,8 @@ def conclude(
     whole, and what is kept is the most accurate that keeps the budget on latency
     (:func:`~narfx.search.whole_latency.keep_in_time`).
     """
-    task = evaluate.task
-    judges = task.data.test is not None
+    task, images = evaluate.evaluator.task, evaluate.evaluator.effort.test
+    judges = images > 0
     equal = equal_costs(space)
     tried = evaluate(finalists, "finalists")
     ranked = sorted(tried, key=lambda record: (-record["accuracy"], *(record[m] for m in equal), space.read(record)))
@@ -79,14 +79,10 @@ def conclude(
     kept, dearest = evaluate(
         [space.read(best), most_macs(space, draw("most MACs"))], "kept vector, MACs alone", judged=judges
     )
-    judgement = Judgement.of(kept, beside, dearest, costs=equal, images=_judges(task), part=_part(task))
+    judgement = Judgement.of(kept, beside, dearest, costs=equal, images=images, part=_part(task))
     nothing = {**space.describe(space.base), "accuracy": None, "loss": None, **space.cost(space.base)}
     finalist, random = ([_plain(record) for record in records] for records in (tried, beside))
     return Outcome(_plain(kept), base or nothing, finalist, random, _plain(dearest), judgement, in_time)
-
-
-def _judges(task: Task) -> int:
-    return 0 if task.data.test is None else len(task.data.test)
 
 
 def _part(task: Task) -> str:

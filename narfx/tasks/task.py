@@ -22,10 +22,10 @@ from narfx.support.ranks import Ranks
 from narfx.support.text import count
 from narfx.tasks.precision import Precision
 
-__all__ = ["Task"]
+__all__ = ["CALIBRATION_IMAGES", "Task"]
 
-
-CALIBRATION_IMAGES = 2048
+CALIBRATION_IMAGES = 512
+"""Training images for the statistics of BatchNorm, where nobody says otherwise."""
 
 
 class Task(ABC):
@@ -206,7 +206,6 @@ class Task(ABC):
         losses, right = self.outcomes(model, part, ranks)
         return {"accuracy": float(right.double().mean()), "loss": float(losses.mean()), "images": len(right)}
 
-    @torch.inference_mode()
     def outcomes(
         self, model: Callable[[Tensor], Tensor], part: str = "val", ranks: Ranks | None = None
     ) -> tuple[Tensor, Tensor]:
@@ -220,6 +219,20 @@ class Task(ABC):
         Raises:
             UsageError: ``part`` is none of train, val and test, or the data have no test part.
         """
+        ranks = ranks or Ranks()
+        found = [self.outcome(model, batch) for batch in self.part_batches(part, ranks=ranks)]
+        if not ranks.alone:
+            sent = [[losses.tolist(), right.tolist()] for losses, right in found]
+            merged = ranks.merged(gather(ranks, sent))
+            found = [(torch.tensor(losses, dtype=torch.float64), torch.tensor(right)) for losses, right in merged]
+        return torch.cat([losses for losses, _ in found]), torch.cat([right for _, right in found])
+
+    def part_batches(self, part: str, images: int | None = None, ranks: Ranks | None = None) -> Iterator[Batch]:
+        """The batches of a part in a fixed shuffled order, its first ``images`` images or all; ranks share them.
+
+        Raises:
+            UsageError: ``part`` is none of train, val and test, or the data have no test part.
+        """
         split = {"train": self.data.train, "val": self.data.val, "test": self.data.test}.get(part)
         if split is None:
             raise UsageError(
@@ -227,18 +240,15 @@ class Task(ABC):
                 where=self.data.name,
                 kind="no_such_part",
             )
-        ranks = ranks or Ranks()
-        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))
-        chunks = ranks.share(torch.split(order, min(self.batch_size, max(len(order), 1))))
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(0))[:images]
+        chunks = (ranks or Ranks()).share(torch.split(order, min(self.batch_size, max(len(order), 1))))
         mine = torch.cat(chunks) if chunks else order[:0]
-        losses, right = list[Tensor](), list[Tensor]()
-        for inputs, target in ordered_batches(split, mine, self.batch_size, data=self.data):
-            logits = self.logits(self.precision.exact.apply(model, inputs))
-            losses.append(functional.cross_entropy(logits, target, reduction="none").double().cpu())
-            right.append((logits.argmax(1) == target).cpu())
-        if not ranks.alone:
-            found = [[one.tolist(), other.tolist()] for one, other in zip(losses, right, strict=True)]
-            merged = ranks.merged(gather(ranks, found))
-            losses = [torch.tensor(one, dtype=torch.float64) for one, _ in merged]
-            right = [torch.tensor(other) for _, other in merged]
-        return torch.cat(losses), torch.cat(right)
+        return ordered_batches(split, mine, self.batch_size, data=self.data)
+
+    @torch.inference_mode()
+    def outcome(self, model: Callable[[Tensor], Tensor], batch: Batch) -> tuple[Tensor, Tensor]:
+        """What :meth:`outcomes` gives, of the images of one batch."""
+        inputs, target = batch
+        logits = self.logits(self.precision.exact.apply(model, inputs))
+        losses = functional.cross_entropy(logits, target, reduction="none")
+        return losses.double().cpu(), (logits.argmax(1) == target).cpu()

@@ -17,6 +17,7 @@ from narfx.space.budget import Budget
 from narfx.space.front import spread
 from narfx.space.front_file import FRONT, Front, FrontPoint, PointWeights, is_front
 from narfx.support.seals import damaged, file_digest
+from narfx.support.text import count
 from narfx.verbs.start import Placed
 
 __all__ = ["OpenFront", "chosen_points", "named_targets", "open_front"]
@@ -44,7 +45,7 @@ class OpenFront(NamedTuple):
         metrics = {
             **{key: known.metrics[key] for key in _KEPT if key in known.metrics},
             "accuracy": point.accuracy,
-            "accuracy_of": "shared weights, recalibrated BatchNorm, whole validation part",
+            "accuracy_of": f"shared weights, recalibrated BatchNorm, {count(front.images, 'validation image')}",
             **point.costs,
             "base": {"accuracy": front.base.accuracy, **front.base.costs},
             "budget": str(own),

@@ -15,12 +15,13 @@ from narfx.inputs.paths import named_paths, relocated
 from narfx.inputs.reference import ModelRef
 from narfx.inputs.weights import write_weights
 from narfx.runs.folder import RunFolder
-from narfx.runs.origin import check_reads, resumed_config
+from narfx.runs.origin import check_reads
 from narfx.runs.progress import Reporter, Silent
 from narfx.search.api import reads_of_search
-from narfx.search.config import SearchConfig
+from narfx.search.config import SearchConfig, config_of_run
+from narfx.search.effort import Effort
 from narfx.search.epochs import SCORES
-from narfx.search.evaluations import evaluate_vector, lowered
+from narfx.search.evaluations import Evaluator
 from narfx.search.front import front_point
 from narfx.search.prepared import Prepared
 from narfx.search.prepared import prepare as prepare_search
@@ -89,7 +90,7 @@ def solve(
     check_output(out, overwrite=overwrite)
     folder = RunFolder.open(run)
     _check_finished(run)
-    config = resumed_config(folder.path, SearchConfig)
+    config = config_of_run(folder.path)
     check_replaceable(out, [run, *named_paths(config, run)])
     with folder.unused():
         solver = _Solver.open(folder, config, device, reporter)
@@ -142,6 +143,8 @@ class _Solver:
         self.run, self.config, self.prepared, self.table, self.reporter = run, config, prepared, table, reporter
         self.space = table.offered(prepared.traced.space)
         self.notes: list[str] = []
+        effort = Effort.of(config, prepared.task, prepared.traced.space)
+        self.evaluator = Evaluator(prepared.net, prepared.task, effort, config.reuse_memory * 2**20)
 
     @property
     def base(self) -> dict[str, float]:
@@ -182,7 +185,7 @@ class _Solver:
         vectors = best_vectors(space, self.table.scores, count)
         if len(vectors) < count:
             self.notes.append(f"{text}: only {counted(len(vectors), 'vector')} of {count} exist")
-        tried = [evaluate_vector(self.prepared.net, vector, self.prepared.task) for vector in vectors]
+        tried = self.evaluator(vectors, ["val"], self.reporter, text)
         best = max(range(len(tried)), key=lambda index: (tried[index]["accuracy"], -index))
         self.reporter.say(f"{text}: accuracy {tried[best]['accuracy']:.4f}")
         return _Point(text, vectors[best], tried[best], len(tried))
@@ -197,7 +200,7 @@ class _Solver:
         place, final = work / name, out / name
         place.mkdir(exist_ok=True)
         task, traced = self.prepared.task, self.prepared.traced
-        write_weights(lowered(self.prepared.net, point.vector, task), place / "weights.safetensors")
+        write_weights(self.evaluator.network(point.vector), place / "weights.safetensors")
         record = {
             "budget": point.budget,
             **point.record,
@@ -225,8 +228,8 @@ class _Solver:
     def front(self, records: Mapping[str, Mapping[str, Any]], budget: str, work: Path) -> Front:
         """The front of what was written, each record by its folder in ``work``, over the metric that has a range."""
         task, costs, over = self.prepared.task, self.prepared.traced.space.metrics, ranged_metric(budget)
-        images, tried = len(task.data.val), sum(record["evaluated"] for record in records.values())
-        base = evaluate_vector(self.prepared.net, self.prepared.traced.space.base, task)
+        images, tried = self.evaluator.effort.val, sum(record["evaluated"] for record in records.values())
+        base = self.evaluator([self.prepared.traced.space.base], ["val"])[0]
         named = [{**record, "file": f"{name}/weights.safetensors"} for name, record in records.items()]
         return Front(
             metric=task.metric,

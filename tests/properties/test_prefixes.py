@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import pytest
@@ -15,10 +16,11 @@ from test_random_skips import chains, opened
 from torch import nn
 
 import narfx
+from narfx.compiler.calibration import Calibration
 from narfx.compiler.prefixes import Prefixes
 from narfx.compiler.supernet import Supernet
 from narfx.errors import NothingToRefineError, UsageError
-from narfx.graph.batchnorm import batch_statistics
+from narfx.graph.batchnorm import batch_statistics, recalibrate
 from narfx.space.records import Vector
 from narfx.tasks.precision import Precision
 
@@ -56,6 +58,31 @@ def check(
     return prefixes.computed
 
 
+def calibrated(net: Supernet, vectors: Sequence[Vector], side: int, memory: int) -> bool:
+    """Compare statistics and outputs of all vectors with those of each lowered alone; whether anything was shared."""
+    batches, x = [images(4, 3, side, side, seed=seed) for seed in range(3)], images(5, 3, side, side)
+    state, modes = copy.deepcopy(net.state_dict()), [part.training for part in net.modules()]
+    calibration = Calibration(net, memory)
+    if not calibration.shares(x[:2].clone()):
+        return False
+    for group in (vectors[:2], vectors):  # what the first group has calibrated stays as it is
+        assert len([*calibration.calibrate(group, [batch.clone() for batch in batches])]) == 3 * len(group)
+    outputs = {}
+    with torch.inference_mode():
+        for index in calibration.over(vectors, len(x)):
+            outputs[index] = calibration(x.clone())
+    for index, vector in enumerate(vectors):
+        network = narfx.lower(net, vector)
+        recalibrate(network, [batch.clone() for batch in batches])
+        with torch.inference_mode():
+            assert equal(outputs[index], network.eval()(x.clone()))
+        ours, theirs = calibration.lowered(vector).state_dict(), network.state_dict()
+        assert list(ours) == list(theirs) and all(map(torch.equal, ours.values(), theirs.values()))
+    assert all(map(torch.equal, net.state_dict().values(), state.values()))
+    assert [part.training for part in net.modules()] == modes
+    return True
+
+
 @settings(max_examples=40)
 @given(network=networks(), data=st.data())
 def test_operators(network: nn.Module, data: st.DataObject) -> None:
@@ -68,6 +95,8 @@ def test_operators(network: nn.Module, data: st.DataObject) -> None:
     nodes = 2 * len(vectors) * len(net.graph_module.graph.nodes)
     memory = data.draw(st.sampled_from([0, 4 * 8 * SIDE * SIDE * 4, 2**30]))
     assert check(net, vectors, SIDE, memory, data.draw(st.sampled_from(FORMATS))) <= nodes
+    assert not calibrated(net, vectors, SIDE, 0)
+    calibrated(net, vectors, SIDE, memory)
 
 
 @settings(max_examples=25)
@@ -78,7 +107,9 @@ def test_skips(network: nn.Module, data: st.DataObject) -> None:
     except UsageError:
         return
     net = Supernet(traced)
-    check(net, lot(net, data), SKIP_SIDE, 2**30, data.draw(st.sampled_from(FORMATS)))
+    vectors = lot(net, data)
+    check(net, vectors, SKIP_SIDE, 2**30, data.draw(st.sampled_from(FORMATS)))
+    calibrated(net, vectors, SKIP_SIDE, 2**30)
 
 
 class InPlace(nn.Module):
@@ -102,12 +133,13 @@ def test_a_tensor_that_is_changed_in_place(late: bool) -> None:
     """A change is made to a copy, where another vector reads what was before; else nothing is shared."""
     net = Supernet(narfx.trace(InPlace(late), input=(3, 8, 8)))
     vectors = [(a, b) for a in net.space.slots[0].legal for b in net.space.slots[1].legal]
+    calibrated(net, vectors, 8, 2**30)
     computed, nodes = check(net, vectors, 8, 2**30), 2 * len(vectors) * len(net.graph_module.graph.nodes)
     assert computed == nodes if late else computed < 0.8 * nodes
 
 
 def test_memory_bounds_what_is_shared_and_a_chain_shares_all_of_its_beginning() -> None:
-    layers = [layer for _ in range(4) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(inplace=True))]
+    layers = [layer for _ in range(4) for layer in (nn.Conv2d(8, 8, 3, padding=1), nn.BatchNorm2d(8))]
     net = Supernet(narfx.trace(nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), *layers), input=(3, 8, 8)))
     last = [(0, 0, 0, k) for k in net.space.slots[3].legal]
     nodes = len(net.graph_module.graph.nodes)
@@ -116,8 +148,12 @@ def test_memory_bounds_what_is_shared_and_a_chain_shares_all_of_its_beginning() 
         before = prefixes.computed
         for _ in prefixes.over(last, len(x)):
             prefixes(x)
-    # Of each later vector: the last convolution, its ReLU and the output.
+    # Of each later vector: the last convolution, its norm and the output.
     assert prefixes.computed - before == nodes + 3 * (len(last) - 1)
+    calibration = Calibration(net)
+    assert calibration.shares(x) and calibration.computed == nodes
+    assert len([*calibration.calibrate(last, [x, x])]) == 2 * len(last)
+    assert calibration.computed == nodes + 2 * (nodes + 3 * (len(last) - 1))
     assert check(net, last, 8, 0) == 2 * len(last) * nodes
     one_map = 2 * 8 * 8 * 8 * 4
     assert check(net, last, 8, one_map - 1) > check(net, last, 8, 4 * one_map)

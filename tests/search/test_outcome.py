@@ -30,10 +30,10 @@ def test_a_search_is_judged_by_images_that_did_not_choose(tmp_path: Path, capsys
     config = SearchConfig(**SMALL | {"strategy": "random", "budget": "params<=0.8x,macs<=0.8x"})
     result = run(config, tmp_path / "run")
     judged, space = result["judgement"], prepare(config, stages_of(config), "cpu", None).space
-    assert (judged["part"], judged["images"]) == ("test part", 355)
+    assert (judged["part"], judged["images"]) == ("test part", 128)
     evaluated = json.loads((tmp_path / "run/evaluations.json").read_text())["evaluations"]
     records = {space.read(record): record for record in evaluated}
-    right = {vector: unpacked(record["right"], 355) for vector, record in records.items() if "right" in record}
+    right = {vector: unpacked(record["right"], 128) for vector, record in records.items() if "right" in record}
     randoms = [space.read(record) for record in result["randoms"]]
     kept, alone = space.read(result), space.read(judged["macs_alone"])
     assert judged["random"]["equal"] == ["macs", "params"] and all(map(space.feasible, randoms))
@@ -44,7 +44,7 @@ def test_a_search_is_judged_by_images_that_did_not_choose(tmp_path: Path, capsys
     everything = itertools.product(*(slot.legal for slot in space.slots))
     most = max(space.cost(vector)["macs"] for vector in everything if space.feasible(vector))
     assert judged["macs_alone"]["macs"] == most == space.cost(alone)["macs"] and space.feasible(alone)
-    assert "355 images that did not choose" in result["verdict"] and "beat" not in result["verdict"]
+    assert "128 images that did not choose" in result["verdict"] and "beat" not in result["verdict"]
     kept_metrics = json.loads((tmp_path / "run/arch.json").read_text())["metrics"]
     assert kept_metrics["judgement"] == judged and kept_metrics["starting_weights"] == "random, seed 0"
     # The base was never trained.
