@@ -66,6 +66,7 @@ class Calibration:
         """
         if any(isinstance(part, Zeros) for part in self.net.modules()) or not self._called_once():
             return False
+        self.net.set_vector(self.net.space.start)  # a search may have left a mixture set
         with _evaluating(self.net):
             return self._prefixes.shares(x)
 
