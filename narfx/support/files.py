@@ -62,9 +62,8 @@ def disk_errors(path: Path) -> Iterator[None]:
 def write_bytes(path: Path, *content: bytes | memoryview, keep: Path | None = None) -> None:
     """Write pieces of ``content`` to ``path`` by an atomic rename: readers see the old file or the new one.
 
-    That holds on a crash too.
-    Where ``path`` is a link, the file that it points to is written. An old file is moved to ``keep``, where that is
-    given; a crash may then leave it there alone.
+    That holds on a crash too. Where ``path`` is a link, the file that it points to is written. An old file is moved to
+    ``keep``, where that is given; a crash may then leave it there alone.
 
     Raises:
         UsageError: The path cannot be written, or a folder, a pipe or a device stands there.
