@@ -42,7 +42,7 @@ def write_source(
         exec(compile(source, str(path), "exec"), scope)  # run the source before it is written
         with Blank():
             rebuilt = scope["Model"]().eval()
-        rebuilt.load_state_dict(network.state_dict())
+        rebuilt.load_state_dict(network.state_dict(), assign=True)
         with torch.inference_mode():
             found = tensors(rebuilt(reference.images[1].clone()))
         if not all(map(torch.equal, found, tensors(reference.output(1)))):

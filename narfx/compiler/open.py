@@ -21,6 +21,7 @@ from narfx.inputs.reference import ModelRef
 from narfx.inputs.trust import out_of
 from narfx.inputs.weights import Checkpoint, apply_weights, load_state, open_weights
 from narfx.space.architecture import Architecture, SpaceOptions
+from narfx.space.records import Vector
 from narfx.support.path_fields import ModelReference, UserPath
 from narfx.support.text import count
 
@@ -125,11 +126,11 @@ def open_architecture(
     if changed:
         candidates += f"; {count(changed, 'skip')} other than the base's, not trained"
     if weights is None and architecture.weights is None:
-        network = lower(Supernet(traced), vector)
+        network = _lowered(traced, vector)
         return Lowered(network, traced, f"{base_start(architecture.model, None)}{candidates}")
     path = Path(weights) if weights is not None else find(str(architecture.weights), relative_to)
     file = open_weights(path)
-    network = lower(Supernet(traced), vector)
+    network = _lowered(traced, vector)
     # The base's own vector has the base's keys: then the trace takes the weights, for what else is made of it.
     if any(vector) and (done := _load(network, file)) is not None:
         alike = network.state_dict().keys() == traced.graph_module.state_dict().keys()  # where only skips differ
@@ -145,7 +146,13 @@ def open_architecture(
             raise _neither(model.state_dict(), network.state_dict(), file.entries[0].state, path)
         used = model.state_dict()
         load_state(base, {key: used[key] for key in base.state_dict()}, source=str(path))
-    return Lowered(lower(Supernet(traced), vector), traced, f"{path.name}{done}: the base's{candidates}")
+    return Lowered(_lowered(traced, vector), traced, f"{path.name}{done}: the base's{candidates}")
+
+
+def _lowered(traced: Traced, vector: Vector) -> fx.GraphModule:
+    """The network of one vector; no other operator of the space is built for it."""
+    only = traced.space.restrict({index: [entry] for index, entry in enumerate(vector)})
+    return lower(Supernet(traced, space=only), vector)
 
 
 def _load(network: nn.Module, file: Checkpoint) -> str | None:

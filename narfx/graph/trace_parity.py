@@ -121,11 +121,11 @@ def _runs(network: nn.Module, batches: list[Tensor], targets: dict[str, fx.Node]
     copied = copy_module(network)
     copied.eval()  # not in one line with the copy: the user's own train() may return nothing
     marks: dict[tuple[str, int], Mark] = {}
-    parts = dict(copied.named_modules())
+    parts, room = dict(copied.named_modules()), _Room()
     for name in targets:
         part = parts.get(name)
         if part is not None and not isinstance(part, torch.jit.ScriptModule):
-            part.register_forward_hook(_marker(name, marks))
+            part.register_forward_hook(_marker(name, marks, room))
     runs = []
     with global_generators(seed), torch.no_grad():
         for x in batches:
@@ -134,22 +134,37 @@ def _runs(network: nn.Module, batches: list[Tensor], targets: dict[str, fx.Node]
     return runs
 
 
-def _marker(name: str, marks: dict[tuple[str, int], Mark]) -> Callable[..., None]:
+def _marker(name: str, marks: dict[tuple[str, int], Mark], room: _Room) -> Callable[..., None]:
     calls = 0
 
     def mark(module: nn.Module, args: Any, output: Any) -> None:
         nonlocal calls
         values = [t.detach() for t in _tensors(output) if not t.is_complex()]
-        marks[name, calls] = tuple((t.shape, *_sums(t)) for t in values)
+        marks[name, calls] = tuple((t.shape, *_sums(t, room)) for t in values)
         calls += 1
 
     return mark
 
 
-def _sums(tensor: Tensor) -> tuple[float, float]:
+class _Room:
+    """Memory for the sizes of one tensor's values after another: fresh memory for each would take longer than they."""
+
+    def __init__(self) -> None:
+        self.values = torch.empty(0)
+
+    def sizes(self, tensor: Tensor) -> Tensor:
+        """The absolute values of a float32 tensor, until the next call."""
+        if type(tensor) is not Tensor or tensor.device.type != "cpu":
+            return tensor.abs()
+        if self.values.numel() < tensor.numel():
+            self.values = torch.empty(tensor.numel())
+        return torch.abs(tensor, out=self.values[: tensor.numel()].view(tensor.shape))
+
+
+def _sums(tensor: Tensor, room: _Room) -> tuple[float, float]:
     """The sum of the values and of their sizes; in float64 only where float32 does not do, as it takes much longer."""
     if tensor.dtype == torch.float32:
-        size = float(tensor.abs().sum())
+        size = float(room.sizes(tensor).sum())
         if math.isfinite(size):
             return float(tensor.sum()), size
     wide = tensor.to(torch.float64)

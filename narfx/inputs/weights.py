@@ -7,10 +7,12 @@ the model exactly, and a note says what was done.
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +40,7 @@ __all__ = [
 ]
 
 _DIGEST = "narfx.digest"
+_NOTES = "__metadata__"  # the entry of a safetensors header that is no tensor
 
 
 @dataclass(frozen=True)
@@ -197,7 +200,22 @@ def write_state(state: Mapping[str, Tensor], path: Path) -> None:
     state = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
     held = Counter(tensor.untyped_storage().data_ptr() for tensor in state.values())
     state = {key: t.clone() if held[t.untyped_storage().data_ptr()] > 1 else t for key, t in state.items()}
-    write_bytes(path, save(state, metadata={_DIGEST: tensor_digest(state)}))
+    write_bytes(path, *_safetensors(state, {_DIGEST: tensor_digest(state)}))
+
+
+def _safetensors(state: Mapping[str, Tensor], notes: dict[str, str]) -> list[bytes | memoryview]:
+    """The bytes of ``safetensors.torch.save`` in pieces: the header, then the memory of each tensor, which it copies.
+
+    The library itself chooses the order and the names of the types, in the header of tensors without values.
+    """
+    listed = json.loads(save({key: tensor.new_empty(0) for key, tensor in state.items()}, metadata=notes)[8:])
+    order = [key for key in listed if key != _NOTES]
+    ends = list(accumulate((state[key].nbytes for key in order), initial=0))
+    for key, offsets in zip(order, pairwise(ends), strict=True):
+        listed[key] |= {"shape": list(state[key].shape), "data_offsets": offsets}
+    header = json.dumps(listed, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    return [len(header).to_bytes(8, "little"), header, *(memoryview(_bytes(state[key])) for key in order)]
 
 
 def _read_safetensors(path: Path) -> object:

@@ -59,11 +59,11 @@ def disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_bytes(path: Path, content: bytes, *, keep: Path | None = None) -> None:
-    """Write ``content`` to ``path`` by an atomic rename: readers see the old file or the new one, also on a crash.
+def write_bytes(path: Path, *content: bytes | memoryview, keep: Path | None = None) -> None:
+    """Write pieces of ``content`` to ``path`` by an atomic rename: readers see the old file or the new one.
 
-    Where ``path`` is a link, the file that it points to is written. An old file is moved to ``keep``, where that is
-    given; a crash may then leave it there alone.
+    That holds on a crash too. Where ``path`` is a link, the file that it points to is written. An old file is moved to
+    ``keep``, where that is given; a crash may then leave it there alone.
 
     Raises:
         UsageError: The path cannot be written, or a folder, a pipe or a device stands there.
@@ -75,7 +75,7 @@ def write_bytes(path: Path, content: bytes, *, keep: Path | None = None) -> None
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=hidden_prefix(target, os.getpid()))
         try:
             with os.fdopen(handle, "wb") as stream:
-                stream.write(content)
+                stream.writelines(content)
                 stream.flush()
                 os.fsync(stream.fileno())
             Path(name).chmod(0o644)

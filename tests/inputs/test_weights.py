@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save as safetensors_bytes
 from safetensors.torch import save_file
 from torch import nn
 
 from narfx.errors import UsageError
-from narfx.inputs.weights import apply_weights
+from narfx.inputs.weights import apply_weights, read_weights, write_state
 
 
 class Tied(nn.Module):
@@ -137,3 +139,12 @@ def test_a_file_that_is_missing_or_damaged_is_refused(model: Tied, tmp_path: Pat
         with pytest.raises(UsageError) as caught:
             apply_weights(model, path)
         assert caught.value.kind == "weights_unreadable"
+
+
+def test_written_weights_have_the_bytes_of_safetensors(tmp_path: Path) -> None:
+    tensors = {"b": torch.randn(3, 4), 'ä"\\\n': torch.arange(5), "s": torch.tensor(3.0), "none": torch.empty(0, 3)}
+    tensors |= {"half": torch.randn(3).half(), "mask": torch.tensor([True, False]), "byte": torch.arange(3).byte()}
+    write_state(tensors, tmp_path / "w.safetensors")
+    with safe_open(tmp_path / "w.safetensors", framework="pt") as file:
+        assert (tmp_path / "w.safetensors").read_bytes() == safetensors_bytes(tensors, metadata=file.metadata())
+    read_weights(tmp_path / "w.safetensors")  # checks the digest

@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from narfx.bundle.onnx.apart import read_apart
+
 __all__ = ["Parts", "is_large", "load_parts", "parts_of"]
 
 _LARGE = 1024  # values; what decides shapes is smaller, and some operators need it as a constant
@@ -32,16 +34,22 @@ class Parts:
     weights: Mapping[str, np.ndarray]
 
 
-def load_parts(path: Path) -> Parts:
-    """The two parts of the model in a file."""
+def load_parts(path: Path, *, values: bool = True) -> Parts:
+    """The two parts of the model in a file; its larger weights are read straight into their arrays.
+
+    Without ``values`` only their types and shapes are read.
+    """
     import onnx
     from onnx import helper, numpy_helper
 
-    model = onnx.load(str(path))
+    model, weights = read_apart(path, _large, values=values)
+    onnx.load_external_data_for_model(model, str(path.parent))
     graph = model.graph
     ends = {value.name for value in (*graph.input, *graph.output)}
-    weights: dict[str, np.ndarray] = {}
-    small = []
+    small = [numpy_helper.from_array(weights.pop(name), name) for name in ends & weights.keys()]
+    for name, array in weights.items():
+        kind = helper.np_dtype_to_tensor_dtype(array.dtype)
+        graph.input.append(helper.make_tensor_value_info(name, kind, list(array.shape)))
     for tensor in graph.initializer:
         dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
         if _large(dtype, tensor.dims) and tensor.name not in ends:

@@ -167,8 +167,8 @@ class _Pair:
                 values[node] = value.clone().numpy()  # a later node may change it in place
                 return value
             values[node] = value.numpy()
-            drawn = numbers.take(value.numel()).reshape(value.shape).to(value.dtype)
-            self.cuts[key] = drawn.abs_() if float(value.min()) >= 0 else drawn
+            drawn = numbers.take(value.numel(), positive=float(value.min()) >= 0)
+            self.cuts[key] = drawn.reshape(value.shape).to(value.dtype)
             twins.add(node, value)
             return self.cuts[key].clone()
 
@@ -219,22 +219,24 @@ class _Watched(Interpreter):
 class _Numbers:
     """Random numbers of order 1 for all cuts, which are drawn once and taken in turn.
 
-    There are a prime number of them, so no two channels or images get the same where they come round again.
+    There are a prime number of them, so no two channels or images get the same where they come round again. What is
+    taken is a part of one long row of them, because a copy for each cut would take longer than drawing them.
     """
 
     def __init__(self, seed: int) -> None:
         self.drawn = torch.randn(_DRAWN, generator=torch.Generator().manual_seed(seed))
         self.place = 0
+        self.rows = {False: self.drawn, True: self.drawn.abs()}
 
-    def take(self, count: int) -> Tensor:
-        """The next ``count`` numbers, in memory of their own."""
-        parts = []
-        while count > 0:
-            part = self.drawn[self.place : self.place + count]
-            self.place = (self.place + len(part)) % _DRAWN
-            count -= len(part)
-            parts.append(part)
-        return torch.cat(parts)
+    def take(self, count: int, *, positive: bool) -> Tensor:
+        """The next ``count`` numbers, or their absolute values, which must not be changed."""
+        end = self.place + count
+        if end > len(self.rows[False]):
+            row = self.drawn.repeat(-(-end // _DRAWN))
+            self.rows = {False: row, True: row.abs()}
+        taken = self.rows[positive][self.place : end]
+        self.place = end % _DRAWN
+        return taken
 
 
 class _Twins:
