@@ -162,7 +162,7 @@ def test_digits_learns_the_digits_in_seconds() -> None:
     torch.manual_seed(0)
     model, order = resnet_digits(), torch.randperm(len(images), generator=torch.Generator().manual_seed(0))
     train, test = order[360:], order[:360]
-    lots = [lot for _ in range(5) for lot in torch.split(train[torch.randperm(len(train))], 64)]
+    lots = [lot for _ in range(8) for lot in torch.split(train[torch.randperm(len(train))], 64)]
     optimizer = torch.optim.SGD(model.parameters(), 0.1, momentum=0.9, nesterov=True, weight_decay=5e-4)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, len(lots))
     for lot in lots:
@@ -173,7 +173,7 @@ def test_digits_learns_the_digits_in_seconds() -> None:
     model.eval()
     with torch.no_grad():
         accuracy = (model(images[test]).argmax(1) == labels[test]).float().mean().item()
-    assert accuracy >= 0.96
+    assert accuracy >= 0.97
 
 
 # --- LResNet-E-IR
