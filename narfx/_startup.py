@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from narfx._supervisor import clean_up, supervise
+from narfx.support.freed_memory import keep_freed_memory
 from narfx.support.launched import is_silent
 from narfx.support.slow_model import TOO_SLOW, too_slow
 
@@ -132,6 +133,7 @@ def _tell(code: int, kind: str, message: str, where: str | None = None) -> None:
 if _is_program():
     if not {"--help", "--version"} & set(sys.orig_argv):
         supervise(INTERRUPTS, _crashed)
+        keep_freed_memory()
     _open_closed_streams()
     sys.excepthook = _report
     _check_folder()

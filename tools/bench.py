@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 from bench_latency import QUICK_TIMED, TIMED, latency_rows
+from bench_memory import KEPT, QUICK_KEPT, memory_seconds
 from bench_mixture import MIXED, QUICK_MIXED, mixture_calls
 from bench_operators import OPERATORS, SITES, operator_ratios
 from bench_prefixes import DECIDED, LOTS, drawn, prefix_calls
@@ -43,6 +44,7 @@ from narfx.compiler.supernet import Supernet
 from narfx.inputs.model_ref import load_model
 from narfx.runs.progress import ConsoleProgress
 from narfx.space.sampling import FeasibleSampler
+from narfx.support.freed_memory import keep_freed_memory
 from narfx.support.seeds import numpy_generator
 from narfx.training.method import sgd
 from narfx.training.recipe import Recipe
@@ -146,11 +148,17 @@ def set_vector_ratio(plain: nn.Module, net: Supernet, rounds: int) -> Ratio:
 
 
 def mixture_ratios(models: Mapping[str, tuple[str, Shape]], rounds: int) -> Iterator[Ratio]:
-    """Forward and backward of a mixture at the first site of each network, batch 16, over its candidates alone."""
+    """Forward and backward of a mixture at the first site of each network, batch 16, over its candidates alone.
+
+    The candidates run one after another, as in the mixture. A second row has the sum of each one repeated by itself,
+    which finds its tensors in the cache.
+    """
     for name, (model, shape) in models.items():
         alone, mixed = mixture_calls(model, shape)
+        in_turn, taken = measure({"in turn": lambda calls=alone: [call() for call in calls], "mixture": mixed}, rounds)
+        yield ratio_of(f"mixture / its candidates in turn, {name}", in_turn, taken, 1.10)
         *each, taken = measure({**{str(index): call for index, call in enumerate(alone)}, "mixture": mixed}, rounds)
-        yield ratio_of(f"mixture / its candidates alone, {name}", np.sum(each, axis=0).tolist(), taken, 1.10)
+        yield ratio_of(f"mixture / its candidates, each repeated, {name}", np.sum(each, axis=0).tolist(), taken)
 
 
 def prefix_ratios(net: Supernet, lots: Sequence[int], rounds: int) -> Iterator[Ratio]:
@@ -221,6 +229,9 @@ def run(rounds: int, quick: bool) -> dict[str, Any]:
     ratios += prefix_ratios(shared, LOTS[:1] if quick else LOTS, min(few, 3))
     news.say("verbs")
     ratios += verb_ratios(QUICK_APPLIED if quick else APPLIED, min(few, 3))
+    news.say("memory of freed tensors")
+    kept = memory_seconds(QUICK_KEPT if quick else KEPT, 1 if quick else 5)
+    ratios += [ratio_of(f"freed memory kept / given back, {name}", *found) for name, *found in kept]
     sites = list(SITES)[-1:] if quick else list(SITES)
     rows = []
     for site in sites:
@@ -274,6 +285,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="print the result as JSON")
     parser.add_argument("--check", action="store_true", help="exit code 1 where a promise is broken")
     options = parser.parse_args(arguments)
+    keep_freed_memory()  # as a command of narfx does
     rounds = options.rounds or (5 if options.quick else 200)
     if rounds < 1:
         parser.error(f"--rounds is {rounds}: it is at least 1")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from functools import partial
 from itertools import repeat
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from narfx.graph.nodes import tensors
 from narfx.inputs.user_code import user_code
 from narfx.operators.registry import OWN
+from narfx.operators.scaled_end import scalable_end, scaled_call
 from narfx.operators.weighted_sum import Weight, weighted_sum
 from narfx.support.devices import is_out_of_memory
 
@@ -110,19 +112,24 @@ class Dispatch(nn.Module):
         if self._alone is not None:
             return self.compute(self._alone, *inputs, **named)
         names, weights = self._selection
-        outputs: Iterable[Tensor]
         if inputs and isinstance(inputs[0], Parts):
-            outputs = map(self.compute, names, inputs[0])
+            calls = [partial(self.compute, name, part) for name, part in zip(names, inputs[0], strict=True)]
         else:
-            outputs = (self.compute(name, *inputs, **named) for name in names)
+            calls = [partial(self.compute, name, *inputs, **named) for name in names]
         if self.apart and weights is not None:
-            parts = Parts(outputs)
+            parts = Parts(call() for call in calls)
             if self._watchers:
                 self._show(inputs, named, weighted_sum(weights, parts))
             return parts
-        total = next(iter(outputs)) if weights is None else weighted_sum(weights, outputs)
+        total = calls[0]() if weights is None else self._mixed(names, weights, calls)
         self._show(inputs, named, total)
         return total
+
+    def _mixed(self, names: Sequence[str], weights: Sequence[Weight], calls: Sequence[Callable[[], Tensor]]) -> Tensor:
+        """The weighted sum of calls; an operator that a layer can scale is scaled there, and only added."""
+        ends = [scalable_end(self.candidates[name]) for name in names]
+        left = [weight if end is None else 1.0 for end, weight in zip(ends, weights, strict=True)]
+        return weighted_sum(left, map(scaled_call, calls, ends, weights))
 
     def _show(self, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
         if not self._watchers:

@@ -28,17 +28,24 @@ def weighted_sum(weights: Sequence[Weight], outputs: Iterable[Tensor]) -> Tensor
 
 def _added(weights: Sequence[Weight], outputs: Iterable[Tensor]) -> Tensor:
     total: Tensor | None = None
+    own = True
     for weight, output in zip(weights, outputs, strict=True):
         if total is None:
-            total = output * weight
+            own = not _is_one(weight)
+            total = output * weight if own else output
         elif isinstance(weight, Tensor) and weight.device.type != "cpu":  # reading the number would wait for the device
-            total = torch.addcmul(total, output, weight)
+            total, own = torch.addcmul(total, output, weight), True
         elif total.dtype == output.dtype:
-            total.add_(output, alpha=float(weight))
+            total = (total.add_ if own else total.add)(output, alpha=float(weight))
+            own = True
         else:
-            total = total + output * weight
+            total, own = total + output * weight, True
     assert total is not None
-    return total
+    return total if own else total.clone()
+
+
+def _is_one(weight: Weight) -> bool:
+    return not isinstance(weight, Tensor) and weight == 1
 
 
 class _WeightedSum(torch.autograd.Function):
@@ -46,21 +53,24 @@ class _WeightedSum(torch.autograd.Function):
     def forward(ctx: Any, count: int, *values: Any) -> Tensor:
         weights, outputs = values[:count], values[count:]
         ctx.numbers = tuple(None if isinstance(weight, Tensor) else weight for weight in weights)
-        ctx.save_for_backward(*(weight for weight in weights if isinstance(weight, Tensor)), *outputs)
+        ctx.types = tuple(output.dtype for output in outputs)
+        learned = [pair for pair in zip(weights, outputs, strict=True) if isinstance(pair[0], Tensor)]
+        ctx.save_for_backward(*(value for pair in learned for value in pair))
         return _added(weights, outputs)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         saved = iter(ctx.saved_tensors)
-        weights = [next(saved) if number is None else number for number in ctx.numbers]
-        outputs = list(saved)
-        count = len(weights)
-        asked_weights, asked_outputs = ctx.needs_input_grad[1 : count + 1], ctx.needs_input_grad[count + 1 :]
-        pairs = zip(weights, outputs, asked_weights, strict=True)
-        to_weights = [_dot(gradient, output).to(weight) if asked else None for weight, output, asked in pairs]
-        triples = zip(weights, outputs, asked_outputs, strict=True)
-        to_outputs = [(gradient * weight).to(output.dtype) if asked else None for weight, output, asked in triples]
+        count = len(ctx.numbers)
+        asked = zip(*(ctx.needs_input_grad[start : start + count] for start in (1, count + 1)), strict=True)
+        to_weights: list[Tensor | None] = []
+        to_outputs: list[Tensor | None] = []
+        for number, kind, (asks_weight, asks_output) in zip(ctx.numbers, ctx.types, asked, strict=True):
+            weight, output = (next(saved), next(saved)) if number is None else (number, gradient)
+            to_weights.append(_dot(gradient, output).to(weight) if asks_weight else None)
+            part = gradient if _is_one(weight) or not asks_output else gradient * weight
+            to_outputs.append(part.to(kind) if asks_output else None)
         return (None, *to_weights, *to_outputs)
 
 

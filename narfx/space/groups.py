@@ -105,12 +105,13 @@ class Groups:
         failed: InfeasibleBudgetError | None = None
         for vector in vectors:
             try:
-                return space.restrict(dict(enumerate(map(self._chosen, space.slots, vector))))
+                return space.restrict(dict(enumerate(map(self.around, space.slots, vector))))
             except InfeasibleBudgetError as error:
                 failed = failed or error
         raise failed or InfeasibleBudgetError("stage 1 found no vector of groups: give it more epochs")
 
-    def _chosen(self, slot: Slot, entry: int) -> tuple[int, ...]:
+    def around(self, slot: Slot, entry: int) -> tuple[int, ...]:
+        """The group of a slot that has this choice, and ``none``, where that is legal."""
         return self.with_none(slot, next(own for own in self.of(slot) if entry in own))
 
     def with_none(self, slot: Slot, group: Sequence[int]) -> tuple[int, ...]:

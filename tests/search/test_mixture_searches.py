@@ -109,6 +109,25 @@ def test_stacnas_has_two_stages_that_share_nothing(runs: dict[str, Path]) -> Non
     assert all(entry in legal for entry, legal in zip(vector, began.legal or (), strict=True))
 
 
+def test_the_second_stage_alone_has_the_groups_of_a_search_of_another_depth(tmp_path: Path) -> None:
+    first = run(config("stacnas", CELLS, epochs=1, budget="none", options={"stages": 1}), tmp_path / "first")
+    deeper = CELLS["model"].replace("cells=3", "cells=5")
+    one = config("stacnas", CELLS, epochs=1, model=deeper, budget="none", options={"chosen": first["vector"]})
+    result = run(one, tmp_path / "second")
+    assert not list(iter_events(tmp_path / "second", StageBegan))
+    steps = list(iter_events(tmp_path / "second", Step))
+    slots = prepare(one, stages_of(one), "cpu", None).net.space.slots
+    rows = steps[-1].more["probabilities"]
+    for slot, chosen, entry, row in zip(slots, first["vector"], result["vector"], rows, strict=True):
+        name = slot.choices[chosen]
+        group = {"max_pool_3x3", "avg_pool_3x3"} if "pool" in name else {name}
+        legal = [k for k, p in enumerate(row) if p > 0]
+        assert {slot.choices[k] for k in legal} == {"none", *group} and entry in legal
+    whole = one.model_copy(update={"strategy_options": {"stages": 1}})
+    both, alone = (estimate_search(each)["estimate"]["choices_at_once"] for each in (whole, one))
+    assert alone < both
+
+
 def test_a_fresh_stage_starts_from_the_weights_of_the_beginning(tmp_path: Path) -> None:
     """Steps of stage 1 are large and those of stage 2 nothing: after it the weights are those of the beginning."""
     (tmp_path / "rates.py").write_text("def falling():\n    return lambda time: 0.5 if time < 1 else 1e-12\n")
@@ -226,7 +245,8 @@ def test_what_a_pass_computes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 
 
 def test_the_memory_is_said_before_the_run(tmp_path: Path, call: Run) -> None:
-    estimates = {name: estimate_search(config(name, CELLS))["estimate"] for name in NAMES}
+    large = {**CELLS, "batch_size": 320, "max_train_images": 640}
+    estimates = {name: estimate_search(config(name, large))["estimate"] for name in NAMES}
     assert [estimates[name]["choices_at_once"] for name in NAMES] == [140, 28, 112]
     assert (
         estimates["darts"]["activation_mb"] > estimates["stacnas"]["activation_mb"] > estimates["gdas"]["activation_mb"]
@@ -297,6 +317,9 @@ def test_a_darts_search_is_extended_to_what_a_longer_one_is(tmp_path: Path, runs
         ({"groups": "conv7x7"}, "the group conv7x7 would be empty"),
         ({"groups": "base/dwsep3x3/maxpool3x3/avgpool3x3"}, "one group at each slot"),
         ({"stages": 5}, "stages is 5"),
+        ({"chosen": "0,1"}, "the vector has 2 entries"),
+        ({"chosen": "dwsep3x3,dwsep3x3,dwsep3x3,dwsep3x3,dwsep3x3,dwsep3x3"}, "stage 2 has nothing to choose"),
+        ({"chosen": [0, 3, 1], "stages": 1}, "give one of them"),
     ],
 )
 def test_groups_that_cannot_be_are_one_sentence(tmp_path: Path, call: Run, options: dict[str, Any], said: str) -> None:

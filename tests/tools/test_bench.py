@@ -34,6 +34,7 @@ def test_measures_each_promise_and_the_error_of_the_method(result: Any) -> None:
     assert bounds["training step, batch 16: supernet / plain"] == 1.03
     assert bounds["search step / by hand, narfx:resnet8"] == 1.05
     assert next(bound for name, bound in bounds.items() if name.startswith("latency of a vector within")) == 0.8
+    assert bounds["mixture / its candidates in turn, ResNet-8, 4 operators"] == 1.1
     assert bounds["forward, 1x3x32x32: plain / its copy"] is None
     assert bounds["trace, space, supernet, lowering / symbolic_trace"] is None
     assert bounds["set_vector / forward of one image"] is None

@@ -8,7 +8,7 @@ training minibatch, from one backward pass (one-level optimisation).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any, ClassVar
 
@@ -38,13 +38,24 @@ class Stacnas(MixtureStrategy):
             ``max_pool_3x3/avg_pool_3x3,sep_conv_3x3/sep_conv_5x5``; the first legal member represents its group. By
             default operators that differ in their kernel size are a group, and all pools are one.
         stages: 1 ends after the representatives, for spaces in which each group has one member.
+        chosen: The vector of a stage 1 that another search made, as in ``0,3,1``: stage 2 alone, in its groups. So the
+            two stages may have networks of different depth, as in the paper.
     """
 
     needs_epochs: ClassVar[bool] = True
 
-    def __init__(self, space: SearchSpace, *, seed: int = 0, groups: str = "", stages: int = 2, **options: Any) -> None:
+    def __init__(
+        self,
+        space: SearchSpace,
+        *,
+        seed: int = 0,
+        groups: str = "",
+        stages: int = 2,
+        chosen: str | Sequence[str | int] = "",
+        **options: Any,
+    ) -> None:
         super().__init__(space, seed=seed, **options)
-        self._groups, self._stages = _read(groups, stages)
+        self._groups, self._stages, self._chosen = _read(groups, stages, chosen)
 
     def _must_choose(self) -> bool:
         return False  # in stage 2 all groups may have one member; stage 1 checks its own space
@@ -56,6 +67,10 @@ class Stacnas(MixtureStrategy):
 
     def computed(self, slot: Slot) -> list[tuple[int, ...]]:
         """See the base class: the representatives in stage 1, the members of one group in stage 2."""
+        if self._chosen:
+            entries = self._space.validate(self._chosen)
+            entry = next(k for own, k in zip(self._space.slots, entries, strict=True) if own.name == slot.name)
+            return [self._groups.around(slot, entry)]
         groups = self._groups.of(slot)
         members = [self._groups.with_none(slot, group) for group in groups] if self._stages == 2 else []
         return [tuple(group[0] for group in groups), *members]
@@ -78,9 +93,11 @@ def stacnas_stages(preparation: Preparation, epochs: int, options: Mapping[str, 
         UsageError: There are fewer epochs than stages, or the groups cannot be read.
     """
     try:
-        groups, stages = _read(options.get("groups", ""), options.get("stages", 2))
+        groups, stages, chosen = _read(*(options.get(name, default) for name, default in _DEFAULTS.items()))
     except ValueError as error:
         raise UsageError(f"strategy 'stacnas' refuses its options: {error}", kind="strategy_option") from error
+    if chosen:
+        return (Stage(partial(_members_of, groups, chosen), preparation, "stacnas", epochs, options),)
     if epochs < stages:
         raise UsageError(
             f"{epochs} epochs after the preparation do not suffice for the {stages} stages of stacnas: raise --epochs",
@@ -94,11 +111,18 @@ def stacnas_stages(preparation: Preparation, epochs: int, options: Mapping[str, 
     return first, Stage(partial(_members, groups), NO_PREPARATION, "stacnas", second, options, fresh=True)
 
 
-def _read(groups: object, stages: object) -> tuple[Groups, int]:
+_DEFAULTS: dict[str, Any] = {"groups": "", "stages": 2, "chosen": ""}
+
+
+def _read(groups: object, stages: object, chosen: object) -> tuple[Groups, int, tuple[str | int, ...]]:
     count = whole("stages", stages, least=1)
     if count > 2:
         raise ValueError(f"stages is {count}, and must be 1 or 2")
-    return Groups.parse(str(groups)), count
+    listed = chosen if isinstance(chosen, (list, tuple)) else str(chosen).split(",") if chosen != "" else []
+    entries = tuple(int(text) if text.isdecimal() else text for text in (str(entry).strip() for entry in listed))
+    if entries and count == 1:
+        raise ValueError("stages=1 is stage 1 alone, and chosen is for stage 2 alone: give one of them")
+    return Groups.parse(str(groups)), count, entries
 
 
 def _representatives(groups: Groups, space: SearchSpace, found: Found) -> SearchSpace:
@@ -107,6 +131,18 @@ def _representatives(groups: Groups, space: SearchSpace, found: Found) -> Search
 
 def _members(groups: Groups, space: SearchSpace, found: Found) -> SearchSpace:
     return groups.members(space, found.finalists)
+
+
+def _members_of(groups: Groups, chosen: Sequence[str | int], space: SearchSpace, found: Found) -> SearchSpace:
+    groups.check(space)
+    members = groups.members(space, [space.validate(chosen)])
+    if all(len(slot.legal) == 1 for slot in members.slots):
+        raise UsageError(
+            "the groups of the vector in chosen have one operator each, so stage 2 has nothing to choose",
+            where="--strategy-option",
+            kind="bad_groups",
+        )
+    return members
 
 
 register_strategy("stacnas", Stacnas, stages=stacnas_stages)
