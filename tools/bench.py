@@ -155,10 +155,15 @@ def mixture_ratios(models: Mapping[str, tuple[str, Shape]], rounds: int) -> Iter
     """
     for name, (model, shape) in models.items():
         alone, mixed = mixture_calls(model, shape)
-        in_turn, taken = measure({"in turn": lambda calls=alone: [call() for call in calls], "mixture": mixed}, rounds)
+        in_turn, taken = measure({"in turn": partial(_one_by_one, alone), "mixture": mixed}, rounds)
         yield ratio_of(f"mixture / its candidates in turn, {name}", in_turn, taken, 1.10)
         *each, taken = measure({**{str(index): call for index, call in enumerate(alone)}, "mixture": mixed}, rounds)
         yield ratio_of(f"mixture / its candidates, each repeated, {name}", np.sum(each, axis=0).tolist(), taken)
+
+
+def _one_by_one(calls: Sequence[Callable[[], object]]) -> None:
+    for call in calls:
+        call()
 
 
 def prefix_ratios(net: Supernet, lots: Sequence[int], rounds: int) -> Iterator[Ratio]:
@@ -231,7 +236,7 @@ def run(rounds: int, quick: bool) -> dict[str, Any]:
     ratios += verb_ratios(QUICK_APPLIED if quick else APPLIED, min(few, 3))
     news.say("memory of freed tensors")
     kept = memory_seconds(QUICK_KEPT if quick else KEPT, 1 if quick else 5)
-    ratios += [ratio_of(f"freed memory kept / given back, {name}", *found) for name, *found in kept]
+    ratios += [ratio_of(f"freed memory kept / given back, {name}", one, other) for name, one, other in kept]
     sites = list(SITES)[-1:] if quick else list(SITES)
     rows = []
     for site in sites:

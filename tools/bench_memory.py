@@ -1,4 +1,4 @@
-"""What it saves that a command keeps the memory of freed tensors (narfx/support/freed_memory.py), in child processes."""
+"""What it saves that a command keeps the memory of freed tensors (narfx/support/freed_memory.py): child processes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ import numpy as np
 
 __all__ = ["KEPT", "QUICK_KEPT", "memory_seconds"]
 
+Command = tuple[str, str, int, tuple[str, ...]]
+"""Verb, model, number of random images, and further options."""
+
 LEFT_ALONE = {"MALLOC_ARENA_TEST": "8"}  # glibc's own default; any setting of the user's leaves its allocator alone
-KEPT = {
+KEPT: dict[str, Command] = {
     "train narfx:resnet20, 20 steps of 128": ("train", "narfx:resnet20", 2560, ()),
     "search by darts, 16 steps of 64": (
         "search", "narfx:darts_search?cells=3&channels=16", 2048,
@@ -23,17 +26,15 @@ KEPT = {
          "--finalists", "1"),
     ),
 }  # fmt: skip
-QUICK_KEPT = {"train narfx:resnet8, 2 steps of 128": ("train", "narfx:resnet8", 256, ())}
+QUICK_KEPT: dict[str, Command] = {"train narfx:resnet8, 2 steps of 128": ("train", "narfx:resnet8", 256, ())}
 
 
-def memory_seconds(
-    commands: dict[str, tuple[str, str, int, tuple[str, ...]]], rounds: int
-) -> Iterator[tuple[str, list[float], list[float]]]:
-    """For each command its name, and its processor seconds with the allocator as it is and as narfx sets it, in turn."""
+def memory_seconds(commands: dict[str, Command], rounds: int) -> Iterator[tuple[str, list[float], list[float]]]:
+    """For each command its name, and processor seconds with the allocator as it is and as narfx sets it, in turn."""
     with tempfile.TemporaryDirectory() as folder:
         for name, (verb, model, images, options) in commands.items():
             data = Path(folder) / f"{images}.npz"
-            np.savez(data, **_random(images))
+            _write_random(data, images)
             given = [verb, model, *options, "--data", str(data), "--epochs", "1", "--t0", "1", "--quiet", "--overwrite"]
             found: tuple[list[float], list[float]] = ([], [])
             for _ in range(rounds):
@@ -42,17 +43,10 @@ def memory_seconds(
             yield name, *found
 
 
-def _random(images: int) -> dict[str, np.ndarray]:
+def _write_random(path: Path, images: int) -> None:
     generator = np.random.default_rng(0)
-    parts = {"train": images, "test": 64}
-    return {
-        key: values
-        for part, size in parts.items()
-        for key, values in (
-            (f"x_{part}", generator.integers(0, 256, (size, 32, 32, 3), dtype=np.uint8)),
-            (f"y_{part}", np.arange(size) % 10),
-        )
-    }
+    train, test = (generator.integers(0, 256, (size, 32, 32, 3), dtype=np.uint8) for size in (images, 64))
+    np.savez(path, x_train=train, y_train=np.arange(images) % 10, x_test=test, y_test=np.arange(64) % 10)
 
 
 def _seconds(arguments: list[str], more: dict[str, str]) -> float:

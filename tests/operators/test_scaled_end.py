@@ -72,8 +72,8 @@ def test_it_is_the_weighted_sum_with_its_gradients(training: bool, learned: bool
     known = copy.deepcopy(node)
     weights = torch.linspace(0.1, 0.9, len(ALL))  # of another type than the operators
     ours, theirs = (weights.clone().requires_grad_(learned) for _ in range(2))
-    x, y = (torch.randn(3, C, 5, 5, dtype=torch.float64).requires_grad_() for _ in range(2))
-    y.data.copy_(x.data)
+    x = torch.randn(3, C, 5, 5, dtype=torch.float64, requires_grad=True)
+    y = x.detach().clone().requires_grad_()
 
     node.select(*ALL, weights=[*ours] if learned else ours.tolist())
     total = node(x)
@@ -86,8 +86,8 @@ def test_it_is_the_weighted_sum_with_its_gradients(training: bool, learned: bool
         torch.testing.assert_close(ours.grad, theirs.grad)
     for (name, one), other in zip(node.named_parameters(), known.parameters(), strict=True):
         torch.testing.assert_close(one.grad, other.grad, msg=name)
-    for (name, one), other in zip(node.named_buffers(), known.buffers(), strict=True):
-        torch.testing.assert_close(one, other, msg=name)
+    for (name, buffer), expected_buffer in zip(node.named_buffers(), known.buffers(), strict=True):
+        torch.testing.assert_close(buffer, expected_buffer, msg=name)
     with torch.no_grad():
         torch.testing.assert_close(node.eval()(x), sum(
             float(w) * known.eval().candidates[name](x) for w, name in zip(weights, ALL, strict=True)

@@ -32,7 +32,9 @@ def _run(**environment: str) -> tuple[bool, int]:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
 @pytest.mark.parametrize(
-    "own", [{}, {"MALLOC_ARENA_TEST": "8"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_test=8"}], ids=["none", "env", "tunable"]
+    "own",
+    [{}, {"MALLOC_ARENA_TEST": "8"}, {"GLIBC_TUNABLES": "glibc.malloc.arena_test=8"}],
+    ids=["none", "env", "tunable"],
 )
 def test_pages_are_not_asked_for_again(own: dict[str, str]) -> None:
     told, faults = _run(**own)
