@@ -20,8 +20,8 @@ Command = tuple[str, str, int, tuple[str, ...]]
 LEFT_ALONE = {"MALLOC_ARENA_TEST": "8"}  # glibc's own default; any setting of the user's leaves its allocator alone
 KEPT: dict[str, Command] = {
     "train narfx:resnet20, 20 steps of 128": ("train", "narfx:resnet20", 2560, ()),
-    "search by darts, 16 steps of 64": (
-        "search", "narfx:darts_search?cells=3&channels=16", 2048,
+    "search by darts, 4 steps of 64": (
+        "search", "narfx:darts_search?cells=3&channels=8", 512,
         ("--strategy", "darts", "--init", "scratch", "--budget", "none", "--val-fraction", "0.5", "--batch-size", "64",
          "--finalists", "1"),
     ),

@@ -16,9 +16,9 @@ def keep_freed_memory() -> bool:
     """Tell glibc's allocator so; returns whether it was told.
 
     A training step frees its activations, and the next one asks for as much again: by default the system clears each of
-    these pages anew, a seventh of the processor time of a search by mixtures. A process then keeps the memory of its
-    peak until it ends. Only a tensor of 1 GiB and more is given back at once. Other allocators, and settings of the
-    user's own (``MALLOC_*`` or ``GLIBC_TUNABLES`` in the environment), stay as they are.
+    these pages anew, which takes 6 % of the processor time of a training (BENCHMARKS.md). A process then keeps the
+    memory of its peak until it ends; only a block of 1 GiB and more is given back at once. Other allocators, and
+    settings of the user's own (``MALLOC_*`` or ``GLIBC_TUNABLES`` in the environment), stay as they are.
     """
     own = any(name.startswith("MALLOC_") for name in os.environ) or "glibc.malloc" in os.getenv("GLIBC_TUNABLES", "")
     if own or not sys.platform.startswith("linux"):
