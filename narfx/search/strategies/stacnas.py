@@ -100,7 +100,7 @@ def stacnas_stages(preparation: Preparation, epochs: int, options: Mapping[str, 
         return (Stage(partial(_members_of, groups, chosen), preparation, "stacnas", epochs, options),)
     if epochs < stages:
         raise UsageError(
-            f"{epochs} epochs after the preparation do not suffice for the {stages} stages of stacnas: raise --epochs",
+            f"the {stages} stages of stacnas need {stages} epochs after the preparation, not {epochs}: raise --epochs",
             where="--epochs",
             kind="stage_epochs",
         )
