@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import partial
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn.functional import relu
 
 from narfx.graph.nodes import tensors
 from narfx.inputs.user_code import user_code
+from narfx.operators.common_start import after_relu
+from narfx.operators.one_convolution import convolved, merged
 from narfx.operators.registry import OWN
 from narfx.operators.scaled_end import scalable_end, scaled_call
 from narfx.operators.weighted_sum import Weight, weighted_sum
@@ -121,15 +124,50 @@ class Dispatch(nn.Module):
             if self._watchers:
                 self._show(inputs, named, weighted_sum(weights, parts))
             return parts
-        total = calls[0]() if weights is None else self._mixed(names, weights, calls)
+        total = calls[0]() if weights is None else self._mixed(names, weights, calls, inputs, named)
         self._show(inputs, named, total)
         return total
 
-    def _mixed(self, names: Sequence[str], weights: Sequence[Weight], calls: Sequence[Callable[[], Tensor]]) -> Tensor:
-        """The weighted sum of calls; an operator that a layer can scale is scaled there, and only added."""
-        ends = [scalable_end(self.candidates[name]) for name in names]
-        left = [weight if end is None else 1.0 for end, weight in zip(ends, weights, strict=True)]
-        return weighted_sum(left, map(scaled_call, calls, ends, weights))
+    def _mixed(
+        self,
+        names: Sequence[str],
+        weights: Sequence[Weight],
+        calls: Sequence[Callable[[], Tensor]],
+        inputs: tuple[Any, ...],
+        named: dict[str, Any],
+    ) -> Tensor:
+        """The weighted sum of calls, in as few passes over images as the operators allow.
+
+        Those that one convolution computes are one call. Of the others, one that a layer can scale is scaled there, and
+        only added; and those that begin with a ReLU share it.
+        """
+        operators = [self.candidates[name] for name in names]
+        one = inputs[0] if len(inputs) == 1 and not named and isinstance(inputs[0], Tensor) else None
+        linear = {} if one is None else merged(operators, one)
+        left = [index for index in range(len(names)) if index not in linear]
+        calls = [calls[index] for index in left]
+        if one is not None:
+            calls = self._rectified_once([names[index] for index in left], calls, one)
+        ends = [scalable_end(operators[index]) for index in left]
+        scales = [weights[index] if end is None else 1.0 for index, end in zip(left, ends, strict=True)]
+        outputs = map(scaled_call, calls, ends, (weights[index] for index in left))
+        if linear and one is not None:
+            total = convolved([*linear.values()], [weights[index] for index in linear], one)
+            return weighted_sum([1.0, *scales], chain([total], outputs)) if left else total
+        return weighted_sum(scales, outputs)
+
+    def _rectified_once(
+        self, names: Sequence[str], calls: Sequence[Callable[[], Tensor]], x: Tensor
+    ) -> list[Callable[[], Tensor]]:
+        """The calls, in which operators that begin with the ReLU of ``x`` are given it where they are several."""
+        after = [after_relu(self.candidates[name]) for name in names]
+        if sum(rest is not None for rest in after) < 2:
+            return [*calls]
+        rectified = relu(x)
+        return [
+            call if rest is None else partial(self._run, name, rest, rectified)
+            for name, rest, call in zip(names, after, calls, strict=True)
+        ]
 
     def _show(self, inputs: tuple[Any, ...], named: dict[str, Any], output: Tensor) -> None:
         if not self._watchers:
@@ -147,8 +185,11 @@ class Dispatch(nn.Module):
 
     def compute(self, name: str, *inputs: Any, **named: Any) -> Tensor:
         """The output of one candidate, whatever is selected; ``UsageError`` where a user's operator fails."""
+        return self._run(name, self.candidates[name], *inputs, **named)
+
+    def _run(self, name: str, operator: nn.Module, *inputs: Any, **named: Any) -> Tensor:
         try:
-            output: Tensor = self.candidates[name](*inputs, **named)
+            output: Tensor = operator(*inputs, **named)
         except Exception as error:
             if name == "base" or name in OWN or is_out_of_memory(error):
                 raise

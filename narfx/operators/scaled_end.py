@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from narfx.operators.weighted_sum import Weight
 
-__all__ = ["scalable_end", "scaled_call"]
+__all__ = ["has_hooks", "scalable_end", "scaled_call"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -24,10 +24,15 @@ def scalable_end(operator: nn.Module) -> nn.Module | None:
         wholes.append(last)
         last = last[-1]
     plain = type(last) is nn.Conv2d or (type(last) is nn.BatchNorm2d and (last.affine or last.running_mean is not None))
-    if not plain or any(getattr(layer, name) for layer in (*wholes, last) for name in _HOOKS):
+    if not plain or has_hooks(*wholes, last):
         return None
     before = (part for whole in wholes for part in list(whole)[:-1])
     return None if any(inner is last for part in before for inner in part.modules()) else last
+
+
+def has_hooks(*layers: nn.Module) -> bool:
+    """Whether a call of one of these layers is seen, or changed, by a hook."""
+    return any(getattr(layer, name) for layer in layers for name in _HOOKS)
 
 
 def scaled_call(call: Callable[[], Tensor], end: nn.Module | None, weight: Weight) -> Tensor:

@@ -1,0 +1,135 @@
+"""Operators of a mixture that are linear: convolutions, pools and depthwise steps that one convolution computes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.functional import conv2d, pad
+
+from narfx.operators.scaled_end import has_hooks
+from narfx.operators.weighted_sum import Weight
+
+__all__ = ["Linear", "as_linear", "convolved", "merged"]
+
+Pair = tuple[int, int]
+
+_IMAGES = 256
+"""A kernel with more numbers than so many images is not put together: that would take longer than it saves.
+
+Measured with 16 and 64 images a batch (tools/bench.py); the batch has no say, so that its size changes no sum.
+"""
+
+
+@dataclass(frozen=True)
+class Linear:
+    """A convolution with zero padding, alone or as the 1x1 after a depthwise convolution or an average pool."""
+
+    last: nn.Conv2d
+    first: nn.Conv2d | nn.AvgPool2d | None = None
+
+    @property
+    def geometry(self) -> tuple[Pair, Pair, Pair, Pair]:
+        """The kernel's size, stride, padding and dilation, each (height, width)."""
+        spatial = self.first or self.last
+        dilation = (1, 1) if isinstance(spatial, nn.AvgPool2d) else spatial.dilation
+        size, stride, padding = map(_pair, (spatial.kernel_size, spatial.stride, spatial.padding))
+        return size, stride, padding, _pair(dilation)
+
+    def fits(self, host: Linear) -> bool:
+        """Whether the host's convolution, with other weights, computes this one."""
+        (size, stride, padding, dilation), (room, *others) = self.geometry, host.geometry
+        spread = [(own, other) for own, other, taps in zip(dilation, others[2], size, strict=True) if taps > 1]
+        return (
+            host.last.groups == self.last.groups
+            and stride == others[0]
+            and all(own == other for own, other in spread)
+            and all(
+                inner <= outer and (outer - inner) % 2 == 0 and 2 * (whole - part) == apart * (outer - inner)
+                for inner, outer, part, whole, apart in zip(size, room, padding, others[1], others[2], strict=True)
+            )
+        )
+
+    def kernel(self, weight: Weight) -> Tensor:
+        """The kernel, (outputs, inputs of a group, height, width), times ``weight``; gradients flow to all factors."""
+        scaled = self.last.weight * weight
+        if self.first is None:
+            return scaled
+        outputs, inputs, groups = *scaled.shape[:2], self.last.groups
+        size = self.geometry[0]
+        if isinstance(self.first, nn.AvgPool2d):
+            return (scaled / (size[0] * size[1])).expand(outputs, inputs, *size)
+        taps = self.first.weight.reshape(groups, 1, inputs, *size)
+        return (scaled.reshape(groups, -1, inputs, 1, 1) * taps).reshape(outputs, inputs, *size)
+
+
+def as_linear(operator: nn.Module) -> Linear | None:
+    """An operator as a convolution; ``None`` where it is none, or where a hook would see other numbers."""
+    parts = [operator]
+    if type(operator) is nn.Sequential:
+        parts += operator
+    last = parts[-1]
+    if type(last) is not nn.Conv2d or last.padding_mode != "zeros" or isinstance(last.padding, str):
+        return None
+    if has_hooks(*parts):
+        return None
+    if len(parts) <= 2:
+        return Linear(last)
+    if len(parts) > 3 or (last.kernel_size, last.stride, last.padding) != ((1, 1), (1, 1), (0, 0)):
+        return None
+    first = parts[1]
+    if type(first) is nn.AvgPool2d:  # zeros of the border have to count as they do in a convolution
+        return Linear(last, first) if _is_plain(first) else None
+    return Linear(last, first) if type(first) is nn.Conv2d and _is_depthwise(first) else None
+
+
+def _is_plain(pool: nn.AvgPool2d) -> bool:
+    return pool.count_include_pad and not pool.ceil_mode and pool.divisor_override is None
+
+
+def _is_depthwise(conv: nn.Conv2d) -> bool:
+    alone = conv.groups == conv.in_channels == conv.out_channels
+    return alone and conv.bias is None and conv.padding_mode == "zeros" and not isinstance(conv.padding, str)
+
+
+def merged(operators: Sequence[nn.Module], x: Tensor) -> dict[int, Linear]:
+    """Those of a mixture's operators that one convolution computes for ``x``, by index; the first computes them.
+
+    It is the operator with the largest kernel among the convolutions that mix channels. Without one, or where its
+    kernel is large and the images (N, C, H, W) are small, nothing is gained and nothing is named.
+    """
+    if x.dim() != 4:
+        return {}
+    linear = {index: found for index, operator in enumerate(operators) if (found := as_linear(operator)) is not None}
+    dense = [index for index, found in linear.items() if found.first is None]
+    if not dense:
+        return {}
+    host = max(dense, key=lambda index: linear[index].last.weight[0, 0].numel())
+    if linear[host].last.weight.numel() > _IMAGES * x[0].numel():
+        return {}
+    inside = {index: found for index, found in linear.items() if index != host and found.fits(linear[host])}
+    return {host: linear[host], **inside} if inside else {}
+
+
+def convolved(parts: Sequence[Linear], weights: Sequence[Weight], x: Tensor) -> Tensor:
+    """The weighted sum of what the parts make of ``x``, by the first part's convolution with a kernel of all.
+
+    A kernel, W = Σ w·W', has as many passes over weights as there are parts, in place of passes over images.
+    """
+    host = parts[0]
+    (height, width), stride, padding, dilation = host.geometry
+    kernels, biases = list[Tensor](), list[Tensor]()
+    for part, weight in zip(parts, weights, strict=True):
+        kernel = part.kernel(weight)
+        rows, columns = (height - kernel.shape[2]) // 2, (width - kernel.shape[3]) // 2
+        kernels.append(pad(kernel, (columns, columns, rows, rows)) if rows or columns else kernel)
+        if part.last.bias is not None:
+            biases.append(part.last.bias * weight)
+    bias = sum(biases[1:], biases[0]) if biases else None
+    return conv2d(x, sum(kernels[1:], kernels[0]), bias, stride, padding, dilation, host.last.groups)
+
+
+def _pair(value: str | int | tuple[int, ...]) -> Pair:
+    assert not isinstance(value, str)
+    return (value, value) if isinstance(value, int) else (value[0], value[1])

@@ -1,0 +1,169 @@
+"""Linear operators of a mixture are one convolution, which gives their weighted sum and its gradients."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.utils.parametrizations import weight_norm
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from narfx.operators import build_operator, operator_names, refusal
+from narfx.operators.dispatch import Dispatch
+from narfx.operators.one_convolution import as_linear, merged
+from narfx.space.records import Site
+
+C = 4
+PAIRS = st.sampled_from([(1, 1), (2, 2), (1, 2)])
+
+
+@st.composite
+def sites(draw: st.DrawFn) -> tuple[nn.Conv2d, Site]:
+    """A convolution of any geometry with zero padding, and its site on a map of 13 x 12."""
+    groups = draw(st.sampled_from([1, 1, 2]))
+    inputs, outputs = (4 * groups * draw(st.sampled_from([1, 2])) for _ in range(2))
+    kernel = draw(st.sampled_from([(1, 1), (3, 3), (5, 5)]))
+    padding = draw(st.sampled_from([(1, 1), (2, 2), (0, 1), (2, 1)]))
+    stride, dilation = draw(PAIRS), draw(PAIRS)
+    conv = nn.Conv2d(inputs, outputs, kernel, stride, padding, dilation, groups, bias=draw(st.booleans()))
+    with torch.no_grad():
+        shape = conv(torch.zeros(1, inputs, 13, 12)).shape[1:]
+    site = Site(
+        "conv", 0, f"conv{kernel[0]}x{kernel[1]}", inputs, outputs, kernel, stride, padding, dilation, groups,
+        conv.bias is not None, "zeros", (inputs, 13, 12), tuple(shape),
+    )  # fmt: skip
+    return conv, site
+
+
+def weighted(node: Dispatch, weights: Tensor, x: Tensor) -> Tensor:
+    return torch.stack([w * node.candidates[name](x) for w, name in zip(weights, node.candidates, strict=True)]).sum(0)
+
+
+@settings(max_examples=60)
+@given(drawn=sites(), seed=st.integers(0, 9))
+def test_all_operators_of_a_site_give_their_weighted_sum_with_its_gradients(
+    drawn: tuple[nn.Conv2d, Site], seed: int
+) -> None:
+    conv, site = drawn
+    torch.manual_seed(seed)
+    legal = [name for name in operator_names() if name != "base" and refusal(site, name) is None]
+    node = Dispatch({"base": conv, **{name: build_operator(name, site) for name in legal}}).double()
+    known = copy.deepcopy(node)
+    ours, theirs = (torch.linspace(-0.5, 1, len(legal) + 1).double().requires_grad_() for _ in range(2))
+    x, y = (torch.randn(2, *site.input_shape, generator=torch.Generator().manual_seed(seed)).double() for _ in range(2))
+    x.requires_grad_(), y.requires_grad_()
+    node.select(*node.candidates, weights=[*ours])
+    total, expected = node(x), weighted(known, theirs, y)
+    torch.testing.assert_close(total, expected)
+    total.square().sum().backward()
+    expected.square().sum().backward()
+    torch.testing.assert_close(x.grad, y.grad)
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    for (name, one), other in zip(node.named_parameters(), known.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, msg=name)
+    with torch.no_grad():
+        torch.testing.assert_close(node(x), expected.detach())
+
+
+@pytest.mark.parametrize(
+    ("stride", "dilation", "padding_mode", "inside"),
+    [
+        (1, 1, "zeros", ["base", "dwsep3x3", "avgpool3x3", "conv1x1"]),
+        (2, 1, "zeros", ["base", "dwsep3x3", "avgpool3x3", "conv1x1"]),
+        (1, 2, "zeros", ["base", "dwsep3x3", "conv1x1"]),  # a pool has no dilation
+        (1, 1, "reflect", []),
+    ],
+)
+def test_what_one_convolution_computes(stride: int, dilation: int, padding_mode: Any, inside: list[str]) -> None:
+    conv = nn.Conv2d(C, C, 3, stride, dilation, dilation, bias=False, padding_mode=padding_mode)
+    site = Site(
+        "conv", 0, "conv3x3", C, C, (3, 3), (stride, stride), (dilation, dilation), (dilation, dilation), 1, False,
+        padding_mode, (C, 8, 8), (C, 8 // stride, 8 // stride),
+    )  # fmt: skip
+    names = ["dwsep3x3", "maxpool3x3", "avgpool3x3", "conv1x1", "grouped3x3", "identity"]
+    legal = [name for name in names if refusal(site, name) is None]
+    built = [conv, *(build_operator(name, site) for name in legal)]
+    assert [["base", *legal][index] for index in sorted(merged(built, torch.zeros(1, C, 8, 8)))] == inside
+
+
+def _separable(**options: object) -> nn.Sequential:
+    depthwise = nn.Conv2d(C, C, 3, **{"padding": 1, "groups": C, "bias": False} | options)  # type: ignore[arg-type]
+    return nn.Sequential(depthwise, nn.Conv2d(C, C, 1))
+
+
+def _hooked() -> nn.Module:
+    operator = _separable()
+    operator[0].register_forward_hook(lambda module, inputs, output: output.clamp(min=0))
+    return operator
+
+
+class _Own(nn.Conv2d):
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input).relu()
+
+
+OTHERS: dict[str, Callable[[], nn.Module]] = {
+    "a max pool": lambda: nn.Sequential(nn.MaxPool2d(3, 1, 1), nn.Conv2d(C, C, 1)),
+    "a pool that counts no zeros": lambda: nn.Sequential(
+        nn.AvgPool2d(3, 1, 1, count_include_pad=False), nn.Conv2d(C, C, 1)
+    ),
+    "a pool with a divisor": lambda: nn.Sequential(nn.AvgPool2d(3, 1, 1, divisor_override=2), nn.Conv2d(C, C, 1)),
+    "a padded 1x1 at the end": lambda: nn.Sequential(nn.AvgPool2d(3, 1, 0), nn.Conv2d(C, C, 1, padding=1)),
+    "a bias before the 1x1": lambda: _separable(bias=True),
+    "a replicated border": lambda: _separable(padding_mode="replicate"),
+    "groups that are no channels": lambda: _separable(groups=2),
+    "padding as a word": lambda: nn.Conv2d(C, C, 3, padding="same"),
+    "a norm at the end": lambda: nn.Sequential(nn.Conv2d(C, C, 1), nn.BatchNorm2d(C)),
+    "a ReLU between": lambda: nn.Sequential(nn.Conv2d(C, C, 3, padding=1), nn.ReLU(), nn.Conv2d(C, C, 1)),
+    "a hook": _hooked,
+    "a convolution of one's own": lambda: _Own(C, C, 3, padding=1),
+    "a parametrization": lambda: weight_norm(nn.Conv2d(C, C, 3, padding=1)),
+    "an empty sequence": nn.Sequential,
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_what_is_no_convolution_is_called_as_it_is(name: str) -> None:
+    torch.manual_seed(0)
+    other = OTHERS[name]()
+    assert as_linear(other) is None
+    node = Dispatch({"base": nn.Conv2d(C, C, 3, padding=1), "pool": _separable(), "other": other}).double().eval()
+    x = torch.randn(2, C, 6, 6).double()
+    weights = torch.tensor([0.5, 0.3, -0.7], requires_grad=True)
+    node.select("base", "pool", "other", weights=[*weights])
+    torch.testing.assert_close(node(x), weighted(node, weights, x))
+
+
+def test_a_large_kernel_is_not_put_together_for_small_images() -> None:
+    operators = [nn.Conv2d(C, C, 3, padding=1), _separable()]
+    assert [*merged(operators, torch.zeros(1, C, 4, 4))] == [0, 1]
+    wide = [nn.Conv2d(300, 300, 3, padding=1), nn.Conv2d(300, 300, 1)]
+    assert not merged(wide, torch.zeros(64, 300, 3, 3)) and merged(wide, torch.zeros(1, 300, 8, 8))
+    assert not merged(operators[1:], torch.zeros(1, C, 4, 4)), "no convolution that could take the others in"
+
+
+class Convolutions(TorchDispatchMode):
+    """Counts the convolutions that are computed."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.count += "convolution" in str(function)
+        return function(*args, **kwargs or {})
+
+
+def test_it_is_computed_once() -> None:
+    pool = nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.Conv2d(C, C, 1))
+    node = Dispatch({"base": nn.Conv2d(C, C, 3, padding=1), "depthwise": _separable(), "pool": pool})
+    node.select(*node.candidates, weights=[0.2, 0.3, 0.5])
+    with Convolutions() as seen, torch.no_grad():
+        node(torch.zeros(1, C, 6, 6))
+    assert seen.count == 1
