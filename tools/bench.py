@@ -26,7 +26,7 @@ import numpy as np
 import torch
 from bench_latency import QUICK_TIMED, TIMED, latency_rows
 from bench_memory import KEPT, QUICK_KEPT, memory_seconds
-from bench_mixture import MIXED, QUICK_MIXED, mixture_calls
+from bench_mixture import MIXED, QUICK_MIXED, Place, mixture_calls
 from bench_operators import OPERATORS, SITES, operator_ratios
 from bench_prefixes import DECIDED, LOTS, drawn, prefix_calls
 from bench_ratios import Ratio, compare, measure, ratio_of, seconds_of
@@ -147,14 +147,14 @@ def set_vector_ratio(plain: nn.Module, net: Supernet, rounds: int) -> Ratio:
     return ratio_of("set_vector / forward of one image", forward, setting)
 
 
-def mixture_ratios(models: Mapping[str, tuple[str, Shape]], rounds: int) -> Iterator[Ratio]:
-    """Forward and backward of a mixture at the first site of each network, batch 16, over its candidates alone.
+def mixture_ratios(places: Mapping[str, Place], rounds: int) -> Iterator[Ratio]:
+    """Forward and backward of a mixture at each place, batch 16, over its candidates alone.
 
     The candidates run one after another, as in the mixture. A second row has the sum of each one repeated by itself,
     which finds its tensors in the cache.
     """
-    for name, (model, shape) in models.items():
-        alone, mixed = mixture_calls(model, shape)
+    for name, place in places.items():
+        alone, mixed = mixture_calls(place)
         in_turn, taken = measure({"in turn": partial(_one_by_one, alone), "mixture": mixed}, rounds)
         yield ratio_of(f"mixture / its candidates in turn, {name}", in_turn, taken, 1.10)
         *each, taken = measure({**{str(index): call for index, call in enumerate(alone)}, "mixture": mixed}, rounds)

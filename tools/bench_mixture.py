@@ -1,4 +1,4 @@
-"""What a mixture costs over its candidates alone: forward and backward at one site, all candidates with weights."""
+"""What a mixture costs over its candidates alone: forward and backward at a site, all candidates with weights."""
 
 from __future__ import annotations
 
@@ -12,29 +12,41 @@ from narfx.compiler.supernet import Supernet
 from narfx.inputs.model_ref import load_model
 from narfx.space.records import Site
 
-__all__ = ["MIXED", "QUICK_MIXED", "mixture_calls"]
+__all__ = ["MIXED", "QUICK_MIXED", "Place", "mixture_calls"]
 
 Shape = tuple[int, int, int]
-MIXED: dict[str, tuple[str, Shape]] = {
+Place = tuple[str, Shape, int]
+"""A network, the shape of its images, and the slot whose first site is measured."""
+
+MIXED: dict[str, Place] = {
     "an edge of DARTS's cells, 8 operators, 16 channels, 32x32": (
         "narfx:darts_search?cells=3&channels=16",
         (3, 32, 32),
+        0,
     ),
-    "a site of narfx:resnet20, 4 operators, 16 channels, 32x32": ("narfx:resnet20", (3, 32, 32)),
-    "a site of narfx:resnet18_cifar, 4 operators, 64 channels, 32x32": ("narfx:resnet18_cifar", (3, 32, 32)),
+    "a site of narfx:resnet20, 4 operators, 16 channels, 32x32": ("narfx:resnet20", (3, 32, 32), 0),
+    "a site of narfx:resnet18_cifar, 4 operators, 64 channels, 32x32": ("narfx:resnet18_cifar", (3, 32, 32), 0),
+    "the last site of narfx:resnet18_cifar, 4 operators, 512 channels, 4x4": (
+        "narfx:resnet18_cifar",
+        (3, 32, 32),
+        -1,
+    ),
 }
-QUICK_MIXED = {"ResNet-8, 4 operators": ("narfx:resnet8", (3, 32, 32))}
+QUICK_MIXED: dict[str, Place] = {"ResNet-8, 4 operators": ("narfx:resnet8", (3, 32, 32), 0)}
 
 
-def mixture_calls(model: str, shape: Shape, batch: int = 16) -> tuple[list[Callable[[], object]], Callable[[], object]]:
-    """Forward and backward of each candidate of the first site alone, and of their mixture."""
+def mixture_calls(place: Place, batch: int = 16) -> tuple[list[Callable[[], object]], Callable[[], object]]:
+    """Forward and backward of each candidate at a place alone, and of their mixture."""
+    model, shape, index = place
     net = Supernet(trace(load_model(model, seed=0), input=shape)).train().to(memory_format=torch.channels_last)
-    (node, *_) = net.dispatches([0])
-    site = net.space.slots[0].sites[0]
+    index %= len(net.space.slots)
+    (node, *_) = net.dispatches([index])
+    slot = net.space.slots[index]
+    site = slot.sites[0]
     sizes = site.input_shape if isinstance(site, Site) else site.input_shapes[0]
     x = torch.randn(batch, *sizes, generator=torch.Generator().manual_seed(0))
     x = x.to(memory_format=torch.channels_last).requires_grad_()
-    names = [net.space.slots[0].choices[k] for k in net.space.slots[0].legal]
+    names = [slot.choices[k] for k in slot.legal]
     weights = torch.full((len(names),), 1 / len(names), requires_grad=True)
 
     def step(selected: list[str], mixed: bool) -> Callable[[], object]:
