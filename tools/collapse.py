@@ -56,10 +56,12 @@ class Options:
     batch: int
     randoms: int
     model: str
+    augment: str
 
     def common(self) -> dict[str, Any]:
         """What searches and trainings share."""
-        return {"data": self.data, "max_train_images": self.images, "batch_size": self.batch}
+        own = {"augment": self.augment} if self.augment else {}
+        return {"data": self.data, "max_train_images": self.images, "batch_size": self.batch, **own}
 
 
 def main() -> None:
@@ -77,18 +79,19 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--spaces", default="s2,s3")
     parser.add_argument("--model", default="", help="more options of the networks, such as in_channels=1")
+    parser.add_argument("--augment", default="", help="none, to learn the images by heart [what suits the data]")
     given = parser.parse_args()
     torch.set_num_threads(1)
     options = Options(
         str(given.data.resolve()), given.images, given.cells, given.channels, given.epochs, given.train_epochs,
-        given.architecture_lr, given.batch, given.randoms, given.model,
+        given.architecture_lr, given.batch, given.randoms, given.model, given.augment,
     )  # fmt: skip
     given.out.mkdir(parents=True, exist_ok=True)
     keep = given.out / "options.json"
     if keep.exists() and read_json(keep) != vars(options):
         parser.error(f"{given.out} has numbers of other options: name another folder")
     write_json(keep, dict(vars(options)))
-    heads = ["space", "strategy", *(f"skips after {part:.0%}" for part in PARTS), "p(skip) at the end", "test accuracy"]
+    heads = ["space", "strategy", *(f"skips, p(skip) after {part:.0%}" for part in PARTS), "test accuracy"]
     lines = [_row(*heads), _row(*["---"] * len(heads))]
     for name in given.spaces.split(","):
         lines += table(options, name, given.seeds, given.out / name)
@@ -98,24 +101,24 @@ def main() -> None:
 
 
 def table(options: Options, space: str, seeds: int, out: Path) -> list[str]:
-    """The rows of one space; the number of skips is of the eight edges of the normal cell."""
+    """The rows of one space: skips among the eight edges of the normal cell, and the mean probability of one."""
     rows = []
     for strategy in ("darts", "stacnas"):
-        counts, shares, accuracies = list[list[int]](), list[float](), list[float]()
+        found, accuracies = list[list[tuple[Genotype, float]]](), list[float]()
         for seed in range(seeds):
             history = searched(options, space, strategy, seed, out / f"{strategy}-{seed}")
-            at = [history[max(math.ceil(part * len(history)) - 1, 0)] for part in PARTS]
-            counts.append([skips(genotype) for genotype, _ in at])
-            shares.append(at[-1][1])
-            accuracies.append(trained(options, at[-1][0], seed, out / f"{strategy}-{seed}-alone"))
-        rows.append(
-            _row(space, strategy, *map(_mean, zip(*counts, strict=True)), _mean(shares, 3), _mean(accuracies, 4))
-        )
+            found.append([history[max(math.ceil(part * len(history)) - 1, 0)] for part in PARTS])
+            accuracies.append(trained(options, found[-1][-1][0], seed, out / f"{strategy}-{seed}-alone"))
+        by_part = [
+            f"{_mean([skips(genotype) for genotype, _ in at])}, {_mean([share for _, share in at])}"
+            for at in zip(*found, strict=True)
+        ]
+        rows.append(_row(space, strategy, *by_part, _mean(accuracies, 4)))
     drawn = [random_genotype(space, index) for index in range(options.randoms)]
     alone = [
         trained(options, genotype, index % seeds, out / f"random-{index}") for index, genotype in enumerate(drawn)
     ]  # fmt: skip
-    rows.append(_row(space, f"{len(drawn)} random", "", "", "", _mean([*map(skips, drawn)]), "", _mean(alone, 4)))
+    rows.append(_row(space, f"{len(drawn)} random", "", "", "", _mean([*map(skips, drawn)]), _mean(alone, 4)))
     return rows
 
 
