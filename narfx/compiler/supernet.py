@@ -115,7 +115,8 @@ class Supernet(nn.Module):
         sum is over operator and norm together, of w·norm(op(x)). A skip has two weights, of the base's way and of the
         other one: what is added is the skip times the weight of the way in which it is open; the weight of the other
         way, in which nothing is added, changes nothing. So weights of 1 for a vector's choices and 0 for the others
-        give what ``set_vector`` gives, bit for bit where all outputs are finite.
+        give what ``set_vector`` gives where all outputs are finite: bit for bit if they need no gradient, else but for
+        rounding, because one convolution may compute several operators.
 
         A choice whose weight is 0 and needs no gradient is not computed. Weights that need no gradient are read once;
         a change made to them in place later is not seen. ``set_vector`` ends the mixture.

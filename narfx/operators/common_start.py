@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from torch import nn
 
-from narfx.operators.scaled_end import has_hooks
+from narfx.operators.scaled_end import is_altered
 
 __all__ = ["after_relu"]
 
 
 def after_relu(operator: nn.Module) -> nn.Sequential | None:
-    """What an operator does to the ReLU of its input; ``None`` where it does not begin so, or where a hook is called.
+    """What an operator does to the ReLU of its input; ``None`` where it does not begin so, or its call is altered.
 
-    A convolution has to follow: it leaves the ReLU's output, which others read too, as it is.
+    A convolution has to follow: it does not change in place what the other operators read too.
     """
-    if type(operator) is not nn.Sequential or len(operator) < 2 or has_hooks(operator, operator[0]):
+    if type(operator) is not nn.Sequential or len(operator) < 2 or is_altered(operator, operator[0]):
         return None
     first, second = operator[0], operator[1]
     return operator[1:] if type(first) is nn.ReLU and not first.inplace and type(second) is nn.Conv2d else None

@@ -1,14 +1,15 @@
-"""Operators of a mixture that are linear: convolutions, pools and depthwise steps that one convolution computes."""
+"""Operators of a mixture that one convolution computes: convolutions, depthwise ones and average pools with a 1x1."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn.functional import conv2d, pad
 
-from narfx.operators.scaled_end import has_hooks
+from narfx.operators.scaled_end import is_altered
 from narfx.operators.weighted_sum import Weight
 
 __all__ = ["Linear", "as_linear", "convolved", "merged"]
@@ -16,9 +17,10 @@ __all__ = ["Linear", "as_linear", "convolved", "merged"]
 Pair = tuple[int, int]
 
 _IMAGES = 256
-"""A kernel with more numbers than so many images is not put together: that would take longer than it saves.
+"""A kernel of more numbers than so many input images have is not put together: that would take longer than it saves.
 
-Measured with 16 and 64 images a batch (tools/bench.py); the batch has no say, so that its size changes no sum.
+Measured with 16 and 64 images a batch (tools/bench.py). Only the size of one image counts, so that the batch size never
+changes how a result is computed.
 """
 
 
@@ -37,19 +39,20 @@ class Linear:
         size, stride, padding = map(_pair, (spatial.kernel_size, spatial.stride, spatial.padding))
         return size, stride, padding, _pair(dilation)
 
+    def takes(self, x: Tensor) -> bool:
+        """Whether it maps images (N, C, H, W) of so many channels."""
+        first = self.first.in_channels if isinstance(self.first, nn.Conv2d) else self.last.in_channels
+        return x.shape[1] == first == self.last.in_channels
+
     def fits(self, host: Linear) -> bool:
         """Whether the host's convolution, with other weights, computes this one."""
-        (size, stride, padding, dilation), (room, *others) = self.geometry, host.geometry
-        spread = [(own, other) for own, other, taps in zip(dilation, others[2], size, strict=True) if taps > 1]
-        return (
-            host.last.groups == self.last.groups
-            and stride == others[0]
-            and all(own == other for own, other in spread)
-            and all(
-                inner <= outer and (outer - inner) % 2 == 0 and 2 * (whole - part) == apart * (outer - inner)
-                for inner, outer, part, whole, apart in zip(size, room, padding, others[1], others[2], strict=True)
-            )
-        )
+        layers = [layer for layer in (self.last, self.first) if isinstance(layer, nn.Conv2d)]
+        there = host.last.weight
+        if any(layer.weight.dtype != there.dtype or layer.weight.device != there.device for layer in layers):
+            return False
+        if self.last.groups != host.last.groups:
+            return False
+        return all(map(_fits, zip(*self.geometry, strict=True), zip(*host.geometry, strict=True)))
 
     def kernel(self, weight: Weight) -> Tensor:
         """The kernel, (outputs, inputs of a group, height, width), times ``weight``; gradients flow to all factors."""
@@ -65,14 +68,14 @@ class Linear:
 
 
 def as_linear(operator: nn.Module) -> Linear | None:
-    """An operator as a convolution; ``None`` where it is none, or where a hook would see other numbers."""
+    """An operator as a convolution; ``None`` where it is none, or where its call is altered (``is_altered``)."""
     parts = [operator]
     if type(operator) is nn.Sequential:
         parts += operator
     last = parts[-1]
     if type(last) is not nn.Conv2d or last.padding_mode != "zeros" or isinstance(last.padding, str):
         return None
-    if has_hooks(*parts):
+    if is_altered(*parts):
         return None
     if len(parts) <= 2:
         return Linear(last)
@@ -96,19 +99,18 @@ def _is_depthwise(conv: nn.Conv2d) -> bool:
 def merged(operators: Sequence[nn.Module], x: Tensor) -> dict[int, Linear]:
     """Those of a mixture's operators that one convolution computes for ``x``, by index; the first computes them.
 
-    It is the operator with the largest kernel among the convolutions that mix channels. Without one, or where its
-    kernel is large and the images (N, C, H, W) are small, nothing is gained and nothing is named.
+    That is the operator with the largest kernel among the convolutions that mix channels. The result is empty without
+    one, and where its kernel is large and the images are small: nothing would be gained.
     """
-    if x.dim() != 4:
-        return {}
-    linear = {index: found for index, operator in enumerate(operators) if (found := as_linear(operator)) is not None}
-    dense = [index for index, found in linear.items() if found.first is None]
+    found = ((index, as_linear(operator)) for index, operator in enumerate(operators))
+    linear = {index: part for index, part in found if part is not None and part.takes(x)}
+    dense = [index for index, part in linear.items() if part.first is None]
     if not dense:
         return {}
-    host = max(dense, key=lambda index: linear[index].last.weight[0, 0].numel())
-    if linear[host].last.weight.numel() > _IMAGES * x[0].numel():
+    host = max(dense, key=lambda index: math.prod(linear[index].last.kernel_size))
+    if linear[host].last.weight.numel() > _IMAGES * math.prod(x.shape[1:]):
         return {}
-    inside = {index: found for index, found in linear.items() if index != host and found.fits(linear[host])}
+    inside = {index: part for index, part in linear.items() if index != host and part.fits(linear[host])}
     return {host: linear[host], **inside} if inside else {}
 
 
@@ -130,6 +132,14 @@ def convolved(parts: Sequence[Linear], weights: Sequence[Weight], x: Tensor) -> 
     return conv2d(x, sum(kernels[1:], kernels[0]), bias, stride, padding, dilation, host.last.groups)
 
 
+def _fits(own: tuple[int, ...], host: tuple[int, ...]) -> bool:
+    """Whether, along an axis, taps of (size, stride, padding, dilation) lie on taps of the host's, centre on centre."""
+    (size, stride, padding, dilation), (room, steps, border, apart) = own, host
+    spread = size == 1 or dilation == apart
+    centred = (room - size) % 2 == 0 and 2 * (border - padding) == apart * (room - size)
+    return stride == steps and spread and size <= room and centred
+
+
 def _pair(value: str | int | tuple[int, ...]) -> Pair:
     assert not isinstance(value, str)
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from narfx.operators.weighted_sum import Weight
 
-__all__ = ["has_hooks", "scalable_end", "scaled_call"]
+__all__ = ["is_altered", "scalable_end", "scaled_call"]
 
 _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -17,22 +17,22 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 def scalable_end(operator: nn.Module) -> nn.Module | None:
     """The convolution or BatchNorm that ends an operator: its output is linear in that layer's weight and bias.
 
-    ``None`` where another layer ends it, where the layer stands in it twice, or where a hook would see other numbers.
+    ``None`` where another layer ends it, where the layer stands in it twice, or where its call is altered.
     """
     last, wholes = operator, list[nn.Sequential]()
     while type(last) is nn.Sequential and len(last):
         wholes.append(last)
         last = last[-1]
     plain = type(last) is nn.Conv2d or (type(last) is nn.BatchNorm2d and (last.affine or last.running_mean is not None))
-    if not plain or has_hooks(*wholes, last):
+    if not plain or is_altered(*wholes, last):
         return None
     before = (part for whole in wholes for part in list(whole)[:-1])
     return None if any(inner is last for part in before for inner in part.modules()) else last
 
 
-def has_hooks(*layers: nn.Module) -> bool:
-    """Whether a call of one of these layers is seen, or changed, by a hook."""
-    return any(getattr(layer, name) for layer in layers for name in _HOOKS)
+def is_altered(*layers: nn.Module) -> bool:
+    """Whether a hook sees, or changes, a call of one of these layers, or the object has a ``forward`` of its own."""
+    return any("forward" in vars(layer) or any(getattr(layer, name) for name in _HOOKS) for layer in layers)
 
 
 def scaled_call(call: Callable[[], Tensor], end: nn.Module | None, weight: Weight) -> Tensor:

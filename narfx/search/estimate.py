@@ -85,7 +85,7 @@ def _mixing(prepared: Prepared, config: SearchConfig, strategy: MixtureStrategy)
     mixture = largest_mixture(net, space, strategy)
     optimizer = prepared.method.optimizer(net)
     with torch.random.fork_rng(devices=[]):
-        activations = activation_bytes(net, mixture, task, prepared.traced.input) * task.batch_size
+        activations = activation_bytes(net, mixture, task, prepared.traced.input, task.batch_size)
         step = min(timed_step(net, optimizer, task, config) for _ in range(2))
         start = time.monotonic()
         quick_reward(net, space.start, task, next(task.reward_batches(0, 1, config.reward_images)))

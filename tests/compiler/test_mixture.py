@@ -35,9 +35,9 @@ def one_hot(net: Supernet, vector: tuple[int, ...], *, gradients: bool) -> list[
     return [torch.eye(width)[entry].requires_grad_(gradients) for width, entry in zip(widths, vector, strict=True)]
 
 
-def assert_same(found: Tensor, expected: Tensor, *, gradients: bool) -> None:
-    """Bit by bit where only what has a weight is computed; else one convolution computes several operators."""
-    assert torch.equal(found, expected) if not gradients else torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
+def assert_same(found: Tensor, expected: Tensor, *, exact: bool) -> None:
+    """Bit by bit where nothing is merged; but for rounding where one convolution computes several operators."""
+    assert torch.equal(found, expected) if exact else torch.allclose(found, expected, rtol=1e-12, atol=1e-12)
 
 
 def drawn(net: Supernet, seed: int) -> tuple[int, ...]:
@@ -55,7 +55,8 @@ def test_weights_of_one_and_zero_give_the_vector(make: Any, separate_norms: bool
         net.set_vector(vector)
         expected = net(X.double())
         net.set_mixture(one_hot(net, vector, gradients=gradients))
-        assert_same(net(X.double()), expected, gradients=gradients)
+        # A norm follows each convolution of Chain, so that with separate norms its operators stay apart.
+        assert_same(net(X.double()), expected, exact=not gradients or (separate_norms and make is Chain))
 
 
 @pytest.mark.parametrize("gradients", [False, True])
@@ -68,7 +69,7 @@ def test_weights_of_one_and_zero_give_the_vector_with_its_skips(gradients: bool)
         net.set_vector(vector)
         expected = net(X.double())
         net.set_mixture(one_hot(net, vector, gradients=gradients))
-        assert_same(net(X.double()), expected, gradients=gradients)
+        assert_same(net(X.double()), expected, exact=not gradients)
         if not gradients:
             net.train()
             net.set_vector(vector)

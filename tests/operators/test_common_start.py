@@ -39,6 +39,12 @@ def hooked() -> nn.Sequential:
     return operator
 
 
+def watched() -> nn.Sequential:
+    operator = separable(3)
+    operator[0].register_forward_hook(lambda module, inputs, output: output * 2)
+    return operator
+
+
 def test_it_is_computed_once_and_the_sum_and_its_gradients_are_the_same() -> None:
     torch.manual_seed(0)
     others = {"skip": nn.Identity(), "hooked": hooked(), "pool": nn.Sequential(nn.ReLU(), nn.MaxPool2d(3, 1, 1))}
@@ -71,6 +77,7 @@ def test_it_is_computed_once_and_the_sum_and_its_gradients_are_the_same() -> Non
         nn.Sequential(nn.ReLU6(), nn.Conv2d(C, C, 1)),
         nn.Sequential(nn.ReLU(), nn.ReLU(inplace=True)),
         hooked(),
+        watched(),
     ],
 )
 def test_other_beginnings_are_their_own(operator: nn.Module) -> None:

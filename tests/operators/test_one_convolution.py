@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from narfx.errors import UsageError
 from narfx.operators import build_operator, operator_names, refusal
 from narfx.operators.dispatch import Dispatch
 from narfx.operators.one_convolution import as_linear, merged
@@ -45,18 +46,12 @@ def weighted(node: Dispatch, weights: Tensor, x: Tensor) -> Tensor:
     return torch.stack([w * node.candidates[name](x) for w, name in zip(weights, node.candidates, strict=True)]).sum(0)
 
 
-@settings(max_examples=60)
-@given(drawn=sites(), seed=st.integers(0, 9))
-def test_all_operators_of_a_site_give_their_weighted_sum_with_its_gradients(
-    drawn: tuple[nn.Conv2d, Site], seed: int
-) -> None:
-    conv, site = drawn
-    torch.manual_seed(seed)
-    legal = [name for name in operator_names() if name != "base" and refusal(site, name) is None]
-    node = Dispatch({"base": conv, **{name: build_operator(name, site) for name in legal}}).double()
+def assert_the_weighted_sum(operators: dict[str, nn.Module], shape: tuple[int, ...], seed: int) -> None:
+    """The mixture's output, and its gradients to weights, parameters and input, in float64."""
+    node = Dispatch(operators).double()
     known = copy.deepcopy(node)
-    ours, theirs = (torch.linspace(-0.5, 1, len(legal) + 1).double().requires_grad_() for _ in range(2))
-    x, y = (torch.randn(2, *site.input_shape, generator=torch.Generator().manual_seed(seed)).double() for _ in range(2))
+    ours, theirs = (torch.linspace(-0.5, 1, len(operators)).double().requires_grad_() for _ in range(2))
+    x, y = (torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed)).double() for _ in range(2))
     x.requires_grad_(), y.requires_grad_()
     node.select(*node.candidates, weights=[*ours])
     total, expected = node(x), weighted(known, theirs, y)
@@ -69,6 +64,70 @@ def test_all_operators_of_a_site_give_their_weighted_sum_with_its_gradients(
         torch.testing.assert_close(one.grad, other.grad, msg=name)
     with torch.no_grad():
         torch.testing.assert_close(node(x), expected.detach())
+
+
+@settings(max_examples=50)
+@given(drawn=sites(), seed=st.integers(0, 9))
+def test_all_operators_of_a_site_give_their_weighted_sum_with_its_gradients(
+    drawn: tuple[nn.Conv2d, Site], seed: int
+) -> None:
+    conv, site = drawn
+    torch.manual_seed(seed)
+    legal = [name for name in operator_names() if name != "base" and refusal(site, name) is None]
+    built = {name: build_operator(name, site) for name in legal}
+    assert_the_weighted_sum({"base": conv, **built}, site.input_shape, seed)
+
+
+AXES = st.tuples(st.integers(1, 5), st.integers(0, 4), st.integers(1, 3))
+"""The size, padding and dilation of taps along an axis."""
+
+
+@st.composite
+def operators_of_one_size(draw: st.DrawFn) -> dict[str, nn.Module]:
+    """Linear operators that a user could write: any kernels, of which some lie inside the first and others do not."""
+    groups, bias = draw(st.sampled_from([1, 2])), draw(st.booleans())
+    stride = draw(st.tuples(st.integers(1, 3), st.integers(1, 3)))
+    host = draw(AXES), draw(AXES)
+    span = [size - 1 for size, _, _ in host]
+    operators: dict[str, nn.Module] = {}
+    for index in range(draw(st.integers(2, 5))):
+        taps = [host[0], host[1]]
+        if index:
+            # The kernel's size shrinks by any number of taps, and the padding by what keeps the output's size, so that
+            # the centres agree for even differences of sizes only; or the dilation is another one.
+            for axis, (size, padding, dilation) in enumerate(host):
+                less = draw(st.integers(0, span[axis]))
+                other = draw(st.sampled_from([dilation, dilation, 1, 2]))
+                padded = 2 * padding - dilation * (size - 1) + other * (size - less - 1)
+                assume(padded >= 0)
+                taps[axis] = (size - less, padded // 2, other)
+        sizes, paddings, dilations = zip(*taps, strict=True)
+        form = draw(st.sampled_from(["dense", "dense", "depthwise", "pool"])) if index else "dense"
+        last = nn.Conv2d(C, C, 1, groups=groups, bias=bias)
+        if form == "dense":
+            operators[str(index)] = nn.Conv2d(C, C, sizes, stride, paddings, dilations, groups, bias)
+        elif form == "depthwise":
+            operators[str(index)] = nn.Sequential(
+                nn.Conv2d(C, C, sizes, stride, paddings, dilations, C, bias=False), last
+            )
+        else:
+            assume(all(2 * padding <= size for size, padding in zip(sizes, paddings, strict=True)))
+            operators[str(index)] = nn.Sequential(nn.AvgPool2d(sizes, stride, paddings), last)
+    return operators
+
+
+@settings(max_examples=200)
+@given(operators=operators_of_one_size(), seed=st.integers(0, 9))
+def test_any_linear_operators_give_their_weighted_sum_with_its_gradients(
+    operators: dict[str, nn.Module], seed: int
+) -> None:
+    images, shapes = torch.zeros(1, C, 14, 13), set()
+    try:
+        shapes = {operator(images).shape for operator in operators.values()}
+    except RuntimeError:  # the map is too small for one of them
+        assume(False)
+    assume(len(shapes) == 1)
+    assert_the_weighted_sum(operators, (C, 14, 13), seed)
 
 
 @pytest.mark.parametrize(
@@ -103,6 +162,12 @@ def _hooked() -> nn.Module:
     return operator
 
 
+def _replaced() -> nn.Module:
+    conv = nn.Conv2d(C, C, 3, padding=1)
+    conv.forward = lambda input: nn.Conv2d.forward(conv, input).relu()  # type: ignore[method-assign]
+    return conv
+
+
 class _Own(nn.Conv2d):
     def forward(self, input: Tensor) -> Tensor:
         return super().forward(input).relu()
@@ -114,6 +179,7 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
         nn.AvgPool2d(3, 1, 1, count_include_pad=False), nn.Conv2d(C, C, 1)
     ),
     "a pool with a divisor": lambda: nn.Sequential(nn.AvgPool2d(3, 1, 1, divisor_override=2), nn.Conv2d(C, C, 1)),
+    "a pool that rounds up": lambda: nn.Sequential(nn.AvgPool2d(3, 1, 1, ceil_mode=True), nn.Conv2d(C, C, 1)),
     "a padded 1x1 at the end": lambda: nn.Sequential(nn.AvgPool2d(3, 1, 0), nn.Conv2d(C, C, 1, padding=1)),
     "a bias before the 1x1": lambda: _separable(bias=True),
     "a replicated border": lambda: _separable(padding_mode="replicate"),
@@ -123,6 +189,7 @@ OTHERS: dict[str, Callable[[], nn.Module]] = {
     "a ReLU between": lambda: nn.Sequential(nn.Conv2d(C, C, 3, padding=1), nn.ReLU(), nn.Conv2d(C, C, 1)),
     "a hook": _hooked,
     "a convolution of one's own": lambda: _Own(C, C, 3, padding=1),
+    "a forward of its own": _replaced,
     "a parametrization": lambda: weight_norm(nn.Conv2d(C, C, 3, padding=1)),
     "an empty sequence": nn.Sequential,
 }
@@ -148,6 +215,24 @@ def test_a_large_kernel_is_not_put_together_for_small_images() -> None:
     assert not merged(operators[1:], torch.zeros(1, C, 4, 4)), "no convolution that could take the others in"
 
 
+@pytest.mark.parametrize(
+    ("host", "other"),  # the kernel's size, stride, padding and dilation; outputs of one size for 6x6
+    [
+        pytest.param((3, 2, 0, 1), (3, 3, 0, 1), id="stride"),
+        pytest.param((3, 3, 1, 1), (3, 3, 1, 2), id="dilation"),
+        pytest.param((3, 1, 1, 2), (2, 1, 0, 2), id="between taps"),
+        pytest.param((3, 3, 0, 1), (1, 3, 0, 1), id="centre"),
+        pytest.param(((3, 7), 1, (1, 3), 1), ((5, 1), 1, (2, 0), 1), id="size"),
+        pytest.param((3, 1, 1, 1, 1), (3, 1, 1, 1, 2), id="groups"),
+    ],
+)
+def test_what_does_not_lie_in_the_largest_kernel(host: Any, other: Any) -> None:
+    torch.manual_seed(0)
+    operators: dict[str, nn.Module] = {"host": nn.Conv2d(C, C, *host), "other": nn.Conv2d(C, C, *other)}
+    assert not merged([*operators.values()], torch.zeros(1, C, 6, 6))
+    assert_the_weighted_sum(operators, (C, 6, 6), 0)
+
+
 class Convolutions(TorchDispatchMode):
     """Counts the convolutions that are computed."""
 
@@ -167,3 +252,44 @@ def test_it_is_computed_once() -> None:
     with Convolutions() as seen, torch.no_grad():
         node(torch.zeros(1, C, 6, 6))
     assert seen.count == 1
+
+
+FAULTY: dict[str, Callable[[], nn.Module]] = {
+    "more input channels": lambda: nn.Conv2d(C + 1, C, 1),
+    "one input channel": lambda: nn.Conv2d(1, C, 1),
+    "a larger kernel": lambda: nn.Conv2d(C + 1, C, 5, padding=2),
+    "a wrong 1x1": lambda: nn.Sequential(nn.Conv2d(C, C, 3, padding=1, groups=C, bias=False), nn.Conv2d(1, C, 1)),
+    "more depthwise channels": lambda: nn.Sequential(
+        nn.Conv2d(2 * C, 2 * C, 3, padding=1, groups=2 * C, bias=False), nn.Conv2d(2 * C, C, 1)
+    ),
+    "a wrong depthwise": lambda: nn.Sequential(
+        nn.Conv2d(2 * C, 2 * C, 3, padding=1, groups=2 * C, bias=False), nn.Conv2d(C, C, 1)
+    ),
+    "another type": lambda: nn.Conv2d(C, C, 1).double(),
+}
+
+
+@pytest.mark.parametrize("name", FAULTY)
+def test_an_operator_of_the_user_that_fails_is_named(name: str) -> None:
+    node = Dispatch({"base": nn.Conv2d(C, C, 3, padding=1), "mine": FAULTY[name]()}, site="body.3")
+    node.select("base", "mine", weights=[0.5, 0.5])
+    with pytest.raises(UsageError, match=r"operator mine fails at body\.3 on 2x4x5x5"):
+        node(torch.zeros(2, C, 5, 5))
+
+
+def test_calls_other_than_with_a_batch_of_images() -> None:
+    class Doubled(nn.Conv2d):
+        def forward(self, input: Tensor, factor: float = 2) -> Tensor:
+            return super().forward(input) * factor
+
+    pool = nn.Sequential(nn.AvgPool2d((3,), 1, 1), nn.Conv2d(C, C, 1))  # type: ignore[arg-type]
+    node = Dispatch({"base": nn.Conv2d(C, C, 3, padding=1), "pool": pool, "own": Doubled(C, C, 1)})
+    weights = torch.tensor([0.5, 0.3, -0.2])
+    node.select(*node.candidates, weights=weights.tolist())
+    x = torch.randn(2, C, 6, 6)
+    for images in (x, x[:0], x[0]):
+        torch.testing.assert_close(node(images), weighted(node, weights, images))
+    torch.testing.assert_close(node(input=x), node(x))
+    node.select("own", "base", weights=[1.0, 0.0])
+    with pytest.raises(TypeError):
+        node(x, 3.0)  # each is called as the site is, and a convolution takes no second argument

@@ -266,11 +266,19 @@ def test_the_measured_memory_is_that_of_a_whole_batch() -> None:
     assert isinstance(strategy, MixtureStrategy)
     mixture = largest_mixture(prepared.net, prepared.space, strategy)
     assert all(sum(row) == pytest.approx(1) for row in mixture)
-    found = activation_bytes(prepared.net, mixture, prepared.task, (1, 8, 8))
-    # Each choice of each site keeps at least its own output for the product with its weight.
-    outputs = [4 * len(slot.legal) * s.output_shape[0] * s.output_shape[1] * s.output_shape[2]
-               for slot in prepared.space.slots for s in slot.sites]  # fmt: skip
-    assert sum(outputs) < found < 4 * sum(outputs)
+    found = activation_bytes(prepared.net, mixture, prepared.task, (1, 8, 8), 40)
+    kept: dict[int, int] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    prepared.net.set_mixture([[torch.tensor(w, requires_grad=True) if w else 0.0 for w in row] for row in mixture])
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        outputs = prepared.net(torch.rand(40, 1, 8, 8))
+    own = {tensor.untyped_storage().data_ptr() for tensor in (*prepared.net.parameters(), *prepared.net.buffers())}
+    assert outputs.grad_fn is not None
+    assert found == pytest.approx(sum(size for place, size in kept.items() if place not in own), rel=1e-3)
 
 
 @pytest.mark.parametrize("name", ["darts", "stacnas"])

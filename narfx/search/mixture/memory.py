@@ -13,7 +13,7 @@ from narfx.tasks.task import Task
 
 __all__ = ["activation_bytes", "largest_mixture", "weight_bytes"]
 
-_IMAGES = 2
+_IMAGES = 2, 4
 
 
 def largest_mixture(net: Supernet, space: SearchSpace, strategy: MixtureStrategy) -> list[list[float]]:
@@ -33,11 +33,25 @@ def largest_mixture(net: Supernet, space: SearchSpace, strategy: MixtureStrategy
     return rows
 
 
-def activation_bytes(net: Supernet, mixture: list[list[float]], task: Task, shape: tuple[int, ...]) -> float:
-    """Bytes that one image of ``shape`` (C, H, W) keeps for the backward pass, measured on two images.
+def activation_bytes(
+    net: Supernet, mixture: list[list[float]], task: Task, shape: tuple[int, ...], batch: int
+) -> float:
+    """Bytes that a pass over ``batch`` images of ``shape`` (C, H, W) keeps for the backward pass.
 
-    The weights of the mixture get gradients, as in a search; the supernet is left set to another mixture.
+    Measured on two images and on four: a part grows with the batch, another (products of weights) does not. The
+    weights of the mixture get gradients, as in a search; the supernet is left set to another mixture.
     """
+    rows = [[torch.tensor(w, requires_grad=True) if w else 0.0 for w in row] for row in mixture]
+    net.set_mixture(rows)
+    train_mode(net)
+    few, more = (_kept(net, task, shape, images) for images in _IMAGES)
+    net.set_mixture(mixture)
+    by_image = (more - few) / (_IMAGES[1] - _IMAGES[0])
+    return few + by_image * (batch - _IMAGES[0])
+
+
+def _kept(net: Supernet, task: Task, shape: tuple[int, ...], images: int) -> int:
+    """Bytes that are kept of one pass, other than the supernet's own tensors."""
     kept: dict[int, int] = {}
     known = {tensor.untyped_storage().data_ptr() for tensor in (*net.parameters(), *net.buffers())}
 
@@ -48,14 +62,10 @@ def activation_bytes(net: Supernet, mixture: list[list[float]], task: Task, shap
         return tensor  # held by the graph, so that no later tensor gets its place
 
     device = next(net.parameters()).device
-    rows = [[torch.tensor(w, requires_grad=True) if w else 0.0 for w in row] for row in mixture]
-    net.set_mixture(rows)
-    train_mode(net)
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = task.precision.train(net, torch.rand(_IMAGES, *shape, device=device))
+        outputs = task.precision.train(net, torch.rand(images, *shape, device=device))
     del outputs
-    net.set_mixture(mixture)
-    return sum(kept.values()) / _IMAGES
+    return sum(kept.values())
 
 
 def weight_bytes(net: nn.Module) -> int:
