@@ -32,6 +32,7 @@ from narfx.search.prepared import Prepared, prepare
 from narfx.search.stages import stages_of
 from narfx.space.groups import Groups
 from narfx.space.space import SearchSpace
+from narfx.support.files import read_json
 from narfx.support.schema import validated
 from narfx.tasks.task import Task
 from narfx.training.fit import restore
@@ -92,6 +93,11 @@ def operators(
             where=target,
             kind="nothing_to_compare",
         )
+    if groups is not None and groups > len(names):
+        raise UsageError(
+            f"--groups is {groups}, but only {len(names)} operators vary with the image", where="--groups",
+            kind="bad_option",
+        )  # fmt: skip
     tree = _linkage(matrix)
     cut = threshold if threshold is not None else _THRESHOLD if groups is None else None
     members = _groups(names, tree, groups, cut)
@@ -148,6 +154,11 @@ def _supernet(
         config = validated(SearchConfig, values, "operators")
         prepared = prepare(config, stages_of(config), device, None)
         return (*_parts(prepared, prepared.traced.space, None), "as a search would start it")
+    if "model" not in read_json(path / "config.json"):
+        raise UsageError(
+            f"{target} is no run of narfx search: operators are compared on the supernet of one", where=target,
+            kind="model_reference",
+        )  # fmt: skip
     if fields:
         raise UsageError(
             f"{target} is a run, which names its own model and data: leave out {', '.join(fields)}",
@@ -161,7 +172,7 @@ def _supernet(
     prepared = prepare(config, stages_of(config), device, path, resumed=True)
     state = read_checkpoint(path)[1]["state"]
     restore(folder, (prepared.net, state["net"]))
-    began = list(iter_events(path, StageBegan))
+    began = list(iter_events(path, StageBegan)) if (path / "events.jsonl").is_file() else []
     space = prepared.traced.space
     if began and began[-1].legal:
         space = space.restrict(dict(enumerate(began[-1].legal)))

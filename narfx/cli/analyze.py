@@ -23,7 +23,12 @@ analyze = typer.Typer(
 
 Run = Annotated[Path, typer.Argument(help="The run directory of a search.", metavar="RUN")]
 Out = Annotated[Path | None, typer.Option(help="The folder for the PNG, the SVG and the numbers [RUN/analysis].")]
-Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace the files of an earlier analysis in --out.")]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace the files of an earlier analysis in --out; those in RUN/analysis always are."
+    ),
+]
 
 
 @analyze.callback(invoke_without_command=True)

@@ -82,7 +82,7 @@ def convergence(out: OUT, networks: TRAINED = None, data: SOURCE = None, **optio
     result = launch(
         AlikeConfig, found.converge, found.resume_convergence, found.estimate_convergence, needed="targets", out=out,
         fields=_fields(networks, {"data": data, **options}), options=options, output=output, extends=False,
-        shared=False,
+        shared=False, verb="convergence",
     )  # fmt: skip
     output.result(result, tables.estimate if options["dry_run"] else instrument_tables.convergence)
 
@@ -135,7 +135,7 @@ def _plane(measure: str, out: Any, networks: list[str] | None, data: str | None,
     result = launch(
         PlaneConfig, planes.look_at_plane, partial(planes.resume_plane, measure=measure), planes.estimate_plane,
         needed="targets", out=out, fields=fields, options=options, output=output, extends=False,
-        shared=False,
+        shared=False, verb="landscape" if measure == "loss" else measure,
     )  # fmt: skip
     output.result(result, tables.estimate if options["dry_run"] else instrument_tables.plane)
 

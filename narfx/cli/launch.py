@@ -35,6 +35,7 @@ def launch(
     output: Output,
     extends: bool = True,
     shared: bool = True,
+    verb: str | None = None,
 ) -> Result:
     """Start a run of this configuration, estimate it, or resume the one in ``out``.
 
@@ -54,6 +55,7 @@ def launch(
         output: Has the reporter.
         extends: Whether a run of this verb can get more epochs.
         shared: Whether several ranks can share a run of this verb.
+        verb: What messages call it, where the name of the schema is another one.
 
     Raises:
         UsageError: An option is missing or wrong, or ``--resume`` is given with options that it would ignore.
@@ -82,7 +84,8 @@ def launch(
                 raise UsageError(
                     f"{_MISSING[key]} is missing: give it, or a --config that has it", where=key, kind="missing_option"
                 )
-        config = validated(schema, values, schema.__name__.removesuffix("Config").lower(), names=option_names(fields))
+        called = verb or schema.__name__.removesuffix("Config").lower()
+        config = validated(schema, values, called, names=option_names(fields))
         # What a config file names is not named by the user.
         start_of_paths = {} if options["config"] is None else {"relative_to": Path.cwd()}
         with naming(code_places(schema, fields)):

@@ -73,7 +73,7 @@ def trace(report: Mapping[str, Any], console: Console) -> None:
         _latency(report["latency"], console)
     shape = "x".join(map(str, report["input"]))
     entries = ", ".join(f"{i} {name}" for i, name in enumerate(report["operators"]))
-    if all("choices" in site for site in report["sites"]):
+    if any("choices" in site for site in report["sites"]):
         entries = "those of each slot"
     console.print(
         f"\n{count(report['slots'], 'slot')} at {report['granularity']} granularity, input {shape}, "

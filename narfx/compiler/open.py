@@ -120,7 +120,7 @@ def open_architecture(
             kind=error.kind,
         ) from error
     vector = architecture.check(traced.space)
-    started = sum(1 for entry in architecture.vector if entry)
+    started = sum(1 for entry in traced.space.split(vector)[0] if entry)
     candidates = f"; operators at {count(started, 'slot')} warm-started, not trained" if started else ""
     changed = sum(1 for entry in vector if entry) - started
     if changed:

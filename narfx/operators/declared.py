@@ -226,6 +226,12 @@ def _examine(module: nn.Module, site: DeclaredSite, name: str, changed: str) -> 
                 f"candidate {name} maps {'+'.join(times(x.shape) for x in inputs)} to {found}",
                 f"{times(expected)} is needed there",
             )
+        if inputs and (output.dtype, output.device) != (inputs[0].dtype, inputs[0].device):
+            raise _fault(
+                site,
+                f"candidate {name} maps {_kind(inputs[0])} to {_kind(output)}",
+                "a candidate returns the type and the device of its input",
+            )
         if any(x._version for x in inputs):
             raise _fault(site, f"candidate {name} changes its input", "other parts of the network may read that tensor")
         if changed and any(shares_memory(output, x) for x in inputs):
@@ -235,6 +241,10 @@ def _examine(module: nn.Module, site: DeclaredSite, name: str, changed: str) -> 
                 "write the sum with + instead of +=, or let the candidate return a new tensor",
             )
     return _counted(module, site, "meta" if device.type == "meta" else "cpu")
+
+
+def _kind(tensor: Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device.type}"
 
 
 def _structure(module: nn.Module) -> Any:

@@ -254,11 +254,12 @@ def _go(
         folder.subscribe(subscriber)
     with folder, interruptible(folder):
         folder.check_seen()
-        for note in prepared.notes:
-            reporter.say(note)
         ranks = folder.ranks
-        if ranks.first:
-            reporter.say(f"{QUICK_LOOK if config.quick else ''}{plan(prepared, config, ranks).text}")
+        planned = plan(prepared, config, ranks) if ranks.first else None
+        for note in prepared.notes if planned is None else planned.notes:
+            reporter.say(note)
+        if planned is not None:
+            reporter.say(f"{QUICK_LOOK if config.quick else ''}{planned.text}")
         net, space, task = prepared.net, prepared.space, prepared.task
         effort = Effort.of(config, task, prepared.traced.space)
         search = Search(config, space, net, prepared.stages, task, folder, reporter, ranks, prepared.method)
@@ -330,7 +331,7 @@ def _write(
     metrics = {
         "data": data.short_name,
         "metric": prepared.task.metric,
-        "strategy": ", ".join(stage.strategy for stage in prepared.stages),
+        "strategy": ", ".join(dict.fromkeys(stage.strategy for stage in prepared.stages)),
         "budget": str(prepared.space.budget),
         "starting_weights": config.starting_weights,
         "accuracy": best["accuracy"],

@@ -122,7 +122,7 @@ def _mixing(prepared: Prepared, config: SearchConfig, strategy: MixtureStrategy)
         "activation_mb": math.ceil(activations / _MB),
         "weight_mb": math.ceil(weights / _MB),
     }
-    return Estimate(text, seconds, numbers, prepared.notes)
+    return Estimate(text, seconds, numbers, (*prepared.notes, *strategy.notes(prepared.traced.space)))
 
 
 def _solving(prepared: Prepared, config: SearchConfig, step: float, reward: float) -> Estimate:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from narfx.space.space import SearchSpace
 __all__ = [
     "StrategyOption",
     "build_strategy",
+    "build_with",
     "make_strategy",
     "needs_epochs",
     "register_strategy",
@@ -102,8 +103,16 @@ def build_strategy(name: str, space: SearchSpace, *, seed: int = 0, **options: A
     Raises:
         UsageError: The name is unknown, or an option is unknown to the strategy or has a value it refuses.
     """
+    return build_with(name, space, seed, options)
+
+
+def build_with(name: str, space: SearchSpace, seed: int, options: Mapping[str, Any]) -> AnyStrategy:
+    """As ``build_strategy``, whatever the options are called; errors as there."""
     factory = _find(name)
+    taken = next((key for key in ("space", "seed") if key in options), None)
     try:
+        if taken is not None:
+            raise ValueError(f"there is no {taken!r}")
         return factory(space, seed=seed, **options)
     except (TypeError, ValueError) as error:
         known = ", ".join(f"{option.name}={option.default}" for option in strategy_options(name))

@@ -10,7 +10,7 @@ from narfx.errors import UsageError
 from narfx.search.config import SearchConfig
 from narfx.search.goals import cost_names
 from narfx.search.preparation import NO_PREPARATION, Distil, Preparation, WarmUp
-from narfx.search.registry import build_strategy, stage_maker, strategy_options
+from narfx.search.registry import build_with, stage_maker, strategy_options
 from narfx.search.strategy import Evaluated, Result
 from narfx.search.supernet_strategy import AnyStrategy, SupernetStrategy
 from narfx.space.records import Vector
@@ -120,7 +120,7 @@ class Stage:
         """
         own = seed if index == 0 else derive(seed, "stage", index)
         costs = {"costs": ",".join(front)} if front and self.trades else {}
-        return build_strategy(self.strategy, space, seed=own, **{**costs, **self.options})
+        return build_with(self.strategy, space, own, {**costs, **self.options})
 
     def judged(self, space: SearchSpace, front: Sequence[str]) -> tuple[str, ...] | None:
         """The costs over which its hypervolume counts: those of the ``front``, else those that its strategy trades."""

@@ -11,11 +11,12 @@ from pydantic import (  # fmt: skip
     ConfigDict,
     Field,
     FiniteFloat,
+    PlainValidator,
     StrictInt,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
+from pydantic_core import PydanticKnownError
 
 from narfx.errors import UsageError
 from narfx.space.records import Vector
@@ -29,6 +30,15 @@ from narfx.support.text import count
 __all__ = ["DEFAULT_OPERATORS", "Architecture", "Preprocessing", "SpaceOptions"]
 
 DEFAULT_OPERATORS = ("base", "dwsep3x3", "maxpool3x3", "avgpool3x3")
+
+
+def _index_or_name(entry: Any) -> int | str:
+    if isinstance(entry, bool) or not isinstance(entry, (int, str)):
+        raise PydanticKnownError("int_type")
+    return entry
+
+
+Entry = Annotated[int | str, PlainValidator(_index_or_name)]
 
 
 class Preprocessing(BaseModel):
@@ -107,7 +117,8 @@ class SpaceOptions(BaseModel):
 class Architecture(SpaceOptions):
     """A base model and an operator vector; by hand it needs only ``model`` and ``vector``.
 
-    An entry of the ``vector`` is an index into ``operators``; the name of an operator is read as its index.
+    An entry of the ``vector`` is the index of one of its slot's choices (at a convolution: of ``operators``), or its
+    name, as a person writes it; ``check`` gives indices.
     ``skips`` are the skips [t, j] that are open; absent means the base's own, and where they are given the skip domain
     is open whether ``search_skips`` stands there or not.
     ``input`` is one sample's shape, channels first; absent means what the model states, or that of the images.
@@ -118,7 +129,7 @@ class Architecture(SpaceOptions):
 
     version: Literal[1] = 1
     model: ModelReference
-    vector: tuple[StrictInt, ...]
+    vector: tuple[Entry, ...]
     skips: tuple[tuple[StrictInt, StrictInt], ...] | None = None
     input: tuple[StrictInt, StrictInt, StrictInt] | None = None
     weights: UserPath | None = None
@@ -129,18 +140,6 @@ class Architecture(SpaceOptions):
     metrics: dict[str, Any] = Field(default_factory=dict)
     preprocessing: Preprocessing | None = None
     seed: StrictInt | None = None
-
-    @field_validator("vector", mode="before")
-    @classmethod
-    def _indices(cls, vector: Any, known: ValidationInfo) -> Any:
-        """Names of operators as their indices; all else is left to the field."""
-        operators = known.data.get("operators", ())
-        if not isinstance(vector, (list, tuple)) or not operators:
-            return vector
-        unknown = next((entry for entry in vector if isinstance(entry, str) and entry not in operators), None)
-        if unknown is not None:
-            raise ValueError(f"there is no operator {unknown!r}: the operators are {', '.join(operators)}")
-        return [operators.index(entry) if isinstance(entry, str) else entry for entry in vector]
 
     @model_validator(mode="before")
     @classmethod
@@ -203,4 +202,14 @@ class Architecture(SpaceOptions):
                 where="fingerprint",
                 kind="fingerprint",
             )
-        return space.validate(space.join(self.vector, self.skips))
+        return space.validate(space.join(self._indices(space), self.skips))
+
+    def _indices(self, space: SearchSpace) -> list[int]:
+        """The vector's entries with names as indices; a wrong number of entries is left to ``join``."""
+        slots = [index for index, slot in enumerate(space.slots) if slot.skip is None]
+        if len(slots) != len(self.vector):
+            return [0] * len(self.vector)
+        return [
+            space.index(slot, entry) if isinstance(entry, str) else entry
+            for slot, entry in zip(slots, self.vector, strict=True)
+        ]

@@ -12,7 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pydantic import BaseModel, ConfigDict, StrictInt, field_validator, model_validator
 
@@ -20,6 +20,7 @@ from narfx.errors import UsageError
 from narfx.space.space import SearchSpace
 from narfx.support.files import check_regular, write_text
 from narfx.support.schema import validated
+from narfx.support.text import count
 
 __all__ = ["CELL_OPERATORS", "Edge", "Genotype", "derive_genotype", "parse_genotype", "read_genotype"]
 
@@ -30,6 +31,15 @@ CELL_OPERATORS = (
 """What may stand on an edge; the first eight are those of DARTS."""
 
 Edge = tuple[str, StrictInt]
+
+
+class Numbers(Protocol):
+    """An array or a tensor."""
+
+    def tolist(self) -> Any:
+        """Its numbers as lists."""
+
+
 _INPUTS = 2
 _LONGEST = 100_000
 _SLOT = re.compile(r"(normal|reduce) (\d+)->(\d+)( again)?")
@@ -89,7 +99,7 @@ def _is_group(entry: Any) -> bool:
 def _check_cell(kind: str, edges: Sequence[Edge], concat: Sequence[int]) -> None:
     """``ValueError`` with a sentence for what is wrong in a cell."""
     if len(edges) < 2 or len(edges) % 2:
-        raise ValueError(f"{kind} has {len(edges)} edges: each node needs two, and a cell at least one node")
+        raise ValueError(f"{kind} has {count(len(edges), 'edge')}: each node needs two, and a cell at least one node")
     nodes = len(edges) // 2
     for index, (operator, source) in enumerate(edges):
         node = _INPUTS + index // 2
@@ -176,7 +186,10 @@ def read_genotype(path: Path | str) -> Genotype:
 
 
 def derive_genotype(
-    space: SearchSpace, weights: Sequence[int] | Sequence[Sequence[float]], *, concat: Sequence[int] | None = None
+    space: SearchSpace,
+    weights: Sequence[int] | Sequence[Sequence[float]] | Numbers,
+    *,
+    concat: Sequence[int] | None = None,
 ) -> Genotype:
     """The genotype of a vector, or of architecture weights, by the rule of DARTS (section 2.4 of its paper).
 
@@ -187,7 +200,7 @@ def derive_genotype(
     Args:
         space: A space whose slots are named ``normal I->J`` and ``reduce I->J``, as those of ``narfx:darts_search``
             (a second edge between the same nodes has `` again`` behind).
-        weights: One legal entry a slot, or for each slot one finite weight a choice.
+        weights: One legal entry a slot, or for each slot one finite weight a choice; lists, arrays or tensors.
         concat: The nodes that make the output of both cells; default: all.
 
     Raises:
@@ -230,10 +243,15 @@ def _strongest(kind: str, node: int, edges: Mapping[tuple[int, str], tuple[float
     return [(edges[edge][1], edge[0]) for edge in kept]
 
 
+def _plain(values: Any) -> Any:
+    """Lists of numbers in place of arrays and tensors."""
+    return values.tolist() if hasattr(values, "tolist") else values
+
+
 def _rows(
-    space: SearchSpace, weights: Sequence[int] | Sequence[Sequence[float]]
+    space: SearchSpace, weights: Sequence[int] | Sequence[Sequence[float]] | Numbers
 ) -> list[list[float | None]]:  # fmt: skip
-    given: list[Any] = list(weights)
+    given: list[Any] = [_plain(row) for row in _plain(weights)]
     if not any(isinstance(row, Sequence) and not isinstance(row, str) for row in given):
         vector = space.validate(given)
         return [

@@ -17,9 +17,10 @@ from narfx.compiler.open import open_architecture
 from narfx.errors import UsageError
 from narfx.inputs.image_size import Images, choose_input
 from narfx.inputs.model_ref import load_model
-from narfx.inputs.reference import is_collection, is_file_name
+from narfx.inputs.reference import ModelRef, is_collection, is_file_name
 from narfx.inputs.weights import apply_weights
 from narfx.space.architecture import Architecture, Preprocessing
+from narfx.space.published import PUBLISHED
 from narfx.support.onnx_session import onnxruntime_module, run_session
 from narfx.support.schema import validated
 from narfx.support.text import first_line, times
@@ -134,6 +135,11 @@ def load_target(
                 f"{target} holds its own weights: leave out --weights", where="--weights", kind="two_weights"
             )
         return _from_onnx(path, input, images)
+    if target in PUBLISHED:
+        raise UsageError(
+            f"{target} is a genotype: name its network, narfx:darts?genotype={target}", where=target,
+            kind="model_reference",
+        )  # fmt: skip
     if ":" not in target and not path.exists() and not path.suffix:
         raise UsageError(
             f"there is no folder {target}: give a bundle, a run, an arch.json, an .onnx file or a MODEL",
@@ -145,7 +151,9 @@ def load_target(
 
 def _from_model(target: str, weights: str | None, input: Shape | None, images: Images | None, seed: int) -> Target:
     model = load_model(target, seed=seed)
-    named = f"none given: as {target} builds it" if weights is None else _load(model, Path(weights))
+    # A run that goes on has the contents of a genotype file in its reference, so that both say the same.
+    plain = ModelRef.parse(target).with_files_read(None).plain
+    named = f"none given: as {plain} builds it" if weights is None else _load(model, Path(weights))
     shape, origin = (input, None) if input is not None else choose_input(target, model, images)
     return Target(model, shape, None, named, origin)
 

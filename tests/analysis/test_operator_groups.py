@@ -164,6 +164,7 @@ def test_the_table(searched: Path, call: Run, tmp_path: Path) -> None:
     [
         (("--images", "1"), "needs at least 2"),
         (("--groups", "2", "--threshold", "0.3"), "not both"),
+        (("--groups", "99"), "--groups is 99, but only"),
         (("--threshold", "3"), "between 0 and 2"),
         (("--measure", "cosine"), "--measure is correlation or cka"),
         (("--data", "digits"), "leave out data"),
@@ -175,8 +176,11 @@ def test_bad_input_is_one_sentence(searched: Path, call: Run, arguments: tuple[s
 
 
 def test_what_is_no_run_and_no_model(call: Run, tmp_path: Path) -> None:
-    (tmp_path / "empty").mkdir()
+    for name in ("empty", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "other" / "config.json").write_text("{}")
     said = {
+        str(tmp_path / "other"): "is no run of narfx search",
         "narfx:nothing": "",
         str(tmp_path / "empty"): "",
         str(tmp_path / "missing"): "",

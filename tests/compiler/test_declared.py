@@ -234,6 +234,13 @@ def test_zeros_in_a_sum_that_is_written_in_place(again: bool) -> None:
         assert ("add_(" in lowered.code) == (vector == [0, 0] or (again and vector == [1, 0]))
 
 
+class Doubled(nn.Module):
+    """Returns another type than it gets."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.double()
+
+
 def test_a_candidate_that_returns_a_tensor_which_is_then_changed_is_refused() -> None:
     with pytest.raises(UsageError, match="candidate same returns its own input, which add_ changes in place at a"):
         narfx.trace(InPlace(Same), SHAPE)
@@ -247,6 +254,7 @@ def test_a_candidate_that_returns_a_tensor_which_is_then_changed_is_refused() ->
         ({"a": None, "b": lambda: 1 / 0}, "candidate b cannot be built at 1: ZeroDivisionError"),
         ({"a": None, "b": lambda: 3}, "candidate b builds an int at 1: its function must return a torch.nn.Module"),
         ({"a": None, "b": lambda: nn.ReLU(inplace=True)}, "candidate b changes its input at 1"),
+        ({"a": None, "b": Doubled}, "candidate b maps float32 on cpu to float64 on cpu at 1: a candidate returns"),
         ({"a": None, "b c": None}, "has the name 'b c'"),
         ({"a": None, "pop": None}, "has the name 'pop'"),
         ({"a": None, "b": 3}, "has an int for b"),

@@ -319,6 +319,34 @@ def test_a_darts_search_is_extended_to_what_a_longer_one_is(tmp_path: Path, runs
     same(tmp_path / "run", runs["darts"])
 
 
+def test_a_second_stage_with_nothing_to_choose_is_refused_before_the_run(tmp_path: Path) -> None:
+    two = {**CELLS, "model": "narfx:darts_search?cells=3&channels=2&in_channels=1&operators=s2"}
+    with pytest.raises(UsageError, match=r"stage 2 has nothing to choose: leave it out \(--strategy-option stages=1\)"):
+        run(config("stacnas", two), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_groups_are_said_before_the_run(tmp_path: Path, call: Run) -> None:
+    file = tmp_path / "config.json"
+    file.write_text(config("stacnas", CELLS, epochs=2).model_dump_json())
+    for more in ((), ("--dry-run",)):
+        code, out, error = call("search", "--config", str(file), "--out", str(tmp_path / f"run{len(more)}"), *more)
+        said = "groups: max_pool_3x3/avg_pool_3x3; all other operators stand alone"
+        assert code == 0 and said in " ".join((out + error).split())
+
+
+def test_options_that_no_strategy_can_have_and_a_temperature_that_would_rise(tmp_path: Path, call: Run) -> None:
+    for name, option, said in (
+        ("darts", "seed=3", "there is no 'seed'"),
+        ("nar", "space=1", "there is no 'space'"),
+        ("random", "name=1", "there is no 'name'"),
+        ("gdas", "tau_min=20", "tau_min is 20, above tau_max (10)"),
+    ):
+        code, _, error = call("search", "narfx:resnet8?in_channels=1", "--data", "digits", "--strategy", name,
+                              "--strategy-option", option, "--out", str(tmp_path / "run"))  # fmt: skip
+        assert code == 2 and said in " ".join(error.split()), error
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

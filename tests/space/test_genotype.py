@@ -7,6 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,7 +65,7 @@ def test_edges_grouped_by_node_and_a_range_are_read() -> None:
         ({"normal": [["sep_conv_9x9", 0], ["skip_connect", 1]]}, "unknown operator 'sep_conv_9x9' at node 2"),
         ({"normal": [["skip_connect", 2], ["skip_connect", 1]]}, "an edge from node 2 to node 2"),
         ({"normal": [["skip_connect", -1], ["skip_connect", 1]]}, "an edge from node -1 to node 2"),
-        ({"normal": [["skip_connect", 0]]}, "normal has 1 edges: each node needs two"),
+        ({"normal": [["skip_connect", 0]]}, "normal has 1 edge: each node needs two"),
         ({"normal": []}, "normal has 0 edges"),
         ({"reduce_concat": []}, "reduce_concat names no node"),
         ({"reduce_concat": [3]}, "reduce_concat has 3: it names each node once, from 2 to 2"),
@@ -124,6 +125,8 @@ def test_the_two_strongest_edges_of_a_node_stay_and_none_never_does() -> None:
     found = derive_genotype(space(), [*normal, *normal])
     assert found.normal == (("skip_connect", 0), ("sep_conv_3x3", 1), ("sep_conv_3x3", 2), ("skip_connect", 0))
     assert found.normal == found.reduce and found.normal_concat == (2, 3)
+    table = np.array([*normal, *normal])
+    assert derive_genotype(space(), table) == derive_genotype(space(), list(table)) == found
 
 
 def test_a_vector_keeps_its_edges_that_are_not_none_the_earlier_ones_first() -> None:

@@ -89,6 +89,10 @@ class MixtureStrategy(ABC):
         """The sets of a slot's choices that a forward pass may compute at once, one of which it does."""
         return [slot.legal]
 
+    def notes(self, space: SearchSpace) -> list[str]:
+        """Sentences about how the strategy sees the space, said before the run."""
+        return []
+
     @abstractmethod
     def _learn(self, net: Supernet, task: Task, batches: Minibatch) -> float:
         """One step of both kinds of weights; returns the loss that taught the architecture."""

@@ -35,6 +35,8 @@ class Gdas(MixtureStrategy):
     ) -> None:
         super().__init__(space, seed=seed, **options)
         self._temperatures = number("tau_max", tau_max, above=0), number("tau_min", tau_min, above=0)
+        if tau_min > tau_max:
+            raise ValueError(f"tau_min is {tau_min:g}, above tau_max ({tau_max:g}): the temperature falls")
 
     def computed(self, slot: Slot) -> list[tuple[int, ...]]:
         """See the base class: one choice, the one that was drawn."""

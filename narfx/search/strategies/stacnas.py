@@ -75,6 +75,14 @@ class Stacnas(MixtureStrategy):
         members = [self._groups.with_none(slot, group) for group in groups] if self._stages == 2 else []
         return [tuple(group[0] for group in groups), *members]
 
+    def notes(self, space: SearchSpace) -> list[str]:
+        """See the base class: the groups of several operators."""
+        names = {
+            "/".join(s.choices[k] for k in group) for s in space.slots for group in self._groups.of(s) if group[1:]
+        }
+        several = ", ".join(sorted(names)) or "none of several operators"
+        return [f"groups: {several}; all other operators stand alone"]
+
     def _learn(self, net: Supernet, task: Task, batches: Minibatch) -> float:
         values = self._weights.values
         values.grad = None
@@ -105,7 +113,7 @@ def stacnas_stages(preparation: Preparation, epochs: int, options: Mapping[str, 
             kind="stage_epochs",
         )
     second = epochs // 2 if stages == 2 else 0
-    first = Stage(partial(_representatives, groups), preparation, "stacnas", epochs - second, options)
+    first = Stage(partial(_representatives, groups, stages), preparation, "stacnas", epochs - second, options)
     if not second:
         return (first,)
     return first, Stage(partial(_members, groups), NO_PREPARATION, "stacnas", second, options, fresh=True)
@@ -125,8 +133,17 @@ def _read(groups: object, stages: object, chosen: object) -> tuple[Groups, int, 
     return Groups.parse(str(groups)), count, entries
 
 
-def _representatives(groups: Groups, space: SearchSpace, found: Found) -> SearchSpace:
-    return groups.representatives(space)
+def _representatives(groups: Groups, stages: int, space: SearchSpace, found: Found) -> SearchSpace:
+    representatives = groups.representatives(space)
+    several = any(len(groups.with_none(slot, group)) > 1 for slot in space.slots for group in groups.of(slot))
+    if stages == 2 and not several:
+        raise UsageError(
+            "each group has one operator, so stage 2 has nothing to choose: leave it out (--strategy-option stages=1), "
+            "or give groups (--strategy-option groups=...)",
+            where="--strategy-option",
+            kind="bad_groups",
+        )
+    return representatives
 
 
 def _members(groups: Groups, space: SearchSpace, found: Found) -> SearchSpace:
