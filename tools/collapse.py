@@ -42,6 +42,10 @@ PARTS = (0.25, 0.5, 0.75, 1.0)
 """The shares of a search after which the normal cell is looked at."""
 
 
+Recorded = tuple[Genotype, dict[str, float]]
+"""The genotype by the architecture weights, and the mean probability of each operator."""
+
+
 @dataclass(frozen=True)
 class Options:
     """What decides the numbers; a folder holds those of one set of options."""
@@ -91,7 +95,7 @@ def main() -> None:
     if keep.exists() and read_json(keep) != vars(options):
         parser.error(f"{given.out} has numbers of other options: name another folder")
     write_json(keep, dict(vars(options)))
-    heads = ["space", "strategy", *(f"skips, p(skip) after {part:.0%}" for part in PARTS), "test accuracy"]
+    heads = ["space", "strategy", *(f"skips, share after {part:.0%}" for part in PARTS), "p(none)", "test accuracy"]
     lines = [_row(*heads), _row(*["---"] * len(heads))]
     for name in given.spaces.split(","):
         lines += table(options, name, given.seeds, given.out / name)
@@ -101,29 +105,33 @@ def main() -> None:
 
 
 def table(options: Options, space: str, seeds: int, out: Path) -> list[str]:
-    """The rows of one space: skips among the eight edges of the normal cell, and the mean probability of one."""
+    """The rows of one space: skips among the eight edges of the normal cell, and their share of the probability.
+
+    The share is that of a skip among the operators other than ``none``, which no genotype keeps.
+    """
     rows = []
     for strategy in ("darts", "stacnas"):
-        found, accuracies = list[list[tuple[Genotype, float]]](), list[float]()
+        found, accuracies = list[list[Recorded]](), list[float]()
         for seed in range(seeds):
             history = searched(options, space, strategy, seed, out / f"{strategy}-{seed}")
             found.append([history[max(math.ceil(part * len(history)) - 1, 0)] for part in PARTS])
             accuracies.append(trained(options, found[-1][-1][0], seed, out / f"{strategy}-{seed}-alone"))
         by_part = [
-            f"{_mean([skips(genotype) for genotype, _ in at])}, {_mean([share for _, share in at])}"
+            f"{_mean([skips(genotype) for genotype, _ in at])}, {_mean([share(means) for _, means in at], 3)}"
             for at in zip(*found, strict=True)
         ]
-        rows.append(_row(space, strategy, *by_part, _mean(accuracies, 4)))
+        none = [parts[-1][1].get("none", 0.0) for parts in found]
+        rows.append(_row(space, strategy, *by_part, _mean(none), _mean(accuracies, 4)))
     drawn = [random_genotype(space, index) for index in range(options.randoms)]
     alone = [
         trained(options, genotype, index % seeds, out / f"random-{index}") for index, genotype in enumerate(drawn)
     ]  # fmt: skip
-    rows.append(_row(space, f"{len(drawn)} random", "", "", "", _mean([*map(skips, drawn)]), _mean(alone, 4)))
+    rows.append(_row(space, f"{len(drawn)} random", "", "", "", _mean([*map(skips, drawn)]), "", _mean(alone, 4)))
     return rows
 
 
-def searched(options: Options, space: str, strategy: str, seed: int, out: Path) -> list[tuple[Genotype, float]]:
-    """At each record of a search the genotype by the architecture weights, and the mean probability of a skip.
+def searched(options: Options, space: str, strategy: str, seed: int, out: Path) -> list[Recorded]:
+    """What each record of a search says.
 
     A search goes on where it stopped. The vectors that it evaluates at its end are of no use here: it is left before.
     """
@@ -160,22 +168,27 @@ def searched(options: Options, space: str, strategy: str, seed: int, out: Path) 
         made = [
             {
                 "genotype": derive_genotype(ready.space, step.more[key]).to_json(),
-                "skip": skip_probability(ready.space, step.more["probabilities"]),
+                "means": mean_probabilities(ready.space, step.more["probabilities"]),
             }
             for step in iter_events(out, Step)
         ]
         write_json(known, made)
-    return [(Genotype.model_validate(entry["genotype"]), entry["skip"]) for entry in read_json(known)]
+    return [(Genotype.model_validate(entry["genotype"]), entry["means"]) for entry in read_json(known)]
 
 
-def skip_probability(space: SearchSpace, probabilities: Sequence[Sequence[float]]) -> float:
-    """The mean probability of a skip over the edges of the normal cell."""
+def mean_probabilities(space: SearchSpace, probabilities: Sequence[Sequence[float]]) -> dict[str, float]:
+    """The mean probability of each operator over the edges of the normal cell."""
     rows = [
-        row[slot.choices.index(SKIP)]
+        dict(zip(slot.choices, row, strict=True))
         for slot, row in zip(space.slots, probabilities, strict=True)
         if slot.name.startswith("normal ")
     ]
-    return statistics.fmean(rows)
+    return {name: statistics.fmean(row[name] for row in rows) for name in rows[0]}
+
+
+def share(means: dict[str, float]) -> float:
+    """The share of a skip in the probability of all operators other than none."""
+    return means[SKIP] / (1 - means.get("none", 0.0))
 
 
 def skips(genotype: Genotype) -> int:

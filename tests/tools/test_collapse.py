@@ -27,11 +27,12 @@ def test_random_genotypes_have_two_different_edges_a_node() -> None:
     assert len(seen) == 40
 
 
-def test_the_probability_of_a_skip_is_that_of_the_normal_cell() -> None:
-    names = ("sep_conv_3x3", "skip_connect")
-    slots = [Slot(f"{kind} 0->2", (), (0, 1), {}, {}, choices=names) for kind in ("normal", "reduce", "normal")]
-    found = collapse.skip_probability(SearchSpace((), tuple(slots)), [[0.2, 0.8], [1, 0], [0.6, 0.4]])
-    assert found == pytest.approx(0.6)
+def test_the_share_of_a_skip_is_that_of_the_normal_cell_without_none() -> None:
+    names = ("none", "sep_conv_3x3", "skip_connect")
+    slots = [Slot(f"{kind} 0->2", (), (0, 1, 2), {}, {}, choices=names) for kind in ("normal", "reduce", "normal")]
+    found = collapse.mean_probabilities(SearchSpace((), tuple(slots)), [[0.5, 0.1, 0.4], [0, 1, 0], [0.1, 0.7, 0.2]])
+    assert found == pytest.approx({"none": 0.3, "sep_conv_3x3": 0.4, "skip_connect": 0.3})
+    assert collapse.share(found) == pytest.approx(0.3 / 0.7)
 
 
 def test_the_whole_is_kept_and_a_second_call_trains_nothing(
