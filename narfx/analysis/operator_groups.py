@@ -34,6 +34,7 @@ from narfx.space.groups import Groups
 from narfx.space.space import SearchSpace
 from narfx.support.files import read_json
 from narfx.support.schema import validated
+from narfx.support.text import count
 from narfx.tasks.task import Task
 from narfx.training.fit import restore
 
@@ -177,7 +178,7 @@ def _supernet(
     if began and began[-1].legal:
         space = space.restrict(dict(enumerate(began[-1].legal)))
     alphas = state["strategy"].get("alphas") if isinstance(state["strategy"], dict) else None
-    return (*_parts(prepared, space, alphas), f"after {state['epoch']} epochs")
+    return (*_parts(prepared, space, alphas), f"after {count(state['epoch'], 'epoch')}")
 
 
 def _parts(
