@@ -114,7 +114,7 @@ def test_the_model_that_was_given_is_never_changed(make: Callable[[], nn.Module]
 
 
 def test_a_dispatch_computes_what_is_selected() -> None:
-    graph_module, x = inserted(traced(settled(Chain(1)))), images(2, 8, 6, 6)
+    graph_module, x = inserted(traced(settled(Chain(1)))).double(), images(2, 8, 6, 6).double()
     (dispatch,) = dispatches(graph_module).values()
     one, two = dispatch.candidates["base"], dispatch.candidates["avgpool3x3"]
     assert dispatch.selected == ("base",)
