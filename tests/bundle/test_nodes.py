@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from small_exports import SHAPE, net, spoil
+from torch import Tensor, fx, nn
 
 from narfx.bundle.onnx.write import export_onnx
 from narfx.bundle.proof.nodes import compare_nodes
@@ -37,3 +38,33 @@ def test_no_right_file_fails_node_by_node(tmp_path: Path, finish: Callable[..., 
     spoil(tmp_path / "model.onnx", "conv.weight", 1.01)
     wrong = compare_nodes(network, tmp_path / "model.onnx", SHAPE)
     assert wrong.difference is not None and wrong.difference.node == "norm"
+
+
+class Identities(nn.Module):
+    """The sum of two inputs, and again inside another sum: two nodes of a cell that keep skips from both inputs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(3, 4, 1)
+        self.skips = nn.ModuleList(nn.Identity() for _ in range(6))
+        self.third, self.last = nn.Conv2d(4, 4, 1), nn.Conv2d(8, 5, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a, b = self.one(x), self.two(x)
+        first = self.skips[0](a) + self.skips[1](b)
+        second = self.skips[2](a) + self.skips[3](b) + self.skips[4](first)
+        joined: Tensor = self.last(torch.cat([self.third(self.skips[5](first)), second], 1))
+        return joined.mean((2, 3))
+
+
+def test_sums_of_identities_that_a_file_computes_once(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, file = fx.symbolic_trace(Identities().eval()).eval(), tmp_path / "model.onnx"
+    export_onnx(network, (3, 8, 8), file)
+    found = compare_nodes(network, file, (3, 8, 8))
+    assert found.difference is None and found.max_rel_error < 1e-5
+    for weight, node in (("one.weight", "one"), ("third.weight", "third"), ("last.weight", "last")):
+        export_onnx(network, (3, 8, 8), file)
+        spoil(file, weight, 1.01)
+        wrong = compare_nodes(network, file, (3, 8, 8))
+        assert wrong.difference is not None and wrong.difference.node == node

@@ -157,8 +157,10 @@ class _Pair:
         values: dict[fx.Node, np.ndarray | None] = {}
         twins, self.cuts = _Twins(), {}
 
-        def see(node: fx.Node, value: Tensor, own: bool) -> Tensor:
+        def see(node: fx.Node, value: Tensor, own: bool, passed: fx.Node | None) -> Tensor:
             key = self.keys.get(node, "")
+            if passed is not None:
+                twins.pass_on(node, passed)
             if key not in read:
                 values[node] = None
                 first = twins.find(node, value)
@@ -189,13 +191,16 @@ def _nodes_before(node: fx.Node, stops: Collection[fx.Node]) -> set[fx.Node]:
 
 
 class _Watched(Interpreter):
-    """Runs a graph and replaces each floating-point value by the result of ``see(node, value, own)``.
+    """Runs a graph and replaces each floating-point value by the result of ``see(node, value, own, passed)``.
 
     ``own`` is whether the value has its own storage. A view of an argument, or an argument changed in place, must not
-    be replaced, because other values share its storage.
+    be replaced, because other values share its storage. ``passed`` is the node's only argument, where it gives that
+    argument on, as an identity does.
     """
 
-    def __init__(self, root: nn.Module, graph: fx.Graph, see: Callable[[fx.Node, Tensor, bool], Tensor]) -> None:
+    def __init__(
+        self, root: nn.Module, graph: fx.Graph, see: Callable[[fx.Node, Tensor, bool, fx.Node | None], Tensor]
+    ) -> None:
         super().__init__(root, graph=graph)
         self.see = see
 
@@ -213,7 +218,9 @@ class _Watched(Interpreter):
         storage = value.untyped_storage().data_ptr()
         own = n.op != "get_attr" and value.numel() > 0
         own = own and all(t.untyped_storage().data_ptr() != storage for t in given if isinstance(t, Tensor))
-        return self.see(n, value.detach(), own)
+        alone = len(n.all_input_nodes) == 1 and any(leaf is value for leaf in given)
+        passed = n.all_input_nodes[0] if alone else None
+        return self.see(n, value.detach(), own, passed)
 
 
 class _Numbers:
@@ -249,6 +256,10 @@ class _Twins:
     def add(self, node: fx.Node, value: Tensor) -> None:
         """Keep a node that has a value in the file."""
         self.values.setdefault(self._arguments(node), []).append((node, value))
+
+    def pass_on(self, node: fx.Node, source: fx.Node) -> None:
+        """Take a node for its argument, which it gives on: a file has no value of its own for it."""
+        self.first[node] = self.first.get(source, source)
 
     def find(self, node: fx.Node, value: Tensor) -> fx.Node | None:
         """The kept node that computes the same as ``node``, if any."""
