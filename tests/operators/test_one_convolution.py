@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -10,9 +9,9 @@ import pytest
 import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from mixed_calls import Calls, assert_the_weighted_sum, weighted
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from narfx.errors import UsageError
 from narfx.operators import build_operator, operator_names, refusal
@@ -40,30 +39,6 @@ def sites(draw: st.DrawFn) -> tuple[nn.Conv2d, Site]:
         conv.bias is not None, "zeros", (inputs, 13, 12), tuple(shape),
     )  # fmt: skip
     return conv, site
-
-
-def weighted(node: Dispatch, weights: Tensor, x: Tensor) -> Tensor:
-    return torch.stack([w * node.candidates[name](x) for w, name in zip(weights, node.candidates, strict=True)]).sum(0)
-
-
-def assert_the_weighted_sum(operators: dict[str, nn.Module], shape: tuple[int, ...], seed: int) -> None:
-    """The mixture's output, and its gradients to weights, parameters and input, in float64."""
-    node = Dispatch(operators).double()
-    known = copy.deepcopy(node)
-    ours, theirs = (torch.linspace(-0.5, 1, len(operators)).double().requires_grad_() for _ in range(2))
-    x, y = (torch.randn(2, *shape, generator=torch.Generator().manual_seed(seed)).double() for _ in range(2))
-    x.requires_grad_(), y.requires_grad_()
-    node.select(*node.candidates, weights=[*ours])
-    total, expected = node(x), weighted(known, theirs, y)
-    torch.testing.assert_close(total, expected)
-    total.square().sum().backward()
-    expected.square().sum().backward()
-    torch.testing.assert_close(x.grad, y.grad)
-    torch.testing.assert_close(ours.grad, theirs.grad)
-    for (name, one), other in zip(node.named_parameters(), known.parameters(), strict=True):
-        torch.testing.assert_close(one.grad, other.grad, msg=name)
-    with torch.no_grad():
-        torch.testing.assert_close(node(x), expected.detach())
 
 
 @settings(max_examples=50)
@@ -233,23 +208,11 @@ def test_what_does_not_lie_in_the_largest_kernel(host: Any, other: Any) -> None:
     assert_the_weighted_sum(operators, (C, 6, 6), 0)
 
 
-class Convolutions(TorchDispatchMode):
-    """Counts the convolutions that are computed."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.count = 0
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
-        self.count += "convolution" in str(function)
-        return function(*args, **kwargs or {})
-
-
 def test_it_is_computed_once() -> None:
     pool = nn.Sequential(nn.AvgPool2d(3, 1, 1), nn.Conv2d(C, C, 1))
     node = Dispatch({"base": nn.Conv2d(C, C, 3, padding=1), "depthwise": _separable(), "pool": pool})
     node.select(*node.candidates, weights=[0.2, 0.3, 0.5])
-    with Convolutions() as seen, torch.no_grad():
+    with Calls("convolution") as seen, torch.no_grad():
         node(torch.zeros(1, C, 6, 6))
     assert seen.count == 1
 
